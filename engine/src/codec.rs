@@ -1,0 +1,90 @@
+//! How keys, rows, arguments and replies become bytes: for digests, and for the log.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+use zerocopy::{Immutable, IntoBytes};
+
+/// Canonical bytes of a key or row: equal values give equal bytes on every machine.
+///
+/// Chosen per table: [`Serde`] takes any serde type, [`Fixed`] the bytes of a plain fixed-size type as they
+/// lie in memory.
+pub trait Codec<T>: Send + Sync + 'static {
+    /// Calls `read` with the value's bytes; `scratch` may be used to build them.
+    fn with_bytes<R>(value: &T, scratch: &mut Vec<u8>, read: impl FnOnce(&[u8]) -> R) -> R;
+}
+
+/// Any serde type, in postcard's format.
+///
+/// Cost: about 100 ns for a row of ten fields.
+#[derive(Clone, Copy, Debug)]
+pub struct Serde;
+
+/// A type without padding, as it lies in memory: free.
+///
+/// Machines that compare digests must agree in byte order, or the type must fix it (zerocopy's
+/// `little_endian` integers do).
+#[derive(Clone, Copy, Debug)]
+pub struct Fixed;
+
+impl<T: Serialize> Codec<T> for Serde {
+    fn with_bytes<R>(value: &T, scratch: &mut Vec<u8>, read: impl FnOnce(&[u8]) -> R) -> R {
+        scratch.clear();
+        encode(value, scratch);
+        read(scratch)
+    }
+}
+
+impl<T: IntoBytes + Immutable> Codec<T> for Fixed {
+    #[inline]
+    fn with_bytes<R>(value: &T, _scratch: &mut Vec<u8>, read: impl FnOnce(&[u8]) -> R) -> R {
+        read(value.as_bytes())
+    }
+}
+
+/// Bytes that are not what they should be.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct DecodeError(String);
+
+impl DecodeError {
+    /// An error that tells what is wrong with the bytes.
+    pub fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+}
+
+/// Appends the value to `out` in postcard's format.
+///
+/// # Panics
+/// When the type's `Serialize` refuses the value or needs to know a length that it does not tell: a bug of the
+/// type.
+pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {
+    struct Tail<'a>(&'a mut Vec<u8>);
+    impl postcard::ser_flavors::Flavor for Tail<'_> {
+        type Output = ();
+        #[inline]
+        fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+            self.0.push(byte);
+            Ok(())
+        }
+        #[inline]
+        fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+            self.0.extend_from_slice(bytes);
+            Ok(())
+        }
+        fn finalize(self) -> postcard::Result<()> {
+            Ok(())
+        }
+    }
+    postcard::serialize_with_flavor(value, Tail(out)).expect("the type serializes every value");
+}
+
+/// The value that [`encode`] wrote; all of `bytes` must belong to it.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((value, [])) => Ok(value),
+        Ok((_, rest)) => Err(DecodeError::new(format!("{} bytes too many", rest.len()))),
+        Err(error) => Err(DecodeError::new(error.to_string())),
+    }
+}

@@ -1,0 +1,506 @@
+//! The embedded engine: build it, open it on a log, submit, read.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use mixlog_log::{Batch, Durability, Position, SharedLog};
+
+use crate::codec::Codec;
+use crate::digest::Digest;
+use crate::entry::{self, Origin};
+use crate::error::{OpenError, SubmitError};
+use crate::pipeline::{Config, Mode, Pipeline, Progress, Shared, Until, WINDOW_GRID};
+use crate::procedure::{Procedure, ProcedureId, Procedures, Registered};
+use crate::snapshot::Snapshot;
+use crate::stats::Stats;
+use crate::store::{AnyTable, MakeTable, Store, TableStore};
+use crate::table::{Key, Table, TableId, Value};
+use crate::ticket::Ticket;
+
+/// Names what an engine consists of, and opens it.
+#[must_use]
+pub struct Builder {
+    tables: Vec<(&'static str, MakeTable)>,
+    procedures: Vec<Registered>,
+    threads: usize,
+    window: u32,
+    mode: Mode,
+    max_in_flight: usize,
+    progress: Option<Progress>,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            tables: Vec::new(),
+            procedures: Vec::new(),
+            threads,
+            window: 1024,
+            mode: Mode::Auto,
+            max_in_flight: 1 << 20,
+            progress: None,
+        }
+    }
+}
+
+impl Builder {
+    /// Adds a table.
+    pub fn table<K: Key, V: Value, C: Codec<K> + Codec<V>>(mut self, table: &Table<K, V, C>) -> Self {
+        let description = *table;
+        let make: MakeTable = Box::new(move |number, workers| -> Box<dyn AnyTable> {
+            Box::new(TableStore::new(&description, number, workers))
+        });
+        self.tables.push((table.name(), make));
+        self
+    }
+
+    /// Adds a procedure.
+    pub fn procedure<P: Procedure>(mut self) -> Self {
+        self.procedures.push(Registered::new::<P>());
+        self
+    }
+
+    /// How many threads execute. Default: one per core. More than there are cores cost speed, nothing else.
+    pub const fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// How many entries are mixed together at most, 1 to [`WINDOW_GRID`]. Default: 1024. More finds more that
+    /// can run in parallel and costs fewer hand-overs; less stays in the cache and answers sooner.
+    pub const fn window(mut self, entries: u32) -> Self {
+        self.window = entries;
+        self
+    }
+
+    /// How windows are executed. Default: [`Mode::Auto`].
+    pub const fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// How many submissions may await their outcome before [`Engine::submit`] blocks. Default: 2^20. Each costs
+    /// about 200 bytes, and its entry in the log's queue.
+    pub const fn max_in_flight(mut self, submissions: usize) -> Self {
+        self.max_in_flight = submissions;
+        self
+    }
+
+    /// Calls `progress` after every window with the tail of what was executed and the tail of the log: for long
+    /// replays. It must be quick.
+    pub fn on_progress(mut self, progress: impl Fn(Position, Position) + Send + Sync + 'static) -> Self {
+        self.progress = Some(Box::new(progress));
+        self
+    }
+
+    fn build(self) -> Result<(Pipeline, Option<Progress>), OpenError> {
+        let refuse = |message: String| Err(OpenError::Configuration(message));
+        if self.threads == 0 || self.threads > 1024 {
+            return refuse(format!("an engine runs on 1 to 1024 threads, not {}", self.threads));
+        }
+        if self.window == 0 || u64::from(self.window) > WINDOW_GRID {
+            return refuse(format!("a window holds 1 to {WINDOW_GRID} entries, not {}", self.window));
+        }
+        if self.max_in_flight == 0 {
+            return refuse("at least 1 submission must be allowed in flight".to_owned());
+        }
+        for (i, (name, _)) in self.tables.iter().enumerate() {
+            if self.tables[..i].iter().any(|(other, _)| other == name) {
+                return refuse(format!("table {name:?} is registered twice"));
+            }
+            if let Some((other, _)) = self.tables[..i].iter().find(|(o, _)| TableId::of(o) == TableId::of(name)) {
+                return refuse(format!("the names of tables {name:?} and {other:?} collide: rename one"));
+            }
+        }
+        if self.tables.len() > usize::from(u16::MAX) || self.procedures.len() > usize::from(u16::MAX) {
+            return refuse("an engine has at most 65,535 tables and 65,535 procedures".to_owned());
+        }
+        let procedures = Procedures::new(self.procedures).map_err(|(a, b)| {
+            OpenError::Configuration(if a == b {
+                format!("procedure {a:?} is registered twice")
+            } else {
+                format!("the names of procedures {a:?} and {b:?} collide: rename one")
+            })
+        })?;
+        let makers = self.tables.into_iter().map(|(_, make)| make).collect();
+        let (store, workers) = Store::new(makers, self.threads);
+        let shared = Arc::new(Shared::new(store, procedures, random(), self.max_in_flight));
+        let config = Config { threads: self.threads, window: self.window, mode: self.mode };
+        let pipeline = Pipeline::new(shared, workers, config)
+            .map_err(|error| OpenError::Configuration(format!("cannot start {} threads: {error}", self.threads)))?;
+        Ok((pipeline, self.progress))
+    }
+
+    /// Opens an engine on the log: executes all that is in it, and then all that is appended, by this engine or
+    /// by others.
+    ///
+    /// # Errors
+    /// [`OpenError`]; the log is unchanged.
+    pub fn open(self, log: Arc<dyn SharedLog>) -> Result<Engine, OpenError> {
+        let (pipeline, progress) = self.build()?;
+        refuse_trimmed(&*log)?;
+        pipeline.run(&*log, &Until::Tail(log.tail().tail), progress.as_ref())?;
+        let shared = Arc::clone(pipeline.shared());
+        append_catalog(&shared, &*log)?;
+        let pipeline = Arc::new(pipeline);
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = {
+            let (pipeline, log, stop) = (Arc::clone(&pipeline), Arc::clone(&log), Arc::clone(&stop));
+            let run = move || {
+                let outcome = pipeline.run(&*log, &Until::Stopped(&stop), None);
+                let reason = outcome.as_ref().map_or_else(ToString::to_string, |()| "it was closed".to_owned());
+                pipeline.shared().in_flight.stop(&reason);
+                outcome
+            };
+            thread::Builder::new().name("mixlog-engine".to_owned()).spawn(run).map_err(|error| {
+                OpenError::Configuration(format!("cannot start the engine's thread: {error}"))
+            })?
+        };
+        Ok(Engine {
+            shared,
+            pipeline,
+            log,
+            stop,
+            thread: Mutex::new(Some(thread)),
+            sequence: AtomicU64::new(0),
+        })
+    }
+
+    /// Executes a log without taking part in it: nothing is appended, and the caller says how far to go.
+    ///
+    /// # Errors
+    /// [`OpenError`]: the configuration makes no sense, or the log was trimmed.
+    pub fn replay(self, log: Arc<dyn SharedLog>) -> Result<Replay, OpenError> {
+        let (pipeline, progress) = self.build()?;
+        refuse_trimmed(&*log)?;
+        Ok(Replay { pipeline, progress, log })
+    }
+}
+
+fn refuse_trimmed(log: &dyn SharedLog) -> Result<(), OpenError> {
+    match log.tail().head {
+        Position::ZERO => Ok(()),
+        head => Err(OpenError::Trimmed { head }),
+    }
+}
+
+/// Tells the log which procedures and tables stand behind the hashes, unless it knows.
+fn append_catalog(shared: &Shared, log: &dyn SharedLog) -> Result<(), OpenError> {
+    let own = shared.own_catalog();
+    let known = shared.catalog.lock().expect("no panic in a short section").clone();
+    let complete = known.is_some_and(|known| {
+        own.procedures.iter().all(|p| known.procedures.contains(p))
+            && own.tables.iter().all(|t| known.tables.contains(t))
+    });
+    // A sealed log can still be opened, and read.
+    if complete || log.tail().sealed {
+        return Ok(());
+    }
+    let mut batch = Batch::new();
+    batch.push_with(|out| entry::encode_catalog(out, &own));
+    log.append(&batch)?.wait()?;
+    Ok(())
+}
+
+/// A number that no other engine has, with near certainty.
+fn random() -> u64 {
+    // std seeds its hasher from the operating system's randomness.
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_u32(std::process::id());
+    hasher.finish()
+}
+
+/// Microseconds since 1970-01-01 UTC.
+fn now_us() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// A transaction engine on a shared log. All methods may be called from any thread; dropping it stops it.
+///
+/// ```
+/// use std::sync::Arc;
+/// use mixlog_engine::{Engine, Footprint, Never, Outcome, Procedure, Table, Tx};
+/// use mixlog_log::MemoryLog;
+/// use serde::{Deserialize, Serialize};
+///
+/// const COUNTERS: Table<String, u64> = Table::new("counters");
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Count { name: String }
+///
+/// impl Procedure for Count {
+///     const NAME: &'static str = "count";
+///     type Output = u64;
+///     type Abort = Never;
+///
+///     fn footprint(&self, f: &mut Footprint<'_>) {
+///         f.write(&COUNTERS, &self.name);
+///     }
+///
+///     fn run(&self, tx: &mut Tx<'_>) -> Result<u64, Never> {
+///         let count = tx.get(&COUNTERS, &self.name).copied().unwrap_or(0) + 1;
+///         tx.put(&COUNTERS, self.name.clone(), count);
+///         Ok(count)
+///     }
+/// }
+///
+/// let engine =
+///     Engine::builder().table(&COUNTERS).procedure::<Count>().open(Arc::new(MemoryLog::new())).unwrap();
+/// let tickets: Vec<_> =
+///     (0..10).map(|_| engine.submit(&Count { name: "visits".into() }).unwrap()).collect();
+/// for (i, ticket) in tickets.into_iter().enumerate() {
+///     match ticket.wait().unwrap() {
+///         Outcome::Committed { output, .. } => assert_eq!(output, i as u64 + 1),
+///         other => panic!("{:?}", other.position()),
+///     }
+/// }
+/// assert_eq!(engine.snapshot().get(&COUNTERS, &"visits".to_owned()), Some(10));
+/// ```
+pub struct Engine {
+    shared: Arc<Shared>,
+    pipeline: Arc<Pipeline>,
+    log: Arc<dyn SharedLog>,
+    stop: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<Result<(), OpenError>>>>,
+    sequence: AtomicU64,
+}
+
+impl Engine {
+    /// Starts to describe an engine.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Appends a transaction to the log. Returns at once with a ticket for its outcome; any number may be in
+    /// flight, up to [`Builder::max_in_flight`], where it blocks. Submissions of one thread keep their order.
+    ///
+    /// Cost: one allocation, a copy of the arguments, and the log's queue; some 200 ns.
+    ///
+    /// # Errors
+    /// [`SubmitError`]: the transaction is not in the log, and will not be.
+    pub fn submit<P: Procedure>(&self, procedure: &P) -> Result<Ticket<P>, SubmitError> {
+        let id = const { ProcedureId::of(P::NAME, P::VERSION) };
+        match self.shared.procedures.index_of(id) {
+            Some(index) if self.shared.procedures.get(index).name == P::NAME => {}
+            _ => return Err(SubmitError::NotRegistered(P::NAME)),
+        }
+        thread_local! {
+            static BATCH: std::cell::Cell<Batch> = const { std::cell::Cell::new(Batch::new()) };
+        }
+        // Taken and put back, not borrowed: a procedure's `encode` may submit, too.
+        let mut batch = BATCH.take();
+        batch.clear();
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
+        let origin = Origin { engine: self.shared.origin, sequence };
+        batch.push_with(|out| entry::encode_call(out, id, origin, now_us(), |out| procedure.encode(out)));
+        let cell = self.shared.in_flight.enter(sequence).map_err(SubmitError::Stopped)?;
+        let appended = self.log.append(&batch);
+        BATCH.set(batch);
+        match appended {
+            // The outcome comes through the log, which the engine reads: no need for the log's own ticket.
+            Ok(_) => Ok(Ticket::new(cell)),
+            Err(error) => {
+                self.shared.in_flight.leave(sequence);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// A view of the newest committed state. It includes every transaction whose ticket was filled before.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::new(Arc::clone(&self.shared))
+    }
+
+    /// The digest of the newest committed state and of all replies so far.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.shared.digest()
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.shared.stats.lock().expect("no panic in a short section").clone()
+    }
+
+    /// The last committed position, or `None` before the first.
+    #[must_use]
+    pub fn position(&self) -> Option<Position> {
+        self.shared.snapshots.tail().previous()
+    }
+
+    /// How many submissions await their outcome.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.shared.in_flight.len()
+    }
+
+    /// How many threads execute.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.pipeline.config().threads
+    }
+
+    /// How many entries are mixed together at most.
+    #[must_use]
+    pub fn window(&self) -> u32 {
+        self.pipeline.config().window
+    }
+
+    /// How windows are executed.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.pipeline.config().mode
+    }
+
+    /// What an acknowledged transaction has survived: the log's durability.
+    #[must_use]
+    pub fn durability(&self) -> Durability {
+        self.log.durability()
+    }
+
+    /// The log.
+    #[must_use]
+    pub fn log(&self) -> &Arc<dyn SharedLog> {
+        &self.log
+    }
+
+    /// Stops executing, and waits until that is done. Tickets that were not filled fail; their transactions may
+    /// be in the log. Also what dropping does.
+    ///
+    /// # Errors
+    /// Why the engine had stopped before, if it had.
+    pub fn close(self) -> Result<(), OpenError> {
+        self.shut_down()
+    }
+
+    fn shut_down(&self) -> Result<(), OpenError> {
+        self.stop.store(true, Ordering::Relaxed);
+        let thread = self.thread.lock().expect("no panic in a short section").take();
+        match thread.map(JoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(outcome)) => outcome,
+            Some(Err(payload)) => {
+                Err(OpenError::Panicked(crate::execute::panic_message(&*payload).to_owned()))
+            }
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // Whoever wants to know calls `close`.
+        let _ = self.shut_down();
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("config", self.pipeline.config()).finish_non_exhaustive()
+    }
+}
+
+/// An engine that only follows a log, as far as it is told: to look at a state of the past, to compare digests,
+/// to measure.
+pub struct Replay {
+    pipeline: Pipeline,
+    progress: Option<Progress>,
+    log: Arc<dyn SharedLog>,
+}
+
+impl Replay {
+    /// Executes up to `position` and including it, and returns the digest there.
+    ///
+    /// # Errors
+    /// [`OpenError`]; what came before the error is executed. Going back is an error: start another replay.
+    pub fn to(&self, position: Position) -> Result<Digest, OpenError> {
+        let done = self.pipeline.shared().snapshots.tail();
+        if position.next() < done {
+            return Err(OpenError::Configuration(format!(
+                "the replay is at position {} already and does not go back to {position}",
+                done.previous().unwrap_or_default()
+            )));
+        }
+        let tail = self.log.tail().tail;
+        if position >= tail {
+            return Err(OpenError::BeyondTail { position, tail });
+        }
+        self.to_tail(position.next())
+    }
+
+    /// Executes all that is in the log now, and returns the digest there.
+    ///
+    /// # Errors
+    /// [`OpenError`]; what came before the error is executed.
+    pub fn to_end(&self) -> Result<Digest, OpenError> {
+        self.to_tail(self.log.tail().tail)
+    }
+
+    fn to_tail(&self, tail: Position) -> Result<Digest, OpenError> {
+        self.pipeline.run(&*self.log, &Until::Tail(tail), self.progress.as_ref())?;
+        Ok(self.pipeline.shared().digest())
+    }
+
+    /// A view of the state where the replay stands.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::new(Arc::clone(self.pipeline.shared()))
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.pipeline.shared().stats.lock().expect("no panic in a short section").clone()
+    }
+
+    /// An entry of the log as JSON, for people: position, and what stands there.
+    #[must_use]
+    pub fn describe(&self, position: Position, entry: mixlog_log::Entry<'_>) -> serde_json::Value {
+        describe(&self.pipeline.shared().procedures, position, entry)
+    }
+}
+
+impl std::fmt::Debug for Replay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replay").field("config", self.pipeline.config()).finish_non_exhaustive()
+    }
+}
+
+fn describe(procedures: &Procedures, position: Position, entry: mixlog_log::Entry<'_>) -> serde_json::Value {
+    use serde_json::json;
+    let position = position.0;
+    let mixlog_log::Entry::Data(bytes) = entry else { return json!({"position": position, "kind": "junk"}) };
+    match entry::decode(bytes) {
+        Ok(entry::Content::Catalog(catalog)) => {
+            json!({"position": position, "kind": "catalog", "catalog": catalog})
+        }
+        Ok(entry::Content::Call { procedure, origin, time_us, arguments }) => {
+            let mut line = json!({
+                "position": position,
+                "kind": "call",
+                "origin": format!("{:016x}", origin.engine),
+                "sequence": origin.sequence,
+                "time_us": time_us,
+            });
+            match procedures.index_of(procedure).map(|index| procedures.get(index)) {
+                Some(registered) => {
+                    line["procedure"] = json!(registered.name);
+                    line["version"] = json!(registered.version);
+                    match (registered.to_json)(arguments) {
+                        Ok(arguments) => line["arguments"] = arguments,
+                        Err(error) => line["error"] = json!(error.to_string()),
+                    }
+                }
+                None => line["error"] = json!(format!("unknown procedure id {:08x}", procedure.0)),
+            }
+            line
+        }
+        Err(error) => json!({"position": position, "kind": "unknown", "error": error, "bytes": bytes.len()}),
+    }
+}

@@ -1,0 +1,137 @@
+//! What an engine writes into the log: one entry per transaction, and catalogs.
+//!
+//! ```text
+//! call     0      1          4           8        16         24        32
+//!          +------+----------+-----------+--------+----------+---------+------------
+//!          | 1    | zeros    | procedure | origin | sequence | time_us | arguments..
+//!          +------+----------+-----------+--------+----------+---------+------------
+//!          u8     [u8; 3]    u32         u64      u64        u64
+//!
+//! catalog  0      1          4
+//!          +------+----------+-----------+
+//!          | 2    | zeros    | postcard: Catalog
+//!          +------+----------+-----------+
+//! ```
+//!
+//! Integers are little-endian. `procedure` is a hash of the procedure's name and version; `origin` is drawn at
+//! random by each engine that is opened for writing, and `sequence` counts its submissions, so that no two
+//! entries are alike and a submitter recognizes its own. A catalog tells the names behind the hashes; it is
+//! appended when a log is first opened with procedures that it has not seen. It changes no state.
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec;
+use crate::procedure::ProcedureId;
+
+/// The version of the format drawn above.
+pub(crate) const FORMAT: u32 = 1;
+
+const CALL: u8 = 1;
+const CATALOG: u8 = 2;
+const HEADER: usize = 32;
+
+/// Who submitted a transaction: an engine, and which of its submissions it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    pub(crate) engine: u64,
+    pub(crate) sequence: u64,
+}
+
+/// The names behind the hashes in a log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Catalog {
+    pub(crate) format: u32,
+    pub(crate) procedures: Vec<(String, u32)>,
+    pub(crate) tables: Vec<String>,
+}
+
+/// An entry, decoded up to its arguments.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Content<'a> {
+    Call { procedure: ProcedureId, origin: Origin, time_us: u64, arguments: &'a [u8] },
+    Catalog(Catalog),
+}
+
+pub(crate) fn encode_call(
+    out: &mut Vec<u8>,
+    procedure: ProcedureId,
+    origin: Origin,
+    time_us: u64,
+    arguments: impl FnOnce(&mut Vec<u8>),
+) {
+    let mut header = [0u8; HEADER];
+    header[0] = CALL;
+    header[4..8].copy_from_slice(&procedure.0.to_le_bytes());
+    header[8..16].copy_from_slice(&origin.engine.to_le_bytes());
+    header[16..24].copy_from_slice(&origin.sequence.to_le_bytes());
+    header[24..32].copy_from_slice(&time_us.to_le_bytes());
+    out.extend_from_slice(&header);
+    arguments(out);
+}
+
+pub(crate) fn encode_catalog(out: &mut Vec<u8>, catalog: &Catalog) {
+    out.extend_from_slice(&[CATALOG, 0, 0, 0]);
+    codec::encode(catalog, out);
+}
+
+/// The content of an entry, or what is wrong with its bytes.
+#[inline]
+pub(crate) fn decode(bytes: &[u8]) -> Result<Content<'_>, String> {
+    match bytes {
+        [CALL, 0, 0, 0, ..] if bytes.len() >= HEADER => {
+            let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+            Ok(Content::Call {
+                procedure: ProcedureId(u32::from_le_bytes(bytes[4..8].try_into().expect("four bytes"))),
+                origin: Origin { engine: word(8), sequence: word(16) },
+                time_us: word(24),
+                arguments: &bytes[HEADER..],
+            })
+        }
+        [CATALOG, 0, 0, 0, catalog @ ..] => {
+            let catalog: Catalog = codec::decode(catalog).map_err(|error| error.to_string())?;
+            if catalog.format != FORMAT {
+                return Err(format!(
+                    "written in entry format {}, this program reads format {FORMAT}",
+                    catalog.format
+                ));
+            }
+            Ok(Content::Catalog(catalog))
+        }
+        _ => Err("not an entry written by an engine".to_owned()),
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decode_what_was_encoded_gives_it_back() {
+        let origin = Origin { engine: u64::MAX - 3, sequence: 77 };
+        let mut bytes = Vec::new();
+        encode_call(&mut bytes, ProcedureId(0xdead_beef), origin, 123_456, |out| out.extend_from_slice(b"xyz"));
+        assert_eq!(
+            decode(&bytes),
+            Ok(Content::Call { procedure: ProcedureId(0xdead_beef), origin, time_us: 123_456, arguments: b"xyz" })
+        );
+        let catalog = Catalog { format: FORMAT, procedures: vec![("p".into(), 2)], tables: vec!["t".into()] };
+        bytes.clear();
+        encode_catalog(&mut bytes, &catalog);
+        assert_eq!(decode(&bytes), Ok(Content::Catalog(catalog)));
+    }
+
+    #[test]
+    fn decode_any_other_bytes_is_an_error_and_no_panic() {
+        let mut call = Vec::new();
+        encode_call(&mut call, ProcedureId(1), Origin { engine: 1, sequence: 1 }, 1, |_| ());
+        for length in 0..call.len() {
+            assert!(decode(&call[..length]).is_err());
+        }
+        for first in 3..=255 {
+            assert!(decode(&[first; 64]).is_err());
+        }
+        let mut catalog = Vec::new();
+        encode_catalog(&mut catalog, &Catalog { format: FORMAT + 1, procedures: vec![], tables: vec![] });
+        assert!(decode(&catalog).is_err_and(|e| e.contains("format")));
+    }
+}

@@ -1,0 +1,77 @@
+//! What can go wrong between an engine and its user.
+
+use mixlog_log::{AppendError, Position, ReadError};
+use thiserror::Error;
+
+/// Why an engine cannot be opened on a log, or cannot go on replaying it.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The configuration makes no sense; the message says what would.
+    #[error("{0}")]
+    Configuration(String),
+    /// The log holds calls of a procedure that this engine does not have.
+    #[error("the log needs procedure {name:?} version {version} (named at position {position}), which is not registered")]
+    MissingProcedure {
+        /// The procedure's name.
+        name: String,
+        /// The version that wrote to the log.
+        version: u32,
+        /// The catalog that names it.
+        position: Position,
+    },
+    /// The log was written by an engine with a table that this one does not have.
+    #[error("the log needs table {name:?} (named at position {position}), which is not registered")]
+    MissingTable {
+        /// The table's name.
+        name: String,
+        /// The catalog that names it.
+        position: Position,
+    },
+    /// An entry is not one that this engine can execute: other software wrote it, or an incompatible version.
+    #[error("the entry at position {position} cannot be executed: {detail}")]
+    Entry {
+        /// Its position. Everything before it was executed.
+        position: Position,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The start of the log is gone, so the state cannot be rebuilt from it.
+    #[error("the log was trimmed up to position {head}: its state cannot be rebuilt from it alone")]
+    Trimmed {
+        /// The first position that is left.
+        head: Position,
+    },
+    /// The log does not reach that far.
+    #[error("the log ends before position {position}: its tail is {tail}")]
+    BeyondTail {
+        /// The position asked for.
+        position: Position,
+        /// The log's tail.
+        tail: Position,
+    },
+    /// The log cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The log does not take the engine's catalog.
+    #[error("cannot append to the log: {0}")]
+    Append(#[from] AppendError),
+    /// Code that must not panic did: a row's `Clone`, `Serialize` or `Drop`, or a bug of the engine.
+    #[error("the engine panicked: {0}")]
+    Panicked(String),
+}
+
+/// Why a transaction was not submitted. Nothing was appended.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// The procedure was not named to [`Builder::procedure`](crate::Builder::procedure).
+    #[error("procedure {0:?} is not registered")]
+    NotRegistered(&'static str),
+    /// The log refused the entry.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// The engine stopped: its log failed, or an entry could not be executed.
+    #[error("the engine has stopped: {0}")]
+    Stopped(String),
+}

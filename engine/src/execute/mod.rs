@@ -1,0 +1,83 @@
+//! Executing a window: two executors with one interface, and what both do with one transaction.
+//!
+//! [`sequential`] is the specification, a loop in log order; [`parallel`] runs the mixer's schedule. Whatever
+//! the second one does must be what the first one would have done.
+
+pub(crate) mod parallel;
+mod release;
+pub(crate) mod sequential;
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use mixlog_log::Position;
+
+pub(crate) use release::Release;
+
+use crate::pipeline::{Driver, Shared};
+use crate::procedure::Ended;
+use crate::reply::Status;
+use crate::tx::{Guard, Tx};
+use crate::window::Chunk;
+
+/// A transaction that touched what it had not declared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Violation {
+    pub(crate) position: Position,
+    /// Index of the procedure.
+    pub(crate) procedure: u16,
+    pub(crate) table: &'static str,
+}
+
+/// Runs one transaction: its changes stay or are put back, and its reply is noted.
+///
+/// # Safety
+/// As for [`Tx::new`].
+#[allow(unsafe_code)]
+unsafe fn run(
+    shared: &Shared,
+    driver: &mut Driver,
+    window: Position,
+    position: Position,
+    chunk: &Chunk,
+    index: usize,
+    guard: Guard<'_>,
+) -> Option<Violation> {
+    let prepared = &chunk.transactions[index];
+    let (procedure, call) = prepared.call?;
+    let calls = chunk.calls[usize::from(procedure)].as_ref().expect("the call was decoded");
+    let Driver { worker, replies, .. } = driver;
+    let mut violation = None;
+    replies.add(position, prepared.sequence, |reply| {
+        let start = reply.len();
+        // SAFETY: the caller's promise.
+        let mut tx = unsafe { Tx::new(&shared.store, worker, guard, window, position, prepared.time_us) };
+        // A procedure that panics leaves no trace: its changes are put back, and it can share nothing else.
+        let ended = catch_unwind(AssertUnwindSafe(|| calls.run(call, &mut tx, reply)));
+        if let Some(table) = tx.finish(matches!(ended, Ok(Ended::Committed))) {
+            violation = Some(Violation { position, procedure, table });
+            if matches!(guard, Guard::Stop(_)) {
+                return None;
+            }
+        }
+        Some(match ended {
+            Ok(Ended::Committed) => Status::Committed,
+            Ok(Ended::Aborted) => Status::Aborted,
+            Err(payload) => {
+                reply.truncate(start);
+                reply.extend_from_slice(panic_message(&*payload).as_bytes());
+                Status::Panicked
+            }
+        })
+    });
+    violation
+}
+
+/// The text of a panic.
+pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> &str {
+    payload
+        .downcast_ref::<&'static str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a panic without a message")
+}

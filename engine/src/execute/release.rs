@@ -1,0 +1,230 @@
+//! Releasing transactions as those that they wait for finish.
+//!
+//! Every node of the schedule counts how many predecessors it still waits for. Whoever finishes the last of
+//! them runs the node itself, if it has nothing better to do, or puts it where others find it. Nobody ever waits
+//! for a particular transaction, so any one driver can finish the window alone, and a driver that loses its
+//! processor holds up no more than what it was running.
+//!
+//! Transactions that wait for nobody are claimed in runs from a shared cursor; a released one costs one counter
+//! in the node, and nothing shared as long as it stays with the driver that released it.
+
+use crossbeam_utils::CachePadded;
+use mixlog_mixer::{NodeId, Schedule};
+
+use crate::sync::{AtomicBool, AtomicU32, Ordering, spin_loop, yield_now};
+
+/// How many transactions without predecessors a driver claims at once.
+const RUN: u32 = 8;
+
+const EMPTY: u32 = u32::MAX;
+
+/// The state of a window's execution, shared by its drivers. Reused from window to window.
+#[derive(Debug, Default)]
+pub(crate) struct Release {
+    /// For each node, how many predecessors have not finished.
+    waits_for: Vec<AtomicU32>,
+    /// Transactions that wait for nobody, in log order.
+    free: Vec<u32>,
+    next_free: CachePadded<AtomicU32>,
+    /// Released transactions that their releaser did not run itself. Each transaction enters at most once, so
+    /// the queue needs no more places than there are transactions, and no place is used twice.
+    queue: Vec<AtomicU32>,
+    queue_end: CachePadded<AtomicU32>,
+    queue_start: CachePadded<AtomicU32>,
+    finished: CachePadded<AtomicU32>,
+    transactions: u32,
+}
+
+impl Release {
+    /// Gets ready for a window. The drivers start after it, through the gate.
+    pub(crate) fn reset(&mut self, schedule: &Schedule) {
+        let Self { waits_for, free, queue, .. } = self;
+        waits_for.clear();
+        waits_for.extend(schedule.waits_for().iter().map(|&count| AtomicU32::new(count)));
+        free.clear();
+        free.extend((0..schedule.transactions()).filter(|&t| schedule.waits_for()[t as usize] == 0));
+        queue.clear();
+        queue.resize_with(schedule.transactions() as usize, || AtomicU32::new(EMPTY));
+        self.transactions = schedule.transactions();
+        for counter in [&self.next_free, &self.queue_end, &self.queue_start, &self.finished] {
+            counter.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Runs transactions of the window until all are finished. `run` sees everything that the predecessors of
+    /// its transaction did.
+    ///
+    /// # Panics
+    /// When `broken` is set: a driver will not finish what it runs.
+    pub(crate) fn drive(&self, schedule: &Schedule, broken: &AtomicBool, mut run: impl FnMut(u32)) {
+        let mut driver = Driver { release: self, schedule, broken, mine: None, claimed: 0..0, finished: 0 };
+        while let Some(transaction) = driver.next() {
+            run(transaction);
+            driver.finish(transaction);
+        }
+    }
+}
+
+struct Driver<'a> {
+    release: &'a Release,
+    schedule: &'a Schedule,
+    broken: &'a AtomicBool,
+    /// A transaction that this driver released, to run next: what it needs is in this core's cache.
+    mine: Option<u32>,
+    claimed: std::ops::Range<u32>,
+    /// Finished and not yet added to the shared count.
+    finished: u32,
+}
+
+impl Driver<'_> {
+    /// The next transaction to run, or `None` when all are finished.
+    fn next(&mut self) -> Option<u32> {
+        if let Some(transaction) = self.mine.take() {
+            return Some(transaction);
+        }
+        let mut looks = 0u32;
+        loop {
+            if let Some(i) = self.claimed.next() {
+                return Some(self.release.free[i as usize]);
+            }
+            if self.claim() {
+                continue;
+            }
+            if let Some(transaction) = self.pop() {
+                return Some(transaction);
+            }
+            // Idle: only now does the shared count matter.
+            if self.finished > 0 {
+                self.release.finished.fetch_add(std::mem::take(&mut self.finished), Ordering::Relaxed);
+            }
+            // Relaxed: nothing is read on the strength of it; the barrier after the window orders memory.
+            if self.release.finished.load(Ordering::Relaxed) == self.release.transactions {
+                return None;
+            }
+            looks += 1;
+            if looks.is_multiple_of(64) { yield_now() } else { spin_loop() }
+            if self.broken.load(Ordering::Relaxed) {
+                std::panic::resume_unwind(Box::new(crate::handover::BROKEN));
+            }
+        }
+    }
+
+    fn claim(&mut self) -> bool {
+        let free = self.release.free.len() as u32;
+        // Looking first keeps the line shared once all are claimed.
+        if self.release.next_free.load(Ordering::Relaxed) >= free {
+            return false;
+        }
+        let start = self.release.next_free.fetch_add(RUN, Ordering::Relaxed).min(free);
+        self.claimed = start..(start + RUN).min(free);
+        !self.claimed.is_empty()
+    }
+
+    fn pop(&self) -> Option<u32> {
+        let Release { queue, queue_end, queue_start, .. } = self.release;
+        let mut start = queue_start.load(Ordering::Relaxed);
+        while start < queue_end.load(Ordering::Relaxed) {
+            match queue_start.compare_exchange_weak(start, start + 1, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => loop {
+                    // Acquire pairs with the store in `push`: it carries what the predecessors did. The place
+                    // was reserved by a driver that is about to fill it.
+                    match queue[start as usize].load(Ordering::Acquire) {
+                        EMPTY => spin_loop(),
+                        transaction => return Some(transaction),
+                    }
+                },
+                Err(actual) => start = actual,
+            }
+        }
+        None
+    }
+
+    fn push(&self, transaction: u32) {
+        let place = self.release.queue_end.fetch_add(1, Ordering::Relaxed);
+        self.release.queue[place as usize].store(transaction, Ordering::Release);
+    }
+
+    /// Releases those that waited for `node` only.
+    fn finish(&mut self, node: NodeId) {
+        if node < self.schedule.transactions() {
+            self.finished += 1;
+        }
+        let schedule = self.schedule;
+        for successor in schedule.successors(node) {
+            // AcqRel: the last one to count down has seen what all predecessors did, and hands it on.
+            if self.release.waits_for[successor as usize].fetch_sub(1, Ordering::AcqRel) != 1 {
+                continue;
+            }
+            if successor >= schedule.transactions() {
+                // A join carries no work. Joins do not follow each other, so this goes one level deep.
+                self.finish(successor);
+            } else if let Some(later) = self.mine.replace(successor) {
+                // Successors come latest first, so the earliest one stays here: it heads the longest chain.
+                self.push(later);
+            }
+        }
+    }
+}
+
+#[cfg(all(test, loom))]
+#[expect(unsafe_code, clippy::undocumented_unsafe_blocks, reason = "loom's cells report every race themselves")]
+mod loom_tests {
+    use loom::cell::UnsafeCell;
+    use loom::sync::Arc;
+    use loom::thread;
+    use mixlog_mixer::{Access, Declared, KeyHash, Mixer, Mode};
+
+    use super::*;
+
+    fn check(window: &'static [&'static [(u64, Mode)]]) {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(2);
+        model.check(move || {
+            let (mut schedule, mut release) = (Schedule::default(), Release::default());
+            let declared = window.iter().map(|accesses| {
+                Declared::Keys(accesses.iter().map(|&(key, mode)| Access { key: KeyHash(key), mode }))
+            });
+            Mixer::new().mix(declared, &mut schedule);
+            release.reset(&schedule);
+            // One cell a key: loom reports a race when the schedule's order is not an order of memory.
+            let cells: Vec<_> = (0..3).map(|_| UnsafeCell::new(0u32)).collect();
+            let shared = Arc::new((schedule, release, cells));
+            let drive = move |shared: &(Schedule, Release, Vec<UnsafeCell<u32>>)| {
+                let (schedule, release, cells) = shared;
+                let mut ran = 0;
+                release.drive(schedule, &AtomicBool::new(false), |t| {
+                    ran += 1;
+                    for &(key, mode) in window[t as usize] {
+                        let cell = &cells[key as usize];
+                        let writes_before = window[..t as usize]
+                            .iter()
+                            .flat_map(|a| a.iter())
+                            .filter(|a| **a == (key, Mode::Write))
+                            .count() as u32;
+                        assert_eq!(cell.with(|c| unsafe { *c }), writes_before);
+                        if mode == Mode::Write {
+                            cell.with_mut(|c| unsafe { *c += 1 });
+                        }
+                    }
+                });
+                ran
+            };
+            let other = {
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || drive(&shared))
+            };
+            let ran = drive(&shared) + other.join().unwrap();
+            assert_eq!(ran, window.len());
+        });
+    }
+
+    #[test]
+    fn loom_release_chain_and_fork_run_in_log_order_and_once() {
+        check(&[&[(0, Mode::Write)], &[(0, Mode::Read)], &[(0, Mode::Read), (1, Mode::Write)]]);
+    }
+
+    #[test]
+    fn loom_release_join_of_two_chains_runs_in_log_order_and_once() {
+        check(&[&[(0, Mode::Write)], &[(1, Mode::Write)], &[(0, Mode::Write), (1, Mode::Write)]]);
+    }
+}

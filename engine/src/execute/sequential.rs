@@ -1,0 +1,45 @@
+//! One by one, in log order: the oracle, the fallback, and the fastest way when nothing can run beside
+//! something else.
+#![allow(unsafe_code)]
+
+use crate::pipeline::{Driver, Shared};
+use crate::tx::Guard;
+use crate::window::{CHUNK, Window};
+
+use super::{Violation, run};
+
+/// What the window holds already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Given {
+    /// Decoded transactions.
+    Transactions,
+    /// Transactions and footprints, one of which turned out to be wrong: note which ones.
+    WrongFootprints,
+}
+
+/// Runs all transactions of the window. The caller is the leader, and the other drivers do nothing meanwhile.
+/// Calls `violated` for every transaction that leaves its footprint, if the footprints are to be looked at.
+pub(crate) fn execute(
+    shared: &Shared,
+    window: &Window,
+    driver: &mut Driver,
+    given: Given,
+    mut violated: impl FnMut(Violation),
+) {
+    driver.worker.start_window(window.number);
+    for number in 0..window.chunk_count() {
+        let chunk = window.chunks[number as usize].read().expect("no panic with a chunk");
+        for index in 0..chunk.transactions.len() {
+            let position = window.first().plus(u64::from(number * CHUNK) + index as u64);
+            let guard = match given {
+                Given::WrongFootprints if !chunk.transactions[index].unknown => Guard::Note(chunk.accesses_of(index)),
+                _ => Guard::Off,
+            };
+            // SAFETY: no other transaction runs.
+            let violation = unsafe { run(shared, driver, window.first(), position, &chunk, index, guard) };
+            if let Some(violation) = violation {
+                violated(violation);
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What a procedure declares that it will touch.
+
+use mixlog_log::Position;
+use mixlog_mixer::Mode;
+
+use crate::codec::Codec;
+use crate::store::{RowId, Store};
+use crate::table::{Conflicts, Key, Table, Value};
+
+/// One declared access, and where its row most likely is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Access {
+    /// Hash of the unit of conflict: a row, or a granule.
+    pub(crate) key: u64,
+    /// The row that [`prepare`](crate::prepare) located, or `NOWHERE`. A hint: compared before use.
+    pub(crate) row: RowId,
+    pub(crate) table: u16,
+    pub(crate) mode: Mode,
+    /// Whether the key is a row that the table's index can locate.
+    pub(crate) is_row: bool,
+}
+
+pub(crate) const NOWHERE: RowId = RowId::MAX;
+
+/// The list that [`Procedure::footprint`](crate::Procedure::footprint) fills in.
+///
+/// A footprint is a hint. What it leaves out is noticed before it does harm and costs speed (the window is
+/// replayed one by one); what it lists in vain makes others wait. It is a function of the procedure's arguments
+/// alone.
+pub struct Footprint<'a> {
+    store: &'a Store,
+    accesses: &'a mut Vec<Access>,
+    start: usize,
+    position: Position,
+    unknown: bool,
+}
+
+impl<'a> Footprint<'a> {
+    pub(crate) const fn new(store: &'a Store, accesses: &'a mut Vec<Access>, position: Position) -> Self {
+        let start = accesses.len();
+        Self { store, accesses, start, position, unknown: false }
+    }
+
+    /// Whether the procedure said that it may touch anything.
+    pub(crate) const fn is_unknown(&self) -> bool {
+        self.unknown
+    }
+
+    /// The position of the entry, for procedures that use it as a key.
+    #[must_use]
+    pub const fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The procedure may read the row of `key`, whether it exists or not.
+    ///
+    /// # Panics
+    /// When the table is not registered. The procedure then runs alone, and panics itself.
+    pub fn read<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        key: &K,
+    ) -> &mut Self {
+        let store = self.store.table(table);
+        match store.conflicts {
+            Conflicts::Grouped { granule, .. } => {
+                self.granule(store.number(), store.granule_hash(granule(key)), Mode::Read);
+            }
+            Conflicts::Rows | Conflicts::Watched(_) => {
+                self.row(store.number(), store.key_hash(key), Mode::Read);
+            }
+        }
+        self
+    }
+
+    /// The procedure may read, write, insert or delete the row of `key`.
+    ///
+    /// # Panics
+    /// As [`read`](Self::read).
+    pub fn write<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        key: &K,
+    ) -> &mut Self {
+        let store = self.store.table(table);
+        match store.conflicts {
+            Conflicts::Grouped { granule, .. } => {
+                self.granule(store.number(), store.granule_hash(granule(key)), Mode::Write);
+            }
+            Conflicts::Watched(granule) => {
+                self.row(store.number(), store.key_hash(key), Mode::Write);
+                self.granule(store.number(), store.granule_hash(granule(key)), Mode::Merge);
+            }
+            Conflicts::Rows => self.row(store.number(), store.key_hash(key), Mode::Write),
+        }
+        self
+    }
+
+    /// The procedure may read all rows of a granule, of this table and, for a
+    /// [`grouped`](Table::grouped) one, of its domain.
+    ///
+    /// # Panics
+    /// When the table has no granules, and as [`read`](Self::read).
+    pub fn read_granule<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        granule: u64,
+    ) -> &mut Self {
+        let store = self.store.table(table);
+        assert!(
+            !matches!(store.conflicts, Conflicts::Rows),
+            "table {:?} has no granules: see Table::watched and Table::grouped",
+            table.name()
+        );
+        self.granule(store.number(), store.granule_hash(granule), Mode::Read);
+        self
+    }
+
+    /// The procedure may do anything to the rows of a granule in the tables of the domain.
+    ///
+    /// # Panics
+    /// When the table is not [`grouped`](Table::grouped), and as [`read`](Self::read).
+    pub fn write_granule<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        granule: u64,
+    ) -> &mut Self {
+        let store = self.store.table(table);
+        assert!(
+            matches!(store.conflicts, Conflicts::Grouped { .. }),
+            "granules of table {:?} cannot be written as a whole: see Table::grouped",
+            table.name()
+        );
+        self.granule(store.number(), store.granule_hash(granule), Mode::Write);
+        self
+    }
+
+    /// The procedure may touch anything: it runs alone, between all transactions before and after it.
+    pub const fn unknown(&mut self) -> &mut Self {
+        self.unknown = true;
+        self
+    }
+
+    #[inline]
+    fn row(&mut self, table: u16, key: u64, mode: Mode) {
+        self.store.any(table).prefetch_index(key);
+        self.accesses.push(Access { key, row: NOWHERE, table, mode, is_row: true });
+    }
+
+    /// Granules repeat from line to line of an order: a look at the newest few spares the mixer most of them.
+    #[inline]
+    fn granule(&mut self, table: u16, key: u64, mode: Mode) {
+        let newest = self.accesses.len().saturating_sub(4).max(self.start);
+        if !self.accesses[newest..].iter().any(|a| a.key == key && a.mode == mode) {
+            self.accesses.push(Access { key, row: NOWHERE, table, mode, is_row: false });
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The submissions of an engine whose outcome is not known yet.
+
+use std::hash::BuildHasherDefault;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
+
+use crossbeam_utils::CachePadded;
+use hashbrown::HashMap;
+use mixlog_log::Position;
+
+use crate::reply::Status;
+use crate::ticket::{Cell, RawOutcome, TicketError};
+
+/// Submissions are numbered one after another, so their low bits spread well by themselves.
+#[derive(Default)]
+struct Spread(u64);
+
+impl std::hash::Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("keys are u64")
+    }
+
+    fn write_u64(&mut self, n: u64) {
+        self.0 = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+type Shard = Mutex<HashMap<u64, Arc<Cell>, BuildHasherDefault<Spread>>>;
+
+const SHARDS: u64 = 64;
+
+/// See the module's documentation.
+pub(crate) struct InFlight {
+    shards: Box<[CachePadded<Shard>]>,
+    count: CachePadded<AtomicUsize>,
+    limit: usize,
+    full: AtomicBool,
+    room: (Mutex<()>, Condvar),
+    stopped: OnceLock<String>,
+}
+
+impl InFlight {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| CachePadded::new(Shard::default())).collect(),
+            count: CachePadded::new(AtomicUsize::new(0)),
+            limit,
+            full: AtomicBool::new(false),
+            room: Default::default(),
+            stopped: OnceLock::new(),
+        }
+    }
+
+    /// Consecutive submissions share a shard, which the next run leaves for others.
+    fn shard(&self, sequence: u64) -> &Shard {
+        &self.shards[((sequence / 16) % SHARDS) as usize]
+    }
+
+    /// Why no more submissions are taken, if so.
+    pub(crate) fn stopped(&self) -> Option<&str> {
+        self.stopped.get().map(String::as_str)
+    }
+
+    /// Enters a submission; waits while there are too many.
+    pub(crate) fn enter(&self, sequence: u64) -> Result<Arc<Cell>, String> {
+        if self.count.load(Ordering::Relaxed) >= self.limit {
+            self.wait_for_room();
+        }
+        let cell = Arc::new(Cell::new());
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.shard(sequence).lock().expect("no panic in a short section").insert(sequence, Arc::clone(&cell));
+        // After entering: either `stop` finds it, or it is seen here.
+        match self.stopped() {
+            None => Ok(cell),
+            Some(reason) => {
+                self.leave(sequence);
+                Err(reason.to_owned())
+            }
+        }
+    }
+
+    #[cold]
+    fn wait_for_room(&self) {
+        let mut guard = self.room.0.lock().expect("no panic in a short section");
+        loop {
+            // Said before looking: whoever makes room after the look sees that somebody waits.
+            self.full.store(true, Ordering::SeqCst);
+            if self.count.load(Ordering::SeqCst) < self.limit || self.stopped().is_some() {
+                return;
+            }
+            guard = self.room.1.wait(guard).expect("no panic in a short section");
+        }
+    }
+
+    /// Takes back a submission that never reached the log.
+    pub(crate) fn leave(&self, sequence: u64) {
+        let removed = self.shard(sequence).lock().expect("no panic in a short section").remove(&sequence);
+        if removed.is_some() {
+            self.left(1);
+        }
+    }
+
+    /// Hands over an outcome. The caller counts, and calls [`left`](Self::left) once for many.
+    pub(crate) fn deliver(&self, sequence: u64, position: Position, status: Status, bytes: &[u8]) -> usize {
+        let cell = self.shard(sequence).lock().expect("no panic in a short section").remove(&sequence);
+        // The same submission read a second time (a log may be opened again) has nobody waiting.
+        let Some(cell) = cell else { return 0 };
+        cell.fill(Ok(RawOutcome { position, status, bytes: bytes.to_vec() }));
+        1
+    }
+
+    pub(crate) fn left(&self, count: usize) {
+        if count == 0 {
+            return;
+        }
+        self.count.fetch_sub(count, Ordering::SeqCst);
+        if self.full.load(Ordering::SeqCst) {
+            let _guard = self.room.0.lock().expect("no panic in a short section");
+            self.full.store(false, Ordering::SeqCst);
+            self.room.1.notify_all();
+        }
+    }
+
+    /// How many outcomes are awaited.
+    pub(crate) fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Takes no more submissions, and fails those whose outcome will not come.
+    pub(crate) fn stop(&self, reason: &str) {
+        self.stopped.get_or_init(|| reason.to_owned());
+        let mut count = 0;
+        for shard in &self.shards {
+            let cells: Vec<_> = shard.lock().expect("no panic in a short section").drain().collect();
+            count += cells.len();
+            for (_, cell) in cells {
+                cell.fill(Err(TicketError::Stopped(reason.to_owned())));
+            }
+        }
+        self.left(count);
+        let _guard = self.room.0.lock().expect("no panic in a short section");
+        self.room.1.notify_all();
+    }
+}

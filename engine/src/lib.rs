@@ -1,0 +1,47 @@
+//! An embedded transaction engine: all cores of a machine, with the result of running the transactions one by
+//! one in the order of a shared log.
+//!
+//! Write transactions as [`Procedure`]s over typed [`Table`]s, open an [`Engine`] on a log, submit. The engine
+//! mixes the log's entries into batches without conflicts (see [`mixlog_mixer`]), executes them on all threads,
+//! verifies, and falls back to one by one where a footprint was wrong. The state after a position depends on
+//! the log alone: not on the number of threads, nor on windows, nor on footprints.
+//!
+//! `pipeline.rs` holds the flow from top to bottom.
+#![deny(unsafe_code)]
+
+mod codec;
+mod digest;
+mod engine;
+mod entry;
+mod error;
+mod execute;
+mod footprint;
+mod handover;
+mod in_flight;
+mod pipeline;
+mod prepare;
+mod procedure;
+mod reply;
+mod snapshot;
+mod stats;
+mod store;
+mod sync;
+mod table;
+mod ticket;
+mod tx;
+mod verify;
+mod window;
+
+pub use codec::{Codec, DecodeError, Fixed, Serde};
+pub use digest::Digest;
+pub use engine::{Builder, Engine, Replay};
+pub use error::{OpenError, SubmitError};
+pub use footprint::Footprint;
+pub use mixlog_log::Position;
+pub use pipeline::{Mode, WINDOW_GRID};
+pub use procedure::{Never, Procedure};
+pub use snapshot::Snapshot;
+pub use stats::{Stages, Stats};
+pub use table::{Key, Table, Value};
+pub use ticket::{Outcome, Ticket, TicketError};
+pub use tx::Tx;

@@ -1,0 +1,672 @@
+//! The whole engine, from top to bottom.
+//!
+//! ```text
+//! log ──read──> window ──prepare──> footprints ──mix──> schedule
+//!                                                          │
+//! tickets, snapshots <──commit── verified <──verify── executed <──execute
+//!                                             │          ^
+//!                                             └──replay──┘   on divergence, one by one
+//! ```
+//!
+//! *Drivers* are the threads of a rayon pool of the engine's own, one long `broadcast` that runs as long as the
+//! engine does: nothing is spawned per window or transaction, and no pool task ever waits for another. Driver 0
+//! leads. It reads a window from the log and opens the gate for a *round*, in which all drivers together prepare
+//! and mix the window just read and execute the one before it:
+//!
+//! ```text
+//! leader  read n+1 │ prepare n+1 ┐ execute n          │ verify │ digest n, end n │ acknowledge n, read n+2 ..
+//! driver           │ prepare n+1 ┘ mix n+1, execute n │        │ digest n, end n │ acknowledge n
+//!                 gate                             barrier   barrier           barrier
+//! ```
+//!
+//! Whoever prepares the last chunk mixes, while the others execute already. A window that cannot gain from more
+//! cores is executed by the leader alone, while the others wait at the gate.
+//!
+//! This file is the only one of the engine that starts threads.
+#![allow(unsafe_code)]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock};
+use std::time::{Duration, Instant};
+
+use crossbeam_utils::CachePadded;
+use mixlog_log::{Block, Position, SharedLog};
+use mixlog_mixer::Mixer;
+
+use crate::digest::Digest;
+use crate::entry::Catalog;
+use crate::error::OpenError;
+use crate::execute::parallel::{self, FirstViolation};
+use crate::execute::sequential::{self, Given};
+use crate::execute::{Violation, panic_message};
+use crate::handover::{BROKEN, Barrier, Call, Gate};
+use crate::in_flight::InFlight;
+use crate::prepare::{self, Depth};
+use crate::procedure::Procedures;
+use crate::reply::Replies;
+use crate::snapshot::Registry;
+use crate::stats::{Stages, Stats};
+use crate::store::{Stamp, Store, WindowEnd, Worker};
+use crate::verify::{self, Executed, Verdict, Verified};
+use crate::window::Window;
+
+/// Windows never cross a multiple of this, so that engines with different windows can compare digests there.
+pub const WINDOW_GRID: u64 = 4096;
+
+/// How an engine executes. None of them changes a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// Mixes every window, and executes it on all threads.
+    Parallel,
+    /// One by one in log order: no footprint is asked for.
+    Sequential,
+    /// Parallel where that wins: small windows, and stretches in which nearly everything conflicts, go one by
+    /// one.
+    #[default]
+    Auto,
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Parallel => "parallel",
+            Self::Sequential => "sequential",
+            Self::Auto => "auto",
+        })
+    }
+}
+
+/// In [`Mode::Auto`], windows shorter than this go one by one: waking the others costs more.
+const WORTH_MIXING: u32 = 64;
+/// In [`Mode::Auto`], windows with less parallelism than this go one by one.
+const WORTH_SHARING: f64 = 1.3;
+/// After a window that was not worth mixing, how many are not even mixed, at most. Doubles each time.
+const LONGEST_ABSTINENCE: u32 = 32;
+/// How long the leader waits for the log before it looks whether it should stop.
+const LOOK_UP: Duration = Duration::from_millis(20);
+
+/// What one driver owns.
+pub(crate) struct Driver {
+    pub(crate) worker: Worker,
+    pub(crate) replies: Replies,
+    /// What its part of the window changed in the digest of the state.
+    state_digest: u128,
+    stages: Stages,
+}
+
+/// What all drivers, submitters and snapshots share.
+pub(crate) struct Shared {
+    pub(crate) store: Store,
+    pub(crate) procedures: Procedures,
+    /// Marks this engine's own entries.
+    pub(crate) origin: u64,
+    pub(crate) in_flight: InFlight,
+    pub(crate) snapshots: Registry,
+    pub(crate) stats: Mutex<Stats>,
+    /// All names in the log so far.
+    pub(crate) catalog: Mutex<Option<Catalog>>,
+    digest: (Mutex<Digest>, Condvar),
+    table_names: Vec<&'static str>,
+}
+
+impl Shared {
+    pub(crate) fn new(store: Store, procedures: Procedures, origin: u64, in_flight_limit: usize) -> Self {
+        let table_names = store.tables().map(|table| table.name()).collect();
+        Self {
+            store,
+            procedures,
+            origin,
+            in_flight: InFlight::new(in_flight_limit),
+            snapshots: Registry::default(),
+            stats: Mutex::default(),
+            catalog: Mutex::default(),
+            digest: Default::default(),
+            table_names,
+        }
+    }
+
+    /// Everything registered here.
+    pub(crate) fn own_catalog(&self) -> Catalog {
+        Catalog {
+            format: crate::entry::FORMAT,
+            procedures: self.procedures.iter().map(|p| (p.name.to_owned(), p.version)).collect(),
+            tables: self.table_names.iter().map(|&name| name.to_owned()).collect(),
+        }
+    }
+
+    /// A catalog in the log: all that it names must be registered.
+    pub(crate) fn note_catalog(&self, position: Position, catalog: &Catalog) -> Result<(), OpenError> {
+        for (name, version) in &catalog.procedures {
+            if !self.procedures.iter().any(|p| p.name == name && p.version == *version) {
+                let (name, version) = (name.clone(), *version);
+                return Err(OpenError::MissingProcedure { name, version, position });
+            }
+        }
+        for name in &catalog.tables {
+            if !self.table_names.contains(&name.as_str()) {
+                return Err(OpenError::MissingTable { name: name.clone(), position });
+            }
+        }
+        let mut known = self.catalog.lock().expect("no panic in a short section");
+        match &mut *known {
+            None => *known = Some(catalog.clone()),
+            Some(known) => {
+                for name in catalog.procedures.iter().filter(|n| !known.procedures.contains(n)).cloned().collect::<Vec<_>>()
+                {
+                    known.procedures.push(name);
+                }
+                for name in catalog.tables.iter().filter(|n| !known.tables.contains(n)).cloned().collect::<Vec<_>>() {
+                    known.tables.push(name);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The digest of the newest committed window; at least of all that snapshots see.
+    pub(crate) fn digest(&self) -> Digest {
+        let seen = self.snapshots.tail().previous();
+        let (digest, advanced) = &self.digest;
+        let mut digest = digest.lock().expect("no panic in a short section");
+        // Committing publishes the state first and the digest some microseconds later.
+        while digest.position < seen && self.in_flight.stopped().is_none() {
+            digest = advanced.wait(digest).expect("no panic in a short section");
+        }
+        *digest
+    }
+
+    fn publish_digest(&self, last: Option<Position>, state: u128, replies: u128) {
+        let (digest, advanced) = &self.digest;
+        let mut digest = digest.lock().expect("no panic in a short section");
+        digest.position = last;
+        digest.state = digest.state.wrapping_add(state);
+        digest.replies = digest.replies.wrapping_add(replies);
+        advanced.notify_all();
+    }
+}
+
+/// How far to go.
+pub(crate) enum Until<'a> {
+    /// Up to this tail, then stop.
+    Tail(Position),
+    /// On and on, until told to stop.
+    Stopped(&'a AtomicBool),
+}
+
+/// Threads, window and mode: what a pipeline may choose for itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Config {
+    pub(crate) threads: usize,
+    pub(crate) window: u32,
+    pub(crate) mode: Mode,
+}
+
+/// Called now and then with how far the log was executed, and how far it goes.
+pub(crate) type Progress = Box<dyn Fn(Position, Position) + Send + Sync>;
+
+/// Everything between the log and the tickets.
+pub(crate) struct Pipeline {
+    shared: Arc<Shared>,
+    config: Config,
+    pool: rayon::ThreadPool,
+    drivers: Vec<CachePadded<Mutex<Driver>>>,
+    /// One is executed while the other is prepared.
+    windows: [RwLock<Window>; 2],
+    round: RwLock<Round>,
+    mixer: Mutex<Mixer>,
+    barrier: Barrier,
+    first_violation: FirstViolation,
+    /// What the leader told the drivers about the end of the window at hand.
+    window_end: RwLock<Option<WindowEnd>>,
+    leader: Mutex<Leader>,
+}
+
+/// What a round is about: indexes of windows.
+#[derive(Clone, Copy, Debug, Default)]
+struct Round {
+    execute: Option<usize>,
+    prepare: Option<usize>,
+}
+
+/// What the leader remembers from round to round.
+#[derive(Default)]
+struct Leader {
+    /// The first entry that is in no window yet.
+    next: Position,
+    windows: u64,
+    /// The window that is prepared and mixed.
+    ready: Option<usize>,
+    /// An entry that cannot be executed. Windows end before it.
+    bad_entry: Option<(Position, OpenError)>,
+    /// How many windows are not to be mixed.
+    abstain: u32,
+    abstinence: u32,
+    blocks: Vec<Arc<Block>>,
+    stages: Stages,
+}
+
+/// Adds the time since the last lap to a stage.
+struct Lap(Instant);
+
+impl Lap {
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    fn add_to(&mut self, stage: &mut Duration) {
+        let now = Instant::now();
+        *stage += now - self.0;
+        self.0 = now;
+    }
+}
+
+impl Pipeline {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        workers: Vec<Worker>,
+        config: Config,
+    ) -> Result<Self, rayon::ThreadPoolBuildError> {
+        let driver = |worker| {
+            CachePadded::new(Mutex::new(Driver {
+                worker,
+                replies: Replies::default(),
+                state_digest: 0,
+                stages: Stages::default(),
+            }))
+        };
+        Ok(Self {
+            shared,
+            config,
+            pool: rayon::ThreadPoolBuilder::new()
+                .num_threads(config.threads)
+                .thread_name(|i| format!("mixlog-driver-{i}"))
+                .build()?,
+            drivers: workers.into_iter().map(driver).collect(),
+            windows: [RwLock::new(Window::new()), RwLock::new(Window::new())],
+            round: RwLock::default(),
+            mixer: Mutex::default(),
+            barrier: Barrier::new(config.threads),
+            first_violation: FirstViolation::none(),
+            window_end: RwLock::default(),
+            leader: Mutex::default(),
+        })
+    }
+
+    pub(crate) const fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(crate) const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Executes the log from where the last run ended. Blocks the caller, who does none of the work.
+    ///
+    /// # Errors
+    /// Everything before the error was executed and committed.
+    pub(crate) fn run(
+        &self,
+        log: &dyn SharedLog,
+        until: &Until<'_>,
+        progress: Option<&Progress>,
+    ) -> Result<(), OpenError> {
+        let gate = Gate::new();
+        let outcomes = self.pool.broadcast(|context| {
+            let number = context.index();
+            let outcome = catch_unwind(AssertUnwindSafe(|| {
+                if number == 0 {
+                    return self.lead(log, until, &gate, progress);
+                }
+                let mut passed = 0;
+                while gate.pass(&mut passed) == Call::Round {
+                    self.take_part(number);
+                }
+                Ok(())
+            }));
+            let outcome = outcome.unwrap_or_else(|payload| {
+                // Whoever waits for this driver must not wait for ever.
+                self.barrier.break_up();
+                Err(OpenError::Panicked(panic_message(&*payload).to_owned()))
+            });
+            if number == 0 {
+                gate.open(Call::Stop);
+            }
+            outcome
+        });
+        // A driver that panicked by itself tells more than those that stopped because of it.
+        let mut errors: Vec<_> = outcomes.into_iter().filter_map(Result::err).collect();
+        errors.sort_by_key(|error| matches!(error, OpenError::Panicked(text) if text == BROKEN));
+        errors.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// The leader's loop.
+    fn lead(
+        &self,
+        log: &dyn SharedLog,
+        until: &Until<'_>,
+        gate: &Gate,
+        progress: Option<&Progress>,
+    ) -> Result<(), OpenError> {
+        let mut leader = self.leader.lock().expect("a pipeline that panicked is not run again");
+        let leader = &mut *leader;
+        loop {
+            if let Some(ready) = leader.ready
+                && !self.is_worth_sharing(leader, ready)
+            {
+                leader.ready = None;
+                self.execute_alone(leader, ready);
+                continue;
+            }
+            let slot = leader.ready.map_or(0, |ready| 1 - ready);
+            let loaded = match self.load(leader, log, until, slot) {
+                // What is prepared is executed before the error is told.
+                Err(_) if leader.ready.is_some() => false,
+                loaded => loaded?,
+            };
+            match (leader.ready.take(), loaded) {
+                (None, false) => match until {
+                    Until::Tail(tail) if leader.next >= *tail => return Ok(()),
+                    Until::Tail(tail) => {
+                        return Err(OpenError::BeyondTail { position: tail.previous().unwrap_or_default(), tail: leader.next });
+                    }
+                    Until::Stopped(stop) => {
+                        if stop.load(Ordering::Relaxed) {
+                            return Ok(());
+                        }
+                        log.wait_past(leader.next, Some(LOOK_UP))?;
+                    }
+                },
+                (None, true) if !self.is_worth_mixing(leader, slot) => {
+                    self.decode_alone(leader, slot);
+                    if self.cut_before_bad_entry(leader, slot) {
+                        self.execute_alone(leader, slot);
+                    }
+                }
+                (execute, loaded) => {
+                    let prepare = loaded.then_some(slot);
+                    *self.round.write().expect("no panic between rounds") = Round { execute, prepare };
+                    self.first_violation.reset();
+                    gate.open(Call::Round);
+                    self.take_part(0);
+                    if let Some(slot) = prepare
+                        && self.cut_before_bad_entry(leader, slot)
+                    {
+                        leader.ready = Some(slot);
+                        self.note_mixed(slot);
+                    }
+                }
+            }
+            if let Some(progress) = progress {
+                progress(self.shared.snapshots.tail(), log.tail().tail);
+            }
+        }
+    }
+
+    /// Loads the next window into a slot; tells whether there is one.
+    fn load(
+        &self,
+        leader: &mut Leader,
+        log: &dyn SharedLog,
+        until: &Until<'_>,
+        slot: usize,
+    ) -> Result<bool, OpenError> {
+        let mut lap = Lap::start();
+        let first = leader.next;
+        let mut end = first.plus(u64::from(self.config.window)).min(Position((first.0 / WINDOW_GRID + 1) * WINDOW_GRID));
+        if let Until::Tail(tail) = until {
+            end = end.min(*tail);
+        }
+        if let Some((bad, error)) = &leader.bad_entry {
+            if *bad <= first {
+                return Err(error.clone());
+            }
+            end = end.min(*bad);
+        }
+        let mut loaded = first;
+        leader.blocks.clear();
+        while loaded < end {
+            let Some(block) = log.read(loaded)? else { break };
+            loaded = block.end().min(end);
+            leader.blocks.push(block);
+        }
+        if loaded == first {
+            return Ok(false);
+        }
+        leader.windows += 1;
+        let mut window = self.windows[slot].write().expect("no panic with a window");
+        window.load(leader.windows, first, loaded, &mut leader.blocks);
+        leader.next = loaded;
+        lap.add_to(&mut leader.stages.read);
+        Ok(true)
+    }
+
+    /// Whether the window should be mixed at all.
+    fn is_worth_mixing(&self, leader: &mut Leader, slot: usize) -> bool {
+        match self.config.mode {
+            Mode::Parallel => true,
+            Mode::Sequential => false,
+            Mode::Auto if self.config.threads == 1 => false,
+            Mode::Auto if leader.abstain > 0 => {
+                leader.abstain -= 1;
+                false
+            }
+            Mode::Auto => self.windows[slot].read().expect("no panic with a window").len() >= WORTH_MIXING,
+        }
+    }
+
+    /// Whether the mixed window has work for more than one driver. Where it has not, the next ones most likely
+    /// have not either, and are not even mixed for a while.
+    fn is_worth_sharing(&self, leader: &mut Leader, slot: usize) -> bool {
+        if self.config.mode != Mode::Auto {
+            return true;
+        }
+        let window = self.windows[slot].read().expect("no panic with a window");
+        let plan = window.plan.read().expect("no panic while mixing");
+        if plan.schedule.parallelism() >= WORTH_SHARING {
+            leader.abstinence = 0;
+            return true;
+        }
+        leader.abstinence = (leader.abstinence * 2).clamp(1, LONGEST_ABSTINENCE);
+        leader.abstain = leader.abstinence;
+        false
+    }
+
+    fn note_mixed(&self, slot: usize) {
+        let window = self.windows[slot].read().expect("no panic with a window");
+        let plan = window.plan.read().expect("no panic while mixing");
+        let mut stats = self.shared.stats.lock().expect("no panic in a short section");
+        stats.mixed_windows += 1;
+        stats.mixed_entries += u64::from(plan.schedule.transactions());
+        stats.batches += u64::from(plan.schedule.batches());
+    }
+
+    /// When the prepared window holds an entry that cannot be executed, takes the window back, so that it is
+    /// loaded again without it. Tells whether the window is good.
+    fn cut_before_bad_entry(&self, leader: &mut Leader, slot: usize) -> bool {
+        let window = self.windows[slot].read().expect("no panic with a window");
+        let bad = window.bad_entry.lock().expect("no panic with a bad entry").take();
+        let Some(bad) = bad else { return true };
+        leader.next = window.first();
+        leader.bad_entry = Some(bad);
+        false
+    }
+
+    fn driver(&self, number: usize) -> MutexGuard<'_, Driver> {
+        self.drivers[number].lock().expect("a driver that panicked does not go on")
+    }
+
+    /// One driver's part in a round.
+    fn take_part(&self, number: usize) {
+        let Round { execute, prepare } = *self.round.read().expect("no panic between rounds");
+        let mut lap = Lap::start();
+        let mut driver = self.driver(number);
+        if let Some(slot) = prepare {
+            let window = self.windows[slot].read().expect("no panic with a window");
+            while let Some(chunk) = window.claim_chunk() {
+                prepare::chunk(&self.shared, &window, chunk, Depth::Footprints);
+                lap.add_to(&mut driver.stages.prepare);
+                if window.chunk_done() && window.bad_entry.lock().expect("no panic with a bad entry").is_none() {
+                    prepare::mix(&window, &mut self.mixer.lock().expect("no panic while mixing"));
+                    lap.add_to(&mut driver.stages.mix);
+                }
+            }
+        }
+        let Some(slot) = execute else {
+            self.barrier.wait();
+            lap.add_to(&mut driver.stages.wait);
+            return;
+        };
+        let window = self.windows[slot].read().expect("no panic with a window");
+        driver.replies.clear();
+        parallel::execute(&self.shared, &window, &mut driver, &self.first_violation, self.barrier.broken());
+        lap.add_to(&mut driver.stages.execute);
+        drop(driver);
+        self.barrier.wait();
+        let mut waited = Duration::ZERO;
+        lap.add_to(&mut waited);
+        if number == 0 {
+            let mut verifying = Duration::ZERO;
+            let verified = self.verify(Executed::in_parallel(&window, &self.first_violation));
+            *self.window_end.write().expect("no panic between stages") = Some(self.publish(&verified));
+            lap.add_to(&mut verifying);
+            self.driver(0).stages.verify += verifying;
+        }
+        self.barrier.wait();
+        lap.add_to(&mut waited);
+        let mut driver = self.driver(number);
+        let end = self.window_end.read().expect("no panic between stages").expect("the leader told");
+        self.end_window(&mut driver, &end);
+        lap.add_to(&mut driver.stages.commit);
+        drop(driver);
+        self.barrier.wait();
+        lap.add_to(&mut waited);
+        if number == 0 {
+            self.commit(&window);
+        }
+        let mut driver = self.driver(number);
+        self.acknowledge(&mut driver);
+        lap.add_to(&mut driver.stages.commit);
+        driver.stages.wait += waited;
+    }
+
+    /// Decodes a window that is not going to be mixed.
+    fn decode_alone(&self, leader: &mut Leader, slot: usize) {
+        let mut lap = Lap::start();
+        let window = self.windows[slot].read().expect("no panic with a window");
+        while let Some(chunk) = window.claim_chunk() {
+            prepare::chunk(&self.shared, &window, chunk, Depth::Decode);
+        }
+        lap.add_to(&mut leader.stages.prepare);
+    }
+
+    /// Executes a decoded window while the other drivers wait at the gate, through the same stages.
+    fn execute_alone(&self, leader: &mut Leader, slot: usize) {
+        let mut lap = Lap::start();
+        let window = self.windows[slot].read().expect("no panic with a window");
+        let mut driver = self.driver(0);
+        driver.replies.clear();
+        sequential::execute(&self.shared, &window, &mut driver, Given::Transactions, |_| ());
+        drop(driver);
+        lap.add_to(&mut leader.stages.execute);
+        let verified = self.verify(Executed::one_by_one(&window));
+        let end = self.publish(&verified);
+        lap.add_to(&mut leader.stages.verify);
+        self.end_window(&mut self.driver(0), &end);
+        if window.number.is_multiple_of(64) {
+            // The others changed nothing, but what they keep for snapshots grows old.
+            (1..self.drivers.len()).for_each(|number| self.end_window(&mut self.driver(number), &end));
+        }
+        self.commit(&window);
+        self.acknowledge(&mut self.driver(0));
+        self.shared.stats.lock().expect("no panic in a short section").sequential_windows += 1;
+        lap.add_to(&mut leader.stages.commit);
+    }
+
+    /// Verifies until nothing diverges: a window is replayed at most once, since a replay has no footprints to
+    /// leave.
+    fn verify<'a>(&self, executed: Executed<'a>) -> Verified<'a> {
+        match verify::verify(&executed) {
+            Verdict::Verified(verified) => verified,
+            Verdict::Diverged(diverged) => {
+                let mut drivers: Vec<_> = (0..self.drivers.len()).map(|number| self.driver(number)).collect();
+                let mut violations = Vec::new();
+                let executed = verify::replay(&self.shared, &diverged, &mut drivers, |v| violations.push(v));
+                self.note_replay(&violations);
+                self.verify(executed)
+            }
+        }
+    }
+
+    fn note_replay(&self, violations: &[Violation]) {
+        let mut stats = self.shared.stats.lock().expect("no panic in a short section");
+        stats.replays += 1;
+        stats.violations += violations.len() as u64;
+        for violation in violations {
+            let name = self.shared.procedures.get(violation.procedure).name;
+            stats.last_violation = Some((violation.position.0, name, violation.table));
+            match stats.violations_by_procedure.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, count)) => *count += 1,
+                None => stats.violations_by_procedure.push((name, 1)),
+            }
+        }
+        stats.violations_by_procedure.sort_unstable();
+    }
+
+    /// Lets snapshots see the window. From here on it is not undone.
+    fn publish(&self, verified: &Verified<'_>) -> WindowEnd {
+        let window = verified.window;
+        let oldest_snapshot = self.shared.snapshots.advance(window.end());
+        self.shared.snapshots.if_none_open(|| {
+            for table in self.shared.store.tables() {
+                // SAFETY: the drivers wait for this one, and no snapshot is open.
+                unsafe { table.reclaim() };
+            }
+        });
+        WindowEnd {
+            window: window.number,
+            first: Stamp::of(window.first()),
+            oldest_snapshot: oldest_snapshot.map(Stamp::last_before),
+        }
+    }
+
+    /// A driver's share of the digest, and the end of its versions.
+    fn end_window(&self, driver: &mut Driver, end: &WindowEnd) {
+        for table in self.shared.store.tables() {
+            // SAFETY: between two barriers, or while the others wait at the gate: no transaction runs. `end`
+            // comes from `publish`.
+            unsafe {
+                driver.state_digest = driver.state_digest.wrapping_add(table.digest_window(&mut driver.worker));
+                table.end_window(&mut driver.worker, end);
+            }
+        }
+    }
+
+    /// Adds up what the drivers did.
+    fn commit(&self, window: &Window) {
+        let (mut state, mut replies) = (0u128, 0u128);
+        let mut stats = self.shared.stats.lock().expect("no panic in a short section");
+        for number in 0..self.drivers.len() {
+            let mut driver = self.driver(number);
+            state = state.wrapping_add(std::mem::take(&mut driver.state_digest));
+            replies = replies.wrapping_add(std::mem::take(&mut driver.replies.digest));
+            stats.transactions += std::mem::take(&mut driver.replies.executed);
+            stats.aborts += std::mem::take(&mut driver.replies.aborted);
+            stats.panics += std::mem::take(&mut driver.replies.panicked);
+            stats.stages += std::mem::take(&mut driver.stages);
+        }
+        stats.windows += 1;
+        drop(stats);
+        self.shared.publish_digest(window.end().previous(), state, replies);
+    }
+
+    /// Hands the replies of one driver to those who wait for them.
+    fn acknowledge(&self, driver: &mut Driver) {
+        let in_flight = &self.shared.in_flight;
+        let mut left = 0;
+        driver.replies.deliver(|sequence, position, status, bytes| {
+            left += in_flight.deliver(sequence, position, status, bytes);
+        });
+        in_flight.left(left);
+    }
+}

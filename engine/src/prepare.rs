@@ -1,0 +1,124 @@
+//! The first half of the mixer's work: decode a chunk of entries, ask their procedures for footprints, and find
+//! the rows.
+//!
+//! A row that is not in the cache costs 100 ns or more, and a transaction waits for its rows one after another.
+//! Here the footprints of a whole chunk are known, so their misses overlap: one pass asks the cache for the
+//! index slots, the next reads them and asks for the rows. Nothing is read of the rows themselves, which
+//! transactions of the window before may still be changing.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use mixlog_log::{Entry, Position};
+use mixlog_mixer::{self as mixer, Declared, KeyHash, Mixer};
+
+use crate::entry::{self, Content};
+use crate::error::OpenError;
+use crate::footprint::{Footprint, NOWHERE};
+use crate::pipeline::Shared;
+use crate::window::{CHUNK, Chunk, Prepared, Window};
+
+/// How much of the preparation a window needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// Arguments only: it will run one by one.
+    Decode,
+    /// Footprints and rows too.
+    Footprints,
+}
+
+/// Prepares one chunk of the window.
+pub(crate) fn chunk(shared: &Shared, window: &Window, chunk: u32, depth: Depth) {
+    let mut prepared = window.chunks[chunk as usize].write().expect("no panic with a chunk");
+    prepared.clear();
+    for (position, entry) in window.entries(chunk) {
+        let transaction = match decode(shared, position, entry, &mut prepared, depth) {
+            Ok(transaction) => transaction,
+            Err(error) => {
+                let mut bad = window.bad_entry.lock().expect("no panic with a bad entry");
+                if bad.as_ref().is_none_or(|(first, _)| position < *first) {
+                    *bad = Some((position, error));
+                }
+                return;
+            }
+        };
+        prepared.transactions.push(transaction);
+    }
+    if depth == Depth::Footprints {
+        for access in &mut prepared.accesses {
+            if access.is_row {
+                access.row = shared.store.any(access.table).locate(access.key).unwrap_or(NOWHERE);
+            }
+        }
+    }
+}
+
+fn decode(
+    shared: &Shared,
+    position: Position,
+    entry: Entry<'_>,
+    chunk: &mut Chunk,
+    depth: Depth,
+) -> Result<Prepared, OpenError> {
+    let nothing = |chunk: &Chunk| Prepared {
+        call: None,
+        accesses_end: chunk.accesses.len() as u32,
+        unknown: false,
+        time_us: 0,
+        sequence: None,
+    };
+    let Entry::Data(bytes) = entry else { return Ok(nothing(chunk)) };
+    let bad = |detail: String| OpenError::Entry { position, detail };
+    match entry::decode(bytes).map_err(bad)? {
+        Content::Catalog(catalog) => {
+            shared.note_catalog(position, &catalog)?;
+            Ok(nothing(chunk))
+        }
+        Content::Call { procedure, origin, time_us, arguments } => {
+            let index = shared.procedures.index_of(procedure).ok_or_else(|| {
+                bad(format!("it calls a procedure with id {:08x}, which no catalog names", procedure.0))
+            })?;
+            let registered = shared.procedures.get(index);
+            if chunk.calls.is_empty() {
+                chunk.calls.resize_with(shared.procedures.len(), || None);
+            }
+            let calls = chunk.calls[usize::from(index)].get_or_insert_with(|| registered.calls());
+            let call = calls
+                .push(arguments)
+                .map_err(|error| bad(format!("arguments of procedure {:?}: {error}", registered.name)))?;
+            let mut unknown = false;
+            if depth == Depth::Footprints {
+                let mut footprint = Footprint::new(&shared.store, &mut chunk.accesses, position);
+                // A footprint that panics says nothing; its procedure then runs alone, and speaks for itself.
+                let done = catch_unwind(AssertUnwindSafe(|| calls.footprint(call, &mut footprint)));
+                unknown = done.is_err() || footprint.is_unknown();
+            }
+            Ok(Prepared {
+                call: Some((index, call)),
+                accesses_end: chunk.accesses.len() as u32,
+                unknown,
+                time_us,
+                sequence: (origin.engine == shared.origin).then_some(origin.sequence),
+            })
+        }
+    }
+}
+
+/// The other half: makes the window's schedule. All its chunks are prepared.
+pub(crate) fn mix(window: &Window, mixer: &mut Mixer) {
+    let chunks: Vec<_> = window.chunks[..window.chunk_count() as usize]
+        .iter()
+        .map(|chunk| chunk.read().expect("no panic with a chunk"))
+        .collect();
+    let mut plan = window.plan.write().expect("no panic while mixing");
+    let plan = &mut *plan;
+    let declared = (0..window.len()).map(|t| {
+        let (chunk, index) = (&chunks[(t / CHUNK) as usize], (t % CHUNK) as usize);
+        if chunk.transactions[index].unknown {
+            return Declared::Unknown;
+        }
+        let accesses = chunk.accesses_of(index).iter();
+        Declared::Keys(accesses.map(|a| mixer::Access { key: KeyHash(a.key), mode: a.mode }))
+    });
+    mixer.mix(declared, &mut plan.schedule);
+    plan.release.reset(&plan.schedule);
+}

@@ -1,0 +1,85 @@
+//! What workers remember of the transactions that they ran, until the window is committed.
+
+use mixlog_log::Position;
+
+use crate::digest;
+
+/// How a transaction ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Status {
+    Committed = 1,
+    Aborted = 2,
+    Panicked = 3,
+}
+
+/// One transaction's end.
+#[derive(Clone, Copy, Debug)]
+struct Reply {
+    position: Position,
+    /// The submission of this engine that waits for it, if any.
+    sequence: Option<u64>,
+    status: Status,
+    start: usize,
+}
+
+/// The replies of one worker in one window.
+#[derive(Debug, Default)]
+pub(crate) struct Replies {
+    list: Vec<Reply>,
+    bytes: Vec<u8>,
+    /// The replies' share of the digest.
+    pub(crate) digest: u128,
+    pub(crate) executed: u64,
+    pub(crate) aborted: u64,
+    pub(crate) panicked: u64,
+}
+
+impl Replies {
+    pub(crate) fn clear(&mut self) {
+        self.list.clear();
+        self.bytes.clear();
+        self.digest = 0;
+        self.executed = 0;
+        self.aborted = 0;
+        self.panicked = 0;
+    }
+
+    /// Adds a reply whose bytes `write` appends, telling how the transaction ended; `None` takes the bytes back.
+    #[inline]
+    pub(crate) fn add(
+        &mut self,
+        position: Position,
+        sequence: Option<u64>,
+        write: impl FnOnce(&mut Vec<u8>) -> Option<Status>,
+    ) {
+        let start = self.bytes.len();
+        let Some(status) = write(&mut self.bytes) else {
+            self.bytes.truncate(start);
+            return;
+        };
+        self.digest = self.digest.wrapping_add(digest::of_reply(position, status, &self.bytes[start..]));
+        self.executed += 1;
+        self.aborted += u64::from(status == Status::Aborted);
+        self.panicked += u64::from(status == Status::Panicked);
+        if sequence.is_some() {
+            self.list.push(Reply { position, sequence, status, start });
+        } else {
+            self.bytes.truncate(start);
+        }
+    }
+
+    /// Calls `deliver` with the submission, position, status and bytes of each reply that somebody waits for.
+    ///
+    /// The digest and the counts stay: the leader may be adding them up at this moment or a little later.
+    pub(crate) fn deliver(&mut self, mut deliver: impl FnMut(u64, Position, Status, &[u8])) {
+        let ends = self.list.iter().skip(1).map(|reply| reply.start).chain([self.bytes.len()]);
+        for (reply, end) in self.list.iter().zip(ends) {
+            if let Some(sequence) = reply.sequence {
+                deliver(sequence, reply.position, reply.status, &self.bytes[reply.start..end]);
+            }
+        }
+        self.list.clear();
+        self.bytes.clear();
+    }
+}

@@ -1,0 +1,76 @@
+//! What an engine counts.
+
+use std::time::Duration;
+
+/// Counters since the engine was opened (or the replay was started), replayed entries included.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Transactions executed: calls of procedures, whatever their outcome.
+    pub transactions: u64,
+    /// Transactions whose procedure decided to abort.
+    pub aborts: u64,
+    /// Transactions whose procedure panicked.
+    pub panics: u64,
+    /// Transactions found to touch what they had not declared.
+    pub violations: u64,
+    /// The same by procedure, those without any left out. Unordered runs have the same counts.
+    pub violations_by_procedure: Vec<(&'static str, u64)>,
+    /// The newest violation: position, procedure, table.
+    pub last_violation: Option<(u64, &'static str, &'static str)>,
+    /// Windows that diverged and were replayed one by one.
+    pub replays: u64,
+    /// Windows executed.
+    pub windows: u64,
+    /// Windows executed one by one because that was faster, or asked for; replays are not among them.
+    pub sequential_windows: u64,
+    /// Windows that the mixer saw.
+    pub mixed_windows: u64,
+    /// Entries that the mixer saw.
+    pub mixed_entries: u64,
+    /// Batches that the mixer made of them.
+    pub batches: u64,
+    /// Where the drivers' time went.
+    pub stages: Stages,
+}
+
+/// Time spent in each stage, added up over all drivers; waiting is not included but in `wait`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stages {
+    /// Reading windows from the log.
+    pub read: Duration,
+    /// Decoding, footprints, locating rows.
+    pub prepare: Duration,
+    /// Scheduling.
+    pub mix: Duration,
+    /// Running transactions, and waiting for one to run.
+    pub execute: Duration,
+    /// Verifying, and replaying what diverged.
+    pub verify: Duration,
+    /// Digests, dropping versions, acknowledging.
+    pub commit: Duration,
+    /// Waiting for the other drivers between stages.
+    pub wait: Duration,
+}
+
+impl Stats {
+    /// Work over critical path, in transactions, as the mixer saw it: on how many cores the mixed windows could
+    /// have been kept busy. 1 when nothing was mixed.
+    #[must_use]
+    pub fn parallelism(&self) -> f64 {
+        if self.batches == 0 { 1.0 } else { self.mixed_entries as f64 / self.batches as f64 }
+    }
+}
+
+impl std::ops::AddAssign for Stages {
+    fn add_assign(&mut self, other: Self) {
+        self.read += other.read;
+        self.prepare += other.prepare;
+        self.mix += other.mix;
+        self.execute += other.execute;
+        self.verify += other.verify;
+        self.commit += other.commit;
+        self.wait += other.wait;
+    }
+}

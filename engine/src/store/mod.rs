@@ -1,0 +1,229 @@
+//! Tables in memory: rows in place, their versions, and the indexes that find them.
+//!
+//! This folder, with `tx.rs`, is where all `unsafe` code lives. It rests on three promises, kept elsewhere:
+//! the *guard* (`tx.rs`) lets a transaction touch only what its footprint declared; the *mixer* orders
+//! transactions whose footprints conflict; the *pipeline* lets nobody run a transaction between two windows.
+#![allow(unsafe_code)]
+
+mod arena;
+mod hash_index;
+mod ordered_index;
+mod region;
+pub(crate) mod row;
+pub(crate) mod slab;
+mod table_store;
+
+use std::any::TypeId;
+use std::ptr::NonNull;
+
+pub(crate) use row::Stamp;
+pub(crate) use slab::RowId;
+pub(crate) use table_store::TableStore;
+
+use crate::codec::Codec;
+use crate::table::{Key, Table, TableId, Value};
+
+/// Asks the cache for the line at an address that need not be valid.
+#[inline]
+fn prefetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch is a hint; it never faults and reads nothing.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+/// What to put back when the running transaction fails.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Undo {
+    table: u16,
+    /// Whether the version lies in the transaction's own undo space, not in the window's.
+    within: bool,
+    row: RowId,
+    version: NonNull<()>,
+}
+
+/// The right to be one of the workers: owned by one thread at a time.
+pub(crate) struct Worker {
+    number: usize,
+    /// Counts windows, so that numbers of rows are not used again too early.
+    window: u64,
+    /// Changes of the running transaction, oldest first.
+    undo: Vec<Undo>,
+    scratch: Vec<u8>,
+}
+
+// SAFETY: the undo records point into undo space that belongs to the worker, wherever it runs.
+unsafe impl Send for Worker {}
+
+impl Worker {
+    pub(crate) const fn number(&self) -> usize {
+        self.number
+    }
+
+    const fn window(&self) -> u64 {
+        self.window
+    }
+
+    pub(crate) const fn start_window(&mut self, window: u64) {
+        self.window = window;
+    }
+}
+
+/// What the end of a window means for its versions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WindowEnd {
+    /// The window's number.
+    pub(crate) window: u64,
+    /// The lowest stamp of the window.
+    pub(crate) first: Stamp,
+    /// The newest stamp that the oldest registered snapshot sees.
+    pub(crate) oldest_snapshot: Option<Stamp>,
+}
+
+/// A table without its types.
+pub(crate) trait AnyTable: Send + Sync {
+    fn name(&self) -> &'static str;
+    fn id(&self) -> TableId;
+    /// The type of the `TableStore`.
+    fn types(&self) -> TypeId;
+
+    /// Asks the cache for where the index will look for a key.
+    fn prefetch_index(&self, key_hash: u64);
+    /// The row that the key most likely has, and asks the cache for it. To be compared before use.
+    fn locate(&self, key_hash: u64) -> Option<RowId>;
+
+    /// Puts back one change of the running transaction.
+    ///
+    /// # Safety
+    /// `undo` is a change of this table by the calling worker's running transaction; later ones are put back
+    /// already.
+    unsafe fn roll_back(&self, undo: Undo);
+    /// Empties the transaction's own undo space.
+    fn clear_within(&self, worker: &mut Worker);
+
+    /// Puts all rows back to before the window, for all workers.
+    ///
+    /// # Safety
+    /// No worker runs, and the window was not ended.
+    unsafe fn undo_window(&self);
+    /// What the worker's share of the window changed in the digest.
+    ///
+    /// # Safety
+    /// No worker runs a transaction, and the window was not ended.
+    unsafe fn digest_window(&self, worker: &mut Worker) -> u128;
+    /// Drops or retains the worker's versions, and gives back rows.
+    ///
+    /// # Safety
+    /// No worker runs a transaction; all have digested the window; `end` tells of all registered snapshots.
+    unsafe fn end_window(&self, worker: &mut Worker, end: &WindowEnd);
+    /// Frees what only look-ups of the past could need.
+    ///
+    /// # Safety
+    /// No worker runs, and no snapshot is registered.
+    unsafe fn reclaim(&self);
+    /// The digest of all rows at `at`, from scratch. For registered snapshots.
+    fn digest_at(&self, at: Stamp) -> u128;
+}
+
+/// All tables of an engine.
+pub(crate) struct Store {
+    tables: Vec<Box<dyn AnyTable>>,
+    /// Table numbers by name: a perfect hash, `(id * multiplier) >> shift`.
+    directory: Vec<u16>,
+    multiplier: u64,
+    shift: u32,
+}
+
+/// Makes one table of the store, given its number and the number of workers.
+pub(crate) type MakeTable = Box<dyn FnOnce(u16, usize) -> Box<dyn AnyTable> + Send>;
+
+impl Store {
+    /// The tables, and the right to be each of `workers` workers.
+    pub(crate) fn new(makers: Vec<MakeTable>, workers: usize) -> (Self, Vec<Worker>) {
+        let tables: Vec<_> = (0u16..).zip(makers).map(|(number, make)| make(number, workers)).collect();
+        let (directory, multiplier, shift) = Self::directory(&tables);
+        let worker = |number| Worker { number, window: 0, undo: Vec::new(), scratch: Vec::new() };
+        (Self { tables, directory, multiplier, shift }, (0..workers).map(worker).collect())
+    }
+
+    /// Searches a multiplier without collisions: with four slots a table a few tries are enough.
+    fn directory(tables: &[Box<dyn AnyTable>]) -> (Vec<u16>, u64, u32) {
+        let bits = (tables.len().max(1) * 4).next_power_of_two().trailing_zeros();
+        for multiplier in (1u64..).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1) {
+            let mut directory = vec![0u16; 1 << bits];
+            let mut taken = vec![false; 1 << bits];
+            let free = (0u16..).zip(tables).all(|(number, table)| {
+                let slot = (table.id().0.wrapping_mul(multiplier) >> (64 - bits)) as usize;
+                directory[slot] = number;
+                !std::mem::replace(&mut taken[slot], true)
+            });
+            if free {
+                return (directory, multiplier, 64 - bits);
+            }
+        }
+        unreachable!("distinct ids have a multiplier that tells them apart")
+    }
+
+    /// The rows of `table`.
+    ///
+    /// # Panics
+    /// When the engine was built without the table, or with another one of that name.
+    #[inline]
+    pub(crate) fn table<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        table: &Table<K, V, C>,
+    ) -> &TableStore<K, V, C> {
+        let slot = (table.id().0.wrapping_mul(self.multiplier) >> self.shift) as usize;
+        match self.tables.get(usize::from(self.directory[slot])) {
+            Some(found) if found.id() == table.id() && found.types() == TypeId::of::<TableStore<K, V, C>>() => {
+                let found: *const dyn AnyTable = &raw const **found;
+                // SAFETY: the types were just compared.
+                unsafe { &*found.cast::<TableStore<K, V, C>>() }
+            }
+            found => Self::unknown(table.name(), found.is_some_and(|found| found.id() == table.id())),
+        }
+    }
+
+    #[cold]
+    fn unknown(name: &str, other_types: bool) -> ! {
+        if other_types {
+            panic!("table {name:?} is registered with other types")
+        }
+        panic!("table {name:?} is not registered: name it to Builder::table")
+    }
+
+    #[inline]
+    pub(crate) fn any(&self, number: u16) -> &dyn AnyTable {
+        &*self.tables[usize::from(number)]
+    }
+
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &dyn AnyTable> {
+        self.tables.iter().map(|table| &**table)
+    }
+
+    /// Makes the running transaction's changes stay.
+    #[inline]
+    pub(crate) fn keep_changes(&self, worker: &mut Worker) {
+        for i in 0..worker.undo.len() {
+            let undo = worker.undo[i];
+            if undo.within {
+                self.any(undo.table).clear_within(worker);
+            }
+        }
+        worker.undo.clear();
+    }
+
+    /// Puts back all that the running transaction changed.
+    pub(crate) fn roll_back(&self, worker: &mut Worker) {
+        for i in (0..worker.undo.len()).rev() {
+            let undo = worker.undo[i];
+            // SAFETY: changes are recorded by `TableStore::save` for the running transaction only, and put
+            // back newest first.
+            unsafe { self.any(undo.table).roll_back(undo) };
+        }
+        self.keep_changes(worker);
+    }
+}

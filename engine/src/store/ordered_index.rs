@@ -1,0 +1,96 @@
+//! From a granule, in key order, to the numbers of its rows.
+//!
+//! Each granule has a tree of its own. The schedule keeps writers of a granule apart from its readers and from
+//! each other, so the lock of a tree is there for snapshots only, and transactions never wait for each other
+//! at it.
+
+use std::cell::UnsafeCell;
+use std::collections::BTreeMap;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::sync::{Mutex, RwLock};
+
+use super::hash_index::HashIndex;
+use super::slab::{RowId, Slab, ZeroValid};
+use crate::table::Key;
+
+type Tree<K> = RwLock<BTreeMap<K, RowId>>;
+
+struct Granule<K>(UnsafeCell<MaybeUninit<(u64, Tree<K>)>>);
+
+// SAFETY: `MaybeUninit` is valid whatever its bytes are.
+unsafe impl<K> ZeroValid for Granule<K> {}
+
+/// See the module's documentation.
+pub(crate) struct OrderedIndex<K> {
+    /// From the hash of a granule to its number.
+    directory: HashIndex,
+    granules: Slab<Granule<K>>,
+    /// Numbers whose granules are initialized: all below.
+    count: Mutex<u32>,
+    /// Granule numbers reserved and not used yet.
+    spare: Mutex<Range<u32>>,
+}
+
+// SAFETY: granules are initialized once, before they are published in the directory, and are locks from then on.
+unsafe impl<K: Send + Sync> Sync for OrderedIndex<K> {}
+// SAFETY: it owns its granules.
+unsafe impl<K: Send> Send for OrderedIndex<K> {}
+
+impl<K: Key> OrderedIndex<K> {
+    pub(crate) fn new() -> Self {
+        Self { directory: HashIndex::new(), granules: Slab::new(), count: Mutex::new(0), spare: Mutex::default() }
+    }
+
+    fn granule(&self, number: u32) -> &(u64, Tree<K>) {
+        // SAFETY: numbers come from the directory or from below `count`, both after initialization, and no
+        // mutable reference is made after it.
+        unsafe { (*self.granules.get(number).0.get()).assume_init_ref() }
+    }
+
+    /// The tree of the granule with this hash, if it ever had a row.
+    #[inline]
+    pub(crate) fn tree(&self, granule: u64) -> Option<&Tree<K>> {
+        let number = self.directory.find(granule, |number| self.granule(number).0 == granule)?;
+        Some(&self.granule(number).1)
+    }
+
+    /// The tree of the granule with this hash, made on first use. Only one thread may work on a granule that it
+    /// may have to make: writers of one granule conflict.
+    pub(crate) fn tree_or_new(&self, granule: u64) -> &Tree<K> {
+        if let Some(tree) = self.tree(granule) {
+            return tree;
+        }
+        let mut count = self.count.lock().expect("no panic while a granule is made");
+        let mut spare = self.spare.lock().expect("no panic while a granule is made");
+        if spare.is_empty() {
+            *spare = self.granules.reserve(64);
+        }
+        let number = spare.next().expect("just reserved");
+        assert_eq!(number, *count, "granules are made in order");
+        // SAFETY: the number is new, so nobody else refers to the cell; the directory publishes it below.
+        unsafe { (*self.granules.get(number).0.get()).write((granule, RwLock::default())) };
+        *count += 1;
+        self.directory.insert(granule, number);
+        &self.granule(number).1
+    }
+
+    /// See [`HashIndex::reclaim`].
+    ///
+    /// # Safety
+    /// As there.
+    pub(crate) unsafe fn reclaim(&self) {
+        // SAFETY: the caller's promise covers the directory.
+        unsafe { self.directory.reclaim() };
+    }
+}
+
+impl<K> Drop for OrderedIndex<K> {
+    fn drop(&mut self) {
+        let count = *self.count.get_mut().expect("no panic while a granule is made");
+        for number in 0..count {
+            // SAFETY: below `count` all are initialized, and nobody else is here any more.
+            unsafe { (*self.granules.get(number).0.get()).assume_init_drop() };
+        }
+    }
+}

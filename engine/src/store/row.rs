@@ -1,0 +1,266 @@
+//! A row in place, its version chain, and the latch between writers and snapshots.
+//!
+//! The newest value lies in the row. The first change of a row in a window puts a copy of the old value, a
+//! [`Version`], in front of the row's chain (HyPer's before-images, SIGMOD 2015). So a value whose stamp lies in
+//! the window at hand is never looked at by a snapshot: snapshots end where windows ended, and find what they
+//! need in the chain. What is left to exclude is one moment: a snapshot reads the value in place, having seen
+//! an old stamp, while the window's first change begins. That is what the latch is for, one bit of the stamp,
+//! held for a copy of the value by a snapshot and for two stores by a writer. Later changes in the window take
+//! it only to move the stamp, and transactions that read take none: the schedule keeps them apart from writers.
+
+use std::cell::UnsafeCell;
+use std::mem::MaybeUninit;
+use std::ptr;
+use std::sync::atomic::AtomicBool;
+
+use mixlog_log::Position;
+
+use super::slab::{RowId, ZeroValid};
+use crate::sync::{AtomicU64, Ordering, spin_loop, yield_now};
+
+/// When a row changed: greater stamps are later. The first two mean that nothing was written yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Stamp(u64);
+
+impl Stamp {
+    /// No row is here: the number was never used, or its row was given back.
+    pub(crate) const FREE: Self = Self(0);
+    /// The row exists and has never had a value.
+    pub(crate) const CREATED: Self = Self(1);
+
+    /// The newest change that a snapshot of everything before `tail` sees.
+    #[inline]
+    pub(crate) const fn last_before(tail: Position) -> Self {
+        Self(tail.0 + 1)
+    }
+
+    /// The change made by the entry at `position`.
+    #[inline]
+    pub(crate) const fn of(position: Position) -> Self {
+        Self(position.0 + 2)
+    }
+}
+
+const LATCHED: u64 = 1 << 63;
+
+/// A stamp and the latch in one word.
+pub(crate) struct Latch(AtomicU64);
+
+impl Latch {
+    #[cfg(all(test, loom))]
+    pub(crate) fn new(stamp: Stamp) -> Self {
+        Self(AtomicU64::new(stamp.0))
+    }
+
+    /// The stamp, latched or not.
+    #[inline]
+    pub(crate) fn stamp(&self) -> Stamp {
+        // Relaxed: workers see each other's stamps through the schedule and the barriers; snapshots latch.
+        Stamp(self.0.load(Ordering::Relaxed) & !LATCHED)
+    }
+
+    /// Waits for the latch and takes it. Holders do a bounded amount of work and never wait for anything.
+    #[inline]
+    pub(crate) fn lock(&self) -> Latched<'_> {
+        let mut spins = 0u32;
+        loop {
+            let stamp = self.0.load(Ordering::Relaxed);
+            // Acquire pairs with the Release of the last holder's unlock: its writes are seen.
+            if stamp & LATCHED == 0
+                && self
+                    .0
+                    .compare_exchange(stamp, stamp | LATCHED, Ordering::Acquire, Ordering::Relaxed)
+                    .is_ok()
+            {
+                return Latched { latch: self, stamp: Stamp(stamp) };
+            }
+            spins += 1;
+            if spins.is_multiple_of(128) { yield_now() } else { spin_loop() }
+        }
+    }
+}
+
+/// The latch, held. Dropping it leaves the stamp as it was.
+pub(crate) struct Latched<'a> {
+    latch: &'a Latch,
+    pub(crate) stamp: Stamp,
+}
+
+impl Drop for Latched<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // Release pairs with the Acquire in `lock`.
+        self.latch.0.store(self.stamp.0, Ordering::Release);
+    }
+}
+
+/// What a row held before a window, in a chain from newest to oldest.
+pub(crate) struct Version<V> {
+    pub(crate) row: RowId,
+    /// When this value was written.
+    pub(crate) stamp: Stamp,
+    /// The version before this one; to be followed only when that one is known to be retained.
+    pub(crate) next: *const Self,
+    pub(crate) value: Option<V>,
+}
+
+// SAFETY: `next` points into undo space that outlives every reader that may follow it (see `table_store`).
+unsafe impl<V: Send> Send for Version<V> {}
+
+/// A row. All-zero is a number that was never used.
+#[repr(C)]
+pub(crate) struct Row<K, V> {
+    pub(crate) latch: Latch,
+    /// The hash of the row's unit of conflict: an access must have declared exactly this one, whatever the hash
+    /// of its key or the granule function say now. Written with the key.
+    conflict: UnsafeCell<u64>,
+    chain: UnsafeCell<*const Version<V>>,
+    /// Whether the row stands in a worker's list of rows without a value.
+    pub(crate) listed: AtomicBool,
+    key: UnsafeCell<MaybeUninit<K>>,
+    value: UnsafeCell<MaybeUninit<Option<V>>>,
+}
+
+// SAFETY: a stamp of 0, a null chain, false, and bytes that are not looked at while the stamp is 0.
+unsafe impl<K, V> ZeroValid for Row<K, V> {}
+
+impl<K, V> Row<K, V> {
+    /// Starts a row without a value in a free number.
+    ///
+    /// # Safety
+    /// The stamp is [`Stamp::FREE`], and the caller is the only one who was given the number.
+    pub(crate) unsafe fn create(&self, key: K, conflict: u64) {
+        let mut latched = self.latch.lock();
+        assert_eq!(latched.stamp, Stamp::FREE);
+        // SAFETY: the latch keeps snapshots out, and nobody else knows the number.
+        unsafe {
+            (*self.key.get()).write(key);
+            (*self.value.get()).write(None);
+            *self.conflict.get() = conflict;
+            *self.chain.get() = ptr::null();
+        }
+        self.listed.store(false, Ordering::Relaxed);
+        latched.stamp = Stamp::CREATED;
+    }
+
+    /// Gives the row's number back.
+    ///
+    /// # Safety
+    /// The row exists, has no value, and only snapshots, which latch, may still find it.
+    pub(crate) unsafe fn free(&self) {
+        let mut latched = self.latch.lock();
+        assert_ne!(latched.stamp, Stamp::FREE);
+        // SAFETY: a row that exists has its key and value initialized; the latch keeps snapshots out.
+        unsafe {
+            assert!((*self.value.get()).assume_init_ref().is_none());
+            (*self.key.get()).assume_init_drop();
+        }
+        latched.stamp = Stamp::FREE;
+    }
+
+    /// # Safety
+    /// The row exists, and cannot be given back while the reference lives: the caller is a worker between two ends of
+    /// windows, or holds the latch.
+    #[inline]
+    pub(crate) unsafe fn key(&self) -> &K {
+        // SAFETY: initialized in `create`, dropped in `free`; the caller excludes both.
+        unsafe { (*self.key.get()).assume_init_ref() }
+    }
+
+    /// # Safety
+    /// As [`key`](Self::key).
+    #[inline]
+    pub(crate) unsafe fn conflict(&self) -> u64 {
+        // SAFETY: written only in `create`, which the caller excludes.
+        unsafe { *self.conflict.get() }
+    }
+
+    /// # Safety
+    /// As [`key`](Self::key), and nobody changes the value while the reference lives: the schedule allows the caller to
+    /// read, or the caller holds the latch and saw a stamp before the window at hand.
+    #[inline]
+    pub(crate) unsafe fn value(&self) -> &Option<V> {
+        // SAFETY: initialized since `create`; the caller excludes writers.
+        unsafe { (*self.value.get()).assume_init_ref() }
+    }
+
+    /// # Safety
+    /// As [`key`](Self::key), and the schedule allows the caller, and no one else, to touch the value, whose
+    /// stamp lies in the window at hand.
+    #[inline]
+    #[expect(clippy::mut_from_ref, reason = "exclusion is the schedule's work, not the borrow checker's")]
+    pub(crate) unsafe fn value_mut(&self) -> &mut Option<V> {
+        // SAFETY: initialized since `create`; the caller excludes everybody else, snapshots by the stamp.
+        unsafe { (*self.value.get()).assume_init_mut() }
+    }
+
+    /// # Safety
+    /// The caller holds the latch, or is the only writer and reads only.
+    #[inline]
+    pub(crate) unsafe fn chain(&self) -> *const Version<V> {
+        // SAFETY: changed under the latch only, by the one writer.
+        unsafe { *self.chain.get() }
+    }
+
+    /// # Safety
+    /// The caller holds the latch.
+    #[inline]
+    pub(crate) unsafe fn set_chain(&self, chain: *const Version<V>) {
+        // SAFETY: under the latch.
+        unsafe { *self.chain.get() = chain };
+    }
+}
+
+#[cfg(all(test, loom))]
+#[expect(clippy::undocumented_unsafe_blocks, reason = "loom's cells report every race themselves")]
+mod loom_tests {
+    use loom::cell::UnsafeCell;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::{Latch, Position, Stamp};
+
+    struct Cell {
+        latch: Latch,
+        value: UnsafeCell<u64>,
+        before: UnsafeCell<u64>,
+    }
+
+    /// A snapshot at an earlier position reads while the window's first writer and then a second one change the
+    /// row in place: it sees the old value, and loom sees no race on the value.
+    #[test]
+    fn loom_latch_snapshot_and_writers_of_a_window_never_race() {
+        loom::model(|| {
+            let old = Stamp::of(Position(0));
+            let cell = Arc::new(Cell {
+                latch: Latch::new(old),
+                value: UnsafeCell::new(10),
+                before: UnsafeCell::new(0),
+            });
+            let writer = {
+                let cell = Arc::clone(&cell);
+                thread::spawn(move || {
+                    // First change in the window: save, latch, move the stamp.
+                    let copy = cell.value.with(|v| unsafe { *v });
+                    cell.before.with_mut(|b| unsafe { *b = copy });
+                    cell.latch.lock().stamp = Stamp::of(Position(1));
+                    cell.value.with_mut(|v| unsafe { *v = 11 });
+                    // Next transaction of the same window.
+                    cell.latch.lock().stamp = Stamp::of(Position(2));
+                    cell.value.with_mut(|v| unsafe { *v = 12 });
+                })
+            };
+            for _ in 0..2 {
+                let latched = cell.latch.lock();
+                let seen = if latched.stamp <= old {
+                    cell.value.with(|v| unsafe { *v })
+                } else {
+                    cell.before.with(|b| unsafe { *b })
+                };
+                drop(latched);
+                assert_eq!(seen, 10);
+            }
+            writer.join().unwrap();
+        });
+    }
+}

@@ -1,0 +1,576 @@
+//! The rows of one table: index, slab, and each worker's undo space.
+//!
+//! Who may touch what, and when:
+//!
+//! * *In a window* a worker changes rows as the schedule allows, and its own [`Local`].
+//! * *Between two windows* all workers meet at barriers. There the versions of the window are either put back
+//!   (divergence) or digested, and then dropped or retained; rows that ended up without a value are given back.
+//! * *Snapshots* read at any moment, latching each row that they look at. They are registered, and what a
+//!   registered one may need is retained.
+//!
+//! A number given back is not used again before the second window after: a worker may have located the row for
+//! the next window already. It finds [`Stamp::FREE`] there, and looks the key up again.
+
+use std::any::TypeId;
+use std::cell::UnsafeCell;
+use std::collections::VecDeque;
+use std::ops::{Bound, Range, RangeBounds};
+use std::ptr::{self, NonNull};
+use std::sync::atomic::Ordering;
+
+use crossbeam_utils::CachePadded;
+use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
+
+use super::arena::Arena;
+use super::hash_index::HashIndex;
+use super::ordered_index::OrderedIndex;
+use super::row::{Row, Stamp, Version};
+use super::slab::{RowId, Slab};
+use super::{AnyTable, Undo, WindowEnd, Worker};
+use crate::codec::Codec;
+use crate::table::{Conflicts, Key, Table, TableId, Value};
+
+/// How many row numbers a worker takes at once.
+const NUMBERS: u32 = 64;
+
+enum Index<K> {
+    Hash(HashIndex),
+    Ordered(Box<OrderedIndex<K>>),
+}
+
+/// What a worker keeps of a table.
+struct Local<V> {
+    /// The first changes of rows in this window.
+    versions: Arena<Version<V>>,
+    /// Rows that the window had changed before, as they were before the running transaction.
+    within: Arena<Version<V>>,
+    /// Versions of earlier windows that a snapshot may need, with the window's first stamp.
+    retained: VecDeque<(Stamp, Arena<Version<V>>)>,
+    /// Empty arenas for reuse.
+    spare: Vec<Arena<Version<V>>>,
+    numbers: Range<RowId>,
+    /// Numbers given back, with the window in which that was; oldest first.
+    free: VecDeque<(u64, RowId)>,
+    /// Rows without a value that a snapshot may need, or that were not looked at yet.
+    absent: VecDeque<RowId>,
+}
+
+/// See the module's documentation.
+pub(crate) struct TableStore<K, V, C> {
+    name: &'static str,
+    number: u16,
+    id: TableId,
+    pub(crate) conflicts: Conflicts<K>,
+    domain: TableId,
+    rows: Slab<Row<K, V>>,
+    index: Index<K>,
+    locals: Box<[CachePadded<UnsafeCell<Local<V>>>]>,
+    codec: std::marker::PhantomData<fn() -> C>,
+}
+
+// SAFETY: rows and locals are shared under the rules above; `K` and `V` may themselves be shared and sent.
+unsafe impl<K: Key, V: Value, C> Sync for TableStore<K, V, C> {}
+// SAFETY: it owns its rows.
+unsafe impl<K: Key, V: Value, C> Send for TableStore<K, V, C> {}
+
+impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
+    pub(crate) fn new(table: &Table<K, V, C>, number: u16, workers: usize) -> Self {
+        let local = |_| {
+            CachePadded::new(UnsafeCell::new(Local {
+                versions: Arena::new(),
+                within: Arena::new(),
+                retained: VecDeque::new(),
+                spare: Vec::new(),
+                numbers: 0..0,
+                free: VecDeque::new(),
+                absent: VecDeque::new(),
+            }))
+        };
+        let domain = match table.conflicts() {
+            // A domain and a table of one name must not share granules by accident.
+            Conflicts::Grouped { domain, .. } => TableId(TableId::of(domain).0 ^ 0x5bd1_e995_9bd1_e995),
+            Conflicts::Rows | Conflicts::Watched(_) => TableId(!table.id().0),
+        };
+        Self {
+            name: table.name(),
+            number,
+            id: table.id(),
+            conflicts: table.conflicts(),
+            domain,
+            rows: Slab::new(),
+            index: if table.is_ordered() {
+                Index::Ordered(Box::new(OrderedIndex::new()))
+            } else {
+                Index::Hash(HashIndex::new())
+            },
+            locals: (0..workers).map(local).collect(),
+            codec: std::marker::PhantomData,
+        }
+    }
+
+    pub(crate) const fn number(&self) -> u16 {
+        self.number
+    }
+
+    #[inline]
+    pub(crate) fn key_hash(&self, key: &K) -> u64 {
+        self.id.hash(key)
+    }
+
+    /// The hash of a granule, by its number.
+    #[inline]
+    pub(crate) fn granule_hash(&self, granule: u64) -> u64 {
+        self.domain.hash(&granule)
+    }
+
+    #[inline]
+    pub(crate) fn row(&self, id: RowId) -> &Row<K, V> {
+        self.rows.get(id)
+    }
+
+    /// The row of the key. For workers, in a window.
+    #[inline]
+    pub(crate) fn find(&self, key: &K, key_hash: u64) -> Option<RowId> {
+        match &self.index {
+            Index::Hash(index) => index.find(key_hash, |id| {
+                // SAFETY: rows in the index exist, and are given back between windows only.
+                unsafe { self.row(id).key() == key }
+            }),
+            Index::Ordered(index) => {
+                let tree = index.tree(self.granule_of(key))?;
+                tree.read().expect("no panic under the lock of a tree").get(key).copied()
+            }
+        }
+    }
+
+    /// The hash of the granule that the key lies in.
+    #[inline]
+    pub(crate) fn granule_of(&self, key: &K) -> u64 {
+        match self.conflicts {
+            Conflicts::Rows => self.domain.0,
+            Conflicts::Watched(granule) | Conflicts::Grouped { granule, .. } => self.granule_hash(granule(key)),
+        }
+    }
+
+    #[inline]
+    #[expect(clippy::mut_from_ref, reason = "a worker's local is its own")]
+    fn local(&self, worker: &mut Worker) -> &mut Local<V> {
+        // SAFETY: a `Worker` is unique (its constructor's contract) and borrowed mutably, so nobody else is in
+        // its local; the methods of `AnyTable` that visit all locals run while no worker runs.
+        unsafe { &mut *self.locals[worker.number()].get() }
+    }
+
+    /// Makes a row without a value. The caller may write the key's unit of conflict, and it is not in the index.
+    pub(crate) fn create(&self, worker: &mut Worker, key: K, key_hash: u64, conflict: u64) -> RowId {
+        let window = worker.window();
+        let local = self.local(worker);
+        let id = match local.free.front() {
+            Some(&(given_back, id)) if given_back + 2 <= window => {
+                local.free.pop_front();
+                id
+            }
+            _ => local.numbers.next().unwrap_or_else(|| {
+                local.numbers = self.rows.reserve(NUMBERS);
+                local.numbers.next().expect("just reserved")
+            }),
+        };
+        let in_index = matches!(self.index, Index::Ordered(_)).then(|| key.clone());
+        // SAFETY: the number is this worker's alone; it is either new or was freed two windows ago.
+        unsafe { self.row(id).create(key, conflict) };
+        match (&self.index, in_index) {
+            (Index::Hash(index), _) => index.insert(key_hash, id),
+            (Index::Ordered(index), Some(key)) => {
+                let tree = index.tree_or_new(self.granule_of(&key));
+                tree.write().expect("no panic under the lock of a tree").insert(key, id);
+            }
+            (Index::Ordered(_), None) => unreachable!("the key was cloned"),
+        }
+        id
+    }
+
+    /// Makes the row's value this transaction's to change: saves what it was, once per transaction, and hides
+    /// it from snapshots, once per window.
+    ///
+    /// # Safety
+    /// The schedule allows the worker, alone, to write the row in the window that starts at `window`, for the
+    /// transaction `me`.
+    #[inline]
+    pub(crate) unsafe fn save(&self, worker: &mut Worker, id: RowId, window: Stamp, me: Stamp) {
+        let row = self.row(id);
+        let stamp = row.latch.stamp();
+        if stamp == me {
+            return;
+        }
+        // SAFETY: the caller may read the row.
+        let value = unsafe { row.value().clone() };
+        // SAFETY: only the caller, the one writer, changes the chain.
+        let next = unsafe { row.chain() };
+        let version = Version { row: id, stamp, next, value };
+        let local = self.local(worker);
+        let first = stamp < window;
+        let version = if first { local.versions.push(version) } else { local.within.push(version) };
+        let mut latched = row.latch.lock();
+        if first {
+            // SAFETY: under the latch.
+            unsafe { row.set_chain(version.as_ptr()) };
+        }
+        latched.stamp = me;
+        drop(latched);
+        worker.undo.push(Undo { table: self.number, within: !first, row: id, version: version.cast() });
+    }
+
+    /// The rows of `range` that have a value, in key order. For workers, in a window; `range` lies in the
+    /// granule with this hash.
+    pub(crate) fn range<'a, R: RangeBounds<K>>(
+        &'a self,
+        granule: u64,
+        range: &R,
+    ) -> impl DoubleEndedIterator<Item = RowId> + use<'a, K, V, C, R> {
+        let Index::Ordered(index) = &self.index else {
+            panic!("table {} is not ordered: ranges need `Table::ordered`", self.name)
+        };
+        // A backwards range is empty, not a panic.
+        let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
+        let empty = match (&bounds.0, &bounds.1) {
+            (Bound::Included(from), Bound::Included(to)) => from > to,
+            (Bound::Included(from) | Bound::Excluded(from), Bound::Excluded(to))
+            | (Bound::Excluded(from), Bound::Included(to)) => from >= to,
+            _ => false,
+        };
+        let tree = if empty { None } else { index.tree(granule) };
+        Rows { cursor: tree.map(|tree| Cursor { tree, bounds }) }
+            .filter(|&id| {
+                // SAFETY: the schedule allows the caller to read the granule's rows.
+                unsafe { self.row(id).value().is_some() }
+            })
+    }
+
+    fn digest_value(key: &K, value: &V, table: TableId, scratch: &mut Vec<u8>) -> u128 {
+        let seed = C::with_bytes(key, scratch, |bytes| xxh3_64_with_seed(bytes, table.0));
+        C::with_bytes(value, scratch, |bytes| xxh3_128_with_seed(bytes, seed))
+    }
+
+    /// Calls `see` with what the row with this number held at `at`, if anything.
+    fn at<R>(&self, id: RowId, at: Stamp, see: impl FnOnce(&K, &V) -> R) -> Option<R> {
+        let row = self.row(id);
+        let latched = row.latch.lock();
+        if latched.stamp == Stamp::FREE {
+            return None;
+        }
+        // SAFETY: the row exists, and the latch keeps it from being given back.
+        let key = unsafe { row.key() };
+        if latched.stamp <= at {
+            // SAFETY: the stamp lies before the window at hand, so a writer must take the latch first.
+            return unsafe { row.value() }.as_ref().map(|value| see(key, value));
+        }
+        // SAFETY: under the latch.
+        let mut version = unsafe { row.chain() };
+        loop {
+            // SAFETY: versions of windows after a registered snapshot are retained, and the chain is followed
+            // only while the newer neighbour is later than the snapshot.
+            let Some(v) = (unsafe { version.as_ref() }) else {
+                unreachable!("a chain ends in a version that is older than any snapshot")
+            };
+            if v.stamp <= at {
+                return v.value.as_ref().map(|value| see(key, value));
+            }
+            version = v.next;
+        }
+    }
+
+    /// The value of the key at `at`. For registered snapshots.
+    pub(crate) fn get_at(&self, key: &K, at: Stamp) -> Option<V> {
+        match &self.index {
+            Index::Hash(index) => {
+                let mut value = None;
+                index.find(self.key_hash(key), |id| {
+                    self.at(id, at, |k, v| (k == key).then(|| value = Some(v.clone()))).flatten().is_some()
+                });
+                value
+            }
+            Index::Ordered(index) => {
+                let tree = index.tree(self.granule_of(key))?;
+                let tree = tree.read().expect("no panic under the lock of a tree");
+                self.at(*tree.get(key)?, at, |_, value| value.clone())
+            }
+        }
+    }
+
+    /// All rows at `at`, in no order. For registered snapshots.
+    pub(crate) fn for_each_at(&self, at: Stamp, mut see: impl FnMut(&K, &V)) {
+        for id in 0..self.rows.len() {
+            if let Some((key, value)) = self.at(id, at, |key, value| (key.clone(), value.clone())) {
+                see(&key, &value);
+            }
+        }
+    }
+
+    /// The rows of a granule within `range` at `at`, in key order. For registered snapshots.
+    pub(crate) fn range_at(&self, granule: u64, range: impl RangeBounds<K>, at: Stamp) -> Vec<(K, V)> {
+        let Index::Ordered(index) = &self.index else {
+            panic!("table {} is not ordered: ranges need `Table::ordered`", self.name)
+        };
+        let Some(tree) = index.tree(self.granule_hash(granule)) else { return Vec::new() };
+        let tree = tree.read().expect("no panic under the lock of a tree");
+        tree.range(range)
+            .filter_map(|(_, &id)| self.at(id, at, |key, value| (key.clone(), value.clone())))
+            .collect()
+    }
+
+    /// Takes a row without a value out of the index and gives its number back.
+    ///
+    /// # Safety
+    /// No worker runs a transaction, and no registered snapshot needs the row.
+    unsafe fn give_back(&self, id: RowId) {
+        let row = self.row(id);
+        // SAFETY: the row exists, and this is the only thread that gives it back: it stands in one list.
+        let key = unsafe { row.key() };
+        match &self.index {
+            Index::Hash(index) => index.remove(self.key_hash(key), id),
+            Index::Ordered(index) => {
+                let tree = index.tree(self.granule_of(key)).expect("the row's granule");
+                let removed = tree.write().expect("no panic under the lock of a tree").remove(key);
+                assert_eq!(removed, Some(id));
+            }
+        }
+        // SAFETY: no value (the caller looked), and from here on only latching snapshots may know it.
+        unsafe { row.free() };
+    }
+}
+
+struct Cursor<'a, K> {
+    tree: &'a std::sync::RwLock<std::collections::BTreeMap<K, RowId>>,
+    bounds: (Bound<K>, Bound<K>),
+}
+
+/// Row numbers of a range. Finds each key anew, so that no lock is held between two rows.
+struct Rows<'a, K> {
+    cursor: Option<Cursor<'a, K>>,
+}
+
+impl<K: Key> Iterator for Rows<'_, K> {
+    type Item = RowId;
+
+    fn next(&mut self) -> Option<RowId> {
+        let Cursor { tree, bounds } = self.cursor.as_mut()?;
+        let tree = tree.read().expect("no panic under the lock of a tree");
+        match tree.range((bounds.0.as_ref(), bounds.1.as_ref())).next() {
+            Some((key, &id)) => {
+                bounds.0 = Bound::Excluded(key.clone());
+                drop(tree);
+                self.narrow();
+                Some(id)
+            }
+            None => {
+                drop(tree);
+                self.cursor = None;
+                None
+            }
+        }
+    }
+}
+
+impl<K: Key> DoubleEndedIterator for Rows<'_, K> {
+    fn next_back(&mut self) -> Option<RowId> {
+        let Cursor { tree, bounds } = self.cursor.as_mut()?;
+        let tree = tree.read().expect("no panic under the lock of a tree");
+        match tree.range((bounds.0.as_ref(), bounds.1.as_ref())).next_back() {
+            Some((key, &id)) => {
+                bounds.1 = Bound::Excluded(key.clone());
+                drop(tree);
+                self.narrow();
+                Some(id)
+            }
+            None => {
+                drop(tree);
+                self.cursor = None;
+                None
+            }
+        }
+    }
+}
+
+impl<K: Key> Rows<'_, K> {
+    /// Ends the iteration when nothing can lie between the bounds any more: `BTreeMap::range` would panic.
+    fn narrow(&mut self) {
+        if let Some(Cursor { bounds, .. }) = &self.cursor {
+            let done = match (&bounds.0, &bounds.1) {
+                (Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) => from >= to,
+                (Bound::Included(from), Bound::Excluded(to)) => from >= to,
+                _ => false,
+            };
+            if done {
+                self.cursor = None;
+            }
+        }
+    }
+}
+
+impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn id(&self) -> TableId {
+        self.id
+    }
+
+    fn types(&self) -> TypeId {
+        TypeId::of::<Self>()
+    }
+
+    #[inline]
+    fn prefetch_index(&self, key_hash: u64) {
+        if let Index::Hash(index) = &self.index {
+            index.prefetch(key_hash);
+        }
+    }
+
+    #[inline]
+    fn locate(&self, key_hash: u64) -> Option<RowId> {
+        let Index::Hash(index) = &self.index else { return None };
+        let id = index.find(key_hash, |_| true)?;
+        self.rows.prefetch(id, size_of::<Row<K, V>>().div_ceil(64).min(6));
+        Some(id)
+    }
+
+    unsafe fn roll_back(&self, undo: Undo) {
+        let row = self.row(undo.row);
+        let version = undo.version.cast::<Version<V>>();
+        // SAFETY: the caller's promise: the worker wrote the row in the running transaction, and `save` made
+        // the version, in an arena that was not cleared since.
+        unsafe { row.value_mut().clone_from(&version.as_ref().value) };
+    }
+
+    fn clear_within(&self, worker: &mut Worker) {
+        self.local(worker).within.clear();
+    }
+
+    unsafe fn undo_window(&self) {
+        for local in &self.locals {
+            // SAFETY: no worker runs, says the caller.
+            let local = unsafe { &mut *local.get() };
+            for mut version in local.versions.iter() {
+                // SAFETY: in the arena, and nobody else looks at undo space of this window: snapshots are older
+                // and latch the row before they follow its chain.
+                let version = unsafe { version.as_mut() };
+                let row = self.row(version.row);
+                let mut latched = row.latch.lock();
+                // SAFETY: under the latch, and no worker runs.
+                unsafe {
+                    *row.value_mut() = version.value.take();
+                    row.set_chain(version.next);
+                }
+                latched.stamp = version.stamp;
+                drop(latched);
+                // SAFETY: no worker runs.
+                if unsafe { row.value().is_none() } && !row.listed.swap(true, Ordering::Relaxed) {
+                    local.absent.push_back(version.row);
+                }
+            }
+            local.versions.clear();
+            local.within.clear();
+        }
+    }
+
+    unsafe fn digest_window(&self, worker: &mut Worker) -> u128 {
+        let mut scratch = std::mem::take(&mut worker.scratch);
+        let mut sum = 0u128;
+        for version in self.local(worker).versions.iter() {
+            // SAFETY: in the arena; nobody writes to it between windows.
+            let version = unsafe { version.as_ref() };
+            let row = self.row(version.row);
+            // SAFETY: no worker runs a transaction, so rows change no more, and are not given back yet.
+            let (key, value) = unsafe { (row.key(), row.value()) };
+            if let Some(after) = value {
+                sum = sum.wrapping_add(Self::digest_value(key, after, self.id, &mut scratch));
+            }
+            if let Some(before) = &version.value {
+                sum = sum.wrapping_sub(Self::digest_value(key, before, self.id, &mut scratch));
+            }
+        }
+        worker.scratch = scratch;
+        sum
+    }
+
+    unsafe fn end_window(&self, worker: &mut Worker, end: &WindowEnd) {
+        let local = self.local(worker);
+        for version in local.versions.iter() {
+            // SAFETY: in the arena; nobody writes to it between windows.
+            let id = unsafe { version.as_ref() }.row;
+            let row = self.row(id);
+            // SAFETY: no worker runs a transaction. Another worker may give the row back at this moment, which
+            // leaves its value, `None`, alone; then it is listed.
+            if unsafe { row.value().is_none() } && !row.listed.swap(true, Ordering::Relaxed) {
+                local.absent.push_back(id);
+            }
+        }
+        if !local.versions.is_empty() && end.oldest_snapshot.is_some_and(|oldest| oldest < end.first) {
+            let fresh = local.spare.pop().unwrap_or_else(Arena::new);
+            local.retained.push_back((end.first, std::mem::replace(&mut local.versions, fresh)));
+        } else {
+            local.versions.clear();
+        }
+        while let Some((first, _)) = local.retained.front()
+            && end.oldest_snapshot.is_none_or(|oldest| oldest >= *first)
+        {
+            let (_, mut arena) = local.retained.pop_front().expect("looked at");
+            arena.clear();
+            if local.spare.len() < 4 {
+                local.spare.push(arena);
+            }
+        }
+        while let Some(&id) = local.absent.front() {
+            let row = self.row(id);
+            // SAFETY: no worker runs a transaction.
+            if unsafe { row.value().is_some() } {
+                row.listed.store(false, Ordering::Relaxed);
+            } else if end.oldest_snapshot.is_none_or(|oldest| row.latch.stamp() <= oldest) {
+                // SAFETY: no value, no snapshot from before it was gone, and this list is the only one it is in.
+                unsafe { self.give_back(id) };
+                local.free.push_back((end.window, id));
+            } else {
+                break;
+            }
+            local.absent.pop_front();
+        }
+    }
+
+    unsafe fn reclaim(&self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match &self.index {
+                Index::Hash(index) => index.reclaim(),
+                Index::Ordered(index) => index.reclaim(),
+            }
+        }
+    }
+
+    fn digest_at(&self, at: Stamp) -> u128 {
+        let (mut sum, mut scratch) = (0u128, Vec::new());
+        self.for_each_at(at, |key, value| {
+            sum = sum.wrapping_add(Self::digest_value(key, value, self.id, &mut scratch));
+        });
+        sum
+    }
+}
+
+impl<K, V, C> Drop for TableStore<K, V, C> {
+    fn drop(&mut self) {
+        if !std::mem::needs_drop::<K>() && !std::mem::needs_drop::<V>() {
+            return;
+        }
+        for id in 0..self.rows.len() {
+            let row = self.rows.get(id);
+            if row.latch.stamp() != Stamp::FREE {
+                // SAFETY: the row exists, and nobody else is here any more.
+                unsafe {
+                    ptr::drop_in_place(row.value_mut());
+                    ptr::drop_in_place(ptr::from_ref(row.key()).cast_mut());
+                }
+            }
+        }
+    }
+}
+
+const _: () = assert!(size_of::<NonNull<()>>() == 8, "undo records assume 64-bit pointers");

@@ -1,0 +1,152 @@
+//! Typed descriptions of tables.
+
+use std::hash::{BuildHasher, Hash};
+use std::marker::PhantomData;
+
+use foldhash::quality::FixedState;
+
+use crate::codec::{Fixed, Serde};
+
+/// What a key must be: any ordinary value type. Equal keys must hash equally, as ever.
+pub trait Key: Clone + Eq + Ord + Hash + Send + Sync + 'static {}
+impl<T: Clone + Eq + Ord + Hash + Send + Sync + 'static> Key for T {}
+
+/// What a row must be: any ordinary value type. It is cloned once per change, for undo.
+pub trait Value: Clone + Send + Sync + 'static {}
+impl<T: Clone + Send + Sync + 'static> Value for T {}
+
+/// The description of a table of rows `V` found by keys `K`; the rows themselves live in an engine.
+///
+/// Make it a constant, name it to [`Builder::table`](crate::Builder::table), and use it in procedures:
+///
+/// ```
+/// use mixlog_engine::Table;
+/// const ACCOUNTS: Table<u64, i64> = Table::new("accounts");
+/// ```
+///
+/// Units of conflict: by default every row is its own. [`grouped`](Self::grouped) makes whole groups of rows
+/// the unit, which suits rows whose keys a procedure cannot know from its arguments, and
+/// [`watched`](Self::watched) keeps rows apart but lets a procedure read all rows of a group.
+pub struct Table<K, V, C = Serde> {
+    name: &'static str,
+    conflicts: Conflicts<K>,
+    ordered: bool,
+    types: PhantomData<fn() -> (V, C)>,
+}
+
+/// The group of rows that a key belongs to.
+pub(crate) type Granule<K> = fn(&K) -> u64;
+
+/// What conflicts with what in a table.
+pub(crate) enum Conflicts<K> {
+    /// Each row is a unit.
+    Rows,
+    /// Each row is a unit, and groups can be read as a whole.
+    Watched(Granule<K>),
+    /// Each group is a unit, shared by all tables of the domain.
+    Grouped { domain: &'static str, granule: Granule<K> },
+}
+
+impl<K> Clone for Conflicts<K> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<K> Copy for Conflicts<K> {}
+
+impl<K, V, C> Clone for Table<K, V, C> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<K, V, C> Copy for Table<K, V, C> {}
+
+impl<K, V> Table<K, V, Serde> {
+    /// A table whose keys and rows are serde types.
+    #[must_use]
+    pub const fn new(name: &'static str) -> Self {
+        Self { name, conflicts: Conflicts::Rows, ordered: false, types: PhantomData }
+    }
+}
+
+impl<K, V> Table<K, V, Fixed> {
+    /// A table whose keys and rows are plain fixed-size types without padding
+    /// (zerocopy's `IntoBytes + Immutable`): their digests cost nothing to encode.
+    #[must_use]
+    pub const fn fixed(name: &'static str) -> Self {
+        Self { name, conflicts: Conflicts::Rows, ordered: false, types: PhantomData }
+    }
+}
+
+impl<K, V, C> Table<K, V, C> {
+    /// Rows conflict one by one, and a procedure may also read all rows of a granule
+    /// ([`Footprint::read_granule`](crate::Footprint::read_granule)), which conflicts with every change of one
+    /// of them. `granule` must be a pure function.
+    ///
+    /// Cost: every declared write carries one more key for the mixer.
+    #[must_use]
+    pub const fn watched(self, granule: fn(&K) -> u64) -> Self {
+        Self { conflicts: Conflicts::Watched(granule), ..self }
+    }
+
+    /// The granule, not the row, is the unit of conflict: a procedure declares granules and may touch any row
+    /// in them. Tables that name one `domain` share their granules, so that one declaration covers rows of all.
+    /// `granule` must be a pure function.
+    #[must_use]
+    pub const fn grouped(self, domain: &'static str, granule: fn(&K) -> u64) -> Self {
+        Self { conflicts: Conflicts::Grouped { domain, granule }, ..self }
+    }
+
+    /// Keeps the keys of each granule in order, for [`Tx::range`](crate::Tx::range),
+    /// [`first`](crate::Tx::first) and [`last`](crate::Tx::last).
+    ///
+    /// # Panics
+    /// At compile time, for a table that is not [`grouped`](Self::grouped).
+    #[must_use]
+    pub const fn ordered(self) -> Self {
+        assert!(matches!(self.conflicts, Conflicts::Grouped { .. }), "an ordered table must be grouped");
+        Self { ordered: true, ..self }
+    }
+
+    /// The table's name, its identity.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub(crate) const fn id(&self) -> TableId {
+        TableId::of(self.name)
+    }
+
+    pub(crate) const fn conflicts(&self) -> Conflicts<K> {
+        self.conflicts
+    }
+
+    pub(crate) const fn is_ordered(&self) -> bool {
+        self.ordered
+    }
+}
+
+/// A table's name as a number, known at compile time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TableId(pub(crate) u64);
+
+impl TableId {
+    /// FNV-1a, 64 bits.
+    pub(crate) const fn of(name: &str) -> Self {
+        let bytes = name.as_bytes();
+        let mut hash = 0xcbf2_9ce4_8422_2325u64;
+        let mut i = 0;
+        while i < bytes.len() {
+            hash = (hash ^ bytes[i] as u64).wrapping_mul(0x0100_0000_01b3);
+            i += 1;
+        }
+        Self(hash)
+    }
+
+    /// The hash of a key of this table (or a granule of this domain): what footprints and indexes go by.
+    #[inline]
+    pub(crate) fn hash<K: Hash>(self, key: &K) -> u64 {
+        FixedState::with_seed(self.0).hash_one(key)
+    }
+}

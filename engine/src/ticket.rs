@@ -1,0 +1,282 @@
+//! Tickets: how the outcome of a transaction travels from the worker that ran it to whoever submitted it.
+
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use mixlog_log::Position;
+use thiserror::Error;
+
+use crate::codec;
+use crate::procedure::Procedure;
+use crate::reply::Status;
+use crate::sync::{Condvar, Mutex};
+
+/// How a transaction ended, at its position in the log. The same on every replica.
+#[derive(Debug)]
+pub enum Outcome<P: Procedure> {
+    /// Its changes are there, as durable as the log promises.
+    Committed {
+        /// Where it stands in the log.
+        position: Position,
+        /// What the procedure returned.
+        output: P::Output,
+    },
+    /// The procedure decided to abort; none of its changes remain.
+    Aborted {
+        /// Where it stands in the log.
+        position: Position,
+        /// What the procedure returned.
+        reason: P::Abort,
+    },
+    /// The procedure panicked; none of its changes remain.
+    Panicked {
+        /// Where it stands in the log.
+        position: Position,
+        /// The panic's message.
+        message: String,
+    },
+}
+
+impl<P: Procedure> Outcome<P> {
+    /// Where the transaction stands in the log.
+    pub const fn position(&self) -> Position {
+        match self {
+            Self::Committed { position, .. } | Self::Aborted { position, .. } | Self::Panicked { position, .. } => {
+                *position
+            }
+        }
+    }
+
+    /// The output, if the transaction committed.
+    pub fn committed(self) -> Option<P::Output> {
+        match self {
+            Self::Committed { output, .. } => Some(output),
+            _ => None,
+        }
+    }
+}
+
+/// Why a submitted transaction's outcome is not known here.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TicketError {
+    /// The engine stopped before the outcome was known: it was dropped, or its log failed. The transaction may
+    /// or may not be in the log; who opens the log again sees it if it is.
+    #[error("the engine stopped before the transaction was acknowledged: {0}")]
+    Stopped(String),
+}
+
+/// An outcome before its types are restored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RawOutcome {
+    pub(crate) position: Position,
+    pub(crate) status: Status,
+    pub(crate) bytes: Vec<u8>,
+}
+
+enum State {
+    /// Nothing yet. Whether a thread sleeps for it, and whom to wake besides.
+    Pending { sleeping: bool, waker: Option<Waker> },
+    Done(Result<RawOutcome, TicketError>),
+    Taken,
+}
+
+/// The cell between worker and submitter. Filled once, taken once.
+pub(crate) struct Cell {
+    state: Mutex<State>,
+    filled: Condvar,
+}
+
+impl Cell {
+    pub(crate) fn new() -> Self {
+        Self { state: Mutex::new(State::Pending { sleeping: false, waker: None }), filled: Condvar::new() }
+    }
+
+    /// Hands over the outcome, and wakes who waits for it. Only the first call counts.
+    pub(crate) fn fill(&self, outcome: Result<RawOutcome, TicketError>) {
+        let mut state = self.state.lock().expect("no panic in a ticket");
+        let State::Pending { sleeping, waker } = &mut *state else { return };
+        let (sleeping, waker) = (*sleeping, waker.take());
+        *state = State::Done(outcome);
+        drop(state);
+        // After the state changed under the lock: a sleeper either saw it or is woken here.
+        if sleeping {
+            self.filled.notify_all();
+        }
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    pub(crate) fn is_filled(&self) -> bool {
+        !matches!(*self.state.lock().expect("no panic in a ticket"), State::Pending { .. })
+    }
+
+    /// Sleeps until the outcome is there.
+    pub(crate) fn wait(&self) -> Result<RawOutcome, TicketError> {
+        let mut state = self.state.lock().expect("no panic in a ticket");
+        loop {
+            if let State::Pending { sleeping, .. } = &mut *state {
+                *sleeping = true;
+                state = self.filled.wait(state).expect("no panic in a ticket");
+            } else {
+                return Self::take(&mut state);
+            }
+        }
+    }
+
+    #[cfg(not(loom))]
+    fn wait_until(&self, deadline: Instant) -> Option<Result<RawOutcome, TicketError>> {
+        let mut state = self.state.lock().expect("no panic in a ticket");
+        loop {
+            let State::Pending { sleeping, .. } = &mut *state else { return Some(Self::take(&mut state)) };
+            *sleeping = true;
+            let left = deadline.checked_duration_since(Instant::now())?;
+            state = self.filled.wait_timeout(state, left).expect("no panic in a ticket").0;
+        }
+    }
+
+    #[cfg(loom)]
+    fn wait_until(&self, _deadline: Instant) -> Option<Result<RawOutcome, TicketError>> {
+        Some(self.wait())
+    }
+
+    fn poll(&self, context: &Context<'_>) -> Poll<Result<RawOutcome, TicketError>> {
+        let mut state = self.state.lock().expect("no panic in a ticket");
+        match &mut *state {
+            State::Pending { waker, .. } => {
+                *waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+            _ => Poll::Ready(Self::take(&mut state)),
+        }
+    }
+
+    fn take(state: &mut State) -> Result<RawOutcome, TicketError> {
+        match std::mem::replace(state, State::Taken) {
+            State::Done(outcome) => outcome,
+            State::Pending { .. } | State::Taken => unreachable!("an outcome is taken once, by its ticket"),
+        }
+    }
+}
+
+/// The claim on the outcome of a submitted transaction: block on it ([`wait`](Self::wait)), or await it.
+///
+/// Dropping a ticket does not cancel the transaction.
+#[must_use = "the outcome comes through the ticket"]
+pub struct Ticket<P> {
+    cell: Arc<Cell>,
+    procedure: PhantomData<fn() -> P>,
+}
+
+impl<P: Procedure> Ticket<P> {
+    pub(crate) const fn new(cell: Arc<Cell>) -> Self {
+        Self { cell, procedure: PhantomData }
+    }
+
+    /// Whether the outcome is there, so that [`wait`](Self::wait) returns at once.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.cell.is_filled()
+    }
+
+    /// Waits until the transaction is durable, as the log promises, and executed.
+    ///
+    /// # Errors
+    /// [`TicketError`] when the engine stopped first.
+    pub fn wait(self) -> Result<Outcome<P>, TicketError> {
+        self.cell.wait().map(Self::restore)
+    }
+
+    /// Like [`wait`](Self::wait), for at most `timeout`; gives the ticket back when it passed first.
+    ///
+    /// # Errors
+    /// The outer error is the ticket itself; the inner one as in [`wait`](Self::wait).
+    pub fn wait_timeout(self, timeout: Duration) -> Result<Result<Outcome<P>, TicketError>, Self> {
+        match self.cell.wait_until(Instant::now() + timeout) {
+            Some(outcome) => Ok(outcome.map(Self::restore)),
+            None => Err(self),
+        }
+    }
+
+    fn restore(raw: RawOutcome) -> Outcome<P> {
+        let RawOutcome { position, status, bytes } = raw;
+        // The bytes were encoded from these very types in this process.
+        let why = "a reply decodes as the type that it was encoded from";
+        match status {
+            Status::Committed => Outcome::Committed { position, output: codec::decode(&bytes).expect(why) },
+            Status::Aborted => Outcome::Aborted { position, reason: codec::decode(&bytes).expect(why) },
+            Status::Panicked => {
+                Outcome::Panicked { position, message: String::from_utf8_lossy(&bytes).into_owned() }
+            }
+        }
+    }
+}
+
+impl<P: Procedure> Future for Ticket<P> {
+    type Output = Result<Outcome<P>, TicketError>;
+
+    /// # Panics
+    /// When polled again after it was ready.
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.cell.poll(context).map(|outcome| outcome.map(Self::restore))
+    }
+}
+
+impl<P> fmt::Debug for Ticket<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket").finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+
+    /// Loom fails a model in which a thread sleeps for ever: so no wake-up is lost.
+    #[test]
+    fn loom_ticket_wait_while_filled_gets_the_outcome() {
+        loom::model(|| {
+            let cell = Arc::new(Cell::new());
+            let worker = {
+                let cell = Arc::clone(&cell);
+                thread::spawn(move || {
+                    cell.fill(Ok(RawOutcome {
+                        position: Position(7),
+                        status: Status::Committed,
+                        bytes: vec![1, 2],
+                    }));
+                    // A stopping engine fails what is left; too late here.
+                    cell.fill(Err(TicketError::Stopped("late".into())));
+                })
+            };
+            let outcome = cell.wait().expect("the first outcome counts");
+            assert_eq!((outcome.position, outcome.bytes), (Position(7), vec![1, 2]));
+            worker.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn loom_ticket_two_fillers_exactly_one_counts() {
+        loom::model(|| {
+            let cell = Arc::new(Cell::new());
+            let fillers: Vec<_> = (0..2)
+                .map(|i| {
+                    let cell = Arc::clone(&cell);
+                    thread::spawn(move || cell.fill(Err(TicketError::Stopped(i.to_string()))))
+                })
+                .collect();
+            let TicketError::Stopped(who) = cell.wait().expect_err("only errors were filled in");
+            assert!(who == "0" || who == "1");
+            fillers.into_iter().for_each(|f| f.join().unwrap());
+        });
+    }
+}

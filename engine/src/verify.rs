@@ -1,0 +1,78 @@
+//! Verify: the stage between execution and commit.
+//!
+//! An executed window diverged from the serial order if one of its transactions left its footprint: the guard
+//! stopped that one before it did harm, but those after it ran without it. Then the whole window is put back to
+//! where it started and replayed one by one, which needs no footprints and cannot diverge (Eve falls back to
+//! sequential execution of the batch in the same way, OSDI 2012, section 3.3).
+//!
+//! Only [`verify`] makes a [`Verified`], and only [`commit`](crate::pipeline) takes one.
+#![allow(unsafe_code)]
+
+use mixlog_log::Position;
+
+use crate::execute::sequential::{self, Given};
+use crate::execute::{Violation, parallel::FirstViolation};
+use crate::pipeline::{Driver, Shared};
+use crate::window::Window;
+
+/// A window that was executed, by whatever executor.
+pub(crate) struct Executed<'a> {
+    window: &'a Window,
+    first_violation: Option<Position>,
+}
+
+impl<'a> Executed<'a> {
+    /// The drivers met after executing the window's schedule.
+    pub(crate) fn in_parallel(window: &'a Window, first_violation: &FirstViolation) -> Self {
+        Self { window, first_violation: first_violation.get() }
+    }
+
+    /// The window was executed one by one.
+    pub(crate) const fn one_by_one(window: &'a Window) -> Self {
+        Self { window, first_violation: None }
+    }
+}
+
+/// The window's state is that of the serial order.
+pub(crate) struct Verified<'a> {
+    pub(crate) window: &'a Window,
+}
+
+/// The window's state is to be thrown away.
+pub(crate) struct Diverged<'a> {
+    window: &'a Window,
+}
+
+/// What became of an executed window. Divergence is an outcome, not an error.
+pub(crate) enum Verdict<'a> {
+    Verified(Verified<'a>),
+    Diverged(Diverged<'a>),
+}
+
+pub(crate) const fn verify<'a>(executed: &Executed<'a>) -> Verdict<'a> {
+    match executed.first_violation {
+        None => Verdict::Verified(Verified { window: executed.window }),
+        Some(_) => Verdict::Diverged(Diverged { window: executed.window }),
+    }
+}
+
+/// Puts the window back to its start and executes it one by one. `drivers` are all there are, so nobody runs.
+///
+/// Every transaction that leaves its footprint is reported: not only the first one, which stopped the window.
+pub(crate) fn replay<'a>(
+    shared: &Shared,
+    diverged: &Diverged<'a>,
+    drivers: &mut [impl std::ops::DerefMut<Target = Driver>],
+    violated: impl FnMut(Violation),
+) -> Executed<'a> {
+    for table in shared.store.tables() {
+        // SAFETY: the caller holds all drivers, so no worker runs; versions are dropped at the window's end
+        // only, which comes after this.
+        unsafe { table.undo_window() };
+    }
+    for driver in drivers.iter_mut() {
+        driver.replies.clear();
+    }
+    sequential::execute(shared, diverged.window, &mut drivers[0], Given::WrongFootprints, violated);
+    Executed::one_by_one(diverged.window)
+}

@@ -1,0 +1,152 @@
+//! A window: consecutive entries of the log that are mixed and executed together.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+
+use crossbeam_utils::CachePadded;
+use mixlog_log::{Block, Entry, Position};
+use mixlog_mixer::Schedule;
+
+use crate::error::OpenError;
+use crate::execute::Release;
+use crate::footprint::Access;
+use crate::procedure::Calls;
+
+/// Transactions that are decoded together. Small enough that two drivers share a window evenly, large enough
+/// that their cache misses overlap.
+pub(crate) const CHUNK: u32 = 32;
+
+/// A transaction, decoded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Prepared {
+    /// Index of the procedure, and of the call in the chunk's calls of it; `None` for entries that do nothing.
+    pub(crate) call: Option<(u16, u32)>,
+    /// End of its accesses in the chunk; they start where the previous transaction's end.
+    pub(crate) accesses_end: u32,
+    pub(crate) unknown: bool,
+    pub(crate) time_us: u64,
+    /// The submission of this engine that it is, if it is one.
+    pub(crate) sequence: Option<u64>,
+}
+
+/// Up to [`CHUNK`] transactions of a window: what one driver decoded.
+#[derive(Default)]
+pub(crate) struct Chunk {
+    pub(crate) transactions: Vec<Prepared>,
+    pub(crate) accesses: Vec<Access>,
+    /// By index of procedure.
+    pub(crate) calls: Vec<Option<Box<dyn Calls>>>,
+}
+
+impl Chunk {
+    pub(crate) fn clear(&mut self) {
+        self.transactions.clear();
+        self.accesses.clear();
+        for calls in self.calls.iter_mut().flatten() {
+            calls.clear();
+        }
+    }
+
+    #[inline]
+    pub(crate) fn accesses_of(&self, index: usize) -> &[Access] {
+        let start = if index == 0 { 0 } else { self.transactions[index - 1].accesses_end as usize };
+        &self.accesses[start..self.transactions[index].accesses_end as usize]
+    }
+}
+
+/// The window's schedule, and the state of its execution.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    pub(crate) schedule: Schedule,
+    pub(crate) release: Release,
+}
+
+/// See the module's documentation. Reused: its buffers stay from window to window.
+pub(crate) struct Window {
+    pub(crate) number: u64,
+    first: Position,
+    len: u32,
+    blocks: Vec<Arc<Block>>,
+    pub(crate) chunks: Vec<RwLock<Chunk>>,
+    pub(crate) plan: RwLock<Plan>,
+    /// The first entry that cannot be executed.
+    pub(crate) bad_entry: Mutex<Option<(Position, OpenError)>>,
+    next_chunk: CachePadded<AtomicU32>,
+    chunks_left: CachePadded<AtomicU32>,
+}
+
+impl Window {
+    pub(crate) fn new() -> Self {
+        Self {
+            number: 0,
+            first: Position::ZERO,
+            len: 0,
+            blocks: Vec::new(),
+            chunks: Vec::new(),
+            plan: RwLock::default(),
+            bad_entry: Mutex::default(),
+            next_chunk: CachePadded::new(AtomicU32::new(0)),
+            chunks_left: CachePadded::new(AtomicU32::new(0)),
+        }
+    }
+
+    /// Makes it the window of the entries `[first, end)`, all of which lie in `blocks`.
+    pub(crate) fn load(&mut self, number: u64, first: Position, end: Position, blocks: &mut Vec<Arc<Block>>) {
+        self.number = number;
+        self.first = first;
+        self.len = u32::try_from(end.since(first)).expect("a window is small");
+        self.blocks.clear();
+        self.blocks.append(blocks);
+        let chunks = self.chunk_count();
+        while self.chunks.len() < chunks as usize {
+            self.chunks.push(RwLock::default());
+        }
+        *self.bad_entry.get_mut().expect("no panic with a bad entry") = None;
+        *self.next_chunk.get_mut() = 0;
+        *self.chunks_left.get_mut() = chunks;
+    }
+
+    pub(crate) const fn first(&self) -> Position {
+        self.first
+    }
+
+    pub(crate) const fn end(&self) -> Position {
+        self.first.plus(self.len as u64)
+    }
+
+    pub(crate) const fn len(&self) -> u32 {
+        self.len
+    }
+
+    pub(crate) const fn chunk_count(&self) -> u32 {
+        self.len.div_ceil(CHUNK)
+    }
+
+    /// A chunk that no driver has claimed yet.
+    pub(crate) fn claim_chunk(&self) -> Option<u32> {
+        let chunks = self.chunk_count();
+        if self.next_chunk.load(Ordering::Relaxed) >= chunks {
+            return None;
+        }
+        Some(self.next_chunk.fetch_add(1, Ordering::Relaxed)).filter(|&chunk| chunk < chunks)
+    }
+
+    /// A claimed chunk is prepared. Tells whether it was the last: then all chunks are seen.
+    pub(crate) fn chunk_done(&self) -> bool {
+        self.chunks_left.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// The entries of a chunk, with their positions.
+    pub(crate) fn entries(&self, chunk: u32) -> impl Iterator<Item = (Position, Entry<'_>)> {
+        let start = self.first.plus(u64::from(chunk * CHUNK));
+        let end = start.plus(u64::from(CHUNK)).min(self.end());
+        let mut block = self.blocks.partition_point(|block| block.end() <= start);
+        (start.0..end.0).map(move |position| {
+            let position = Position(position);
+            if self.blocks[block].end() <= position {
+                block += 1;
+            }
+            (position, self.blocks[block].get(position).expect("the blocks cover the window"))
+        })
+    }
+}

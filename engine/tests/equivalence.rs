@@ -1,0 +1,377 @@
+//! The parallel executor against the sequential one: same log, same digest, replies and state, whatever the
+//! threads, the window, the mode, and the quality of the footprints.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mixlog_engine::{Digest, Engine, Fixed, Footprint, Mode, Procedure, Replay, Table, Tx};
+use mixlog_log::{MemoryLog, SharedLog};
+use serde::{Deserialize, Serialize};
+
+const ROWS: Table<u64, u64> = Table::new("rows");
+const TEXTS: Table<String, Vec<u64>> = Table::new("texts");
+const WATCHED: Table<u64, u64, Fixed> = Table::fixed("watched").watched(|key| key / 10);
+const GROUPED: Table<(u8, u64), u64> = Table::new("grouped").grouped("group", group);
+const ORDERED: Table<(u8, u64), u64> = Table::new("ordered").grouped("group", group).ordered();
+
+fn group(key: &(u8, u64)) -> u64 {
+    u64::from(key.0)
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum Op {
+    Get(u64),
+    Add(u64, u64),
+    Put(u64, u64),
+    Delete(u64),
+    Text(u64, u64),
+    Watch(u64, u64),
+    SumWatched(u64),
+    GroupPut(u8, u64, u64),
+    GroupGet(u8, u64),
+    Enqueue(u8, u64),
+    Dequeue(u8),
+    Sum(u8),
+    Abort(u64),
+    Panic(u64),
+}
+
+/// What a procedure says about its own footprint.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+enum Says {
+    Exact,
+    TooMuch,
+    TooLittle,
+    Empty,
+    Unknown,
+    Panics,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Ops {
+    ops: Vec<Op>,
+    says: Says,
+}
+
+impl Procedure for Ops {
+    const NAME: &'static str = "ops";
+    type Output = Vec<u64>;
+    type Abort = String;
+
+    fn footprint(&self, f: &mut Footprint<'_>) {
+        match self.says {
+            Says::Unknown => {
+                f.unknown();
+                return;
+            }
+            Says::Empty => return,
+            Says::Panics => panic!("a footprint that panics"),
+            Says::Exact | Says::TooMuch | Says::TooLittle => {}
+        }
+        if self.says == Says::TooMuch {
+            f.write(&ROWS, &1).write(&ROWS, &999).write_granule(&GROUPED, 2).read_granule(&WATCHED, 0);
+        }
+        let skip = usize::from(self.says == Says::TooLittle);
+        for op in self.ops.iter().skip(skip) {
+            match op {
+                Op::Get(k) => f.read(&ROWS, k),
+                Op::Add(k, _) | Op::Put(k, _) | Op::Delete(k) => f.write(&ROWS, k),
+                Op::Text(k, _) => f.write(&TEXTS, &k.to_string()),
+                Op::Watch(k, _) => f.write(&WATCHED, k),
+                Op::SumWatched(g) => f.read_granule(&WATCHED, *g),
+                Op::GroupPut(g, k, _) => f.write(&GROUPED, &(*g, *k)),
+                Op::GroupGet(g, k) => f.read(&GROUPED, &(*g, *k)),
+                Op::Enqueue(g, _) | Op::Dequeue(g) => f.write_granule(&ORDERED, u64::from(*g)),
+                Op::Sum(g) => f.read_granule(&ORDERED, u64::from(*g)),
+                Op::Abort(_) | Op::Panic(_) => f,
+            };
+        }
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<Vec<u64>, String> {
+        let mut out = Vec::new();
+        for op in &self.ops {
+            out.push(match op {
+                Op::Get(k) => tx.get(&ROWS, k).copied().unwrap_or(u64::MAX),
+                Op::Add(k, n) => match tx.get_mut(&ROWS, k) {
+                    Some(value) => {
+                        *value = value.wrapping_mul(3).wrapping_add(*n);
+                        *value
+                    }
+                    None => {
+                        tx.put(&ROWS, *k, *n);
+                        0
+                    }
+                },
+                Op::Put(k, n) => {
+                    tx.put(&ROWS, *k, *n);
+                    tx.position().0
+                }
+                Op::Delete(k) => u64::from(tx.delete(&ROWS, k)),
+                Op::Text(k, n) => {
+                    let key = k.to_string();
+                    match tx.get_mut(&TEXTS, &key) {
+                        Some(list) if list.len() > 5 => {
+                            list.clear();
+                            0
+                        }
+                        Some(list) => {
+                            list.push(*n);
+                            list.iter().sum()
+                        }
+                        None => {
+                            tx.put(&TEXTS, key, vec![*n]);
+                            1
+                        }
+                    }
+                }
+                Op::Watch(k, n) => {
+                    let old = tx.get(&WATCHED, k).copied().unwrap_or(0);
+                    tx.put(&WATCHED, *k, old.wrapping_add(*n));
+                    old
+                }
+                Op::SumWatched(g) => {
+                    (g * 10..g * 10 + 10).filter_map(|k| tx.get(&WATCHED, &k)).fold(0u64, |a, b| a.wrapping_add(*b))
+                }
+                Op::GroupPut(g, k, n) => {
+                    tx.put(&GROUPED, (*g, *k), *n);
+                    0
+                }
+                Op::GroupGet(g, k) => tx.get(&GROUPED, &(*g, *k)).copied().unwrap_or(7),
+                Op::Enqueue(g, n) => {
+                    let last = tx.last(&ORDERED, (*g, 0)..=(*g, u64::MAX)).map_or(0, |(key, _)| key.1);
+                    tx.put(&ORDERED, (*g, last + 1), *n);
+                    last
+                }
+                Op::Dequeue(g) => {
+                    let first = tx.first(&ORDERED, (*g, 0)..=(*g, u64::MAX)).map(|(key, value)| (key, *value));
+                    match first {
+                        Some((key, value)) => {
+                            assert!(tx.delete(&ORDERED, &key));
+                            value
+                        }
+                        None => u64::MAX,
+                    }
+                }
+                Op::Sum(g) => tx
+                    .range(&ORDERED, (*g, 0)..=(*g, u64::MAX))
+                    .fold(0u64, |sum, (key, value)| sum.wrapping_mul(31).wrapping_add(key.1 ^ value)),
+                Op::Abort(n) => return Err(format!("abort {n}")),
+                Op::Panic(n) => panic!("panic {n}"),
+            });
+        }
+        Ok(out)
+    }
+}
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+}
+
+/// Which footprints a log holds, and how often a transaction aborts or panics, in percent.
+#[derive(Clone, Copy)]
+struct Flavour {
+    says: &'static [Says],
+    keys: u64,
+    aborts: u64,
+    panics: u64,
+}
+
+fn transaction(random: &mut Random, flavour: Flavour) -> Ops {
+    let mut ops: Vec<_> = (0..1 + random.below(6))
+        .map(|_| {
+            let (k, n, g) = (random.below(flavour.keys), random.next(), random.below(4) as u8);
+            match random.below(12) {
+                0 => Op::Get(k),
+                1 | 2 => Op::Add(k, n),
+                3 => Op::Put(k, n),
+                4 => Op::Delete(k),
+                5 => Op::Text(k, n % 100),
+                6 => Op::Watch(k, n),
+                7 => Op::SumWatched(k / 10),
+                8 => Op::GroupPut(g, k, n),
+                9 => Op::GroupGet(g, k),
+                10 if n % 2 == 0 => Op::Enqueue(g, n),
+                10 => Op::Dequeue(g),
+                _ => Op::Sum(g),
+            }
+        })
+        .collect();
+    let dice = random.below(100);
+    if dice < flavour.aborts {
+        ops.push(Op::Abort(dice));
+    } else if dice < flavour.aborts + flavour.panics {
+        ops.push(Op::Panic(dice));
+    }
+    Ops { ops, says: flavour.says[random.below(flavour.says.len() as u64) as usize] }
+}
+
+fn builder() -> mixlog_engine::Builder {
+    Engine::builder()
+        .table(&ROWS)
+        .table(&TEXTS)
+        .table(&WATCHED)
+        .table(&GROUPED)
+        .table(&ORDERED)
+        .procedure::<Ops>()
+}
+
+/// A log of random transactions, and the digest and replies of the engine that took them.
+fn record(seed: u64, count: u64, flavour: Flavour) -> (Arc<MemoryLog>, Digest, Vec<String>) {
+    let log = Arc::new(MemoryLog::new());
+    let engine = builder().threads(2).window(64).open(Arc::clone(&log) as Arc<dyn SharedLog>).unwrap();
+    let mut random = Random(seed);
+    let tickets: Vec<_> =
+        (0..count).map(|_| engine.submit(&transaction(&mut random, flavour)).unwrap()).collect();
+    let replies = tickets.into_iter().map(|ticket| format!("{:?}", ticket.wait().unwrap())).collect();
+    let digest = engine.digest();
+    assert_eq!(digest.state, engine.snapshot().state_digest());
+    engine.close().unwrap();
+    (log, digest, replies)
+}
+
+type State = BTreeMap<String, String>;
+
+fn state(replay: &Replay) -> State {
+    let snapshot = replay.snapshot();
+    let mut state = State::new();
+    macro_rules! add {
+        ($($table:expr),*) => {$(
+            snapshot.for_each(&$table, |key, value| {
+                let old = state.insert(format!("{} {key:?}", $table.name()), format!("{value:?}"));
+                assert_eq!(old, None);
+            });
+        )*};
+    }
+    add!(ROWS, TEXTS, WATCHED, GROUPED, ORDERED);
+    assert_eq!(replay.to_end().unwrap().state, snapshot.state_digest(), "kept up, and from scratch");
+    state
+}
+
+fn replay(log: &Arc<MemoryLog>, threads: usize, window: u32, mode: Mode) -> (Digest, State, mixlog_engine::Stats) {
+    let replay =
+        builder().threads(threads).window(window).mode(mode).replay(Arc::clone(log) as Arc<dyn SharedLog>).unwrap();
+    let digest = replay.to_end().unwrap();
+    (digest, state(&replay), replay.stats())
+}
+
+fn quiet() {
+    // Thousands of panics are expected here; their messages would drown everything else.
+    std::panic::set_hook(Box::new(|info| {
+        let text = info.payload().downcast_ref::<String>().map_or("", String::as_str);
+        let text = info.payload().downcast_ref::<&str>().copied().unwrap_or(text);
+        if !text.starts_with("panic ") && !text.starts_with("a footprint that panics") {
+            eprintln!("{info}");
+        }
+    }));
+}
+
+fn check(flavour: Flavour, violations_expected: bool) {
+    quiet();
+    for seed in 0..3 {
+        let (log, recorded, _) = record(seed, 2500, flavour);
+        let (expected, state, stats) = replay(&log, 1, 4096, Mode::Sequential);
+        assert_eq!(recorded, expected, "seed {seed}: live");
+        assert_eq!(stats.transactions, 2500);
+        for threads in [1, 2, 4, 8] {
+            for window in [1, 7, 64, 4096] {
+                let (digest, found, parallel) = replay(&log, threads, window, Mode::Parallel);
+                let what = format!("seed {seed}, {threads} threads, window {window}");
+                assert_eq!(digest, expected, "{what}");
+                assert_eq!(found, state, "{what}");
+                assert_eq!((parallel.aborts, parallel.panics), (stats.aborts, stats.panics), "{what}");
+                assert_eq!(parallel.replays > 0, violations_expected, "{what}");
+                assert_eq!(parallel.violations > 0, violations_expected, "{what}");
+            }
+        }
+        let (digest, ..) = replay(&log, 2, 256, Mode::Auto);
+        assert_eq!(digest, expected, "seed {seed}, auto");
+    }
+}
+
+#[test]
+fn exact_footprints_parallel_equals_sequential() {
+    check(Flavour { says: &[Says::Exact], keys: 50, aborts: 5, panics: 2 }, false);
+}
+
+#[test]
+fn exact_footprints_many_keys_parallel_equals_sequential() {
+    check(Flavour { says: &[Says::Exact], keys: 5000, aborts: 1, panics: 0 }, false);
+}
+
+#[test]
+fn too_much_and_unknown_footprints_parallel_equals_sequential_without_replay() {
+    let says = &[Says::Exact, Says::Exact, Says::Exact, Says::TooMuch, Says::Unknown];
+    check(Flavour { says, keys: 100, aborts: 5, panics: 1 }, false);
+}
+
+#[test]
+fn too_little_and_empty_and_panicking_footprints_parallel_equals_sequential_by_replay() {
+    let says = &[Says::Exact, Says::Exact, Says::TooLittle, Says::Empty, Says::Panics];
+    check(Flavour { says, keys: 100, aborts: 5, panics: 2 }, true);
+}
+
+#[test]
+fn rare_violations_parallel_equals_sequential() {
+    const SAYS: [Says; 200] = {
+        let mut says = [Says::Exact; 200];
+        says[100] = Says::TooLittle;
+        says
+    };
+    check(Flavour { says: &SAYS, keys: 1000, aborts: 2, panics: 1 }, true);
+}
+
+#[test]
+fn digest_at_every_position_is_the_same_however_it_is_reached() {
+    quiet();
+    let flavour = Flavour { says: &[Says::Exact, Says::TooLittle], keys: 20, aborts: 10, panics: 5 };
+    let (log, last, _) = record(9, 300, flavour);
+    let one = builder().threads(1).mode(Mode::Sequential).replay(log.clone()).unwrap();
+    let two = builder().threads(2).window(33).mode(Mode::Parallel).replay(log.clone()).unwrap();
+    let tail = log.tail().tail;
+    for position in 0..tail.0 {
+        let position = mixlog_engine::Position(position);
+        assert_eq!(one.to(position).unwrap(), two.to(position).unwrap());
+    }
+    assert_eq!(one.to_end().unwrap(), last);
+    assert!(one.to(mixlog_engine::Position(0)).is_err(), "a replay does not go back");
+    assert!(one.to(tail).is_err(), "beyond the tail");
+}
+
+#[test]
+fn open_existing_log_replays_it_and_goes_on() {
+    quiet();
+    let flavour = Flavour { says: &[Says::Exact], keys: 50, aborts: 5, panics: 0 };
+    let (log, digest, _) = record(1, 1000, flavour);
+    let engine = builder().threads(2).open(log.clone()).unwrap();
+    assert_eq!(engine.digest(), digest, "no second catalog is appended");
+    let mut random = Random(77);
+    for _ in 0..100 {
+        let _ = engine.submit(&transaction(&mut random, flavour)).unwrap().wait().unwrap();
+    }
+    let digest = engine.digest();
+    drop(engine);
+    assert_eq!(replay(&log, 1, 4096, Mode::Sequential).0, digest);
+}
+
+#[test]
+fn replies_of_live_runs_do_not_depend_on_threads() {
+    quiet();
+    let flavour = Flavour { says: &[Says::Exact, Says::TooLittle, Says::Unknown], keys: 30, aborts: 10, panics: 3 };
+    let (_, _, expected) = record(5, 1500, flavour);
+    let (_, _, again) = record(5, 1500, flavour);
+    assert_eq!(expected, again);
+    assert!(expected.iter().any(|r| r.starts_with("Aborted")) && expected.iter().any(|r| r.starts_with("Panicked")));
+}

@@ -1,0 +1,195 @@
+//! Runs of entries: what is appended, and what is read back.
+
+use crate::Position;
+
+/// Entries gathered for one append: one buffer, no allocation per entry.
+///
+/// Keep one per submitter and [`clear`](Batch::clear) it between appends.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    bytes: Vec<u8>,
+    ends: Vec<u32>,
+}
+
+impl Batch {
+    /// An empty batch.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { bytes: Vec::new(), ends: Vec::new() }
+    }
+
+    /// An empty batch with space for as much as `other` holds: entries come in at a steady pace, and growing a buffer
+    /// step by step costs more than filling it.
+    pub(crate) fn with_space_of(other: &Self) -> Self {
+        Self { bytes: Vec::with_capacity(other.bytes.len()), ends: Vec::with_capacity(other.ends.len()) }
+    }
+
+    /// The batch of these entries; `ends` as in [`ends`](Self::ends).
+    pub(crate) fn from_parts(bytes: Vec<u8>, ends: Vec<u32>) -> Self {
+        debug_assert!(ends.is_sorted() && ends.last().is_none_or(|end| *end as usize == bytes.len()));
+        Self { bytes, ends }
+    }
+
+    /// Adds one entry with these bytes.
+    pub fn push(&mut self, entry: &[u8]) {
+        self.push_with(|bytes| bytes.extend_from_slice(entry));
+    }
+
+    /// Adds one entry whose bytes `write` appends to the buffer that it is given. `write` must only append.
+    ///
+    /// # Panics
+    /// When the batch would grow past 4 GiB, or `write` shortened the buffer.
+    pub fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.bytes.len();
+        write(&mut self.bytes);
+        assert!(self.bytes.len() >= start, "an entry's encoder shortened the batch");
+        self.ends.push(u32::try_from(self.bytes.len()).expect("a batch holds less than 4 GiB"));
+    }
+
+    /// How many entries the batch holds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether the batch holds no entry.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// The entries' bytes, one after another.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// For each entry, the offset in [`bytes`](Self::bytes) where it ends (the next one's start).
+    #[must_use]
+    pub fn ends(&self) -> &[u32] {
+        &self.ends
+    }
+
+    /// Empties the batch and keeps its buffers.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    /// Adds all entries of `other`, in order.
+    ///
+    /// # Panics
+    /// When the batch would grow past 4 GiB.
+    pub fn extend(&mut self, other: &Self) {
+        let base = u32::try_from(self.bytes.len()).expect("a batch holds less than 4 GiB");
+        self.bytes.extend_from_slice(&other.bytes);
+        u32::try_from(self.bytes.len()).expect("a batch holds less than 4 GiB");
+        self.ends.extend(other.ends.iter().map(|end| base + end));
+    }
+}
+
+/// What stands at a written position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry<'a> {
+    /// The bytes that were appended.
+    Data(&'a [u8]),
+    /// Nothing, for ever: a hole that was filled. Every reader skips it.
+    Junk,
+}
+
+/// A run of consecutive entries as read from a log: immutable, and shared by all its readers.
+///
+/// Shape: positions `[first, end)`, at least one entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    first: Position,
+    entries: Entries,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Entries {
+    Data { bytes: Vec<u8>, ends: Vec<u32> },
+    Junk { count: u32 },
+}
+
+impl Block {
+    /// The block of `batch`'s entries, the first of them at `first`.
+    ///
+    /// # Panics
+    /// When the batch is empty.
+    #[must_use]
+    pub fn of(first: Position, batch: Batch) -> Self {
+        assert!(!batch.is_empty(), "a block holds at least one entry");
+        Self { first, entries: Entries::Data { bytes: batch.bytes, ends: batch.ends } }
+    }
+
+    /// A block of `count` junk entries, the first of them at `first`.
+    ///
+    /// # Panics
+    /// When `count` is 0.
+    #[must_use]
+    pub fn junk(first: Position, count: u32) -> Self {
+        assert!(count > 0, "a block holds at least one entry");
+        Self { first, entries: Entries::Junk { count } }
+    }
+
+    /// The position of the first entry.
+    #[must_use]
+    pub const fn first(&self) -> Position {
+        self.first
+    }
+
+    /// The position after the last entry.
+    #[must_use]
+    pub fn end(&self) -> Position {
+        self.first.plus(self.len() as u64)
+    }
+
+    /// How many entries the block holds, at least 1.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a block is never empty")]
+    pub fn len(&self) -> usize {
+        match &self.entries {
+            Entries::Data { ends, .. } => ends.len(),
+            Entries::Junk { count } => *count as usize,
+        }
+    }
+
+    /// The entries' bytes and where each of them ends; `None` for junk.
+    pub(crate) fn data(&self) -> Option<(&[u8], &[u32])> {
+        match &self.entries {
+            Entries::Data { bytes, ends } => Some((bytes, ends)),
+            Entries::Junk { .. } => None,
+        }
+    }
+
+    /// How much memory the block takes, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        let heap = match &self.entries {
+            Entries::Data { bytes, ends } => bytes.capacity() + ends.capacity() * size_of::<u32>(),
+            Entries::Junk { .. } => 0,
+        };
+        size_of::<Self>() + heap
+    }
+
+    /// The entry at `position`, or `None` when the block does not hold that position.
+    #[must_use]
+    #[inline]
+    pub fn get(&self, position: Position) -> Option<Entry<'_>> {
+        let index = usize::try_from(position.0.checked_sub(self.first.0)?).ok()?;
+        match &self.entries {
+            Entries::Data { bytes, ends } => {
+                let end = *ends.get(index)? as usize;
+                let start = if index == 0 { 0 } else { ends[index - 1] as usize };
+                Some(Entry::Data(&bytes[start..end]))
+            }
+            Entries::Junk { count } => (index < *count as usize).then_some(Entry::Junk),
+        }
+    }
+
+    /// All entries in order, each with its position.
+    pub fn iter(&self) -> impl Iterator<Item = (Position, Entry<'_>)> {
+        (self.first.0..self.end().0)
+            .map(|p| (Position(p), self.get(Position(p)).expect("positions of the block itself")))
+    }
+}

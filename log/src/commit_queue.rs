@@ -1,0 +1,511 @@
+//! The heart of group commit: who waits for whom between the submitters, the log thread and the readers.
+//!
+//! Submitters copy their entries into the newest waiting frame and get positions at once; the log thread takes
+//! everything that waits, writes it, makes it durable, and then publishes the new tail, which completes tickets and
+//! wakes readers. While one group is being written the next one gathers: the slower the disk, the larger the group,
+//! and no timer is needed.
+//!
+//! The queue knows nothing of files. It counts two amounts of bytes, so that an append is refused *before* it has a
+//! position:
+//!
+//! * `pending`: what was accepted and is not durable yet; too much of it makes submitters wait (back pressure).
+//! * `room`: what surely fits on the disk, in the current segment and in the spare one that was reserved ahead. An
+//!   append that does not fit asks for a reservation and waits for its outcome: space, or
+//!   [`AppendError::Full`].
+//!
+//! What excludes lost wake-ups: every condition that somebody waits for changes under the one mutex, and
+//! every waiter announces itself (`waiters`, `log_thread_waits`, `chores_wait`) under that mutex before it sleeps.
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::sync::{self, AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering};
+use crate::{AppendError, Batch, Position, SealError};
+
+/// The bounds that a queue keeps.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Accepted bytes that may wait before submitters do.
+    pub(crate) queue_bytes: u64,
+    /// Largest body of one batch.
+    pub(crate) batch_bytes: usize,
+    /// A frame takes no further batch that would push its body past this.
+    pub(crate) frame_bytes: usize,
+    /// The same, in entries.
+    pub(crate) frame_entries: usize,
+    /// What a frame costs on disk beside its body, at most.
+    pub(crate) frame_overhead: u64,
+    /// A spare segment is asked for when the current one has less room than this.
+    pub(crate) reserve_below: u64,
+}
+
+/// What the log thread has to do next.
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// Write these frames, in order, then [`publish`](CommitQueue::publish).
+    Group {
+        /// The position of the first entry.
+        first: Position,
+        /// The frames' entries, at consecutive positions.
+        frames: Vec<Batch>,
+    },
+    /// Nothing was appended for the time given.
+    Idle,
+    /// Everything is published: seal the log, then call [`sealed`](CommitQueue::sealed).
+    Seal,
+    /// Everything is published and nothing more will come.
+    Close,
+    /// The log has failed: touch nothing.
+    Stop,
+}
+
+/// What the background thread has to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Chore {
+    /// Reserve a spare segment, then [`grant`](CommitQueue::grant) or [`refuse`](CommitQueue::refuse).
+    Reserve,
+    /// Flush what is written.
+    Flush,
+    /// The log was closed or has failed.
+    Stop,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct CommitQueue {
+    limits: Limits,
+    state: Mutex<State>,
+    /// For the log thread: frames wait, or a seal or close was asked for, or the log failed.
+    work: Condvar,
+    /// For the background thread: a chore, or the end.
+    chores: Condvar,
+    /// For everybody else: the tail moved, room was granted or refused, sealed, failed.
+    outcome: Condvar,
+    /// The tail as readers see it. Stored under the mutex with Release, after what it covers became durable;
+    /// loaded without it with Acquire.
+    published: AtomicU64,
+    /// Set (Release) after the last `published`, so whoever sees it (Acquire) sees the final tail.
+    sealed: AtomicBool,
+}
+
+#[derive(Debug)]
+struct State {
+    frames: VecDeque<Batch>,
+    next: Position,
+    /// Bytes accepted and not published, the group being written included.
+    pending: u64,
+    /// Bytes of `pending` that the log thread has taken.
+    in_flight: u64,
+    /// Bytes left in the current segment, before `pending`.
+    current: u64,
+    /// Bytes that the spare segment adds, when there is one.
+    spare: Option<u64>,
+    /// A reservation was asked for and is not decided.
+    reserving: bool,
+    /// How many reservations failed, and how the last one did; `None` again after one succeeded.
+    refusals: u64,
+    refusal: Option<Arc<io::Error>>,
+    flush: bool,
+    phase: Phase,
+    failed: Option<Arc<io::Error>>,
+    log_thread_waits: bool,
+    chores_wait: bool,
+    waiters: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    Sealing,
+    Sealed,
+    Closed,
+}
+
+impl State {
+    /// The bytes on disk that `body` more bytes need: with a frame of their own, or in the newest one that waits.
+    fn cost(&self, limits: &Limits, batch: &Batch, body: usize) -> (bool, u64) {
+        let joins = self.frames.back().is_some_and(|frame| {
+            frame.len() + batch.len() <= limits.frame_entries
+                && body_bytes(frame) + body <= limits.frame_bytes
+        });
+        (joins, body as u64 + if joins { 0 } else { limits.frame_overhead })
+    }
+
+    fn room(&self) -> u64 {
+        let room = self.current + self.spare.unwrap_or(0);
+        room.checked_sub(self.pending).expect("accepted appends have room")
+    }
+
+    fn ended(&self) -> bool {
+        self.failed.is_some() || self.phase == Phase::Closed
+    }
+}
+
+/// The bytes that `batch` takes in a frame's body: its entries and where each of them ends.
+pub(crate) fn body_bytes(batch: &Batch) -> usize {
+    batch.bytes().len() + mem::size_of_val(batch.ends())
+}
+
+impl CommitQueue {
+    /// A queue whose next position is `tail`, with room for `current` bytes.
+    pub(crate) fn new(limits: Limits, tail: Position, sealed: bool, current: u64) -> Self {
+        let state = State {
+            frames: VecDeque::new(),
+            next: tail,
+            pending: 0,
+            in_flight: 0,
+            current,
+            spare: None,
+            reserving: !sealed && current < limits.reserve_below,
+            refusals: 0,
+            refusal: None,
+            flush: false,
+            phase: if sealed { Phase::Sealed } else { Phase::Open },
+            failed: None,
+            log_thread_waits: false,
+            chores_wait: false,
+            waiters: 0,
+        };
+        Self {
+            limits,
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            chores: Condvar::new(),
+            outcome: Condvar::new(),
+            published: AtomicU64::new(tail.0),
+            sealed: AtomicBool::new(sealed),
+        }
+    }
+
+    // ---- submitters and readers -------------------------------------------------------------------------
+
+    /// Queues the entries of `batch` and tells the position of the first.
+    pub(crate) fn append(&self, batch: &Batch) -> Result<Position, AppendError> {
+        let body = body_bytes(batch);
+        if body > self.limits.batch_bytes {
+            return Err(AppendError::TooLarge { size: body, limit: self.limits.batch_bytes });
+        }
+        let mut refusals_seen = None;
+        let mut state = sync::lock(&self.state);
+        let (joins, cost) = loop {
+            if let Some(error) = &state.failed {
+                return Err(AppendError::Failed(Arc::clone(error)));
+            }
+            match state.phase {
+                Phase::Open => {}
+                // Whether the log is sealed is known when the disk says so.
+                Phase::Sealing => {
+                    state = self.wait_outcome(state, None);
+                    continue;
+                }
+                Phase::Sealed => return Err(AppendError::Sealed { tail: state.next }),
+                Phase::Closed => return Err(AppendError::Closed),
+            }
+            let (joins, cost) = state.cost(&self.limits, batch, body);
+            let queue_is_full = state.pending > 0 && state.pending + cost > self.limits.queue_bytes;
+            if !queue_is_full && cost <= state.room() {
+                break (joins, cost);
+            }
+            if !queue_is_full && state.spare.is_none() {
+                match (refusals_seen, &state.refusal) {
+                    (Some(seen), Some(error)) if state.refusals > seen => {
+                        return Err(AppendError::Full(Arc::clone(error)));
+                    }
+                    _ => {}
+                }
+                refusals_seen.get_or_insert(state.refusals);
+                self.reserve(&mut state);
+            }
+            state = self.wait_outcome(state, None);
+        };
+        if joins {
+            state.frames.back_mut().expect("a frame was found to join").extend(batch);
+        } else {
+            let mut frame = match state.frames.back() {
+                Some(full) => Batch::with_space_of(full),
+                None => Batch::new(),
+            };
+            frame.extend(batch);
+            state.frames.push_back(frame);
+        }
+        let first = state.next;
+        state.next = first.plus(batch.len() as u64);
+        state.pending += cost;
+        let wake = mem::take(&mut state.log_thread_waits);
+        drop(state);
+        if wake {
+            self.work.notify_one();
+        }
+        Ok(first)
+    }
+
+    /// The tail: everything before it is as durable as promised.
+    pub(crate) fn published(&self) -> Position {
+        Position(self.published.load(Ordering::Acquire))
+    }
+
+    /// The tail, and whether it is final.
+    pub(crate) fn reach(&self) -> (Position, bool) {
+        // In this order, so that a sealed log is never seen with less than its final tail.
+        let sealed = self.sealed.load(Ordering::Acquire);
+        (self.published(), sealed)
+    }
+
+    /// Waits until the tail is at `end` or past it; `None` when `timeout` passed first.
+    pub(crate) fn wait_published(
+        &self,
+        end: Position,
+        timeout: Option<Duration>,
+    ) -> Option<Result<(), AppendError>> {
+        if self.published() >= end {
+            return Some(Ok(()));
+        }
+        self.wait_for(timeout, |queue, state| {
+            if queue.published() >= end {
+                return Some(Ok(()));
+            }
+            state.failed.as_ref().map(|error| Err(AppendError::Failed(Arc::clone(error))))
+        })
+    }
+
+    /// Waits until the tail is past `position` or final, or `timeout` passed.
+    ///
+    /// # Errors
+    /// Why the log failed.
+    pub(crate) fn wait_past(
+        &self,
+        position: Position,
+        timeout: Option<Duration>,
+    ) -> Result<(), Arc<io::Error>> {
+        self.wait_for(timeout, |queue, state| {
+            let (tail, sealed) = queue.reach();
+            if tail > position || sealed {
+                return Some(Ok(()));
+            }
+            state.failed.as_ref().map(|error| Err(Arc::clone(error)))
+        })
+        .unwrap_or(Ok(()))
+    }
+
+    /// Refuses appends from here on, and waits until the log thread has sealed the log.
+    pub(crate) fn seal(&self) -> Result<Position, SealError> {
+        let mut state = sync::lock(&self.state);
+        if state.phase == Phase::Open && state.failed.is_none() {
+            state.phase = Phase::Sealing;
+            state.log_thread_waits = false;
+            self.work.notify_one();
+        }
+        loop {
+            if state.phase == Phase::Sealed {
+                return Ok(state.next);
+            }
+            if let Some(error) = &state.failed {
+                return Err(SealError::Failed(Arc::clone(error)));
+            }
+            assert!(
+                state.phase == Phase::Sealing,
+                "a log is closed by its owner, who does not seal it meanwhile"
+            );
+            state = self.wait_outcome(state, None);
+        }
+    }
+
+    /// Asks the log thread to finish what is queued, and then both threads to end.
+    pub(crate) fn close(&self) {
+        let mut state = sync::lock(&self.state);
+        state.phase = Phase::Closed;
+        self.wake_everybody(state);
+    }
+
+    /// Why the log failed, if it did.
+    pub(crate) fn failure(&self) -> Option<Arc<io::Error>> {
+        sync::lock(&self.state).failed.clone()
+    }
+
+    // ---- the log thread ---------------------------------------------------------------------------------
+
+    /// Everything that waits, or else what to do instead; waits for it, at most for `idle`.
+    pub(crate) fn take(&self, idle: Option<Duration>) -> Work {
+        let deadline = idle.map(|idle| Instant::now() + idle);
+        let mut state = sync::lock(&self.state);
+        loop {
+            if state.failed.is_some() {
+                return Work::Stop;
+            }
+            if !state.frames.is_empty() {
+                let frames: Vec<Batch> = state.frames.drain(..).collect();
+                let entries: u64 = frames.iter().map(|frame| frame.len() as u64).sum();
+                state.in_flight = state.pending;
+                return Work::Group { first: Position(state.next.0 - entries), frames };
+            }
+            match state.phase {
+                Phase::Sealing => return Work::Seal,
+                Phase::Closed => return Work::Close,
+                Phase::Open | Phase::Sealed => {}
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return Work::Idle;
+            }
+            state.log_thread_waits = true;
+            state = sync::wait(&self.work, state, left);
+            state.log_thread_waits = false;
+        }
+    }
+
+    /// The group taken last is durable: the tail is now `tail`. `current` bytes are left in the current segment,
+    /// which is the former spare one if the log `rotated`.
+    pub(crate) fn publish(&self, tail: Position, current: u64, rotated: bool) {
+        let mut state = sync::lock(&self.state);
+        if state.failed.is_some() {
+            // The background thread failed meanwhile: from then on nothing is acknowledged.
+            return;
+        }
+        state.pending -= mem::take(&mut state.in_flight);
+        state.current = current;
+        if rotated {
+            state.spare = None;
+        }
+        assert!(state.pending <= state.current + state.spare.unwrap_or(0), "accepted appends have room");
+        if state.current < self.limits.reserve_below && state.spare.is_none() && state.refusal.is_none() {
+            self.reserve(&mut state);
+        }
+        self.published.store(tail.0, Ordering::Release);
+        self.wake_waiters(state);
+    }
+
+    /// The log is sealed, durably.
+    pub(crate) fn sealed(&self) {
+        let mut state = sync::lock(&self.state);
+        if state.phase == Phase::Sealing {
+            state.phase = Phase::Sealed;
+        }
+        self.sealed.store(true, Ordering::Release);
+        self.wake_waiters(state);
+    }
+
+    /// The log failed, for good. The first failure is the one that is told.
+    pub(crate) fn fail(&self, error: io::Error) -> Arc<io::Error> {
+        let mut state = sync::lock(&self.state);
+        let error = Arc::clone(state.failed.get_or_insert_with(|| Arc::new(error)));
+        state.frames.clear();
+        self.wake_everybody(state);
+        error
+    }
+
+    /// Asks the background thread to flush what is written.
+    pub(crate) fn request_flush(&self) {
+        let mut state = sync::lock(&self.state);
+        state.flush = true;
+        if mem::take(&mut state.chores_wait) {
+            self.chores.notify_one();
+        }
+    }
+
+    // ---- the background thread --------------------------------------------------------------------------
+
+    /// Waits for the next chore.
+    pub(crate) fn take_chore(&self) -> Chore {
+        let mut state = sync::lock(&self.state);
+        loop {
+            if state.ended() {
+                return Chore::Stop;
+            }
+            if mem::take(&mut state.flush) {
+                return Chore::Flush;
+            }
+            if state.reserving {
+                return Chore::Reserve;
+            }
+            state.chores_wait = true;
+            state = sync::wait(&self.chores, state, None);
+            state.chores_wait = false;
+        }
+    }
+
+    /// Whether the background thread should drop a long chore.
+    pub(crate) fn ended(&self) -> bool {
+        sync::lock(&self.state).ended()
+    }
+
+    /// A spare segment is reserved, which adds `room` bytes.
+    pub(crate) fn grant(&self, room: u64) {
+        let mut state = sync::lock(&self.state);
+        debug_assert!(state.spare.is_none(), "there is one spare segment at most");
+        state.spare = Some(room);
+        state.reserving = false;
+        state.refusal = None;
+        self.wake_waiters(state);
+    }
+
+    /// A spare segment could not be reserved.
+    pub(crate) fn refuse(&self, error: io::Error) {
+        let mut state = sync::lock(&self.state);
+        state.reserving = false;
+        state.refusals += 1;
+        state.refusal = Some(Arc::new(error));
+        self.wake_waiters(state);
+    }
+
+    // ---- inside -----------------------------------------------------------------------------------------
+
+    fn reserve(&self, state: &mut State) {
+        state.reserving = true;
+        if mem::take(&mut state.chores_wait) {
+            self.chores.notify_one();
+        }
+    }
+
+    fn wait_outcome<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        timeout: Option<Duration>,
+    ) -> MutexGuard<'a, State> {
+        state.waiters += 1;
+        state = sync::wait(&self.outcome, state, timeout);
+        state.waiters -= 1;
+        state
+    }
+
+    /// Waits until `outcome` is something; `None` when `timeout` passed first.
+    fn wait_for<T>(
+        &self,
+        timeout: Option<Duration>,
+        outcome: impl Fn(&Self, &State) -> Option<T>,
+    ) -> Option<T> {
+        // A timeout too far away to be represented is as good as none.
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut state = sync::lock(&self.state);
+        loop {
+            if let Some(outcome) = outcome(self, &state) {
+                return Some(outcome);
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return None;
+            }
+            state = self.wait_outcome(state, left);
+        }
+    }
+
+    fn wake_waiters(&self, state: MutexGuard<'_, State>) {
+        let somebody_waits = state.waiters > 0;
+        drop(state);
+        if somebody_waits {
+            self.outcome.notify_all();
+        }
+    }
+
+    fn wake_everybody(&self, state: MutexGuard<'_, State>) {
+        drop(state);
+        self.work.notify_one();
+        self.chores.notify_one();
+        self.outcome.notify_all();
+    }
+}
+
+#[cfg(all(test, loom))]
+mod models;

@@ -1,0 +1,236 @@
+//! Every interleaving of the queue's users, on the queue itself:
+//! `RUSTFLAGS="--cfg loom" cargo test --release -p mixlog-log --lib loom_`.
+
+use super::*;
+use loom::thread;
+
+const ENTRY: &[u8] = b"12345678";
+/// What one entry costs in a frame of its own, with the limits below.
+const COST: u64 = 12;
+
+fn explore(model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(model);
+}
+
+/// A queue with room for `room` entries, of which `waiting` may wait.
+fn queue(room: u64, waiting: u64) -> Arc<CommitQueue> {
+    let limits = Limits {
+        queue_bytes: waiting * COST,
+        batch_bytes: 1024,
+        frame_bytes: 1024,
+        frame_entries: 16,
+        frame_overhead: 0,
+        reserve_below: 0,
+    };
+    Arc::new(CommitQueue::new(limits, Position(0), false, room * COST))
+}
+
+fn append(queue: &CommitQueue) -> Result<Position, AppendError> {
+    let mut batch = Batch::new();
+    batch.push(ENTRY);
+    queue.append(&batch)
+}
+
+/// Waits for an append's outcome as its ticket does.
+fn wait(queue: &CommitQueue, first: Position) -> Result<(), AppendError> {
+    let outcome = queue.wait_published(first.next(), None).expect("a wait without timeout has an outcome");
+    if outcome.is_ok() {
+        assert!(queue.published() > first, "a ticket completes when the tail covers it");
+    }
+    outcome
+}
+
+/// The log thread on a disk that takes `good` groups and fails then. Returns how many entries it made durable.
+fn write(queue: &CommitQueue, room: u64, good: usize) -> u64 {
+    let mut tail = Position(0);
+    let mut groups = 0;
+    loop {
+        match queue.take(None) {
+            Work::Group { first, frames } => {
+                assert_eq!(first, tail, "groups come at consecutive positions");
+                assert_eq!(queue.published(), tail, "nothing is acknowledged before it is durable");
+                if groups == good {
+                    queue.fail(io::ErrorKind::Other.into());
+                    return tail.0;
+                }
+                groups += 1;
+                tail = tail.plus(frames.iter().map(|frame| frame.len() as u64).sum());
+                queue.publish(tail, room * COST - tail.0 * COST, false);
+            }
+            Work::Seal => queue.sealed(),
+            Work::Close | Work::Stop => return tail.0,
+            Work::Idle => unreachable!("no timeout was given"),
+        }
+    }
+}
+
+fn start(queue: &Arc<CommitQueue>, room: u64, good: usize) -> thread::JoinHandle<u64> {
+    let queue = Arc::clone(queue);
+    thread::spawn(move || write(&queue, room, good))
+}
+
+#[test]
+fn loom_two_submitters_get_positions_of_their_own_and_both_complete() {
+    explore(|| {
+        let queue = queue(9, 9);
+        let log_thread = start(&queue, 9, usize::MAX);
+        let other = {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || {
+                let first = append(&queue).unwrap();
+                wait(&queue, first).unwrap();
+                first
+            })
+        };
+        let first = append(&queue).unwrap();
+        wait(&queue, first).unwrap();
+        let mut positions = [first, other.join().unwrap()];
+        positions.sort();
+        assert_eq!(positions, [Position(0), Position(1)]);
+        queue.close();
+        assert_eq!(log_thread.join().unwrap(), 2);
+    });
+}
+
+#[test]
+fn loom_reader_waiting_for_the_tail_is_woken() {
+    explore(|| {
+        let queue = queue(9, 9);
+        let log_thread = start(&queue, 9, usize::MAX);
+        let reader = {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || {
+                queue.wait_past(Position(0), None).unwrap();
+                assert!(queue.published() > Position(0));
+            })
+        };
+        append(&queue).unwrap();
+        reader.join().unwrap();
+        queue.close();
+        assert_eq!(log_thread.join().unwrap(), 1);
+    });
+}
+
+#[test]
+fn loom_close_writes_what_is_queued() {
+    explore(|| {
+        let queue = queue(9, 9);
+        let log_thread = start(&queue, 9, usize::MAX);
+        let first = append(&queue).unwrap();
+        let second = append(&queue).unwrap();
+        queue.close();
+        assert_eq!(log_thread.join().unwrap(), 2);
+        wait(&queue, first).unwrap();
+        wait(&queue, second).unwrap();
+        assert!(matches!(append(&queue), Err(AppendError::Closed)));
+    });
+}
+
+#[test]
+fn loom_failure_releases_everybody_and_acknowledges_nothing_more() {
+    explore(|| {
+        let queue = queue(9, 9);
+        let log_thread = start(&queue, 9, 0);
+        let reader = {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || assert!(queue.wait_past(Position(0), None).is_err()))
+        };
+        if let Ok(first) = append(&queue) {
+            assert!(matches!(wait(&queue, first), Err(AppendError::Failed(_))));
+        }
+        reader.join().unwrap();
+        assert_eq!(log_thread.join().unwrap(), 0);
+        assert!(matches!(append(&queue), Err(AppendError::Failed(_))));
+        assert!(matches!(queue.seal(), Err(SealError::Failed(_))));
+    });
+}
+
+#[test]
+fn loom_failure_of_the_background_thread_is_seen_by_the_log_thread() {
+    explore(|| {
+        let queue = queue(9, 9);
+        let log_thread = start(&queue, 9, usize::MAX);
+        let background = {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || queue.fail(io::ErrorKind::Other.into()))
+        };
+        if let Ok(first) = append(&queue) {
+            let acknowledged = wait(&queue, first).is_ok();
+            assert_eq!(acknowledged, queue.published() > first);
+        }
+        background.join().unwrap();
+        log_thread.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_submitter_held_back_by_a_full_queue_goes_on() {
+    explore(|| {
+        let queue = queue(9, 1);
+        let log_thread = start(&queue, 9, usize::MAX);
+        for n in 0..3 {
+            assert_eq!(append(&queue).unwrap(), Position(n));
+        }
+        queue.close();
+        assert_eq!(log_thread.join().unwrap(), 3);
+    });
+}
+
+#[test]
+fn loom_seal_is_after_every_acknowledged_append() {
+    explore(|| {
+        let queue = queue(9, 9);
+        let log_thread = start(&queue, 9, usize::MAX);
+        let submitter = {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || match append(&queue) {
+                Ok(first) => wait(&queue, first).map(|()| 1),
+                Err(AppendError::Sealed { tail }) => Ok(tail.0),
+                Err(other) => Err(other),
+            })
+        };
+        let tail = queue.seal().unwrap();
+        assert_eq!(queue.reach(), (tail, true));
+        assert_eq!(submitter.join().unwrap().unwrap(), tail.0);
+        queue.close();
+        log_thread.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_append_without_room_waits_for_a_reservation_and_its_outcome() {
+    for space_left in [true, false] {
+        explore(move || {
+            let queue = queue(1, 9);
+            let log_thread = {
+                let queue = Arc::clone(&queue);
+                thread::spawn(move || write(&queue, 1, usize::MAX))
+            };
+            let background = {
+                let queue = Arc::clone(&queue);
+                thread::spawn(move || {
+                    loop {
+                        match queue.take_chore() {
+                            Chore::Reserve if space_left => queue.grant(9 * COST),
+                            Chore::Reserve => queue.refuse(io::ErrorKind::StorageFull.into()),
+                            Chore::Flush => {}
+                            Chore::Stop => return,
+                        }
+                    }
+                })
+            };
+            assert_eq!(append(&queue).unwrap(), Position(0));
+            match append(&queue) {
+                Ok(first) => assert!(space_left && first == Position(1)),
+                Err(AppendError::Full(_)) => assert!(!space_left),
+                Err(other) => panic!("{other}"),
+            }
+            // The log thread of this model knows one segment only, so it ends here.
+            queue.fail(io::ErrorKind::Other.into());
+            background.join().unwrap();
+            log_thread.join().unwrap();
+        });
+    }
+}

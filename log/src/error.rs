@@ -1,0 +1,157 @@
+//! One small error type per operation; each variant says what the caller can do.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::Position;
+
+/// Why an append has no position.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum AppendError {
+    /// The log is sealed. Nothing was appended; no later append will succeed.
+    #[error("the log is sealed at position {tail}")]
+    Sealed {
+        /// The final tail.
+        tail: Position,
+    },
+    /// The batch is larger than the log takes. Nothing was appended; split it.
+    #[error("a batch of {size} bytes is larger than the log's limit of {limit} bytes")]
+    TooLarge {
+        /// Bytes of the batch.
+        size: usize,
+        /// Largest batch, in bytes.
+        limit: usize,
+    },
+    /// There is no space. Nothing of this batch was or will be appended; appends work again when there is space.
+    #[error("no space left for the log: {0}")]
+    Full(Arc<io::Error>),
+    /// The log failed for good (a flush failed, for example): the entries may or may not be there after the
+    /// log is opened again. Nothing is acknowledged from here on.
+    #[error("the log has failed and must be opened again: {0}")]
+    Failed(Arc<io::Error>),
+    /// The log was closed before the entries were written. They are not in it.
+    #[error("the log was closed")]
+    Closed,
+    /// The log was opened to read only. Nothing was appended.
+    #[error("the log was opened to read only")]
+    ReadOnly,
+}
+
+/// Why an entry cannot be read.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The position lies before the head.
+    #[error("position {position} was trimmed, the log starts at {head}")]
+    Trimmed {
+        /// The position asked for.
+        position: Position,
+        /// The first position that can be read.
+        head: Position,
+    },
+    /// Acknowledged bytes are damaged: the entry is lost here, and nothing was changed.
+    #[error("the log is corrupt at position {position}: {detail}")]
+    Corrupt {
+        /// The first position that cannot be read.
+        position: Position,
+        /// Which file, which offset, what is wrong with it.
+        detail: String,
+    },
+    /// The operating system refused a read.
+    #[error("cannot read the log: {0}")]
+    Io(Arc<io::Error>),
+    /// The log failed for good; open it again.
+    #[error("the log has failed and must be opened again: {0}")]
+    Failed(Arc<io::Error>),
+}
+
+/// Why a trim did not finish.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum TrimError {
+    /// The operating system refused. Trim again: it is idempotent.
+    #[error("cannot trim the log: {0}")]
+    Io(Arc<io::Error>),
+    /// The log failed for good; open it again.
+    #[error("the log has failed and must be opened again: {0}")]
+    Failed(Arc<io::Error>),
+    /// The log was opened to read only. Nothing was trimmed.
+    #[error("the log was opened to read only")]
+    ReadOnly,
+}
+
+/// Why a seal did not finish.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum SealError {
+    /// The log failed for good; open it again.
+    #[error("the log has failed and must be opened again: {0}")]
+    Failed(Arc<io::Error>),
+    /// The log was opened to read only. It was not sealed.
+    #[error("the log was opened to read only")]
+    ReadOnly,
+}
+
+/// Why a log cannot be opened.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Another process (or another log object in this one) has it open.
+    #[error("{path} is in use by another process")]
+    Locked {
+        /// The log's directory.
+        path: PathBuf,
+    },
+    /// There is something, but it is not a log; it was left untouched.
+    #[error("{path} is not a mixlog log: {detail}")]
+    NotALog {
+        /// The directory.
+        path: PathBuf,
+        /// What is missing or foreign.
+        detail: String,
+    },
+    /// There is no log, and it was not asked to create one.
+    #[error("there is no log at {path}")]
+    Missing {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A new log was asked for, and there is one already; it was left untouched.
+    #[error("there is a log at {path} already")]
+    Exists {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The log was written in a format that this version does not read.
+    #[error("the log at {path} has format version {found}, this program reads version {supported}")]
+    Version {
+        /// The directory.
+        path: PathBuf,
+        /// The version found.
+        found: u32,
+        /// The version read by this program.
+        supported: u32,
+    },
+    /// Acknowledged bytes are damaged. Nothing was changed.
+    #[error("the log is corrupt at position {position}: {detail}")]
+    Corrupt {
+        /// The first position that cannot be read.
+        position: Position,
+        /// Which file, which offset, what is wrong with it.
+        detail: String,
+    },
+    /// The operating system refused.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// Its answer.
+        source: io::Error,
+    },
+}

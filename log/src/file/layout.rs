@@ -1,0 +1,561 @@
+//! The bytes on disk. The format, its reasons and its recovery are told in `docs/log-format.md`; this file is the only
+//! one that knows an offset inside a header.
+//!
+//! Everything is little-endian. Checksums are CRC-32C.
+//!
+//! ```text
+//! segment-<number, 16 hex digits>           one file per segment, of fixed length
+//! +--------+-----------------------+---------+---------+-------+------------------+
+//! | header | zeros up to 4096      | frame   | frame   | ...   | zeros to the end |
+//! +--------+-----------------------+---------+---------+-------+------------------+
+//!
+//! segment header, 64 bytes                  frame, a multiple of 8 bytes
+//!  0  8  magic "MIXLOGSG"                    0  4  magic "MXFR"
+//!  8  4  format version                      4  4  kind: 1 data, 2 junk, 3 watermark
+//! 12  4  generation                          8  8  salt, from log id and segment number
+//! 16 16  log id                             16  8  offset of this frame in its file
+//! 32  8  segment number                     24  8  position of the first entry
+//! 40  8  position of the first entry        32  8  durable: positions below it were durable
+//! 48  8  length of the file                 40  4  count of entries
+//! 56  4  zero                               44  4  length of the body
+//! 60  4  checksum of bytes 0..60            48  4  generation
+//!                                           52  4  zero
+//!                                           56  4  checksum of bytes 0..56 and the padded body
+//!                                           60  4  checksum of bytes 0..60
+//!                                           64  .. body: per entry, 4 bytes where it ends; then the entries
+//!                                            .. .. zeros to a multiple of 8
+//!
+//! manifest                                  two copies of one slot, at 0 and 4096; 8192 bytes
+//! slot, 512 bytes
+//!  0  8  magic "MIXLOGMF"
+//!  8  4  format version
+//! 12  4  flags: bit 0 sealed
+//! 16 16  log id
+//! 32  8  sequence: the higher of two valid slots counts
+//! 40  8  head
+//! 48  8  durable: positions below it were durable; of a sealed log its final tail
+//! 56  8  number of the first segment
+//! 64  8  number after the last segment that was put to use
+//! 72  4  generation
+//! 76  .. zeros
+//! 508 4  checksum of bytes 0..508
+//! ```
+
+use std::fmt;
+
+use crate::{Block, LogId, Position};
+
+/// The version of everything in this file.
+pub(crate) const FORMAT_VERSION: u32 = 1;
+
+/// Where a segment's frames start: on a page of their own, so that the synced header is never written again.
+pub(crate) const FRAMES_START: u64 = 4096;
+
+pub(crate) const SEGMENT_HEADER: usize = 64;
+pub(crate) const FRAME_HEADER: usize = 64;
+pub(crate) const FRAME_ALIGN: usize = 8;
+
+pub(crate) const MANIFEST_SLOT: usize = 512;
+pub(crate) const MANIFEST_SLOT_OFFSETS: [u64; 2] = [0, 4096];
+pub(crate) const MANIFEST_BYTES: usize = 8192;
+
+const SEGMENT_MAGIC: &[u8; 8] = b"MIXLOGSG";
+const MANIFEST_MAGIC: &[u8; 8] = b"MIXLOGMF";
+const FRAME_MAGIC: &[u8; 4] = b"MXFR";
+const FLAG_SEALED: u32 = 1;
+
+/// What a frame costs beside its body, at most: header, padding, and a watermark frame that attests it.
+pub(crate) const FRAME_OVERHEAD: u64 = (2 * FRAME_HEADER + FRAME_ALIGN) as u64;
+
+/// What is wrong with bytes that should be a header or a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flaw {
+    /// Zeros, as after the last frame.
+    Blank,
+    /// The file ends before.
+    Short,
+    Magic,
+    HeaderChecksum,
+    /// Valid, but of another log, another segment or another place.
+    Foreign,
+    /// A length or count that cannot be.
+    Bounds,
+    BodyChecksum,
+    /// Valid, but not the position that comes next.
+    Order {
+        expected: Position,
+        found: Position,
+    },
+    /// Valid, but in a format of this version.
+    Version(u32),
+}
+
+impl fmt::Display for Flaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Blank => f.write_str("there are zeros"),
+            Self::Short => f.write_str("the file ends too early"),
+            Self::Magic => f.write_str("the magic number is wrong"),
+            Self::HeaderChecksum => f.write_str("the checksum of the header is wrong"),
+            Self::Foreign => f.write_str("it belongs to another log or place"),
+            Self::Bounds => f.write_str("a length or count is out of bounds"),
+            Self::BodyChecksum => f.write_str("the checksum of the entries is wrong"),
+            Self::Order { expected, found } => write!(f, "position {expected} comes next, not {found}"),
+            Self::Version(version) => write!(f, "format version {version} is not known"),
+        }
+    }
+}
+
+fn u32_at(bytes: &[u8], offset: usize) -> u32 {
+    u32::from_le_bytes(bytes[offset..offset + 4].try_into().expect("four bytes"))
+}
+
+fn u64_at(bytes: &[u8], offset: usize) -> u64 {
+    u64::from_le_bytes(bytes[offset..offset + 8].try_into().expect("eight bytes"))
+}
+
+fn u128_at(bytes: &[u8], offset: usize) -> u128 {
+    u128::from_le_bytes(bytes[offset..offset + 16].try_into().expect("sixteen bytes"))
+}
+
+fn put(bytes: &mut [u8], offset: usize, value: &[u8]) {
+    bytes[offset..offset + value.len()].copy_from_slice(value);
+}
+
+/// Puts the checksum of everything before it into the last four bytes.
+fn put_checksum(bytes: &mut [u8]) {
+    let end = bytes.len() - 4;
+    let checksum = crc32c::crc32c(&bytes[..end]);
+    put(bytes, end, &checksum.to_le_bytes());
+}
+
+fn checksum_holds(bytes: &[u8]) -> bool {
+    let end = bytes.len() - 4;
+    crc32c::crc32c(&bytes[..end]) == u32_at(bytes, end)
+}
+
+/// Checks what all versions of a header have in common: magic first, version next, checksum last.
+fn check_header(bytes: &[u8], magic: &[u8; 8]) -> Result<(), Flaw> {
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Err(Flaw::Blank);
+    }
+    if &bytes[..8] != magic {
+        return Err(Flaw::Magic);
+    }
+    if !checksum_holds(bytes) {
+        return Err(Flaw::HeaderChecksum);
+    }
+    match u32_at(bytes, 8) {
+        FORMAT_VERSION => Ok(()),
+        version => Err(Flaw::Version(version)),
+    }
+}
+
+/// The first bytes of a segment file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentHeader {
+    pub(crate) generation: u32,
+    pub(crate) log: LogId,
+    pub(crate) number: u64,
+    pub(crate) first: Position,
+    /// Length of the file.
+    pub(crate) bytes: u64,
+}
+
+impl SegmentHeader {
+    pub(crate) fn encode(&self) -> [u8; SEGMENT_HEADER] {
+        let mut bytes = [0; SEGMENT_HEADER];
+        put(&mut bytes, 0, SEGMENT_MAGIC);
+        put(&mut bytes, 8, &FORMAT_VERSION.to_le_bytes());
+        put(&mut bytes, 12, &self.generation.to_le_bytes());
+        put(&mut bytes, 16, &self.log.0.to_le_bytes());
+        put(&mut bytes, 32, &self.number.to_le_bytes());
+        put(&mut bytes, 40, &self.first.0.to_le_bytes());
+        put(&mut bytes, 48, &self.bytes.to_le_bytes());
+        put_checksum(&mut bytes);
+        bytes
+    }
+
+    pub(crate) fn decode(bytes: &[u8; SEGMENT_HEADER]) -> Result<Self, Flaw> {
+        check_header(bytes, SEGMENT_MAGIC)?;
+        let header = Self {
+            generation: u32_at(bytes, 12),
+            log: LogId(u128_at(bytes, 16)),
+            number: u64_at(bytes, 32),
+            first: Position(u64_at(bytes, 40)),
+            bytes: u64_at(bytes, 48),
+        };
+        if header.bytes < FRAMES_START {
+            return Err(Flaw::Bounds);
+        }
+        Ok(header)
+    }
+}
+
+/// One copy of the manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ManifestSlot {
+    pub(crate) log: LogId,
+    pub(crate) sequence: u64,
+    pub(crate) head: Position,
+    /// Positions below it were durable when the slot was written.
+    pub(crate) durable: Position,
+    pub(crate) segments_start: u64,
+    pub(crate) segments_end: u64,
+    pub(crate) generation: u32,
+    pub(crate) sealed: bool,
+}
+
+impl ManifestSlot {
+    pub(crate) fn encode(&self) -> [u8; MANIFEST_SLOT] {
+        let mut bytes = [0; MANIFEST_SLOT];
+        put(&mut bytes, 0, MANIFEST_MAGIC);
+        put(&mut bytes, 8, &FORMAT_VERSION.to_le_bytes());
+        put(&mut bytes, 12, &if self.sealed { FLAG_SEALED } else { 0 }.to_le_bytes());
+        put(&mut bytes, 16, &self.log.0.to_le_bytes());
+        put(&mut bytes, 32, &self.sequence.to_le_bytes());
+        put(&mut bytes, 40, &self.head.0.to_le_bytes());
+        put(&mut bytes, 48, &self.durable.0.to_le_bytes());
+        put(&mut bytes, 56, &self.segments_start.to_le_bytes());
+        put(&mut bytes, 64, &self.segments_end.to_le_bytes());
+        put(&mut bytes, 72, &self.generation.to_le_bytes());
+        put_checksum(&mut bytes);
+        bytes
+    }
+
+    pub(crate) fn decode(bytes: &[u8; MANIFEST_SLOT]) -> Result<Self, Flaw> {
+        check_header(bytes, MANIFEST_MAGIC)?;
+        let slot = Self {
+            log: LogId(u128_at(bytes, 16)),
+            sequence: u64_at(bytes, 32),
+            head: Position(u64_at(bytes, 40)),
+            durable: Position(u64_at(bytes, 48)),
+            segments_start: u64_at(bytes, 56),
+            segments_end: u64_at(bytes, 64),
+            generation: u32_at(bytes, 72),
+            sealed: u32_at(bytes, 12) & FLAG_SEALED != 0,
+        };
+        if slot.segments_start > slot.segments_end || slot.head > slot.durable {
+            return Err(Flaw::Bounds);
+        }
+        Ok(slot)
+    }
+}
+
+/// What a frame holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FrameKind {
+    Data,
+    Junk,
+    /// No entries: it only tells how far the log was durable.
+    Watermark,
+}
+
+/// Which segment of which log a frame belongs to: bytes that were copied elsewhere, or that are left from another
+/// use of the disk, do not validate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Salt(u64);
+
+impl Salt {
+    pub(crate) fn of(log: LogId, segment: u64) -> Self {
+        let mut bytes = [0; 24];
+        put(&mut bytes, 0, &log.0.to_le_bytes());
+        put(&mut bytes, 16, &segment.to_le_bytes());
+        // Two checksums of the same bytes in different order: an injective map is not needed, only a spread one.
+        let low = crc32c::crc32c(&bytes);
+        bytes.reverse();
+        Self(u64::from(low) | u64::from(crc32c::crc32c(&bytes)) << 32)
+    }
+}
+
+/// The first bytes of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FrameHeader {
+    pub(crate) kind: FrameKind,
+    pub(crate) first: Position,
+    /// Positions below it were durable when the frame was written.
+    pub(crate) durable: Position,
+    pub(crate) count: u32,
+    pub(crate) body: u32,
+    pub(crate) generation: u32,
+    checksum: u32,
+}
+
+impl FrameHeader {
+    /// Decodes the header at `offset` of a segment of `segment_bytes` bytes. Every length has been compared with
+    /// its bounds when this returns.
+    pub(crate) fn decode(bytes: &[u8], salt: Salt, offset: u64, segment_bytes: u64) -> Result<Self, Flaw> {
+        let bytes: &[u8; FRAME_HEADER] = bytes.try_into().expect("a whole header");
+        if &bytes[..4] != FRAME_MAGIC {
+            return Err(if bytes.iter().all(|byte| *byte == 0) { Flaw::Blank } else { Flaw::Magic });
+        }
+        if !checksum_holds(bytes) {
+            return Err(Flaw::HeaderChecksum);
+        }
+        if u64_at(bytes, 8) != salt.0 || u64_at(bytes, 16) != offset {
+            return Err(Flaw::Foreign);
+        }
+        let kind = match u32_at(bytes, 4) {
+            1 => FrameKind::Data,
+            2 => FrameKind::Junk,
+            3 => FrameKind::Watermark,
+            _ => return Err(Flaw::Bounds),
+        };
+        let header = Self {
+            kind,
+            first: Position(u64_at(bytes, 24)),
+            durable: Position(u64_at(bytes, 32)),
+            count: u32_at(bytes, 40),
+            body: u32_at(bytes, 44),
+            generation: u32_at(bytes, 48),
+            checksum: u32_at(bytes, 56),
+        };
+        let shape_holds = match kind {
+            FrameKind::Data => header.count > 0 && u64::from(header.body) >= 4 * u64::from(header.count),
+            FrameKind::Junk => header.count > 0 && header.body == 0,
+            FrameKind::Watermark => header.count == 0 && header.body == 0,
+        };
+        let fits = header.bytes() <= segment_bytes.saturating_sub(offset);
+        if !shape_holds || !fits || header.first.0.checked_add(u64::from(header.count)).is_none() {
+            return Err(Flaw::Bounds);
+        }
+        Ok(header)
+    }
+
+    /// The bytes of the whole frame.
+    pub(crate) fn bytes(&self) -> u64 {
+        frame_bytes(self.body as usize)
+    }
+
+    /// The position after the last entry.
+    pub(crate) fn end(&self) -> Position {
+        self.first.plus(u64::from(self.count))
+    }
+
+    /// Checks the whole frame, `frame`, of which this is the header.
+    pub(crate) fn check(&self, frame: &[u8]) -> Result<(), Flaw> {
+        let checksum = crc32c::crc32c_append(crc32c::crc32c(&frame[..56]), &frame[FRAME_HEADER..]);
+        if checksum == self.checksum { Ok(()) } else { Err(Flaw::BodyChecksum) }
+    }
+
+    /// Adds the entries of `frame`, which was checked, to `bytes` and `ends`.
+    pub(crate) fn copy_entries(
+        &self,
+        frame: &[u8],
+        bytes: &mut Vec<u8>,
+        ends: &mut Vec<u32>,
+    ) -> Result<(), Flaw> {
+        let body = &frame[FRAME_HEADER..FRAME_HEADER + self.body as usize];
+        let (own_ends, entries) = body.split_at(4 * self.count as usize);
+        let base = u32::try_from(bytes.len()).expect("a block holds less than 4 GiB");
+        let mut before = 0;
+        for end in own_ends.chunks_exact(4) {
+            let end = u32_at(end, 0);
+            if end < before || end as usize > entries.len() {
+                return Err(Flaw::Bounds);
+            }
+            ends.push(base + end);
+            before = end;
+        }
+        if before as usize != entries.len() {
+            return Err(Flaw::Bounds);
+        }
+        bytes.extend_from_slice(entries);
+        Ok(())
+    }
+}
+
+/// The bytes of a frame with this body.
+pub(crate) fn frame_bytes(body: usize) -> u64 {
+    (FRAME_HEADER + body.next_multiple_of(FRAME_ALIGN)) as u64
+}
+
+/// What the writer knows of every frame that it writes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stamp {
+    pub(crate) salt: Salt,
+    /// The frame's offset in its file.
+    pub(crate) offset: u64,
+    pub(crate) durable: Position,
+    pub(crate) generation: u32,
+}
+
+/// Appends the frame of `block` to `out`.
+pub(crate) fn encode_block(out: &mut Vec<u8>, stamp: Stamp, block: &Block) {
+    let count = u32::try_from(block.len()).expect("a block holds less than 2^32 entries");
+    let start = out.len();
+    out.resize(start + FRAME_HEADER, 0);
+    let kind = match block.data() {
+        None => FrameKind::Junk,
+        Some((bytes, ends)) => {
+            let ends_start = out.len();
+            out.resize(ends_start + 4 * ends.len(), 0);
+            for (place, end) in out[ends_start..].chunks_exact_mut(4).zip(ends) {
+                place.copy_from_slice(&end.to_le_bytes());
+            }
+            out.extend_from_slice(bytes);
+            FrameKind::Data
+        }
+    };
+    finish_frame(out, start, stamp, kind, block.first(), count);
+}
+
+/// Appends a watermark frame, which stands before position `next`, to `out`.
+pub(crate) fn encode_watermark(out: &mut Vec<u8>, stamp: Stamp, next: Position) {
+    let start = out.len();
+    out.resize(start + FRAME_HEADER, 0);
+    finish_frame(out, start, stamp, FrameKind::Watermark, next, 0);
+}
+
+fn finish_frame(out: &mut Vec<u8>, start: usize, stamp: Stamp, kind: FrameKind, first: Position, count: u32) {
+    let body = u32::try_from(out.len() - start - FRAME_HEADER).expect("a frame holds less than 4 GiB");
+    out.resize(start + (out.len() - start).next_multiple_of(FRAME_ALIGN), 0);
+    let frame = &mut out[start..];
+    let kind: u32 = match kind {
+        FrameKind::Data => 1,
+        FrameKind::Junk => 2,
+        FrameKind::Watermark => 3,
+    };
+    put(frame, 0, FRAME_MAGIC);
+    put(frame, 4, &kind.to_le_bytes());
+    put(frame, 8, &stamp.salt.0.to_le_bytes());
+    put(frame, 16, &stamp.offset.to_le_bytes());
+    put(frame, 24, &first.0.to_le_bytes());
+    put(frame, 32, &stamp.durable.0.to_le_bytes());
+    put(frame, 40, &count.to_le_bytes());
+    put(frame, 44, &body.to_le_bytes());
+    put(frame, 48, &stamp.generation.to_le_bytes());
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(&frame[..56]), &frame[FRAME_HEADER..]);
+    put(frame, 56, &checksum.to_le_bytes());
+    put_checksum(&mut frame[..FRAME_HEADER]);
+}
+
+/// Whether a frame's magic number stands at the start of these bytes.
+pub(crate) fn may_be_frame(bytes: &[u8]) -> bool {
+    bytes.starts_with(FRAME_MAGIC)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::Batch;
+
+    const LOG: LogId = LogId(0x0123_4567_89ab_cdef_0011_2233_4455_6677);
+
+    fn stamp() -> Stamp {
+        Stamp { salt: Salt::of(LOG, 3), offset: 4096, durable: Position(5), generation: 2 }
+    }
+
+    fn data_frame() -> Vec<u8> {
+        let mut batch = Batch::new();
+        batch.push(b"one");
+        batch.push(b"");
+        batch.push(b"three");
+        let mut frame = Vec::new();
+        encode_block(&mut frame, stamp(), &Block::of(Position(7), batch));
+        frame
+    }
+
+    fn decode(frame: &[u8]) -> Result<FrameHeader, Flaw> {
+        let header = FrameHeader::decode(&frame[..FRAME_HEADER], Salt::of(LOG, 3), 4096, 8192)?;
+        header.check(&frame[..usize::try_from(header.bytes()).unwrap()])?;
+        Ok(header)
+    }
+
+    #[test]
+    fn frame_of_entries_decodes_to_the_same_entries() {
+        let frame = data_frame();
+        let header = decode(&frame).unwrap();
+        assert_eq!((header.first, header.end(), header.durable), (Position(7), Position(10), Position(5)));
+        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+        header.copy_entries(&frame, &mut bytes, &mut ends).unwrap();
+        assert_eq!((bytes.as_slice(), ends.as_slice()), (b"onethree".as_slice(), [3, 3, 8].as_slice()));
+    }
+
+    #[test]
+    fn frame_of_junk_decodes_to_its_count() {
+        let mut frame = Vec::new();
+        encode_block(&mut frame, stamp(), &Block::junk(Position(7), 9));
+        let header = decode(&frame).unwrap();
+        assert_eq!((header.kind, header.end()), (FrameKind::Junk, Position(16)));
+    }
+
+    #[test]
+    fn frame_with_any_bit_flipped_is_refused() {
+        let frame = data_frame();
+        for bit in 0..frame.len() * 8 {
+            let mut damaged = frame.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode(&damaged).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn frame_elsewhere_is_foreign() {
+        let frame = data_frame();
+        let header = &frame[..FRAME_HEADER];
+        for (salt, offset) in
+            [(Salt::of(LOG, 4), 4096), (Salt::of(LogId(1), 3), 4096), (Salt::of(LOG, 3), 4104)]
+        {
+            assert_eq!(FrameHeader::decode(header, salt, offset, 8192), Err(Flaw::Foreign));
+        }
+    }
+
+    #[test]
+    fn frame_past_the_segment_is_out_of_bounds() {
+        let frame = data_frame();
+        let header = &frame[..FRAME_HEADER];
+        let decode = |bytes| FrameHeader::decode(header, Salt::of(LOG, 3), 4096, bytes);
+        assert!(decode(4096 + frame.len() as u64).is_ok());
+        assert_eq!(decode(4096 + frame.len() as u64 - 1), Err(Flaw::Bounds));
+    }
+
+    #[test]
+    fn zeros_are_no_header() {
+        assert_eq!(SegmentHeader::decode(&[0; SEGMENT_HEADER]), Err(Flaw::Blank));
+        assert_eq!(ManifestSlot::decode(&[0; MANIFEST_SLOT]), Err(Flaw::Blank));
+        assert_eq!(FrameHeader::decode(&[0; FRAME_HEADER], Salt::of(LOG, 3), 4096, 8192), Err(Flaw::Blank));
+    }
+
+    #[test]
+    fn headers_round_trip_and_refuse_flipped_bits() {
+        let segment =
+            SegmentHeader { generation: 4, log: LOG, number: 9, first: Position(77), bytes: 1 << 20 };
+        assert_eq!(SegmentHeader::decode(&segment.encode()), Ok(segment));
+        let slot = ManifestSlot {
+            log: LOG,
+            sequence: 8,
+            head: Position(1),
+            durable: Position(2),
+            segments_start: 3,
+            segments_end: 4,
+            generation: 5,
+            sealed: true,
+        };
+        assert_eq!(ManifestSlot::decode(&slot.encode()), Ok(slot));
+        for bit in 0..MANIFEST_SLOT * 8 {
+            let mut bytes = slot.encode();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(ManifestSlot::decode(&bytes).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn header_of_a_newer_version_is_told_from_damage() {
+        let mut bytes = ManifestSlot {
+            log: LOG,
+            sequence: 1,
+            head: Position(0),
+            durable: Position(0),
+            segments_start: 0,
+            segments_end: 0,
+            generation: 0,
+            sealed: false,
+        }
+        .encode();
+        put(&mut bytes, 8, &(FORMAT_VERSION + 1).to_le_bytes());
+        assert_eq!(ManifestSlot::decode(&bytes), Err(Flaw::HeaderChecksum));
+        put_checksum(&mut bytes);
+        assert_eq!(ManifestSlot::decode(&bytes), Err(Flaw::Version(FORMAT_VERSION + 1)));
+    }
+}

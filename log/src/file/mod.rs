@@ -1,0 +1,458 @@
+//! The log in files: segments on a local disk, written by one thread, flushed by groups.
+//!
+//! ```text
+//! append --> commit queue --> writer (log thread) --> segment files --> published tail, cache --> read
+//!                                ^ spare segment, background flushes: background thread
+//! ```
+//!
+//! The bytes on disk are drawn in `layout`. The protocol, what it survives and how it recovers are told in
+//! `docs/log-format.md`.
+
+mod background;
+mod cache;
+mod config;
+mod frames;
+mod layout;
+mod manifest;
+mod reader;
+mod recovery;
+mod report;
+mod segments;
+mod storage;
+mod writer;
+
+pub use config::{Config, Create};
+pub use report::{Damage, Report, Torn};
+pub use storage::{Access, FsStorage, Lock, LockMode, Storage, StorageFile};
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::commit_queue::{CommitQueue, Limits};
+use crate::{
+    Acknowledge, AppendError, Batch, Block, Durability, LogId, OpenError, Position, ReadError, SealError,
+    SharedLog, Tail, Ticket, TrimError,
+};
+
+use cache::Cache;
+use layout::{FRAME_OVERHEAD, FRAMES_START, ManifestSlot};
+use manifest::Manifest;
+use recovery::{Examined, Recovered, Scanned};
+use segments::Segments;
+use writer::{Place, Writer};
+
+/// A frame takes no further batch when it has this many entries, or bytes: what a reader gets at once.
+const FRAME_ENTRIES: usize = 4096;
+const FRAME_BYTES: usize = 1 << 20;
+
+const UNPOISONED: &str = "nothing panics while it holds the lock";
+
+/// A log in the files of one directory.
+///
+/// One [`FileLog`] at a time has a directory open to write, on the whole machine. Dropping it writes what is queued,
+/// makes it durable, and gives the directory free.
+///
+/// ```
+/// use mixlog_log::{Batch, Entry, FileLog, Position, SharedLog, file};
+///
+/// let scratch = tempfile::tempdir()?;
+/// let log = FileLog::open(scratch.path().join("log"), file::Config::default())?;
+/// let mut batch = Batch::new();
+/// batch.push(b"an entry");
+/// log.append(&batch)?.wait()?;   // it survives a power cut from here on
+///
+/// let block = log.read(Position(0))?.expect("acknowledged");
+/// assert_eq!(block.get(Position(0)), Some(Entry::Data(b"an entry")));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct FileLog {
+    shared: Arc<Shared>,
+    /// The log thread and the background thread; none when the log was opened to read only.
+    threads: Vec<JoinHandle<()>>,
+    /// Held until both threads have ended. Tickets outlive the log and must not keep its lock.
+    _lock: Lock,
+}
+
+/// What the threads of a log share.
+struct Shared {
+    storage: Arc<dyn Storage>,
+    id: LogId,
+    durability: Durability,
+    read_only: bool,
+    segment_bytes: u64,
+    /// What a spare segment adds to the room for appends: a frame that does not fit in the current segment leaves
+    /// less than its own size unused there.
+    spare_room: u64,
+    queue: CommitQueue,
+    segments: Segments,
+    cache: Cache,
+    /// The first position that was not trimmed. Raised (Release) after the manifest says so, under its lock.
+    head: AtomicU64,
+    /// Positions below it are durable. Raised (AcqRel) after the flush that made them so.
+    durable: AtomicU64,
+    manifest: Mutex<Manifest>,
+    spare: Mutex<Option<Spare>>,
+}
+
+/// The segment that was reserved ahead.
+struct Spare {
+    file: Arc<dyn StorageFile>,
+    bytes: u64,
+}
+
+impl FileLog {
+    /// Opens the log in `directory`, or creates it if `config` says so, and repairs what a crash left.
+    ///
+    /// Cost: reads the whole log and verifies it, about a second per gigabyte or two; a dozen flushes. Creating one
+    /// writes its first segment.
+    ///
+    /// # Errors
+    /// [`OpenError`]: whatever was there is as it was, unless it is [`OpenError::Io`].
+    ///
+    /// # Panics
+    /// When a field of `config` is out of its bounds.
+    pub fn open(directory: impl AsRef<Path>, config: Config) -> Result<Self, OpenError> {
+        Self::open_with_storage(Arc::new(FsStorage::new(directory.as_ref())), &config)
+    }
+
+    /// Like [`open`](Self::open), on a file system of the caller's making.
+    ///
+    /// # Errors
+    /// Like [`open`](Self::open).
+    ///
+    /// # Panics
+    /// Like [`open`](Self::open).
+    pub fn open_with_storage(storage: Arc<dyn Storage>, config: &Config) -> Result<Self, OpenError> {
+        config.check();
+        if !recovery::directory_exists(&*storage)? {
+            if config.create == Create::Never {
+                return Err(OpenError::Missing { path: storage.path().to_path_buf() });
+            }
+            storage.create_directory().map_err(|source| OpenError::Io {
+                action: "create",
+                path: storage.path().to_path_buf(),
+                source,
+            })?;
+        }
+        let lock = lock(&*storage, LockMode::Exclusive)?;
+        let Recovered { manifest, segments, tail } = recovery::recover(&*storage, config)?;
+        let last = segments.last().expect("a log that was opened to write has a segment");
+        let place = Place {
+            segment: Arc::clone(&last.segment),
+            file: Arc::clone(&last.file),
+            offset: last.end,
+            next: tail,
+            generation: manifest.slot().generation,
+        };
+        let shared = Arc::new(Shared::new(storage, config, manifest, segments, tail));
+        let writer = Writer::new(Arc::clone(&shared), place);
+        let background = Arc::clone(&shared);
+        let threads = vec![
+            start("mixlog-log", move || writer.run()),
+            start("mixlog-reserve", move || background::run(&background)),
+        ];
+        Ok(Self { shared, threads, _lock: lock })
+    }
+
+    /// Opens the log in `directory` to read only: nothing in the directory is changed, and what a crash left behind the
+    /// last whole entry is not shown.
+    ///
+    /// Appending, trimming and sealing are refused, and [`wait_past`](SharedLog::wait_past) returns at once, as
+    /// nothing will come. Other readers may have the log open at the same time, but no writer.
+    ///
+    /// Shape: after a crash, the last entries may be ones that were never acknowledged; the next [`open`](Self::open) keeps
+    /// or drops each of them for good.
+    ///
+    /// Cost: reads the whole log and verifies it.
+    ///
+    /// # Errors
+    /// [`OpenError`]; [`OpenError::Locked`] while a writer has the log open.
+    pub fn open_read_only(directory: impl AsRef<Path>) -> Result<Self, OpenError> {
+        Self::open_read_only_with_storage(Arc::new(FsStorage::new(directory.as_ref())))
+    }
+
+    /// Like [`open_read_only`](Self::open_read_only), on a file system of the caller's making.
+    ///
+    /// # Errors
+    /// Like [`open_read_only`](Self::open_read_only).
+    pub fn open_read_only_with_storage(storage: Arc<dyn Storage>) -> Result<Self, OpenError> {
+        let (lock, examined) = examine(&*storage)?;
+        if let Some(damage) = examined.damage {
+            return Err(damage.into());
+        }
+        let Examined { manifest, segments, tail, .. } = examined;
+        let config = Config { cache_bytes: 0, ..Config::default() };
+        let mut shared = Shared::new(storage, &config, manifest, segments, tail);
+        shared.read_only = true;
+        Ok(Self { shared: Arc::new(shared), threads: Vec::new(), _lock: lock })
+    }
+
+    /// Reads and verifies every byte of the log in `directory`, and changes none. Other readers may have the log open at
+    /// the same time, but no writer.
+    ///
+    /// # Errors
+    /// [`OpenError`] when there is no log to look at; damage is part of the report.
+    pub fn verify(directory: impl AsRef<Path>) -> Result<Report, OpenError> {
+        Self::verify_with_storage(&FsStorage::new(directory.as_ref()))
+    }
+
+    /// Like [`verify`](Self::verify), on a file system of the caller's making.
+    ///
+    /// # Errors
+    /// Like [`verify`](Self::verify).
+    pub fn verify_with_storage(storage: &dyn Storage) -> Result<Report, OpenError> {
+        let (_lock, examined) = examine(storage)?;
+        let slot = examined.manifest.slot();
+        Ok(Report {
+            id: slot.log,
+            head: slot.head,
+            tail: examined.tail,
+            sealed: slot.sealed,
+            durable: examined.durable,
+            generation: slot.generation,
+            segments: examined.segments.len(),
+            frames: examined.frames,
+            frame_bytes: examined.frame_bytes,
+            torn: examined.torn,
+            damage: examined.damage,
+        })
+    }
+}
+
+fn lock(storage: &dyn Storage, mode: LockMode) -> Result<Lock, OpenError> {
+    let path = || storage.path().to_path_buf();
+    match storage.lock(mode) {
+        Ok(Some(lock)) => Ok(lock),
+        Ok(None) => Err(OpenError::Locked { path: path() }),
+        Err(source) => Err(OpenError::Io { action: "lock", path: path(), source }),
+    }
+}
+
+fn examine(storage: &dyn Storage) -> Result<(Lock, Examined), OpenError> {
+    if !recovery::directory_exists(storage)? {
+        return Err(OpenError::Missing { path: storage.path().to_path_buf() });
+    }
+    let lock = lock(storage, LockMode::Shared)?;
+    Ok((lock, recovery::examine(storage, Access::Read)?))
+}
+
+fn start(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    thread::Builder::new().name(name.to_owned()).spawn(run).expect("the operating system starts a thread")
+}
+
+impl Drop for FileLog {
+    fn drop(&mut self) {
+        self.shared.queue.close();
+        for thread in self.threads.drain(..) {
+            let ended = thread.join();
+            // A panic there was reported when it happened; one more while unwinding would abort.
+            assert!(ended.is_ok() || thread::panicking(), "a thread of the log panicked");
+        }
+    }
+}
+
+impl Shared {
+    fn new(
+        storage: Arc<dyn Storage>,
+        config: &Config,
+        manifest: Manifest,
+        scanned: Vec<Scanned>,
+        tail: Position,
+    ) -> Self {
+        let slot = *manifest.slot();
+        let current = scanned.last().map_or(0, |last| writer::room(last.segment.bytes, last.end));
+        let limits = Limits {
+            queue_bytes: config.queue_bytes as u64,
+            batch_bytes: config.max_batch_bytes,
+            frame_bytes: FRAME_BYTES.min(config.max_batch_bytes),
+            frame_entries: FRAME_ENTRIES,
+            frame_overhead: FRAME_OVERHEAD,
+            // Early, as writing a segment's zeros takes as long as writing its entries.
+            reserve_below: config.segment_bytes() / 4 * 3,
+        };
+        let segments = Segments::new(Arc::clone(&storage));
+        for Scanned { segment, file, .. } in scanned {
+            segments.push(segment, file);
+        }
+        Self {
+            id: slot.log,
+            durability: config.durability,
+            read_only: false,
+            segment_bytes: config.segment_bytes(),
+            spare_room: config.segment_bytes() - FRAMES_START - config.largest_frame(),
+            queue: CommitQueue::new(limits, tail, slot.sealed, current),
+            segments,
+            cache: Cache::new(config.cache_bytes),
+            head: AtomicU64::new(slot.head.0),
+            durable: AtomicU64::new(tail.0),
+            manifest: Mutex::new(manifest),
+            spare: Mutex::new(None),
+            storage,
+        }
+    }
+
+    fn head(&self) -> Position {
+        Position(self.head.load(Ordering::Acquire))
+    }
+
+    fn durable(&self) -> Position {
+        Position(self.durable.load(Ordering::Acquire))
+    }
+
+    fn raise_durable(&self, position: Position) {
+        self.durable.fetch_max(position.0, Ordering::AcqRel);
+    }
+
+    fn take_spare(&self) -> Option<Spare> {
+        self.spare.lock().expect(UNPOISONED).take()
+    }
+
+    fn put_spare(&self, spare: Spare) {
+        *self.spare.lock().expect(UNPOISONED) = Some(spare);
+    }
+
+    fn manifest(&self) -> MutexGuard<'_, Manifest> {
+        self.manifest.lock().expect(UNPOISONED)
+    }
+
+    fn update_manifest(&self, change: impl FnOnce(&mut ManifestSlot)) -> io::Result<()> {
+        self.manifest().update(change)
+    }
+
+    /// Makes everything that is published durable.
+    fn flush(&self) -> io::Result<()> {
+        // In this order: what was published before the newest file is asked for stands in it, or in one that was
+        // flushed before the log went on to the next.
+        let published = self.queue.published();
+        if published > self.durable()
+            && let Some(file) = self.segments.active_file()
+        {
+            file.sync_data()?;
+            self.raise_durable(published);
+        }
+        Ok(())
+    }
+
+    fn trim(&self, before: Position) -> Result<(), TrimError> {
+        if let Some(error) = self.queue.failure() {
+            return Err(TrimError::Failed(error));
+        }
+        let fail = |error| TrimError::Failed(self.queue.fail(error));
+        let mut manifest = self.manifest();
+        let before = before.min(self.queue.published());
+        if before > self.head() {
+            // A head that survives a power cut which its entries do not would lose the tail.
+            if before > self.durable() {
+                self.flush().map_err(fail)?;
+            }
+            let start =
+                self.segments.first_needed(before).expect("a log that is open to write has a segment");
+            manifest
+                .update(|slot| {
+                    slot.head = before;
+                    slot.durable = slot.durable.max(before);
+                    slot.segments_start = start;
+                })
+                .map_err(fail)?;
+            self.head.store(before.0, Ordering::Release);
+            self.segments.trim(start);
+            self.cache.trim(before);
+        }
+        // The log thread needs the manifest to go on to the next segment; removing files takes long.
+        drop(manifest);
+        self.segments.remove_trimmed().map_err(|error| TrimError::Io(Arc::new(error)))
+    }
+}
+
+impl SharedLog for FileLog {
+    fn append(&self, batch: &Batch) -> Result<Ticket, AppendError> {
+        assert!(!batch.is_empty(), "an append holds at least one entry");
+        if self.shared.read_only {
+            return Err(AppendError::ReadOnly);
+        }
+        let count = u32::try_from(batch.len()).expect("a batch holds less than 2^32 entries");
+        let first = self.shared.queue.append(batch)?;
+        let backend: Arc<dyn Acknowledge> = Arc::<Shared>::clone(&self.shared);
+        Ok(Ticket::from_backend(backend, first.0, count))
+    }
+
+    fn read(&self, position: Position) -> Result<Option<Arc<Block>>, ReadError> {
+        let shared = &self.shared;
+        let trimmed = |head| ReadError::Trimmed { position, head };
+        let head = shared.head();
+        if position < head {
+            return Err(trimmed(head));
+        }
+        let tail = shared.queue.published();
+        if position >= tail {
+            return Ok(None);
+        }
+        if let Some(block) = shared.cache.get(position) {
+            return Ok(Some(block));
+        }
+        match reader::read(&shared.segments, position, tail)? {
+            Some(block) => Ok(Some(block)),
+            None => Err(trimmed(shared.head())),
+        }
+    }
+
+    fn tail(&self) -> Tail {
+        // The head first: it was never past the tail.
+        let head = self.shared.head();
+        let (tail, sealed) = self.shared.queue.reach();
+        Tail { head, tail, sealed }
+    }
+
+    fn wait_past(&self, position: Position, timeout: Option<Duration>) -> Result<Tail, ReadError> {
+        if !self.shared.read_only {
+            self.shared.queue.wait_past(position, timeout).map_err(ReadError::Failed)?;
+        }
+        Ok(self.tail())
+    }
+
+    fn trim(&self, before: Position) -> Result<(), TrimError> {
+        if self.shared.read_only { Err(TrimError::ReadOnly) } else { self.shared.trim(before) }
+    }
+
+    fn seal(&self) -> Result<Position, SealError> {
+        if self.shared.read_only { Err(SealError::ReadOnly) } else { self.shared.queue.seal() }
+    }
+
+    fn durability(&self) -> Durability {
+        self.shared.durability
+    }
+
+    fn id(&self) -> LogId {
+        self.shared.id
+    }
+}
+
+impl fmt::Debug for FileLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileLog")
+            .field("path", &self.shared.storage.path())
+            .field("id", &self.shared.id)
+            .field("reach", &self.tail())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Tickets whose sequence is their first position.
+impl Acknowledge for Shared {
+    fn wait(
+        &self,
+        sequence: u64,
+        count: u32,
+        timeout: Option<Duration>,
+    ) -> Option<Result<Range<Position>, AppendError>> {
+        let first = Position(sequence);
+        let end = first.plus(u64::from(count));
+        self.queue.wait_published(end, timeout).map(|outcome| outcome.map(|()| first..end))
+    }
+}

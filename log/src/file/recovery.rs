@@ -1,0 +1,453 @@
+//! From the files of a log to its state: first a look that changes nothing, then the repair of what a crash left.
+//!
+//! The rules and the crashes that they answer are told in `docs/log-format.md`.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use crate::{Durability, LogId, OpenError, Position};
+
+use super::config::{Config, Create};
+use super::frames::{self, Frames, Step};
+use super::layout::{FORMAT_VERSION, FRAMES_START, Flaw, SEGMENT_HEADER, SegmentHeader};
+use super::manifest::{self, LoadError, Manifest};
+use super::report::{Damage, Torn};
+use super::segments::{self, Segment};
+use super::storage::{self, Access, Storage, StorageFile};
+
+/// How much of a segment is read at a time.
+const AHEAD: usize = 1 << 20;
+
+/// What the directory holds, by name.
+#[derive(Debug, Default)]
+pub(crate) struct Inventory {
+    manifest: bool,
+    segments: BTreeMap<u64, String>,
+    /// Files that a crash left half made.
+    leftovers: Vec<String>,
+    /// Files that are none of ours.
+    foreign: Vec<String>,
+}
+
+impl Inventory {
+    fn of(storage: &dyn Storage) -> Result<Self, OpenError> {
+        let mut inventory = Self::default();
+        for name in storage.list().map_err(io_error(storage, "list"))? {
+            if name == manifest::NAME {
+                inventory.manifest = true;
+            } else if name == manifest::CREATING || name == segments::SPARE {
+                inventory.leftovers.push(name);
+            } else if let Some(number) = segments::parse_file_name(&name) {
+                inventory.segments.insert(number, name);
+            } else {
+                inventory.foreign.push(name);
+            }
+        }
+        Ok(inventory)
+    }
+}
+
+/// The state of a log as its files tell it.
+pub(crate) struct Examined {
+    pub(crate) manifest: Manifest,
+    pub(crate) segments: Vec<Scanned>,
+    pub(crate) tail: Position,
+    /// Positions below it are known to have been durable.
+    pub(crate) durable: Position,
+    pub(crate) frames: u64,
+    pub(crate) frame_bytes: u64,
+    pub(crate) torn: Option<Torn>,
+    /// The first damage. Then the rest describes what stands before it.
+    pub(crate) damage: Option<Damage>,
+    leftovers: Vec<String>,
+}
+
+/// A segment that was read from its start to `end`.
+pub(crate) struct Scanned {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) file: Arc<dyn StorageFile>,
+    /// The offset after the last frame.
+    pub(crate) end: u64,
+}
+
+/// An error with the name of the file or directory.
+fn io_error<'a>(storage: &'a dyn Storage, action: &'static str) -> impl FnOnce(io::Error) -> OpenError + 'a {
+    move |source| OpenError::Io { action, path: storage.path().to_path_buf(), source }
+}
+
+fn file_error<'a>(
+    storage: &'a dyn Storage,
+    action: &'static str,
+    name: &'a str,
+) -> impl FnOnce(io::Error) -> OpenError + 'a {
+    move |source| OpenError::Io { action, path: storage.path().join(name), source }
+}
+
+fn not_a_log(storage: &dyn Storage, detail: String) -> OpenError {
+    OpenError::NotALog { path: storage.path().to_path_buf(), detail }
+}
+
+/// Whether there is a directory.
+pub(crate) fn directory_exists(storage: &dyn Storage) -> Result<bool, OpenError> {
+    match storage.exists() {
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            Err(not_a_log(storage, "it is not a directory".to_owned()))
+        }
+        other => other.map_err(io_error(storage, "look for")),
+    }
+}
+
+/// Reads the whole log, and changes nothing.
+///
+/// # Errors
+/// When there is no log, or its manifest cannot be used. Damage to segments is part of the answer.
+pub(crate) fn examine(storage: &dyn Storage, access: Access) -> Result<Examined, OpenError> {
+    let inventory = Inventory::of(storage)?;
+    if !inventory.manifest {
+        let ours = inventory.segments.into_values();
+        return Err(match ours.chain(inventory.foreign).next() {
+            Some(name) => not_a_log(storage, format!("there is {name} but no {}", manifest::NAME)),
+            None => OpenError::Missing { path: storage.path().to_path_buf() },
+        });
+    }
+    let file = storage.open(manifest::NAME, access).map_err(file_error(storage, "open", manifest::NAME))?;
+    let manifest = Manifest::load(file).map_err(|error| match error {
+        LoadError::Io(error) => file_error(storage, "read", manifest::NAME)(error),
+        LoadError::NotAManifest => not_a_log(storage, format!("its {} is not one of a log", manifest::NAME)),
+        LoadError::Version(found) => {
+            OpenError::Version { path: storage.path().to_path_buf(), found, supported: FORMAT_VERSION }
+        }
+        LoadError::Damaged([a, b]) => OpenError::Corrupt {
+            position: Position::ZERO,
+            detail: format!("file {}: both copies are damaged: {a}; {b}", manifest::NAME),
+        },
+    })?;
+    Examination::new(storage, access, manifest).run(inventory)
+}
+
+/// An examination under way.
+struct Examination<'a> {
+    storage: &'a dyn Storage,
+    access: Access,
+    /// The state of what was read so far.
+    so_far: Examined,
+}
+
+/// Why an examination ends early.
+enum End {
+    Error(OpenError),
+    Damage(Damage),
+}
+
+impl From<OpenError> for End {
+    fn from(error: OpenError) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl<'a> Examination<'a> {
+    fn new(storage: &'a dyn Storage, access: Access, manifest: Manifest) -> Self {
+        let (head, durable) = (manifest.slot().head, manifest.slot().durable);
+        let so_far = Examined {
+            manifest,
+            segments: Vec::new(),
+            tail: head,
+            durable,
+            frames: 0,
+            frame_bytes: 0,
+            torn: None,
+            damage: None,
+            leftovers: Vec::new(),
+        };
+        Self { storage, access, so_far }
+    }
+
+    fn run(mut self, inventory: Inventory) -> Result<Examined, OpenError> {
+        match self.scan(inventory) {
+            Ok(()) => {}
+            Err(End::Error(error)) => return Err(error),
+            Err(End::Damage(damage)) => {
+                self.so_far.torn = None;
+                self.so_far.damage = Some(damage);
+            }
+        }
+        // The first segment may start before the head.
+        self.so_far.tail = self.so_far.tail.max(self.so_far.manifest.slot().head);
+        Ok(self.so_far)
+    }
+
+    fn scan(&mut self, inventory: Inventory) -> Result<(), End> {
+        let slot = *self.so_far.manifest.slot();
+        self.so_far.leftovers = inventory.leftovers;
+        let mut files = inventory.segments;
+        // A crash between the trim's manifest and its removals left these.
+        let kept = files.split_off(&slot.segments_start);
+        self.so_far.leftovers.extend(files.into_values());
+
+        // A crash between a segment's first day and the manifest's record of it leaves one more than is recorded.
+        let end = slot.segments_end + u64::from(kept.contains_key(&slot.segments_end));
+        for number in slot.segments_start..end {
+            if !kept.contains_key(&number) {
+                let file = segments::file_name(number);
+                return Err(self.damage(file, 0, "the file is missing".to_owned()));
+            }
+            let is_last = number + 1 == end;
+            self.scan_segment(number, is_last)?;
+        }
+        if let Some((number, name)) = kept.range(end..).next() {
+            let reason = format!("segment {number} does not follow segment {}", end.wrapping_sub(1));
+            return Err(self.damage(name.clone(), 0, reason));
+        }
+        self.end_of_log(&slot)
+    }
+
+    /// What must hold at the end of the last frame.
+    fn end_of_log(&mut self, slot: &super::layout::ManifestSlot) -> Result<(), End> {
+        let Examined { tail, durable, .. } = self.so_far;
+        let (file, offset) = match self.so_far.segments.last() {
+            Some(last) => (last.segment.file_name(), last.end),
+            None => (manifest::NAME.to_owned(), 0),
+        };
+        if tail < durable {
+            return Err(self.damage(file, offset, format!("entries up to position {durable} were durable")));
+        }
+        if slot.sealed && tail != slot.durable {
+            return Err(self.damage(
+                file,
+                offset,
+                format!("the log was sealed at position {}", slot.durable),
+            ));
+        }
+        Ok(())
+    }
+
+    fn damage(&self, file: String, offset: u64, reason: String) -> End {
+        // The first segment may start before the head; what was trimmed is not missed.
+        let position = self.so_far.tail.max(self.so_far.manifest.slot().head);
+        End::Damage(Damage { position, file, offset, reason })
+    }
+
+    fn scan_segment(&mut self, number: u64, is_last: bool) -> Result<(), End> {
+        let name = segments::file_name(number);
+        let file = self.storage.open(&name, self.access).map_err(file_error(self.storage, "open", &name))?;
+        let header = self.check_header(&name, &*file, number)?;
+        let segment = Arc::new(Segment::new(header.log, number, header.first, header.bytes));
+        let mut frames = Frames::new(&*file, segment.salt, segment.bytes, FRAMES_START, AHEAD);
+        let mut next = header.first;
+        let flaw = loop {
+            match frames.next(next).map_err(file_error(self.storage, "read", &name))? {
+                Step::Frame(frame) => {
+                    segment.add_point(frame.header.first, frame.offset);
+                    next = frame.header.end();
+                    self.so_far.durable = self.so_far.durable.max(frame.header.durable);
+                    self.so_far.frames += 1;
+                    self.so_far.frame_bytes += frame.bytes.len() as u64;
+                }
+                Step::Flaw(flaw) => break flaw,
+                Step::End => break Flaw::Blank,
+            }
+        };
+        self.so_far.tail = next;
+        let end = frames.offset();
+        let length = file.len().map_err(file_error(self.storage, "read", &name))?;
+        self.so_far.segments.push(Scanned { segment: Arc::clone(&segment), file: Arc::clone(&file), end });
+        if length < header.bytes {
+            // Segments have their full length before they get their name, so no crash makes them shorter.
+            let reason = format!("the file has {length} bytes instead of {}", header.bytes);
+            return Err(self.damage(name, length.min(end), reason));
+        }
+        if let Flaw::Order { .. } = flaw {
+            // A crash leaves frames in part or not at all, but never a whole one in another's place.
+            return Err(self.damage(name, end, flaw.to_string()));
+        }
+        if !is_last {
+            return self.check_followed(number, end, flaw);
+        }
+        let rest = frames::search_rest(&*file, segment.salt, end, header.bytes).map_err(file_error(
+            self.storage,
+            "read",
+            &name,
+        ))?;
+        self.so_far.durable = self.so_far.durable.max(rest.durable.unwrap_or_default());
+        if next < self.so_far.durable {
+            let reason = format!("{flaw}, but entries up to position {} were durable", self.so_far.durable);
+            return Err(self.damage(name, end, reason));
+        }
+        if rest.end > end {
+            self.so_far.torn = Some(Torn { file: name, offset: end, bytes: rest.end - end });
+        }
+        Ok(())
+    }
+
+    /// A segment is durable to its end before the next one is put to use: what the next one's header says of its own
+    /// first position attests all of this one.
+    fn check_followed(&mut self, number: u64, end: u64, flaw: Flaw) -> Result<(), End> {
+        let follower = segments::file_name(number + 1);
+        let file = match self.storage.open(&follower, Access::Read) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(self.damage(follower, 0, "the file is missing".to_owned()));
+            }
+            Err(error) => return Err(file_error(self.storage, "open", &follower)(error).into()),
+        };
+        let header = self.check_header_bytes(&follower, &*file, number + 1)?;
+        if self.so_far.tail < header.first {
+            let reason = format!("{flaw}, but the next segment starts at position {}", header.first);
+            return Err(self.damage(segments::file_name(number), end, reason));
+        }
+        self.so_far.durable = self.so_far.durable.max(header.first);
+        Ok(())
+    }
+
+    /// The segment's header, checked against what stands before.
+    fn check_header(&self, name: &str, file: &dyn StorageFile, number: u64) -> Result<SegmentHeader, End> {
+        let header = self.check_header_bytes(name, file, number)?;
+        let slot = self.so_far.manifest.slot();
+        let follows = if number == slot.segments_start {
+            header.first <= slot.head
+        } else {
+            header.first == self.so_far.tail
+        };
+        if !follows {
+            let reason = format!("position {} comes next, not {}", self.so_far.tail, header.first);
+            return Err(self.damage(name.to_owned(), 0, reason));
+        }
+        Ok(header)
+    }
+
+    fn check_header_bytes(
+        &self,
+        name: &str,
+        file: &dyn StorageFile,
+        number: u64,
+    ) -> Result<SegmentHeader, End> {
+        let mut bytes = [0; SEGMENT_HEADER];
+        let read = storage::read_full(file, &mut bytes, 0).map_err(file_error(self.storage, "read", name))?;
+        let header = if read < bytes.len() { Err(Flaw::Short) } else { SegmentHeader::decode(&bytes) };
+        let header = header.map_err(|flaw| self.damage(name.to_owned(), 0, flaw.to_string()))?;
+        if header.log != self.so_far.manifest.slot().log {
+            return Err(self.damage(name.to_owned(), 0, format!("it belongs to log {}", header.log)));
+        }
+        if header.number != number {
+            return Err(self.damage(name.to_owned(), 0, format!("it is segment {}", header.number)));
+        }
+        Ok(header)
+    }
+}
+
+/// A log that is ready to be written to.
+pub(crate) struct Recovered {
+    pub(crate) manifest: Manifest,
+    pub(crate) segments: Vec<Scanned>,
+    pub(crate) tail: Position,
+}
+
+/// Opens or creates the log in `storage`, whose directory exists and is locked, and repairs what a crash left.
+pub(crate) fn recover(storage: &dyn Storage, config: &Config) -> Result<Recovered, OpenError> {
+    let examined = match examine(storage, Access::Write) {
+        Ok(_) if config.create == Create::New => {
+            return Err(OpenError::Exists { path: storage.path().to_path_buf() });
+        }
+        Err(OpenError::Missing { .. }) if config.create != Create::Never => create(storage)?,
+        other => other?,
+    };
+    if let Some(damage) = examined.damage {
+        return Err(damage.into());
+    }
+    let Examined { manifest, segments, tail, durable, torn, leftovers, .. } = examined;
+    let mut recovered = Recovered { manifest, segments, tail };
+    repair(storage, &mut recovered, durable, torn).map_err(io_error(storage, "repair the log at"))?;
+    remove(storage, &leftovers)?;
+    if recovered.segments.is_empty() {
+        add_first_segment(storage, config, &mut recovered)
+            .map_err(io_error(storage, "create the first segment in"))?;
+    }
+    Ok(recovered)
+}
+
+fn create(storage: &dyn Storage) -> Result<Examined, OpenError> {
+    // Half made files of an earlier attempt, as `examine` has found nothing else.
+    let leftovers = Inventory::of(storage)?.leftovers;
+    remove(storage, &leftovers)?;
+    let manifest =
+        Manifest::create(storage, LogId::random()).map_err(file_error(storage, "create", manifest::NAME))?;
+    Examination::new(storage, Access::Write, manifest).run(Inventory::default())
+}
+
+fn remove(storage: &dyn Storage, names: &[String]) -> Result<(), OpenError> {
+    for name in names {
+        storage.remove(name).map_err(file_error(storage, "remove", name))?;
+    }
+    if names.is_empty() { Ok(()) } else { storage.sync_directory().map_err(io_error(storage, "sync")) }
+}
+
+/// Makes what was accepted durable, and the torn tail disappear, before anybody sees either.
+fn repair(
+    storage: &dyn Storage,
+    log: &mut Recovered,
+    durable: Position,
+    torn: Option<Torn>,
+) -> io::Result<()> {
+    log.manifest.settle()?;
+    if let Some(last) = log.segments.last() {
+        if let Some(torn) = torn {
+            // Otherwise frames that survived behind the tear would stand behind the new ones one day.
+            let zeros = vec![0; usize::try_from(torn.bytes.min(AHEAD as u64)).expect("a small number")];
+            let mut offset = torn.offset;
+            let end = torn.offset + torn.bytes;
+            while offset < end {
+                let piece = usize::try_from(end - offset).unwrap_or(usize::MAX).min(zeros.len());
+                storage::write_full(&*last.file, &zeros[..piece], offset)?;
+                offset += piece as u64;
+            }
+        }
+        rewrite_unattested(last, durable)?;
+    }
+    for scanned in &log.segments {
+        scanned.file.sync_data()?;
+    }
+    storage.sync_directory()?;
+    let tail = log.tail;
+    let segments_end = log.segments.last().map(|last| last.segment.number + 1);
+    log.manifest.update(|slot| {
+        slot.generation += 1;
+        slot.durable = tail;
+        slot.segments_end = segments_end.unwrap_or(slot.segments_end);
+    })
+}
+
+/// Writes again, in place, the frames that nothing attests. They may be bytes that the disk never got: after a
+/// failed flush the kernel holds them for clean, and syncing alone would not write them.
+fn rewrite_unattested(last: &Scanned, durable: Position) -> io::Result<()> {
+    // From the last frame on that certainly is on the disk: a watermark behind it need not be there itself.
+    let (_, mut offset) = last.segment.point(durable.previous().unwrap_or(Position::ZERO));
+    let mut buffer = vec![0; AHEAD];
+    while offset < last.end {
+        let piece = usize::try_from(last.end - offset).unwrap_or(usize::MAX).min(buffer.len());
+        let piece = &mut buffer[..piece];
+        if storage::read_full(&*last.file, piece, offset)? < piece.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        storage::write_full(&*last.file, piece, offset)?;
+        offset += piece.len() as u64;
+    }
+    Ok(())
+}
+
+fn add_first_segment(storage: &dyn Storage, config: &Config, log: &mut Recovered) -> io::Result<()> {
+    let slot = *log.manifest.slot();
+    let header = SegmentHeader {
+        generation: slot.generation,
+        log: slot.log,
+        number: slot.segments_end,
+        first: log.tail,
+        bytes: config.segment_bytes(),
+    };
+    let file = segments::reserve(storage, header.bytes, config.durability == Durability::Flushed, || false)?;
+    segments::put_to_use(storage, &*file, &header)?;
+    log.manifest.update(|slot| slot.segments_end = header.number + 1)?;
+    let segment = Arc::new(Segment::new(header.log, header.number, header.first, header.bytes));
+    log.segments.push(Scanned { segment, file, end: FRAMES_START });
+    Ok(())
+}

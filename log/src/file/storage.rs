@@ -1,0 +1,271 @@
+//! What the file backend asks of a file system. The tests stand in for it, so that a power cut or a failing disk
+//! can strike at every call.
+
+use std::any::Any;
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{FallocateFlags, FlockOperation};
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// An existing file, to read.
+    Read,
+    /// An existing file, to read and write.
+    Write,
+    /// A file that must not exist yet, to read and write.
+    CreateNew,
+}
+
+/// How a directory is locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockMode {
+    /// With other readers, but no writer.
+    Shared,
+    /// Alone.
+    Exclusive,
+}
+
+/// Holds a directory's lock until it is dropped.
+pub type Lock = Box<dyn Any + Send + Sync>;
+
+/// One directory and the files in it, which are named without a path.
+///
+/// What [`FileLog`](crate::FileLog) relies on after a power cut: what [`StorageFile::sync_data`] and
+/// [`sync_directory`](Self::sync_directory) covered is there; a rename happened wholly or not at all; of anything else any
+/// part may be there, in sectors of 512 bytes.
+pub trait Storage: Send + Sync + 'static {
+    /// Where the directory is, for messages.
+    fn path(&self) -> &Path;
+
+    /// Whether the directory exists.
+    ///
+    /// # Errors
+    /// What the operating system says; [`io::ErrorKind::NotADirectory`] when it is something else.
+    fn exists(&self) -> io::Result<bool>;
+
+    /// Creates the directory, durably.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn create_directory(&self) -> io::Result<()>;
+
+    /// Locks the directory against other processes and other objects of this one; `None` when it is taken. Never waits.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn lock(&self, mode: LockMode) -> io::Result<Option<Lock>>;
+
+    /// The names of everything in the directory, in any order. A name that is not UTF-8 may be mangled.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>>;
+
+    /// Renames a file; no file is named `to`.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes a file; who has it open can still read it.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Makes all creations, renames and removals so far durable.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn sync_directory(&self) -> io::Result<()>;
+}
+
+/// An open file.
+#[expect(clippy::len_without_is_empty, reason = "the length is asked of the operating system")]
+pub trait StorageFile: Send + Sync + 'static {
+    /// The file's length in bytes.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Reads some bytes at `offset`; 0 at the end of the file.
+    ///
+    /// # Errors
+    /// What the operating system says; after [`io::ErrorKind::Interrupted`] the caller tries again.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes some of `bytes` at `offset`.
+    ///
+    /// # Errors
+    /// What the operating system says; after [`io::ErrorKind::Interrupted`] the caller tries again.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
+
+    /// Makes everything written so far durable, the file's length included. An error is final: what was written since
+    /// the last success may be lost although it can be read.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn sync_data(&self) -> io::Result<()>;
+
+    /// Reserves disk space for the file's first `bytes` bytes and makes it at least that long.
+    ///
+    /// # Errors
+    /// What the operating system says; [`io::ErrorKind::Unsupported`] when the file system cannot.
+    fn allocate(&self, bytes: u64) -> io::Result<()>;
+}
+
+/// Reads at `offset` until `buffer` is full or the file ends, and tells how much.
+pub(crate) fn read_full(file: &dyn StorageFile, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match file.read_at(&mut buffer[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+/// Writes all of `bytes` at `offset`.
+pub(crate) fn write_full(file: &dyn StorageFile, bytes: &[u8], offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match file.write_at(&bytes[done..], offset + done as u64) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// A directory of the real file system.
+#[derive(Clone, Debug)]
+pub struct FsStorage {
+    path: PathBuf,
+}
+
+impl FsStorage {
+    /// The directory at `path`, which need not exist yet.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+}
+
+impl Storage for FsStorage {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn exists(&self) -> io::Result<bool> {
+        match fs::metadata(&self.path) {
+            Ok(metadata) if metadata.is_dir() => Ok(true),
+            Ok(_) => Err(io::ErrorKind::NotADirectory.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn create_directory(&self) -> io::Result<()> {
+        let absolute = std::path::absolute(&self.path)?;
+        // The nearest ancestor that exists already, and every directory that is about to be made below it: the
+        // entry of each stands in its parent, which therefore has to be synced.
+        let existing = absolute.ancestors().skip(1).find(|path| path.is_dir());
+        fs::create_dir_all(&absolute)?;
+        for parent in absolute.ancestors().skip(1) {
+            File::open(parent)?.sync_all()?;
+            if Some(parent) == existing {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn lock(&self, mode: LockMode) -> io::Result<Option<Lock>> {
+        let directory = File::open(&self.path)?;
+        let operation = match mode {
+            LockMode::Shared => FlockOperation::NonBlockingLockShared,
+            LockMode::Exclusive => FlockOperation::NonBlockingLockExclusive,
+        };
+        match rustix::fs::flock(&directory, operation) {
+            Ok(()) => Ok(Some(Box::new(directory))),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    }
+
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(access != Access::Read).create_new(access == Access::CreateNew);
+        Ok(Arc::new(FsFile(options.open(self.path.join(name))?)))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path.join(name))
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+}
+
+struct FsFile(File);
+
+impl StorageFile for FsFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.0.write_at(bytes, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, bytes) {
+            Ok(()) => Ok(()),
+            Err(rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => {
+                Err(io::ErrorKind::Unsupported.into())
+            }
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+impl fmt::Debug for dyn StorageFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StorageFile")
+    }
+}

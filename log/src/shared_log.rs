@@ -1,0 +1,174 @@
+//! The contract that every log backend keeps: CORFU's interface (NSDI 2012, section 2), for batches.
+
+use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::{AppendError, Batch, Block, Position, ReadError, SealError, TrimError};
+
+/// What an acknowledged append has survived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Durability {
+    /// Nothing: the entry is in this process' memory. Lost with the process.
+    Memory,
+    /// The entry was handed to the operating system. Survives the process, not the machine
+    /// (RAMCloud's choice: buffered, flushed in the background).
+    Buffered,
+    /// The entry was flushed to the local disk (`fdatasync`). Survives power loss
+    /// (Cassandra's batch mode).
+    Flushed,
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Memory => "memory",
+            Self::Buffered => "buffered",
+            Self::Flushed => "flushed",
+        })
+    }
+}
+
+/// The identity of a log, chosen at random when it is created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LogId(pub u128);
+
+impl LogId {
+    /// An identity that no other log has, but for a chance of one in 2^64 or so.
+    ///
+    /// Source: the keys that the standard library draws from the operating system for its hashers.
+    #[must_use]
+    pub fn random() -> Self {
+        let draw = || u128::from(RandomState::new().build_hasher().finish());
+        Self(draw() << 64 | draw())
+    }
+}
+
+impl fmt::Display for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// How far a log reaches.
+///
+/// Shape: entries in `[head, tail)` can be read; those before `head` were trimmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tail {
+    /// The first position that was not trimmed.
+    pub head: Position,
+    /// The position after the last acknowledged entry.
+    pub tail: Position,
+    /// Whether the log takes no more appends, ever.
+    pub sealed: bool,
+}
+
+/// A totally ordered log shared by its writers and readers.
+///
+/// The order of entries is the order of positions, which are dense from 0. An entry becomes visible to
+/// readers when it is as durable as [`durability`](Self::durability) says, and not before; then it never
+/// changes and every entry before it is visible too. All methods may be called from any thread.
+pub trait SharedLog: Send + Sync + 'static {
+    /// Appends the entries of `batch`, in order, at consecutive positions.
+    ///
+    /// Returns as soon as the entries are queued; the [`Ticket`] tells when they are durable. Batches of one
+    /// thread keep their order. An empty batch is a bug.
+    ///
+    /// Cost: a copy of the bytes, no allocation per entry; blocks while too many bytes wait to be written.
+    ///
+    /// # Errors
+    /// [`AppendError`]: nothing of the batch was or will be appended.
+    fn append(&self, batch: &Batch) -> Result<Ticket, AppendError>;
+
+    /// The block that holds `position`, or `None` when nothing was acknowledged there yet.
+    ///
+    /// The block may start before `position` (its earlier entries are the same as ever) and ends where
+    /// the backend finds it convenient, never past the tail.
+    ///
+    /// Cost: a shared pointer for recent blocks, else one or two reads of the disk.
+    ///
+    /// # Errors
+    /// [`ReadError::Trimmed`] below the head, [`ReadError::Corrupt`] where the bytes are damaged.
+    fn read(&self, position: Position) -> Result<Option<Arc<Block>>, ReadError>;
+
+    /// How far the log reaches now (CORFU's check). Linearizable: sees every append acknowledged before the
+    /// call.
+    fn tail(&self) -> Tail;
+
+    /// Waits until the tail is past `position`, the log is sealed, or `timeout` has passed (`None`: for ever).
+    ///
+    /// # Errors
+    /// [`ReadError`] when the log failed, so that waiting makes no sense.
+    fn wait_past(&self, position: Position, timeout: Option<Duration>) -> Result<Tail, ReadError>;
+
+    /// Gives up the entries before `before`. Idempotent and monotone; past the tail it means the tail.
+    /// Space is given back in units that suit the backend. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`TrimError`]: the head may or may not have moved.
+    fn trim(&self, before: Position) -> Result<(), TrimError>;
+
+    /// Refuses all later appends, for ever, and returns the final tail. Idempotent. Appends queued before the
+    /// seal are written first.
+    ///
+    /// # Errors
+    /// [`SealError`]: the log may or may not be sealed; ask again.
+    fn seal(&self) -> Result<Position, SealError>;
+
+    /// What an acknowledged append has survived.
+    fn durability(&self) -> Durability;
+
+    /// The identity of the log.
+    fn id(&self) -> LogId;
+}
+
+/// Where a backend tells the fate of an append; implemented by backends only.
+pub trait Acknowledge: Send + Sync {
+    /// Waits for the append that the backend numbered `sequence`, of `count` entries; `None` when `timeout`
+    /// passed first.
+    ///
+    /// # Errors
+    /// [`AppendError`]: what became of the append.
+    fn wait(
+        &self,
+        sequence: u64,
+        count: u32,
+        timeout: Option<Duration>,
+    ) -> Option<Result<Range<Position>, AppendError>>;
+}
+
+/// The claim on an append's outcome. Dropping it does not cancel the append.
+#[must_use = "the append is acknowledged through its ticket"]
+pub struct Ticket {
+    backend: Arc<dyn Acknowledge>,
+    sequence: u64,
+    count: u32,
+}
+
+impl Ticket {
+    /// For backends: a ticket for the append of `count` entries that `backend` numbered `sequence`.
+    pub fn from_backend(backend: Arc<dyn Acknowledge>, sequence: u64, count: u32) -> Self {
+        Self { backend, sequence, count }
+    }
+
+    /// Waits until the append is as durable as the log promises, and tells its positions.
+    ///
+    /// # Errors
+    /// [`AppendError`]: see its variants for what is known about the entries.
+    pub fn wait(&self) -> Result<Range<Position>, AppendError> {
+        self.backend.wait(self.sequence, self.count, None).expect("a wait without timeout has an outcome")
+    }
+
+    /// Like [`wait`](Self::wait), for at most `timeout`; `None` when it passed first.
+    pub fn wait_timeout(&self, timeout: Duration) -> Option<Result<Range<Position>, AppendError>> {
+        self.backend.wait(self.sequence, self.count, Some(timeout))
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket").field("sequence", &self.sequence).field("count", &self.count).finish()
+    }
+}

@@ -1,0 +1,221 @@
+//! Failing disks and full ones: no false acknowledgement, no hang, and nothing lost that was acknowledged.
+
+use std::io::ErrorKind;
+
+use mixlog_log::{AppendError, Durability, OpenError, Position, ReadError, SealError, SharedLog, TrimError};
+
+use crate::script::{self, PATIENCE, Promise, Step};
+use crate::sim::{Call, Cut, Fault, Kind, Random, Sim};
+
+const STEPS: &[Step] = &[
+    Step::Append(3),
+    Step::Burst(60),
+    Step::Trim(50),
+    Step::Append(2),
+    Step::Reopen,
+    Step::Burst(50),
+    Step::Seal,
+];
+
+fn promise(sim: &Sim) -> Promise {
+    let mut promise = Promise::default();
+    for call in sim.trace() {
+        if let Call::Note(note) = call {
+            promise.add(&note);
+        }
+    }
+    promise
+}
+
+/// Runs the script with the n-th call of a kind failing, for every n, and then cuts the power.
+fn fail_every_call(kind: Kind, count: u64, error: ErrorKind) {
+    for durability in [Durability::Flushed, Durability::Buffered] {
+        fail_every_call_of(durability, kind, count, error);
+    }
+}
+
+fn fail_every_call_of(durability: Durability, kind: Kind, count: u64, error: ErrorKind) {
+    let mut random = Random(5);
+    for after in 0.. {
+        let sim = Sim::default();
+        sim.set_fault(Some(Fault { kind, after, count, error }));
+        let outcome = script::run(&sim, durability, 1, STEPS);
+        let struck = sim.fault_struck();
+        sim.set_fault(None);
+        let promise = promise(&sim);
+        let acknowledged =
+            if durability == Durability::Flushed { promise.acknowledged } else { promise.trimmed };
+        for cut in [Cut::Nothing, Cut::Some, Cut::Everything] {
+            let disk = sim.disk().after(cut, &mut random);
+            let log = script::open(&Sim::boot(disk), durability).unwrap();
+            let tail = script::assert_entries(&log, u64::MAX);
+            assert!(tail.tail.0 >= acknowledged, "{kind:?} {after}: {tail:?} {promise:?}");
+            assert!(tail.head.0 >= promise.trimmed, "{kind:?} {after}: {tail:?} {promise:?}");
+            assert!(promise.sealed.is_none() || tail.sealed, "{kind:?} {after}: {tail:?} {promise:?}");
+        }
+        // The same machine opens the log again: its memory holds bytes that the disk may not have.
+        let log = script::open(&sim, durability).unwrap();
+        let seen = script::assert_entries(&log, u64::MAX);
+        assert!(seen.tail.0 >= acknowledged);
+        let disk = sim.disk().after(Cut::Nothing, &mut random);
+        drop(log);
+        let log = script::open(&Sim::boot(disk), durability).unwrap();
+        assert_eq!(script::assert_entries(&log, u64::MAX), seen, "{kind:?} {after}");
+        if !struck {
+            assert_eq!(outcome, Ok(()));
+            assert!(after > 0, "the script makes no call of kind {kind:?}");
+            return;
+        }
+    }
+}
+
+#[test]
+fn write_that_fails_acknowledges_nothing_falsely() {
+    fail_every_call(Kind::Write, 1, ErrorKind::Other);
+    fail_every_call(Kind::Write, u64::MAX, ErrorKind::StorageFull);
+}
+
+#[test]
+fn sync_that_fails_acknowledges_nothing_falsely() {
+    fail_every_call(Kind::Sync, 1, ErrorKind::Other);
+    fail_every_call(Kind::Sync, u64::MAX, ErrorKind::Other);
+}
+
+#[test]
+fn open_that_fails_acknowledges_nothing_falsely() {
+    fail_every_call(Kind::Open, 1, ErrorKind::Other);
+}
+
+#[test]
+fn rename_or_removal_that_fails_acknowledges_nothing_falsely() {
+    fail_every_call(Kind::Rename, 1, ErrorKind::Other);
+    fail_every_call(Kind::Remove, 1, ErrorKind::Other);
+    fail_every_call(Kind::SyncDirectory, 1, ErrorKind::Other);
+}
+
+#[test]
+fn allocation_or_listing_or_lock_or_read_that_fails_acknowledges_nothing_falsely() {
+    fail_every_call(Kind::Allocate, 1, ErrorKind::StorageFull);
+    fail_every_call(Kind::List, 1, ErrorKind::Other);
+    fail_every_call(Kind::Lock, 1, ErrorKind::Other);
+    fail_every_call(Kind::Read, 1, ErrorKind::Other);
+}
+
+#[test]
+fn file_system_without_allocation_is_good_enough() {
+    let sim = Sim::default();
+    sim.set_fault(Some(Fault {
+        kind: Kind::Allocate,
+        after: 0,
+        count: u64::MAX,
+        error: ErrorKind::Unsupported,
+    }));
+    script::run(&sim, Durability::Flushed, 1, STEPS).unwrap();
+}
+
+#[test]
+fn flush_that_fails_ends_the_log_but_not_the_reads() {
+    for durability in [Durability::Flushed, Durability::Buffered] {
+        let sim = Sim::default();
+        let log = script::open(&sim, durability).unwrap();
+        script::submit(&log, 1, 0, 4).unwrap().wait().unwrap();
+        // The next flush: of an append, or in the background.
+        sim.set_fault(Some(Fault { kind: Kind::Sync, after: 0, count: u64::MAX, error: ErrorKind::Other }));
+        if let Ok(ticket) = script::submit(&log, 1, 4, 1)
+            && durability == Durability::Flushed
+        {
+            let outcome = ticket.wait_timeout(PATIENCE).expect("waiters are released");
+            assert!(matches!(outcome, Err(AppendError::Failed(_))), "{outcome:?}");
+        }
+        let waited = log.wait_past(Position(100), Some(PATIENCE));
+        assert!(matches!(waited, Err(ReadError::Failed(_))), "{waited:?}");
+        assert!(matches!(script::submit(&log, 1, 5, 1), Err(AppendError::Failed(_))));
+        assert!(matches!(log.seal(), Err(SealError::Failed(_))));
+        assert!(matches!(log.trim(Position(1)), Err(TrimError::Failed(_))));
+        let tail = script::assert_entries(&log, u64::MAX);
+        assert!(tail.tail >= Position(4));
+        // A disk that works again does not bring the log back.
+        sim.set_fault(None);
+        assert!(matches!(script::submit(&log, 1, 5, 1), Err(AppendError::Failed(_))));
+        assert_eq!(log.tail(), tail);
+    }
+}
+
+#[test]
+fn disk_that_is_full_refuses_appends_until_there_is_space() {
+    for durability in [Durability::Flushed, Durability::Buffered] {
+        let sim = Sim::default();
+        let log = script::open(&sim, durability).unwrap();
+        // Room for the manifest, two segments and half of a third.
+        sim.set_capacity(Some((8 << 10) + 5 * (6 << 10)));
+        let mut next = 0;
+        let mut fill = || {
+            let first = next;
+            loop {
+                match script::submit(&log, 1, next, 1) {
+                    Ok(ticket) => {
+                        ticket.wait_timeout(PATIENCE).expect("a ticket has an outcome").unwrap();
+                        next += 1;
+                    }
+                    Err(AppendError::Full(error)) => {
+                        assert_eq!(error.kind(), ErrorKind::StorageFull);
+                        return first..next;
+                    }
+                    Err(other) => panic!("{other}"),
+                }
+            }
+        };
+        let filled = fill();
+        assert!(filled.end > 60, "both segments are used: {filled:?}");
+        assert_eq!(fill(), filled.end..filled.end);
+        assert_eq!(script::assert_entries(&log, u64::MAX).tail, Position(filled.end));
+        // Giving up the first segment makes space for another one.
+        log.trim(Position(filled.end)).unwrap();
+        assert!(sim.used() <= (8 << 10) + (12 << 10));
+        let refilled = fill();
+        assert!(refilled.end > refilled.start + 30, "{refilled:?}");
+        sim.set_capacity(None);
+        let end = refilled.end;
+        script::submit(&log, 1, end, 10).unwrap().wait().unwrap();
+        assert_eq!(script::assert_entries(&log, u64::MAX).tail, Position(end + 10));
+        drop(log);
+        let log = script::open(&Sim::boot(sim.disk()), durability).unwrap();
+        assert_eq!(script::assert_entries(&log, u64::MAX).tail, Position(end + 10));
+    }
+}
+
+#[test]
+fn disk_that_is_full_from_the_start_creates_no_log() {
+    let sim = Sim::default();
+    sim.set_capacity(Some(16 << 10));
+    let error = script::open(&sim, Durability::Flushed).unwrap_err();
+    assert!(matches!(error, OpenError::Io { .. }), "{error}");
+    sim.set_capacity(None);
+    script::run(&sim, Durability::Flushed, 1, STEPS).unwrap();
+}
+
+#[test]
+fn trim_whose_removal_fails_can_be_repeated() {
+    let sim = Sim::default();
+    let log = script::open(&sim, Durability::Flushed).unwrap();
+    for n in 0..150 {
+        script::submit(&log, 1, n, 1).unwrap().wait().unwrap();
+    }
+    let before = sim.disk().names();
+    sim.set_fault(Some(Fault { kind: Kind::Remove, after: 0, count: 1, error: ErrorKind::Other }));
+    assert!(matches!(log.trim(Position(150)), Err(TrimError::Io(_))));
+    assert_eq!(log.tail().head, Position(150));
+    log.trim(Position(150)).unwrap();
+    assert!(sim.disk().names().len() < before.len());
+    script::submit(&log, 1, 150, 1).unwrap().wait().unwrap();
+}
+
+#[test]
+fn read_that_fails_is_an_error_once() {
+    let sim = Sim::default();
+    script::run(&sim, Durability::Flushed, 1, &[Step::Append(4)]).unwrap();
+    let log = script::open(&sim, Durability::Flushed).unwrap();
+    sim.set_fault(Some(Fault { kind: Kind::Read, after: 0, count: 1, error: ErrorKind::Other }));
+    assert!(matches!(log.read(Position(0)), Err(ReadError::Io(_))));
+    assert!(log.read(Position(0)).unwrap().is_some());
+}

@@ -1,0 +1,8 @@
+//! What a file log keeps through power cuts, damage and failing disks, on a disk that is simulated.
+#![cfg(not(loom))]
+
+mod damage;
+mod faults;
+mod power;
+mod script;
+mod sim;

@@ -1,0 +1,143 @@
+//! Power cuts at every call of small traces.
+
+use mixlog_log::{Durability, FileLog, OpenError};
+
+use crate::script::{self, Promise, Step};
+use crate::sim::{Call, Cut, Disk, Random, Sim};
+
+/// Every mix of appends, segment switches, trims, seals and reopenings that fits in a small trace.
+const SCRIPTS: &[&[Step]] = &[
+    &[Step::Append(1), Step::Append(3), Step::Append(2)],
+    &[Step::Burst(30), Step::Append(12), Step::Burst(40), Step::Append(12), Step::Append(10)],
+    &[Step::Burst(60), Step::Trim(50), Step::Burst(60), Step::Trim(115), Step::Append(5)],
+    &[Step::Append(5), Step::Seal],
+    &[Step::Burst(70), Step::Seal, Step::Trim(65)],
+    &[Step::Append(4), Step::Reopen, Step::Burst(50), Step::Reopen, Step::Append(4)],
+    &[Step::Burst(55), Step::Trim(55), Step::Reopen, Step::Append(3), Step::Seal, Step::Reopen],
+];
+
+/// How a crash went, to see that the tests reach what they are for.
+#[derive(Debug, Default)]
+struct Tally {
+    states: u64,
+    missing: u64,
+    torn: u64,
+    longer_than_acknowledged: u64,
+}
+
+/// Plays a power cut after every call of the trace, `cuts` of each kind that is random.
+fn cut_everywhere(trace: &[Call], durability: Durability, cuts: u64, random: &mut Random, tally: &mut Tally) {
+    let mut disk = Disk::default();
+    let mut promise = Promise::default();
+    let mut check = |disk: &Disk, promise: Promise| {
+        for _ in 0..cuts {
+            check_crash(&disk.after(Cut::Some, random), promise, durability, false, random, tally);
+        }
+        check_crash(&disk.after(Cut::Nothing, random), promise, durability, false, random, tally);
+        check_crash(&disk.after(Cut::Everything, random), promise, durability, true, random, tally);
+    };
+    check(&disk, promise);
+    for call in trace {
+        disk.apply(call);
+        if let Call::Note(note) = call {
+            promise.add(note);
+        }
+        check(&disk, promise);
+    }
+}
+
+/// Opens the log that a crash left; then crashes again, in the middle of the recovery and after it.
+fn check_crash(
+    disk: &Disk,
+    promise: Promise,
+    durability: Durability,
+    only_the_process_ended: bool,
+    random: &mut Random,
+    tally: &mut Tally,
+) {
+    tally.states += 1;
+    // A buffered log promises nothing of what it acknowledged but not closed, trimmed or sealed.
+    let keeps_acknowledged = durability == Durability::Flushed || only_the_process_ended;
+    let at_least = if keeps_acknowledged { promise.acknowledged } else { promise.trimmed };
+
+    let report = match FileLog::verify_with_storage(&*Sim::boot(disk.clone()).storage()) {
+        Err(OpenError::Missing { .. }) => {
+            assert_eq!(promise, Promise::default(), "a log that promised something is there");
+            tally.missing += 1;
+            None
+        }
+        other => Some(other.unwrap()),
+    };
+    if let Some(report) = &report {
+        assert_eq!(report.damage, None, "no bit was flipped");
+        tally.torn += u64::from(report.torn.is_some());
+    }
+
+    let sim = Sim::boot(disk.clone());
+    let log = script::open(&sim, durability).unwrap();
+    let tail = script::assert_entries(&log, u64::MAX);
+    assert!(tail.tail.0 >= at_least, "{tail:?} {promise:?}");
+    assert!(tail.head.0 >= promise.trimmed, "{tail:?} {promise:?}");
+    if let Some(sealed) = promise.sealed {
+        assert_eq!((tail.sealed, tail.tail.0), (true, sealed));
+    }
+    tally.longer_than_acknowledged += u64::from(tail.tail.0 > promise.acknowledged);
+    if let Some(report) = report {
+        assert_eq!((report.head, report.tail, report.sealed), (tail.head, tail.tail, tail.sealed));
+    }
+
+    // Whoever read the log now has seen these entries: the next power cut must not take them.
+    let seen = sim.disk().after(Cut::Nothing, random);
+    let reopened = script::open(&Sim::boot(seen), durability).unwrap();
+    assert_eq!(script::assert_entries(&reopened, u64::MAX), tail);
+
+    // A recovery that is itself cut off leaves a log that recovers.
+    let trace = sim.trace();
+    let mut disk = disk.clone();
+    let calls = usize::try_from(random.below(trace.len() as u64 + 1)).unwrap();
+    trace[..calls].iter().for_each(|call| disk.apply(call));
+    let reopened = script::open(&Sim::boot(disk.after(Cut::Some, random)), durability).unwrap();
+    let again = script::assert_entries(&reopened, u64::MAX);
+    assert!(again.tail.0 >= at_least && again.tail <= tail.tail);
+
+    // What is appended now is not mixed up with what the crash left behind the tail.
+    drop(log);
+    if !tail.sealed && random.one_in(4) {
+        let sim = Sim::boot(sim.disk());
+        script::run(&sim, durability, 2, &[Step::Append(1), Step::Append(5)]).unwrap();
+        let log = script::open(&Sim::boot(sim.disk().after(Cut::Nothing, random)), durability).unwrap();
+        assert_eq!(script::assert_entries(&log, tail.tail.0).tail, tail.tail.plus(6));
+    }
+}
+
+fn cut_scripts(durability: Durability, seed: u64) {
+    let mut random = Random(seed);
+    let mut tally = Tally::default();
+    for steps in SCRIPTS {
+        let sim = Sim::default();
+        script::run(&sim, durability, 1, steps).unwrap();
+        cut_everywhere(&sim.trace(), durability, 4, &mut random, &mut tally);
+    }
+    assert!(tally.states > 2000, "{tally:?}");
+    assert!(tally.missing > 0 && tally.torn > 0 && tally.longer_than_acknowledged > 0, "{tally:?}");
+}
+
+#[test]
+fn power_cut_at_every_call_of_a_flushed_log_keeps_what_was_acknowledged() {
+    cut_scripts(Durability::Flushed, 1);
+}
+
+#[test]
+fn power_cut_at_every_call_of_a_buffered_log_keeps_a_prefix() {
+    cut_scripts(Durability::Buffered, 2);
+}
+
+#[test]
+fn power_cut_after_fitful_writes_keeps_what_was_acknowledged() {
+    let mut random = Random(3);
+    let mut tally = Tally::default();
+    let sim = Sim::default();
+    sim.set_fitful(4);
+    script::run(&sim, Durability::Flushed, 1, SCRIPTS[1]).unwrap();
+    cut_everywhere(&sim.trace(), Durability::Flushed, 2, &mut random, &mut tally);
+}

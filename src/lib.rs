@@ -1,0 +1,8 @@
+//! Multi-core deterministic transactions over a totally ordered shared log.
+#![forbid(unsafe_code)]
+
+pub use mixlog_engine::*;
+/// The shared log and its backends.
+pub use mixlog_log as log;
+/// The mixer: footprints in, schedule out.
+pub use mixlog_mixer as mixer;

@@ -1,0 +1,2 @@
+//! The `mixlog` command.
+fn main() {}

@@ -1,0 +1,17 @@
+//! Workloads for Mixlog: TPC-C, YCSB and transfers, their generators, their consistency checks, and the runner that
+//! drives them and reports.
+#![forbid(unsafe_code)]
+
+pub mod check;
+mod codec;
+pub mod footprints;
+pub mod money;
+pub mod random;
+pub mod report;
+pub mod runner;
+pub mod text;
+pub mod tpcc;
+pub mod transfer;
+pub mod workload;
+pub mod ycsb;
+pub mod zipf;

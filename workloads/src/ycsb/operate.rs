@@ -1,0 +1,210 @@
+//! The transaction of every YCSB workload: a list of operations, all or none of them.
+
+use std::marker::PhantomData;
+
+use mixlog_engine::{DecodeError, Footprint, Procedure, Tx};
+use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
+
+use super::record::{FIELDS, Record, checksum, update_field};
+use crate::codec::Reader;
+use crate::footprints::Misdeclare;
+
+/// What is done to one record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Action {
+    /// Reads all fields.
+    Read,
+    /// Writes a field.
+    Update(u8),
+    /// Reads all fields, then writes one.
+    ReadModifyWrite(u8),
+}
+
+impl Action {
+    const fn encoded(self) -> u8 {
+        match self {
+            Self::Read => 0,
+            Self::Update(field) => 0x10 | field,
+            Self::ReadModifyWrite(field) => 0x20 | field,
+        }
+    }
+
+    fn decoded(byte: u8) -> Result<Self, DecodeError> {
+        let field = byte & 0xf;
+        match byte >> 4 {
+            0 if field == 0 => Ok(Self::Read),
+            1 if usize::from(field) < FIELDS => Ok(Self::Update(field)),
+            2 if usize::from(field) < FIELDS => Ok(Self::ReadModifyWrite(field)),
+            _ => Err(DecodeError::new("an action is a read (0), an update (1) or both (2), of field 0 to 9")),
+        }
+    }
+}
+
+/// An operation on one record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    /// The record's key.
+    pub key: u64,
+    /// What is done to it.
+    pub action: Action,
+}
+
+/// The operations of a transaction, in order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<Operation>", into = "Vec<Operation>")]
+pub struct Operations(SmallVec<[Operation; 10]>);
+
+impl Operations {
+    /// These operations.
+    pub fn new(operations: impl IntoIterator<Item = Operation>) -> Self {
+        Self(operations.into_iter().collect())
+    }
+
+    /// The operations.
+    #[inline]
+    #[must_use]
+    pub fn as_slice(&self) -> &[Operation] {
+        &self.0
+    }
+}
+
+impl From<Vec<Operation>> for Operations {
+    fn from(list: Vec<Operation>) -> Self {
+        Self(list.into())
+    }
+}
+
+impl From<Operations> for Vec<Operation> {
+    fn from(operations: Operations) -> Self {
+        operations.0.into_vec()
+    }
+}
+
+/// Carries out operations on records of one kind.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(bound = "")]
+pub struct Operate<R> {
+    /// What to do.
+    pub operations: Operations,
+    #[serde(skip)]
+    record: PhantomData<fn() -> R>,
+}
+
+impl<R> Clone for Operate<R> {
+    fn clone(&self) -> Self {
+        Self::new(self.operations.clone())
+    }
+}
+
+impl<R> PartialEq for Operate<R> {
+    fn eq(&self, other: &Self) -> bool {
+        self.operations == other.operations
+    }
+}
+
+impl<R> Operate<R> {
+    /// The transaction of these operations.
+    #[must_use]
+    pub const fn new(operations: Operations) -> Self {
+        Self { operations, record: PhantomData }
+    }
+}
+
+/// There is no record with this key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoRecord(pub u64);
+
+impl<R: Record> Procedure for Operate<R> {
+    const NAME: &'static str = R::OPERATE;
+    /// The sum of the checksums of all records that were read.
+    type Output = u64;
+    type Abort = NoRecord;
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.reserve(9 * self.operations.0.len());
+        for operation in self.operations.as_slice() {
+            out.extend_from_slice(&operation.key.to_le_bytes());
+            out.push(operation.action.encoded());
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let count = bytes.len() / 9;
+        let mut bytes = Reader::new(bytes);
+        let mut operations = SmallVec::with_capacity(count);
+        for _ in 0..count {
+            operations.push(Operation { key: bytes.u64()?, action: Action::decoded(bytes.u8()?)? });
+        }
+        bytes.end()?;
+        Ok(Self::new(Operations(operations)))
+    }
+
+    fn footprint(&self, f: &mut Footprint<'_>) {
+        for Operation { key, action } in self.operations.as_slice() {
+            match action {
+                Action::Read => R::declare_read(f, *key),
+                Action::Update(_) | Action::ReadModifyWrite(_) => R::declare_write(f, *key),
+            }
+        }
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<u64, NoRecord> {
+        let mut sum = 0u64;
+        for Operation { key, action } in self.operations.as_slice() {
+            match *action {
+                Action::Read => {
+                    let record = R::get(tx, *key).ok_or(NoRecord(*key))?;
+                    sum = sum.wrapping_add(checksum(record.bytes()));
+                }
+                Action::Update(field) => {
+                    let record = R::get_mut(tx, *key).ok_or(NoRecord(*key))?;
+                    update_field(record.bytes_mut(), *key, usize::from(field));
+                }
+                Action::ReadModifyWrite(field) => {
+                    let record = R::get_mut(tx, *key).ok_or(NoRecord(*key))?;
+                    sum = sum.wrapping_add(checksum(record.bytes()));
+                    update_field(record.bytes_mut(), *key, usize::from(field));
+                }
+            }
+        }
+        Ok(sum)
+    }
+}
+
+impl<R: Record> Misdeclare for Operate<R> {
+    /// Forgets the second half of the operations, and takes the others for reads.
+    fn less(&self) -> Option<Self> {
+        let operations = self.operations.as_slice();
+        let half = operations[..operations.len() / 2].iter();
+        Some(Self::new(Operations::new(half.map(|operation| Operation { action: Action::Read, ..*operation }))))
+    }
+
+    fn other(&self) -> Self {
+        let operations = self.operations.as_slice().iter();
+        Self::new(Operations::new(operations.map(|operation| Operation { key: operation.key ^ 1, ..*operation })))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::Inline;
+    use super::*;
+
+    #[test]
+    fn operate_survives_its_encoding_and_refuses_malformed_bytes() {
+        let actions = [Action::Read, Action::Update(9), Action::ReadModifyWrite(0)];
+        let list = actions.iter().map(|action| Operation { key: u64::MAX, action: *action });
+        let operate = Operate::<Inline<100>>::new(Operations::new(list));
+        let mut bytes = Vec::new();
+        operate.encode(&mut bytes);
+        assert_eq!(Operate::decode(&bytes).expect("it decodes"), operate);
+        for length in (0..bytes.len()).filter(|length| length % 9 != 0) {
+            assert!(Operate::<Inline<100>>::decode(&bytes[..length]).is_err(), "{length} bytes");
+        }
+        for action in [0x01, 0x1a, 0x2f, 0x30, 0xff] {
+            bytes[8] = action;
+            assert!(Operate::<Inline<100>>::decode(&bytes).is_err(), "action {action:#x}");
+        }
+    }
+}
