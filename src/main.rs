@@ -1,2 +1,14 @@
-//! The `mixlog` command.
-fn main() {}
+//! The `mixlog` command: run workloads, replay logs, look into them.
+#![forbid(unsafe_code)]
+
+mod command;
+
+use std::process::ExitCode;
+
+/// A library leaves the allocator to its user; here the user is this program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    command::main()
+}

@@ -472,6 +472,25 @@ impl std::fmt::Debug for Replay {
     }
 }
 
+/// The procedures, name and version, that the first entry of a log names; `None` for an empty log. Enough to
+/// know which program wrote it.
+///
+/// # Errors
+/// [`OpenError::Entry`] when the log was not begun by an engine, [`OpenError::Read`] when it cannot be read.
+pub fn procedures_in(log: &dyn SharedLog) -> Result<Option<Vec<(String, u32)>>, OpenError> {
+    let position = log.tail().head;
+    let Some(block) = log.read(position)? else { return Ok(None) };
+    let bad = |detail: String| Err(OpenError::Entry { position, detail });
+    match block.get(position) {
+        Some(mixlog_log::Entry::Data(bytes)) => match entry::decode(bytes) {
+            Ok(entry::Content::Catalog(catalog)) => Ok(Some(catalog.procedures)),
+            Ok(entry::Content::Call { .. }) => bad("it is a call, where a catalog was expected".to_owned()),
+            Err(detail) => bad(detail),
+        },
+        _ => bad("it is junk, where a catalog was expected".to_owned()),
+    }
+}
+
 fn describe(procedures: &Procedures, position: Position, entry: mixlog_log::Entry<'_>) -> serde_json::Value {
     use serde_json::json;
     let position = position.0;

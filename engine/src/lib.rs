@@ -34,7 +34,7 @@ mod window;
 
 pub use codec::{Codec, DecodeError, Fixed, Serde};
 pub use digest::Digest;
-pub use engine::{Builder, Engine, Replay};
+pub use engine::{Builder, Engine, Replay, procedures_in};
 pub use error::{OpenError, SubmitError};
 pub use footprint::Footprint;
 pub use mixlog_log::Position;

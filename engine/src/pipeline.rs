@@ -542,7 +542,7 @@ impl Pipeline {
         self.barrier.wait();
         lap.add_to(&mut waited);
         if number == 0 {
-            self.commit(&window);
+            self.commit(&window, &mut Stages::default());
         }
         let mut driver = self.driver(number);
         self.acknowledge(&mut driver);
@@ -577,7 +577,7 @@ impl Pipeline {
             // The others changed nothing, but what they keep for snapshots grows old.
             (1..self.drivers.len()).for_each(|number| self.end_window(&mut self.driver(number), &end));
         }
-        self.commit(&window);
+        self.commit(&window, &mut leader.stages);
         self.acknowledge(&mut self.driver(0));
         self.shared.stats.lock().expect("no panic in a short section").sequential_windows += 1;
         lap.add_to(&mut leader.stages.commit);
@@ -643,8 +643,9 @@ impl Pipeline {
     }
 
     /// Adds up what the drivers did.
-    fn commit(&self, window: &Window) {
+    fn commit(&self, window: &Window, leader_stages: &mut Stages) {
         let (mut state, mut replies) = (0u128, 0u128);
+        self.driver(0).stages += std::mem::take(leader_stages);
         let mut stats = self.shared.stats.lock().expect("no panic in a short section");
         for number in 0..self.drivers.len() {
             let mut driver = self.driver(number);

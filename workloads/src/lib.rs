@@ -1,6 +1,7 @@
 //! Workloads for Mixlog: TPC-C, YCSB and transfers, their generators, their consistency checks, and the runner that
 //! drives them and reports.
 #![forbid(unsafe_code)]
+#![allow(clippy::inconsistent_digit_grouping, reason = "cents are set off from the units, as in 10_00")]
 
 pub mod check;
 mod codec;

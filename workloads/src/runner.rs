@@ -152,7 +152,9 @@ impl Tally {
     fn check(&self) -> Check {
         let detail = match &self.example {
             None => format!("{} transactions, {} intended aborts", self.transactions, self.aborts),
-            Some(example) => format!("{} of {} transactions; first: {example}", self.unexpected, self.transactions),
+            Some(example) => {
+                format!("{} of {} transactions; first: {example}", self.unexpected, self.transactions)
+            }
         };
         Check { name: "outcomes".to_owned(), ok: self.unexpected == 0, detail }
     }

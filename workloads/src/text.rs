@@ -12,7 +12,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// let text = Text::<16>::new(b"BARBARBAR");
 /// assert_eq!(text.as_bytes(), b"BARBARBAR");
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, IntoBytes, FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, IntoBytes, FromBytes, KnownLayout, Immutable, Unaligned,
+)]
 #[repr(transparent)]
 pub struct Text<const N: usize>([u8; N]);
 
@@ -109,7 +111,10 @@ pub mod bytes {
     ///
     /// # Errors
     /// Those of the serializer.
-    pub fn serialize<T: IntoBytes + Immutable, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    pub fn serialize<T: IntoBytes + Immutable, S: Serializer>(
+        value: &T,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.serialize_bytes(value.as_bytes())
     }
 
@@ -152,7 +157,10 @@ pub mod byte_list {
     ///
     /// # Errors
     /// Those of the serializer.
-    pub fn serialize<T: IntoBytes + Immutable, S: Serializer>(list: &[T], serializer: S) -> Result<S::Ok, S::Error> {
+    pub fn serialize<T: IntoBytes + Immutable, S: Serializer>(
+        list: &[T],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.serialize_bytes(list.as_bytes())
     }
 

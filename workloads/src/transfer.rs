@@ -331,7 +331,8 @@ impl<F: Footprints> Workload for Transfers<F> {
             }
         });
         let recorded = snapshot.get(&POPULATION, &0);
-        valid.see(recorded == Some(self.config.population()), 0, || format!("the population is {recorded:?}"));
+        valid
+            .see(recorded == Some(self.config.population()), 0, || format!("the population is {recorded:?}"));
         for (account, number) in found.iter().zip(0..) {
             let balance = account.map(|account| account.balance);
             valid.see(balance.is_some_and(|balance| balance >= Cents::ZERO), number, || {

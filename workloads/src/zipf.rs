@@ -151,13 +151,19 @@ mod tests {
             // The two most popular ranks are exact; Gray's closed form approximates the others within a tenth.
             for (rank, seen) in counts.iter().enumerate().take(2) {
                 let expected = draws * ((rank + 1) as f64).powf(-theta) / zipf.zeta;
-                assert!((seen - expected).abs() < 5.0 * expected.sqrt(), "theta {theta}, rank {rank}: {seen}");
+                assert!(
+                    (seen - expected).abs() < 5.0 * expected.sqrt(),
+                    "theta {theta}, rank {rank}: {seen}"
+                );
             }
             for decade in [2..10, 10..100, 100..1_000] {
                 let share = |rank: usize| ((rank + 1) as f64).powf(-theta) / zipf.zeta;
                 let expected: f64 = decade.clone().map(share).sum();
                 let seen: f64 = counts[decade.clone()].iter().sum::<f64>() / draws;
-                assert!((seen / expected - 1.0).abs() < 0.1, "theta {theta}, ranks {decade:?}: {seen} {expected}");
+                assert!(
+                    (seen / expected - 1.0).abs() < 0.1,
+                    "theta {theta}, ranks {decade:?}: {seen} {expected}"
+                );
             }
         }
     }
@@ -179,7 +185,10 @@ mod tests {
         let mut rng = Rng::new(23);
         let mut seen = [false; 100];
         (0..100_000).for_each(|_| seen[distribution.draw(&mut rng) as usize] = true);
-        assert!(seen.iter().filter(|hit| **hit).count() > 55, "hashing leaves about 1/e of the records unused");
+        assert!(
+            seen.iter().filter(|hit| **hit).count() > 55,
+            "hashing leaves about 1/e of the records unused"
+        );
     }
 
     #[test]

@@ -19,6 +19,8 @@ mod recovery;
 mod report;
 mod segments;
 mod storage;
+#[cfg(all(test, not(loom)))]
+mod tests;
 mod writer;
 
 pub use config::{Config, Create};
@@ -28,6 +30,7 @@ pub use storage::{Access, FsStorage, Lock, LockMode, Storage, StorageFile};
 use std::fmt;
 use std::io;
 use std::ops::Range;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -154,8 +157,8 @@ impl FileLog {
         let writer = Writer::new(Arc::clone(&shared), place);
         let background = Arc::clone(&shared);
         let threads = vec![
-            start("mixlog-log", move || writer.run()),
-            start("mixlog-reserve", move || background::run(&background)),
+            start("mixlog-log", &shared, move || writer.run()),
+            start("mixlog-reserve", &shared, move || background::run(&background)),
         ];
         Ok(Self { shared, threads, _lock: lock })
     }
@@ -242,8 +245,16 @@ fn examine(storage: &dyn Storage) -> Result<(Lock, Examined), OpenError> {
     Ok((lock, recovery::examine(storage, Access::Read)?))
 }
 
-fn start(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
-    thread::Builder::new().name(name.to_owned()).spawn(run).expect("the operating system starts a thread")
+/// Starts a thread of the log. Should it panic, whoever waits for it is released.
+fn start(name: &str, shared: &Arc<Shared>, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    let shared = Arc::clone(shared);
+    let guarded = move || {
+        if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(run)) {
+            shared.queue.fail(io::Error::other("a thread of the log panicked"));
+            panic::resume_unwind(panic);
+        }
+    };
+    thread::Builder::new().name(name.to_owned()).spawn(guarded).expect("the operating system starts a thread")
 }
 
 impl Drop for FileLog {

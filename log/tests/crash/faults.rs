@@ -54,6 +54,7 @@ fn fail_every_call_of(durability: Durability, kind: Kind, count: u64, error: Err
             assert!(promise.sealed.is_none() || tail.sealed, "{kind:?} {after}: {tail:?} {promise:?}");
         }
         // The same machine opens the log again: its memory holds bytes that the disk may not have.
+        let (before, calls) = (sim.disk(), sim.trace().len());
         let log = script::open(&sim, durability).unwrap();
         let seen = script::assert_entries(&log, u64::MAX);
         assert!(seen.tail.0 >= acknowledged);
@@ -61,6 +62,17 @@ fn fail_every_call_of(durability: Durability, kind: Kind, count: u64, error: Err
         drop(log);
         let log = script::open(&Sim::boot(disk), durability).unwrap();
         assert_eq!(script::assert_entries(&log, u64::MAX), seen, "{kind:?} {after}");
+        // And the power is cut while it does so.
+        let trace = sim.trace();
+        for end in calls..trace.len().min(calls + 12) {
+            let mut disk = before.clone();
+            trace[calls..end].iter().for_each(|call| disk.apply(call));
+            for _ in 0..3 {
+                let sim = Sim::boot(disk.after(Cut::Some, &mut random));
+                let tail = script::assert_entries(&script::open(&sim, durability).unwrap(), u64::MAX);
+                assert!(tail.tail.0 >= acknowledged && tail.head.0 >= promise.trimmed, "{kind:?} {after}");
+            }
+        }
         if !struck {
             assert_eq!(outcome, Ok(()));
             assert!(after > 0, "the script makes no call of kind {kind:?}");
@@ -118,10 +130,13 @@ fn flush_that_fails_ends_the_log_but_not_the_reads() {
     for durability in [Durability::Flushed, Durability::Buffered] {
         let sim = Sim::default();
         let log = script::open(&sim, durability).unwrap();
-        script::submit(&log, 1, 0, 4).unwrap().wait().unwrap();
+        // Enough to push the first entries out of the cache, so that they are read next to unflushed ones.
+        for first in (0..40).step_by(4) {
+            script::submit(&log, 1, first, 4).unwrap().wait().unwrap();
+        }
         // The next flush: of an append, or in the background.
         sim.set_fault(Some(Fault { kind: Kind::Sync, after: 0, count: u64::MAX, error: ErrorKind::Other }));
-        if let Ok(ticket) = script::submit(&log, 1, 4, 1)
+        if let Ok(ticket) = script::submit(&log, 1, 40, 1)
             && durability == Durability::Flushed
         {
             let outcome = ticket.wait_timeout(PATIENCE).expect("waiters are released");
@@ -129,14 +144,14 @@ fn flush_that_fails_ends_the_log_but_not_the_reads() {
         }
         let waited = log.wait_past(Position(100), Some(PATIENCE));
         assert!(matches!(waited, Err(ReadError::Failed(_))), "{waited:?}");
-        assert!(matches!(script::submit(&log, 1, 5, 1), Err(AppendError::Failed(_))));
+        assert!(matches!(script::submit(&log, 1, 41, 1), Err(AppendError::Failed(_))));
         assert!(matches!(log.seal(), Err(SealError::Failed(_))));
         assert!(matches!(log.trim(Position(1)), Err(TrimError::Failed(_))));
         let tail = script::assert_entries(&log, u64::MAX);
-        assert!(tail.tail >= Position(4));
+        assert!(tail.tail >= Position(40));
         // A disk that works again does not bring the log back.
         sim.set_fault(None);
-        assert!(matches!(script::submit(&log, 1, 5, 1), Err(AppendError::Failed(_))));
+        assert!(matches!(script::submit(&log, 1, 41, 1), Err(AppendError::Failed(_))));
         assert_eq!(log.tail(), tail);
     }
 }
@@ -211,6 +226,24 @@ fn trim_whose_removal_fails_can_be_repeated() {
 }
 
 #[test]
+fn trim_whose_removal_fails_is_finished_when_the_log_is_opened() {
+    let sim = Sim::default();
+    let log = script::open(&sim, Durability::Flushed).unwrap();
+    for n in 0..150 {
+        script::submit(&log, 1, n, 1).unwrap().wait().unwrap();
+    }
+    let segments = || sim.disk().names().iter().filter(|name| name.starts_with("segment-")).count();
+    assert!(segments() > 1);
+    sim.set_fault(Some(Fault { kind: Kind::Remove, after: 0, count: u64::MAX, error: ErrorKind::Other }));
+    assert!(matches!(log.trim(Position(150)), Err(TrimError::Io(_))));
+    drop(log);
+    sim.set_fault(None);
+    assert!(segments() > 1);
+    let log = script::open(&sim, Durability::Flushed).unwrap();
+    assert_eq!((segments(), log.tail().head), (1, Position(150)));
+}
+
+#[test]
 fn read_that_fails_is_an_error_once() {
     let sim = Sim::default();
     script::run(&sim, Durability::Flushed, 1, &[Step::Append(4)]).unwrap();
@@ -218,4 +251,16 @@ fn read_that_fails_is_an_error_once() {
     sim.set_fault(Some(Fault { kind: Kind::Read, after: 0, count: 1, error: ErrorKind::Other }));
     assert!(matches!(log.read(Position(0)), Err(ReadError::Io(_))));
     assert!(log.read(Position(0)).unwrap().is_some());
+}
+
+#[test]
+fn bug_in_the_log_thread_releases_who_waits() {
+    let sim = Sim::default();
+    let log = script::open(&sim, Durability::Flushed).unwrap();
+    sim.set_panics();
+    let ticket = script::submit(&log, 1, 0, 1).unwrap();
+    let outcome = ticket.wait_timeout(PATIENCE).expect("waiters are released");
+    assert!(matches!(outcome, Err(AppendError::Failed(_))), "{outcome:?}");
+    let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(log)));
+    assert!(dropped.is_err(), "a bug is not hidden");
 }

@@ -2,6 +2,7 @@
 #![cfg(not(loom))]
 
 mod damage;
+mod equivalence;
 mod faults;
 mod power;
 mod script;

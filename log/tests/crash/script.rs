@@ -1,6 +1,6 @@
 //! What the tests let a log do, and what they expect of it afterwards.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mixlog_log::{Batch, Durability, Entry, FileLog, OpenError, Position, SharedLog, Tail, Ticket, file};
 
@@ -97,7 +97,9 @@ pub(crate) fn run(sim: &Sim, durability: Durability, run: u8, steps: &[Step]) ->
 }
 
 fn acknowledged(sim: &Sim, ticket: &Ticket, next: u64) -> Result<(), String> {
+    let start = Instant::now();
     let outcome = ticket.wait_timeout(PATIENCE).expect("a ticket has an outcome");
+    assert!(start.elapsed() < PATIENCE, "it was the timeout that woke the ticket");
     let positions = outcome.map_err(|error| error.to_string())?;
     assert_eq!(positions.end, Position(next));
     sim.note(Note::Acknowledged(Position(next)));
@@ -128,6 +130,7 @@ pub(crate) fn assert_entries(log: &dyn SharedLog, turn: u64) -> Tail {
     let mut next = tail.head;
     while next < tail.tail {
         let block = log.read(next).unwrap().expect("before the tail");
+        assert!(block.end() <= tail.tail, "what is not acknowledged is not read");
         for (position, found) in block.iter().filter(|(position, _)| *position >= next) {
             let run = if position.0 < turn { 1 } else { 2 };
             assert_eq!(found, Entry::Data(&entry(run, position.0)), "position {position}");

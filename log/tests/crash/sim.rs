@@ -8,12 +8,17 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use mixlog_log::Position;
 use mixlog_log::file::{Access, Lock, LockMode, Storage, StorageFile};
 
+/// What a power cut keeps wholly or not at all.
 const SECTOR: usize = 512;
+
+/// The manifest has two copies so as not to rely on that, and is torn into these.
+const MANIFEST_PIECE: usize = 64;
 
 /// A small generator of random numbers (splitmix64), so that a seed says all.
 pub(crate) struct Random(pub(crate) u64);
@@ -210,12 +215,14 @@ impl Disk {
                 apply_entry(&mut names, entry);
             }
         }
-        let inodes = self.inodes.iter().map(|inode| {
+        let manifests = ["manifest", "manifest.creating"].map(|name| self.live.get(name).copied());
+        let inodes = self.inodes.iter().enumerate().map(|(file, inode)| {
+            let piece = if manifests.contains(&Some(file)) { MANIFEST_PIECE } else { SECTOR };
             let mut image = inode.durable.clone();
             for write in &inode.pending {
                 let mut start = 0;
                 while start < write.bytes.len() {
-                    let end = ((write.offset + start) / SECTOR + 1) * SECTOR - write.offset;
+                    let end = ((write.offset + start) / piece + 1) * piece - write.offset;
                     let end = end.min(write.bytes.len());
                     if survives(random) {
                         put(&mut image, write.offset + start, &write.bytes[start..end]);
@@ -295,6 +302,7 @@ struct State {
 #[derive(Clone, Default)]
 pub(crate) struct Sim {
     state: Arc<Mutex<State>>,
+    panics: Arc<AtomicBool>,
 }
 
 impl Sim {
@@ -335,6 +343,11 @@ impl Sim {
 
     pub(crate) fn set_fault(&self, fault: Option<Fault>) {
         self.state().fault = fault;
+    }
+
+    /// Makes the next writes panic, as a bug would.
+    pub(crate) fn set_panics(&self) {
+        self.panics.store(true, Ordering::SeqCst);
     }
 
     /// Whether the fault has struck.
@@ -523,6 +536,7 @@ impl StorageFile for SimFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         assert!(self.writable, "written through a handle for reading");
+        assert!(!self.sim.panics.load(Ordering::SeqCst), "a bug");
         let mut state = self.sim.state();
         state.check(Kind::Write)?;
         state.check_space(self.file, usize::try_from(offset).unwrap() + bytes.len())?;

@@ -116,7 +116,11 @@ impl<F: Footprints> Workload for Tpcc<F> {
             return Err(DriveError::NotPopulated(format!("the scale is {is:?} instead of {should:?}")));
         }
         let driver = Driver::new(&population, seed, client);
-        Ok(TpccClient { driver, acknowledged: Acknowledged::none(&population.scale), footprints: PhantomData })
+        Ok(TpccClient {
+            driver,
+            acknowledged: Acknowledged::none(&population.scale),
+            footprints: PhantomData,
+        })
     }
 
     fn observe(&self, snapshot: &Snapshot) -> Acknowledged {

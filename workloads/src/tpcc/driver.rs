@@ -218,7 +218,8 @@ mod tests {
     #[test]
     fn new_order_inputs_have_the_shares_of_the_specification() {
         let orders = new_orders(&draw(4, 400_000));
-        let remote = |order: &NewOrder| order.lines.as_slice().iter().any(|line| line.supply != order.warehouse);
+        let remote =
+            |order: &NewOrder| order.lines.as_slice().iter().any(|line| line.supply != order.warehouse);
         // 1 - mean of 0.99^n over n = 5..=15.
         let remote = share(&orders, remote);
         assert!(is_near(remote, 0.0952, 0.003), "{remote}");

@@ -142,7 +142,8 @@ impl DistrictKey {
     #[inline]
     #[must_use]
     pub const fn index(self) -> usize {
-        self.warehouse().wrapping_sub(1) as usize * DISTRICTS as usize + self.district().wrapping_sub(1) as usize
+        self.warehouse().wrapping_sub(1) as usize * DISTRICTS as usize
+            + self.district().wrapping_sub(1) as usize
     }
 }
 
@@ -271,8 +272,22 @@ impl StockKey {
 /// A payment in the history: of which customer, and at which position of the log it was made.
 ///
 /// A customer's first row comes with the population and has position 0, where the log holds no payment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[derive(IntoBytes, FromBytes, KnownLayout, Immutable)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    IntoBytes,
+    FromBytes,
+    KnownLayout,
+    Immutable,
+)]
 #[repr(C)]
 pub struct HistoryKey {
     /// Who paid.

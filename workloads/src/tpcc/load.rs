@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::keys::{CustomerKey, DistrictKey, HistoryKey, NameKey, OrderKey, StockKey, WarehouseKey};
 use super::schema::{
     CUSTOMER, CUSTOMER_ACCOUNT, CUSTOMER_BY_NAME, CUSTOMER_DATA, DISTRICT, DISTRICT_ORDERS, DISTRICT_YTD,
-    HISTORY, ITEM, ITEMS, LAST_ORDER, NEW_ORDER, ORDER, ORDER_LINE, POPULATION, Population, STOCK, STOCK_INFO,
-    WAREHOUSE, WAREHOUSE_YTD,
+    HISTORY, ITEM, ITEMS, LAST_ORDER, NEW_ORDER, ORDER, ORDER_LINE, POPULATION, Population, STOCK,
+    STOCK_INFO, WAREHOUSE, WAREHOUSE_YTD,
 };
 
 /// Rows of ITEM or STOCK, and customers, that one procedure writes.
@@ -59,7 +59,8 @@ pub fn procedures(population: Population) -> impl Iterator<Item = Load> {
     let items = Chunk::all(scale.items, ITEMS_AT_ONCE);
     let items = items.map(move |chunk| Load::Items(LoadItems { population, chunk }));
     let warehouses = 1..=scale.warehouses;
-    let places = warehouses.clone().map(move |id| Load::Warehouse(LoadWarehouse { population, warehouse: id }));
+    let places =
+        warehouses.clone().map(move |id| Load::Warehouse(LoadWarehouse { population, warehouse: id }));
     let stock = Chunk::all(scale.items, ITEMS_AT_ONCE).flat_map(move |chunk| {
         let warehouses = warehouses.clone();
         warehouses.map(move |warehouse| Load::Stock(LoadStock { population, warehouse, chunk }))
@@ -244,7 +245,8 @@ impl LoadCustomers {
         if ids.contains(&customer) {
             return;
         }
-        let rank = |id: u32| (tx.get(&CUSTOMER, &CustomerKey::new(self.district, id)).map(|row| row.first), id);
+        let rank =
+            |id: u32| (tx.get(&CUSTOMER, &CustomerKey::new(self.district, id)).map(|row| row.first), id);
         let rank_of_customer = rank(customer);
         let place = ids.partition_point(|id| rank(*id) < rank_of_customer);
         ids.insert(place, customer);

@@ -6,11 +6,13 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::customer::Missing;
 use super::generate::is_original;
-use super::keys::{CustomerKey, DistrictKey, OrderKey, StockKey, WarehouseKey, read_district, read_warehouse};
+use super::keys::{
+    CustomerKey, DistrictKey, OrderKey, StockKey, WarehouseKey, read_district, read_warehouse,
+};
 use super::rows::{Item, LastName, Order, OrderLine, Stock, StockInfo, WHOLE};
 use super::schema::{
-    CUSTOMER, DISTRICT, DISTRICT_ORDERS, ITEM, ITEMS, LAST_ORDER, NEW_ORDER, ORDER, ORDER_LINE, STOCK, STOCK_INFO,
-    WAREHOUSE,
+    CUSTOMER, DISTRICT, DISTRICT_ORDERS, ITEM, ITEMS, LAST_ORDER, NEW_ORDER, ORDER, ORDER_LINE, STOCK,
+    STOCK_INFO, WAREHOUSE,
 };
 use crate::codec::Reader;
 use crate::money::Cents;
@@ -183,7 +185,13 @@ pub const fn take(stock: &mut Stock, quantity: u8, is_remote: bool) {
 /// The row of ORDER-LINE, and what the terminal shows of it.
 #[inline]
 #[must_use]
-pub fn line_rows(line: &Line, district: u8, item: &Item, info: &StockInfo, stock: u32) -> (OrderLine, OrderedLine) {
+pub fn line_rows(
+    line: &Line,
+    district: u8,
+    item: &Item,
+    info: &StockInfo,
+    stock: u32,
+) -> (OrderLine, OrderedLine) {
     let amount = u32::from(line.quantity) * item.price;
     let row = OrderLine {
         delivery_us: 0,
@@ -194,8 +202,13 @@ pub fn line_rows(line: &Line, district: u8, item: &Item, info: &StockInfo, stock
         district_info: info.districts[usize::from(district) - 1],
     };
     let brand = if is_original(&item.data) && is_original(&info.data) { b"B" } else { b"G" };
-    let shown =
-        OrderedLine { name: item.name, price: item.price, amount, stock: stock as u16, brand: Text::new(brand) };
+    let shown = OrderedLine {
+        name: item.name,
+        price: item.price,
+        amount,
+        stock: stock as u16,
+        brand: Text::new(brand),
+    };
     (row, shown)
 }
 
@@ -297,7 +310,12 @@ mod tests {
 
     fn request() -> NewOrder {
         let lines = [Line { item: 7, supply: 2, quantity: 10 }, Line { item: 7, supply: 1, quantity: 1 }];
-        NewOrder { warehouse: 1, district: 10, customer: 3_000, lines: Lines::new(&lines).expect("two lines") }
+        NewOrder {
+            warehouse: 1,
+            district: 10,
+            customer: 3_000,
+            lines: Lines::new(&lines).expect("two lines"),
+        }
     }
 
     #[test]

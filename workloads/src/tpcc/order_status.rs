@@ -113,7 +113,9 @@ impl Procedure for OrderStatus {
         let order_key = OrderKey::new(district, id);
         let order = tx.get(&ORDER, &order_key).ok_or(Missing::Order)?;
         let lines = (1..=order.line_count)
-            .map(|number| tx.get(&ORDER_LINE, &order_key.line(number)).map(StatusLine::from).ok_or(Missing::Order))
+            .map(|number| {
+                tx.get(&ORDER_LINE, &order_key.line(number)).map(StatusLine::from).ok_or(Missing::Order)
+            })
             .collect::<Result<_, _>>()?;
         Ok(Status {
             customer: key.customer(),

@@ -114,13 +114,7 @@ impl Payment {
     #[inline]
     pub fn note(&self, customer: CustomerKey, data: &mut CustomerData) -> Box<Text<200>> {
         data.prepend(
-            Note {
-                customer,
-                district: self.district_key(),
-                amount: self.cents(),
-            }
-            .text()
-            .as_bytes(),
+            Note { customer, district: self.district_key(), amount: self.cents() }.text().as_bytes(),
         );
         let text = data.text();
         Box::new(Text::new(&text[..text.len().min(200)]))
@@ -185,7 +179,8 @@ impl Procedure for Payment {
     fn footprint(&self, f: &mut Footprint<'_>) {
         let home = self.customer_district_key().packed();
         f.read_granule(&WAREHOUSE, u64::from(self.warehouse));
-        f.write(&WAREHOUSE_YTD, &WarehouseKey::new(self.warehouse)).write(&DISTRICT_YTD, &self.district_key());
+        f.write(&WAREHOUSE_YTD, &WarehouseKey::new(self.warehouse))
+            .write(&DISTRICT_YTD, &self.district_key());
         f.read_granule(&CUSTOMER, home).write_granule(&CUSTOMER_ACCOUNT, home);
     }
 

@@ -190,7 +190,6 @@ pub const LAST_ORDER: Table<CustomerKey, u32, Fixed> =
     Table::fixed("tpcc.last_order").grouped(ORDERS, district_of_customer);
 
 /// Registers all tables.
-#[must_use]
 pub fn register(builder: Builder) -> Builder {
     let builder = builder.table(&POPULATION).table(&ITEM);
     let builder = builder.table(&WAREHOUSE).table(&DISTRICT).table(&STOCK_INFO).table(&STOCK);

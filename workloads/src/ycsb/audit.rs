@@ -49,7 +49,11 @@ pub(super) fn updates<R: Record>(snapshot: &Snapshot) -> Updates {
 /// the acknowledgements, Y3 (each record was updated as often as acknowledged). Without acknowledgements there is
 /// nothing to compare with, and no Y3.
 #[must_use]
-pub fn audit<R: Record>(snapshot: &Snapshot, population: Population, observed: Option<&Updates>) -> Vec<Check> {
+pub fn audit<R: Record>(
+    snapshot: &Snapshot,
+    population: Population,
+    observed: Option<&Updates>,
+) -> Vec<Check> {
     let mut keys: HashSet<u64, FixedState> = HashSet::default();
     let mut fields = Tally::new("Y2", "records");
     let mut updates = Updates::default();

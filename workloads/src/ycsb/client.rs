@@ -240,7 +240,8 @@ mod tests {
             (Mix::F, 0.50, false, true),
         ] {
             let list = draw(mix, 2);
-            let count = |is: fn(&Action) -> bool| list.iter().filter(|operation| is(&operation.action)).count();
+            let count =
+                |is: fn(&Action) -> bool| list.iter().filter(|operation| is(&operation.action)).count();
             let share = count(|action| *action == Action::Read) as f64 / list.len() as f64;
             assert!((share - reads).abs() < 0.01, "{mix:?}: {share}");
             assert_eq!(count(|action| matches!(action, Action::Update(_))) > 0, has_updates);
@@ -252,7 +253,8 @@ mod tests {
     fn hottest_record_is_that_of_rank_zero() {
         let list = draw(Mix::C, 1);
         let hottest = key_of(crate::zipf::fnv64(0) % 1_000);
-        let share = list.iter().filter(|operation| operation.key == hottest).count() as f64 / list.len() as f64;
+        let share =
+            list.iter().filter(|operation| operation.key == hottest).count() as f64 / list.len() as f64;
         assert!((0.035..0.045).contains(&share), "{share}");
     }
 

@@ -177,12 +177,16 @@ impl<R: Record> Misdeclare for Operate<R> {
     fn less(&self) -> Option<Self> {
         let operations = self.operations.as_slice();
         let half = operations[..operations.len() / 2].iter();
-        Some(Self::new(Operations::new(half.map(|operation| Operation { action: Action::Read, ..*operation }))))
+        Some(Self::new(Operations::new(
+            half.map(|operation| Operation { action: Action::Read, ..*operation }),
+        )))
     }
 
     fn other(&self) -> Self {
         let operations = self.operations.as_slice().iter();
-        Self::new(Operations::new(operations.map(|operation| Operation { key: operation.key ^ 1, ..*operation })))
+        Self::new(Operations::new(
+            operations.map(|operation| Operation { key: operation.key ^ 1, ..*operation }),
+        ))
     }
 }
 

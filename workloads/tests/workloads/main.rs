@@ -1,6 +1,11 @@
 //! Workloads on an engine: populations, transactions, audits, wrong footprints, and the baselines.
+#![allow(clippy::inconsistent_digit_grouping, reason = "cents are set off from the units, as in 10_00")]
 
+#[path = "../../../benches/baseline/mod.rs"]
+mod baseline;
+mod baselines;
 mod footprints;
+mod other_audits;
 mod runs;
 mod support;
 mod tpcc_audit;

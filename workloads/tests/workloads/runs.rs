@@ -17,7 +17,8 @@ use mixlog_workloads::{tpcc, ycsb};
 use crate::support::{assert_ok, config, empty, failures, populated};
 
 fn run<W: Workload>(engine: &Engine, workload: &W, transactions: u64, seed: u64) -> Report {
-    let report = runner::run(engine, workload, &config(transactions, seed), &mut |_| {}).expect("the run ends");
+    let report =
+        runner::run(engine, workload, &config(transactions, seed), &mut |_| {}).expect("the run ends");
     assert_ok(&report.checks);
     assert_eq!(report.transactions, transactions);
     assert_eq!(report.violations, 0, "footprints are exact");
@@ -63,7 +64,8 @@ fn run_ycsb<R: Record>(mix: Mix, value_size: u32, theta: f64, threads: usize) {
     run(&engine, &workload, 1_000, 6);
     assert_ok(&workload.audit(&engine.snapshot(), None));
     if mix != Mix::C {
-        let none = workload.client(&engine.snapshot(), 1, 0).map(|_| Default::default()).expect("it is populated");
+        let none =
+            workload.client(&engine.snapshot(), 1, 0).map(|_| Default::default()).expect("it is populated");
         assert_eq!(failures(&workload.audit(&engine.snapshot(), Some(&none))), ["Y3"], "updates are counted");
     }
 }
@@ -116,17 +118,22 @@ fn a_run_by_time_ends_in_time_and_tells_its_progress() {
     let workload: Transfers = Transfers::new(transfer::Config::default());
     let engine = empty(&workload, 2);
     let mut chunks = 0;
-    assert!(runner::prepare(&engine, &workload, &mut |_, total| {
-        chunks += 1;
-        assert_eq!(total, 101);
-    })
-    .expect("it is populated"));
+    assert!(
+        runner::prepare(&engine, &workload, &mut |_, total| {
+            chunks += 1;
+            assert_eq!(total, 101);
+        })
+        .expect("it is populated")
+    );
     assert_eq!(chunks, 101);
-    assert!(!runner::prepare(&engine, &workload, &mut |_, _| panic!("it is populated")).expect("nothing to do"));
+    assert!(
+        !runner::prepare(&engine, &workload, &mut |_, _| panic!("it is populated")).expect("nothing to do")
+    );
 
     let config = Config { stop: Stop::After(Duration::from_millis(1_300)), ..Config::default() };
     let mut reports = Vec::new();
-    let report = runner::run(&engine, &workload, &config, &mut |progress| reports.push(*progress)).expect("it ends");
+    let report =
+        runner::run(&engine, &workload, &config, &mut |progress| reports.push(*progress)).expect("it ends");
     assert!(!reports.is_empty() && reports[0].transactions > 0 && reports[0].per_second > 0.0);
     assert!(report.seconds >= 1.3 && report.transactions > 0);
     assert_ok(&report.checks);
@@ -139,8 +146,23 @@ fn report_has_the_keys_that_programs_read() {
     let report = run(&engine, &workload, 100, 1);
     let json = serde_json::to_value(&report).expect("it serializes");
     for key in [
-        "workload", "threads", "window", "mode", "durability", "transactions", "seconds", "throughput_per_second",
-        "latency_us", "aborts", "violations", "replays", "batches", "parallelism", "position", "digest", "checks",
+        "workload",
+        "threads",
+        "window",
+        "mode",
+        "durability",
+        "transactions",
+        "seconds",
+        "throughput_per_second",
+        "latency_us",
+        "aborts",
+        "violations",
+        "replays",
+        "batches",
+        "parallelism",
+        "position",
+        "digest",
+        "checks",
     ] {
         assert!(!json[key].is_null(), "{key}");
     }

@@ -68,15 +68,20 @@ fn year_of_warehouse_is_that_of_its_districts(
 fn next_order_follows_the_last(tally: &mut Tally, key: DistrictKey, district: &DistrictFacts) {
     let next = district.last_order.checked_add(1);
     let new = district.last_new;
-    tally.see(district.next == next && new.is_none_or(|new| new == district.last_order), key.packed(), || {
-        let (is, last) = (shown(district.next), district.last_order);
-        format!("{key}: D_NEXT_O_ID is {is}, the last order {last}, the last new order {}", shown(new))
-    });
+    tally.see(
+        district.next == next && new.is_none_or(|new| new == district.last_order),
+        key.packed(),
+        || {
+            let (is, last) = (shown(district.next), district.last_order);
+            format!("{key}: D_NEXT_O_ID is {is}, the last order {last}, the last new order {}", shown(new))
+        },
+    );
 }
 
 /// max(NO_O_ID) - min(NO_O_ID) + 1 = number of new orders.
 fn new_orders_have_no_gaps(tally: &mut Tally, key: DistrictKey, district: &DistrictFacts) {
-    let (first, last) = (u64::from(district.first_new.unwrap_or(1)), u64::from(district.last_new.unwrap_or(0)));
+    let (first, last) =
+        (u64::from(district.first_new.unwrap_or(1)), u64::from(district.last_new.unwrap_or(0)));
     let expected = last + 1 - first;
     tally.see(district.new_orders == expected, key.packed(), || {
         format!("{key}: {} new orders from {first} to {last}", district.new_orders)
@@ -84,7 +89,11 @@ fn new_orders_have_no_gaps(tally: &mut Tally, key: DistrictKey, district: &Distr
 }
 
 /// Sum of O_OL_CNT = number of lines.
-fn lines_of_district_are_as_many_as_orders_say(tally: &mut Tally, key: DistrictKey, district: &DistrictFacts) {
+fn lines_of_district_are_as_many_as_orders_say(
+    tally: &mut Tally,
+    key: DistrictKey,
+    district: &DistrictFacts,
+) {
     tally.equal(&key, key.packed(), district.lines, district.line_counts);
 }
 
@@ -121,7 +130,10 @@ fn lines_are_delivered_with_their_order(tally: &mut Tally, key: OrderKey, order:
     };
     tally.see(expected == Some(order.delivered_lines), key.packed(), || {
         let (delivered, lines) = (order.delivered_lines, order.lines);
-        format!("{key}: {delivered} of {lines} lines are delivered, carrier {}", shown(order.row.map(|r| r.carrier)))
+        format!(
+            "{key}: {delivered} of {lines} lines are delivered, carrier {}",
+            shown(order.row.map(|r| r.carrier))
+        )
     });
 }
 
@@ -157,7 +169,9 @@ fn deliveries_account_for_orders(facts: &Facts) -> Check {
         let (orders, others) = (district.orders, district.new_orders + delivered + district.deliveries);
         tally.see(orders == others, key.packed(), || {
             let (new, deliveries) = (district.new_orders, district.deliveries);
-            format!("{key}: {orders} orders, {new} new, {delivered} from the population, {deliveries} deliveries")
+            format!(
+                "{key}: {orders} orders, {new} new, {delivered} from the population, {deliveries} deliveries"
+            )
         });
     }
     tally.check()

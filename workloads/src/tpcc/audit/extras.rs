@@ -164,7 +164,9 @@ fn data_starts_with_the_last_payment(facts: &Facts) -> Check {
             let (position, district, amount) = customer.last_payment;
             match customer.data {
                 None => format!("{key} has no C_DATA"),
-                Some(_) => format!("{key}: C_DATA does not tell of {amount} paid in {district} at {position}"),
+                Some(_) => {
+                    format!("{key}: C_DATA does not tell of {amount} paid in {district} at {position}")
+                }
             }
         });
     }

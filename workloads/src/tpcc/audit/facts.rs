@@ -14,8 +14,8 @@ use crate::tpcc::keys::{CustomerKey, DISTRICTS, DistrictKey, OrderKey, StockKey}
 use crate::tpcc::payment::Note;
 use crate::tpcc::rows::{Account, CustomerData, Order, Stock, history_data};
 use crate::tpcc::schema::{
-    CUSTOMER, CUSTOMER_ACCOUNT, CUSTOMER_BY_NAME, CUSTOMER_DATA, DISTRICT, DISTRICT_ORDERS, DISTRICT_YTD, HISTORY,
-    ITEM, LAST_ORDER, NEW_ORDER, ORDER, Population, STOCK, STOCK_INFO, WAREHOUSE, WAREHOUSE_YTD,
+    CUSTOMER, CUSTOMER_ACCOUNT, CUSTOMER_BY_NAME, CUSTOMER_DATA, DISTRICT, DISTRICT_ORDERS, DISTRICT_YTD,
+    HISTORY, ITEM, LAST_ORDER, NEW_ORDER, ORDER, Population, STOCK, STOCK_INFO, WAREHOUSE, WAREHOUSE_YTD,
 };
 
 /// A map whose order, were it ever used, would be the same in every run.
@@ -109,7 +109,9 @@ impl Facts {
         let mut facts = Self {
             population: *population,
             warehouses: (1..=scale.warehouses).map(|id| (id, WarehouseFacts::default())).collect(),
-            districts: DistrictKey::all(scale.warehouses).map(|key| (key, DistrictFacts::default())).collect(),
+            districts: DistrictKey::all(scale.warehouses)
+                .map(|key| (key, DistrictFacts::default()))
+                .collect(),
             customers: Map::default(),
             orders: Map::default(),
             stock: Map::default(),
@@ -205,7 +207,8 @@ impl Facts {
             warehouse.paid += row.amount;
             let names = (warehouse.name, self.districts.entry(district).or_default());
             names.1.paid += row.amount;
-            let expected = names.0.zip(names.1.name).map(|(warehouse, place)| history_data(&warehouse, &place));
+            let expected =
+                names.0.zip(names.1.name).map(|(warehouse, place)| history_data(&warehouse, &place));
             data.see(expected == Some(row.data), key.customer.packed(), || {
                 format!("{} at {}: {:?} instead of {expected:?}", key.customer, key.position, row.data)
             });
@@ -255,7 +258,8 @@ impl Facts {
             self.orders.entry(*key).or_default().is_new = true;
             let district = self.districts.entry(key.district()).or_default();
             district.new_orders += 1;
-            district.first_new = Some(district.first_new.map_or(key.order(), |first| first.min(key.order())));
+            let first = district.first_new.unwrap_or(u32::MAX);
+            district.first_new = Some(first.min(key.order()));
             district.last_new = district.last_new.max(Some(key.order()));
         });
     }

@@ -1,0 +1,50 @@
+//! YCSB by hand.
+
+use mixlog_workloads::ycsb::load::Population;
+use mixlog_workloads::ycsb::operate::{Action, NoRecord, Operation, Operations};
+use mixlog_workloads::ycsb::record::{Record, checksum, key_of, update_field, write_record};
+
+use super::Map;
+
+/// All records.
+pub(crate) struct Ycsb<R> {
+    /// The records, by key.
+    pub(crate) records: Map<u64, R>,
+}
+
+impl<R: Record> Ycsb<R> {
+    /// The records at first.
+    pub(crate) fn populate(population: Population) -> Self {
+        let record = R::zeroed(population.value_size as usize).expect("a kind of record that has this size");
+        let records = (0..population.records).map(key_of).map(|key| {
+            let mut record = record.clone();
+            write_record(record.bytes_mut(), key);
+            (key, record)
+        });
+        Self { records: records.collect() }
+    }
+
+    /// Runs one transaction. All records of these workloads exist, so that nothing is ever undone.
+    #[inline]
+    pub(crate) fn run(&mut self, operations: &Operations) -> Result<u64, NoRecord> {
+        let mut sum = 0u64;
+        for Operation { key, action } in operations.as_slice() {
+            match *action {
+                Action::Read => {
+                    let record = self.records.get(key).ok_or(NoRecord(*key))?;
+                    sum = sum.wrapping_add(checksum(record.bytes()));
+                }
+                Action::Update(field) => {
+                    let record = self.records.get_mut(key).ok_or(NoRecord(*key))?;
+                    update_field(record.bytes_mut(), *key, usize::from(field));
+                }
+                Action::ReadModifyWrite(field) => {
+                    let record = self.records.get_mut(key).ok_or(NoRecord(*key))?;
+                    sum = sum.wrapping_add(checksum(record.bytes()));
+                    update_field(record.bytes_mut(), *key, usize::from(field));
+                }
+            }
+        }
+        Ok(sum)
+    }
+}

@@ -1,0 +1,171 @@
+//! The engine against a hand-written serial loop, and against itself: `cargo bench --bench ratios`.
+//!
+//! Machines differ and neighbours are noisy, so nothing here is an absolute claim. Each round runs every contender
+//! once, one after another, over the same pre-filled memory log (the loop: over the same transactions, decoded);
+//! what is printed are medians over the rounds, and ratios of medians.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use mixlog::log::{MemoryLog, SharedLog};
+use mixlog::workloads::runner;
+use mixlog::workloads::tpcc::client::Tpcc;
+use mixlog::workloads::tpcc::schema::Scale;
+use mixlog::workloads::workload::{Client, Workload};
+use mixlog::workloads::{transfer, ycsb};
+use mixlog::{Digest, Engine, Mode, Position};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+// mod baseline;
+
+/// A log of a population and transactions after it.
+struct Recorded {
+    log: Arc<MemoryLog>,
+    populated: Position,
+    transactions: u64,
+}
+
+fn record<W: Workload>(workload: &W, transactions: u64) -> Recorded {
+    let log = Arc::new(MemoryLog::new());
+    let engine = workload
+        .register(Engine::builder())
+        .open(Arc::clone(&log) as Arc<dyn SharedLog>)
+        .expect("an empty log opens");
+    runner::prepare(&engine, workload, &mut |_, _| ()).expect("the population commits");
+    let populated = engine.position().expect("something was populated");
+    let mut client = workload.client(&engine.snapshot(), 1, 0).expect("it is populated");
+    for _ in 0..transactions {
+        // The outcome does not matter here: the log does.
+        drop(client.submit(&engine).expect("a memory log takes everything"));
+    }
+    engine.close().expect("the engine ran well");
+    Recorded { log, populated, transactions }
+}
+
+/// Million transactions per second of a replay, and the digest where it ended.
+fn replay<W: Workload>(workload: &W, recorded: &Recorded, threads: usize, window: u32, mode: Mode) -> (f64, Digest) {
+    let builder = workload.register(Engine::builder()).threads(threads).window(window).mode(mode);
+    let replay = builder.replay(Arc::clone(&recorded.log) as Arc<dyn SharedLog>).expect("it opens");
+    replay.to(recorded.populated).expect("the population replays");
+    let before = replay.stats().stages;
+    let start = Instant::now();
+    let digest = replay.to_end().expect("the transactions replay");
+    let seconds = start.elapsed().as_secs_f64();
+    if std::env::var_os("STAGES").is_some() {
+        let (s, n) = (replay.stats(), recorded.transactions as f64);
+        let ns = |a: std::time::Duration, b: std::time::Duration| (a - b).as_nanos() as f64 / n;
+        println!(
+            "    {threads} threads, {mode}: ns/transaction: read {:.0}, prepare {:.0}, mix {:.0}, execute {:.0}, verify {:.0}, commit {:.0}, wait {:.0}; parallelism {:.1}, replays {}, windows {} ({} one by one)",
+            ns(s.stages.read, before.read),
+            ns(s.stages.prepare, before.prepare),
+            ns(s.stages.mix, before.mix),
+            ns(s.stages.execute, before.execute),
+            ns(s.stages.verify, before.verify),
+            ns(s.stages.commit, before.commit),
+            ns(s.stages.wait, before.wait),
+            s.parallelism(),
+            s.replays,
+            s.windows,
+            s.sequential_windows,
+        );
+    }
+    (recorded.transactions as f64 / seconds / 1e6, digest)
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// One contender of a comparison: runs once, and returns millions per second and a digest, if it has one.
+type Contender<'a> = (String, Box<dyn FnMut() -> (f64, Option<Digest>) + 'a>);
+
+fn compare(name: &str, rounds: usize, mut contenders: Vec<Contender<'_>>, ratios: &[(usize, usize, f64)]) {
+    println!("{name}");
+    let mut results: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+    let mut digests = Vec::new();
+    for _ in 0..rounds {
+        for (i, (_, run)) in contenders.iter_mut().enumerate() {
+            let (speed, digest) = run();
+            results.entry(i).or_default().push(speed);
+            digests.extend(digest);
+        }
+    }
+    assert!(digests.windows(2).all(|d| d[0] == d[1]), "all runs of one log end in one digest");
+    let medians: Vec<f64> = results.values_mut().map(|speeds| median(speeds)).collect();
+    for ((name, _), median) in contenders.iter().zip(&medians) {
+        println!("  {name:<40} {median:>8.3} M transactions/s");
+    }
+    for &(a, b, wanted) in ratios {
+        let ratio = medians[a] / medians[b];
+        println!("  {} : {} = {ratio:.2} (to reach: {wanted:.2})", contenders[a].0, contenders[b].0);
+    }
+    if let Some(digest) = digests.first() {
+        println!("  digest {digest}");
+    }
+    println!();
+}
+
+fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+fn engine<'a, W: Workload>(
+    workload: &'a W,
+    recorded: &'a Recorded,
+    threads: usize,
+    window: u32,
+    mode: Mode,
+) -> Contender<'a> {
+    let run = move || {
+        let (speed, digest) = replay(workload, recorded, threads, window, mode);
+        (speed, Some(digest))
+    };
+    (format!("engine, {threads} threads, {mode}"), Box::new(run))
+}
+
+fn main() {
+    let rounds = setting("ROUNDS", 5);
+    let window = setting("WINDOW", 1024);
+    let only = setting("ONLY", String::new());
+    if only.is_empty() || only == "tpcc" {
+        let workload: Tpcc = Tpcc::new(Scale::full(setting("WAREHOUSES", 4)), 1);
+        let recorded = record(&workload, setting("TRANSACTIONS", 300_000));
+        let contenders = vec![
+            engine(&workload, &recorded, 1, window, Mode::Sequential),
+            engine(&workload, &recorded, 1, window, Mode::Parallel),
+            engine(&workload, &recorded, 2, window, Mode::Auto),
+        ];
+        compare("TPC-C, full mix, 4 warehouses", rounds, contenders, &[(2, 0, 1.6), (2, 1, 1.6)]);
+    }
+    if only.is_empty() || only == "ycsb" {
+        let mut config = ycsb::client::Config::new(ycsb::client::Mix::A);
+        config.records = setting("RECORDS", 1_000_000);
+        config.value_size = 100;
+        config.operations = 10;
+        config.theta = setting("THETA", 0.0);
+        let workload: ycsb::client::Ycsb<ycsb::record::Inline<100>> = ycsb::client::Ycsb::new(config);
+        let recorded = record(&workload, setting("TRANSACTIONS", 500_000));
+        let contenders = vec![
+            engine(&workload, &recorded, 1, window, Mode::Sequential),
+            engine(&workload, &recorded, 1, window, Mode::Parallel),
+            engine(&workload, &recorded, 2, window, Mode::Auto),
+        ];
+        compare("YCSB-A, 1 M records of 100 bytes, 10 operations, uniform", rounds, contenders, &[(2, 0, 1.6)]);
+    }
+    if only.is_empty() || only == "transfer" {
+        let mut config = transfer::Config::new();
+        config.hot = 1.0;
+        let workload: transfer::Transfers = transfer::Transfers::new(config);
+        let recorded = record(&workload, setting("TRANSACTIONS", 1_000_000));
+        let contenders = vec![
+            engine(&workload, &recorded, 2, window, Mode::Sequential),
+            engine(&workload, &recorded, 2, window, Mode::Parallel),
+            engine(&workload, &recorded, 2, window, Mode::Auto),
+        ];
+        compare("transfers, one hot account", rounds, contenders, &[(2, 0, 0.7), (1, 0, 0.7)]);
+    }
+}

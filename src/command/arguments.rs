@@ -1,0 +1,252 @@
+//! What the command line may say.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use mixlog::{Mode, Position};
+
+const EXIT_CODES: &str = "Exit codes:
+  0  everything went well, and every check passed
+  1  a bug of mixlog
+  2  wrong usage, or a configuration or log that is refused
+  3  the log is corrupt
+  4  an I/O error: the disk is full, for example
+  5  a consistency check or a comparison of digests failed";
+
+/// Transactions on all cores, with the result of running them one by one in the order of a log.
+#[derive(Debug, Parser)]
+#[command(name = "mixlog", version, after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs a workload, prints what it measured, and audits the state that it left.
+    Run(RunOptions),
+    /// Executes a log from its start, and prints the position and the digest where it ended.
+    Replay(ReplayOptions),
+    /// Looks into a log without changing it.
+    #[command(subcommand)]
+    Log(LogCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LogCommand {
+    /// Prints the entries of a log, decoded, as one JSON object a line.
+    Dump(DumpOptions),
+    /// Reads and checks every byte of a log, and tells the position of the first bad entry, if there is one.
+    Verify {
+        /// The log's directory.
+        directory: PathBuf,
+    },
+}
+
+/// The workloads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Name {
+    /// TPC-C's five transactions at full speed, without keying and thinking times.
+    Tpcc,
+    /// YCSB A: half reads, half updates.
+    YcsbA,
+    /// YCSB B: 95 % reads, 5 % updates.
+    YcsbB,
+    /// YCSB C: reads.
+    YcsbC,
+    /// YCSB F: half reads, half read-modify-writes.
+    YcsbF,
+    /// Transfers between two accounts.
+    Transfer,
+}
+
+impl Name {
+    pub(crate) fn text(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}
+
+/// When a transaction is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Durability {
+    /// When it is in memory; needs the log in memory.
+    Memory,
+    /// When the operating system has it: survives the process.
+    Buffered,
+    /// When the disk has it: survives power loss.
+    Flushed,
+}
+
+/// How windows are executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ModeName {
+    /// Always mixed, and on all threads.
+    Parallel,
+    /// One by one.
+    Sequential,
+    /// Whatever wins, window by window.
+    Auto,
+}
+
+impl From<ModeName> for Mode {
+    fn from(name: ModeName) -> Self {
+        match name {
+            ModeName::Parallel => Self::Parallel,
+            ModeName::Sequential => Self::Sequential,
+            ModeName::Auto => Self::Auto,
+        }
+    }
+}
+
+/// How an engine executes: none of this changes a result.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct EngineOptions {
+    /// Threads that execute [default: one per core]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// Entries that are mixed together at most, 1 to 4096
+    #[arg(long, value_name = "W", default_value_t = 1024)]
+    pub(crate) window: u32,
+    /// How windows are executed
+    #[arg(long, value_enum, default_value_t = ModeName::Auto)]
+    pub(crate) mode: ModeName,
+}
+
+impl EngineOptions {
+    pub(crate) fn apply(&self, builder: mixlog::Builder) -> mixlog::Builder {
+        let builder = builder.window(self.window).mode(self.mode.into());
+        match self.threads {
+            Some(threads) => builder.threads(threads),
+            None => builder,
+        }
+    }
+}
+
+const RUN_EXAMPLES: &str = "Examples:
+  mixlog run tpcc
+  mixlog run tpcc --warehouses 8 --threads 4 --seconds 30 --json report.json
+  mixlog run ycsb-a --records 100000 --operations 10 --theta 0.9 --transactions 1000000
+  mixlog run transfer --hot 0.5 --log /var/tmp/bank --durability buffered
+  mixlog run tpcc --log memory --mode sequential
+
+The same log can be run on again: its state is rebuilt first. Exit codes: mixlog --help.";
+
+#[derive(Debug, Args)]
+#[command(after_help = RUN_EXAMPLES)]
+pub(crate) struct RunOptions {
+    /// Which workload
+    #[arg(value_enum)]
+    pub(crate) workload: Name,
+    #[command(flatten)]
+    pub(crate) engine: EngineOptions,
+    /// Submit for so many seconds [default: 10]
+    #[arg(long, value_name = "S", conflicts_with = "transactions", value_parser = seconds)]
+    pub(crate) seconds: Option<f64>,
+    /// Submit so many transactions, instead of --seconds
+    #[arg(long, value_name = "N")]
+    pub(crate) transactions: Option<u64>,
+    /// Seed of population and transactions
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// The log's directory, made if missing, or "memory" [default: a temporary directory]
+    #[arg(long, value_name = "DIR|memory")]
+    pub(crate) log: Option<PathBuf>,
+    /// When a transaction is acknowledged [default: flushed, or memory for a log in memory]
+    #[arg(long, value_enum)]
+    pub(crate) durability: Option<Durability>,
+    /// Threads that submit
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) clients: u32,
+    /// Transactions that each of them keeps in flight
+    #[arg(long, value_name = "N", default_value_t = 2048)]
+    pub(crate) in_flight: usize,
+    /// Write the report as a JSON object to this file, "-" for stdout
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) workload_options: WorkloadOptions,
+}
+
+/// Options that belong to single workloads.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(crate) struct WorkloadOptions {
+    /// tpcc: warehouses [default: 4]
+    #[arg(long, value_name = "N")]
+    pub(crate) warehouses: Option<u32>,
+    /// ycsb: records [default: 1000000]
+    #[arg(long, value_name = "N")]
+    pub(crate) records: Option<u64>,
+    /// ycsb: bytes per record, a multiple of 10 [default: 1000]
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) value_size: Option<u32>,
+    /// ycsb: operations per transaction [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) operations: Option<u32>,
+    /// ycsb: skew, from 0 (uniform) to below 1 [default: 0.99]
+    #[arg(long, value_name = "THETA")]
+    pub(crate) theta: Option<f64>,
+    /// transfer: accounts [default: 100000]
+    #[arg(long, value_name = "N")]
+    pub(crate) accounts: Option<u64>,
+    /// transfer: probability, 0 to 1, that one side is always the same account [default: 0]
+    #[arg(long, value_name = "P")]
+    pub(crate) hot: Option<f64>,
+}
+
+const REPLAY_EXAMPLES: &str = "Examples:
+  mixlog replay --log /var/tmp/bank
+  mixlog replay --log /var/tmp/bank --threads 1 --mode sequential --to 4095
+  mixlog replay --log /var/tmp/bank --expect 0f..-3a..";
+
+#[derive(Debug, Args)]
+#[command(after_help = REPLAY_EXAMPLES)]
+pub(crate) struct ReplayOptions {
+    /// The log's directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) log: PathBuf,
+    #[command(flatten)]
+    pub(crate) engine: EngineOptions,
+    /// The last position to execute [default: the last one of the log]
+    #[arg(long, value_name = "POSITION", value_parser = position)]
+    pub(crate) to: Option<Position>,
+    /// Fail with exit code 5 unless this is the digest
+    #[arg(long, value_name = "DIGEST")]
+    pub(crate) expect: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DumpOptions {
+    /// The log's directory
+    pub(crate) directory: PathBuf,
+    /// The first position to print
+    #[arg(long, value_name = "POSITION", value_parser = position)]
+    pub(crate) from: Option<Position>,
+    /// The last position to print
+    #[arg(long, value_name = "POSITION", value_parser = position)]
+    pub(crate) to: Option<Position>,
+}
+
+fn position(text: &str) -> Result<Position, String> {
+    text.parse().map(Position).map_err(|_| "a position is a whole number from 0".to_owned())
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    if seconds.is_finite() && (0.0..=1e9).contains(&seconds) {
+        Ok(seconds)
+    } else {
+        Err("a run takes from 0 to a billion seconds".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Arguments;
+
+    #[test]
+    fn arguments_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

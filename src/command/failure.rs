@@ -1,0 +1,107 @@
+//! What can go wrong, by exit code.
+
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+
+use mixlog::log::{self, AppendError, ReadError};
+use mixlog::workloads::workload::DriveError;
+use mixlog::{OpenError, SubmitError};
+
+/// Why the command did not do what it was asked for.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Wrong usage, or a configuration that is refused: exit code 2.
+    Refused(String),
+    /// The log is damaged: exit code 3.
+    Corrupt(String),
+    /// The operating system refused something: exit code 4.
+    Io(String),
+    /// A consistency check or a comparison of digests failed: exit code 5.
+    CheckFailed(String),
+    /// A bug: exit code 1.
+    Bug(String),
+}
+
+impl Failure {
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Bug(_) => 1,
+            Self::Refused(_) => 2,
+            Self::Corrupt(_) => 3,
+            Self::Io(_) => 4,
+            Self::CheckFailed(_) => 5,
+        })
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(text) | Self::Corrupt(text) | Self::Io(text) | Self::CheckFailed(text) => f.write_str(text),
+            Self::Bug(text) => write!(f, "{text} (this is a bug of mixlog)"),
+        }
+    }
+}
+
+impl From<log::OpenError> for Failure {
+    fn from(error: log::OpenError) -> Self {
+        let text = error.to_string();
+        match error {
+            log::OpenError::Corrupt { .. } => Self::Corrupt(text),
+            log::OpenError::Io { .. } => Self::Io(text),
+            _ => Self::Refused(text),
+        }
+    }
+}
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Self {
+        let text = error.to_string();
+        match error {
+            ReadError::Corrupt { .. } => Self::Corrupt(text),
+            ReadError::Trimmed { .. } => Self::Refused(text),
+            _ => Self::Io(text),
+        }
+    }
+}
+
+impl From<AppendError> for Failure {
+    fn from(error: AppendError) -> Self {
+        let text = error.to_string();
+        match error {
+            AppendError::Sealed { .. } | AppendError::TooLarge { .. } => Self::Refused(text),
+            _ => Self::Io(text),
+        }
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        let text = error.to_string();
+        match error {
+            OpenError::Read(error) => error.into(),
+            OpenError::Append(error) => error.into(),
+            OpenError::Panicked(_) => Self::Bug(text),
+            _ => Self::Refused(text),
+        }
+    }
+}
+
+impl From<DriveError> for Failure {
+    fn from(error: DriveError) -> Self {
+        let text = error.to_string();
+        match error {
+            DriveError::Submit(SubmitError::Append(error)) => error.into(),
+            DriveError::Submit(SubmitError::NotRegistered(_)) => Self::Bug(text),
+            DriveError::Submit(_) | DriveError::Ticket(_) => Self::Io(text),
+            _ => Self::Refused(text),
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error.to_string())
+    }
+}

@@ -1,0 +1,32 @@
+//! The command line, from arguments to exit codes.
+
+mod arguments;
+mod failure;
+mod inspect;
+mod run;
+mod workload;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use arguments::{Arguments, Command, LogCommand};
+
+/// Does what the command line says. Everything that goes wrong ends up here, as one line and an exit code.
+pub(crate) fn main() -> ExitCode {
+    // clap prints help and usage errors itself, and exits with 0 and 2.
+    let arguments = Arguments::parse();
+    let result = match &arguments.command {
+        Command::Run(options) => run::run(options),
+        Command::Replay(options) => inspect::replay(options),
+        Command::Log(LogCommand::Dump(options)) => inspect::dump(options),
+        Command::Log(LogCommand::Verify { directory }) => inspect::verify(directory),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("mixlog: {failure}");
+            failure.exit_code()
+        }
+    }
+}

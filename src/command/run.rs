@@ -1,0 +1,192 @@
+//! `mixlog run`: a workload from population to audit.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mixlog::log::{self, FileLog, MemoryLog, SharedLog, file};
+use mixlog::workloads::report::Report;
+use mixlog::workloads::runner::{self, Stop};
+use mixlog::workloads::workload::Workload;
+use mixlog::{Engine, Position};
+use tempfile::TempDir;
+
+use super::arguments::{Durability, RunOptions};
+use super::failure::Failure;
+use super::workload::{self, Visit};
+
+/// Runs the workload, reports, and fails if a check failed.
+pub(crate) fn run(options: &RunOptions) -> Result<(), Failure> {
+    // Before any work is done: a report that cannot be written is no use.
+    let json = options.json.as_deref().map(Json::open).transpose()?;
+    let report = workload::with(options.workload, &options.workload_options, options.seed, Run(options))??;
+    match &json {
+        Some(Json::Stdout) => eprint!("{report}"),
+        _ => print_to_stdout(&report.to_string())?,
+    }
+    if let Some(json) = json {
+        json.write(&report)?;
+    }
+    let failed: Vec<_> = report.checks.iter().filter(|check| !check.ok).map(|check| check.name.as_str()).collect();
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::CheckFailed(format!("{} checks failed: {}", failed.len(), failed.join(", "))))
+    }
+}
+
+enum Json {
+    Stdout,
+    File(File, std::path::PathBuf),
+}
+
+impl Json {
+    fn open(path: &Path) -> Result<Self, Failure> {
+        if path == Path::new("-") {
+            return Ok(Self::Stdout);
+        }
+        let file = File::create(path)
+            .map_err(|error| Failure::Io(format!("cannot write the report to {}: {error}", path.display())))?;
+        Ok(Self::File(file, path.to_owned()))
+    }
+
+    fn write(self, report: &Report) -> Result<(), Failure> {
+        let mut text = serde_json::to_string(report)
+            .map_err(|error| Failure::Bug(format!("the report is no JSON: {error}")))?;
+        text.push('\n');
+        match self {
+            Self::Stdout => print_to_stdout(&text),
+            Self::File(mut file, path) => file
+                .write_all(text.as_bytes())
+                .map_err(|error| Failure::Io(format!("cannot write the report to {}: {error}", path.display()))),
+        }
+    }
+}
+
+/// A reader that hangs up has what it wanted.
+pub(crate) fn print_to_stdout(text: &str) -> Result<(), Failure> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// One line on a terminal that is written again and again; nothing where nobody watches.
+struct Line {
+    on: bool,
+    next: Instant,
+}
+
+impl Line {
+    fn new() -> Self {
+        Self { on: io::stderr().is_terminal(), next: Instant::now() }
+    }
+
+    /// Shows the text, at most ten times a second.
+    fn show(&mut self, text: impl FnOnce() -> String) {
+        let now = Instant::now();
+        if self.on && now >= self.next {
+            eprint!("\r\x1b[2K{}", text());
+            self.next = now + Duration::from_millis(100);
+        }
+    }
+
+    fn clear(&self) {
+        if self.on {
+            eprint!("\r\x1b[2K");
+        }
+    }
+}
+
+struct Run<'a>(&'a RunOptions);
+
+impl Visit for Run<'_> {
+    type Result = Result<Report, Failure>;
+
+    fn visit<W: Workload>(self, workload: &W) -> Self::Result {
+        let Self(options) = self;
+        if options.clients == 0 || options.in_flight == 0 {
+            return Err(Failure::Refused(
+                "a run needs at least 1 client with at least 1 transaction in flight".to_owned(),
+            ));
+        }
+        // The temporary directory goes last, after the log was closed.
+        let (log, _directory) = open_log(options)?;
+        let builder = options.engine.apply(workload.register(Engine::builder()));
+        let line = std::sync::Mutex::new(Line::new());
+        let builder = builder.on_progress(move |done: Position, tail| {
+            let mut line = line.lock().expect("no panic while showing");
+            line.show(|| format!("replaying the log: {done} of {tail} entries"));
+        });
+        let engine = builder.open(log)?;
+        let mut line = Line::new();
+        line.clear();
+        eprintln!(
+            "mixlog: {}, {} threads, window {}, mode {}, durability {}",
+            workload.name(),
+            engine.threads(),
+            engine.window(),
+            engine.mode(),
+            engine.durability()
+        );
+        let start = Instant::now();
+        let populated = runner::prepare(&engine, workload, &mut |done, total| {
+            line.show(|| format!("populating: {done} of {total}"));
+        })?;
+        line.clear();
+        if populated {
+            eprintln!("mixlog: populated in {:.1} s", start.elapsed().as_secs_f64());
+        }
+        let stop = match (options.transactions, options.seconds) {
+            (Some(transactions), _) => Stop::Transactions(transactions),
+            (None, seconds) => Stop::After(Duration::from_secs_f64(seconds.unwrap_or(10.0))),
+        };
+        let config =
+            runner::Config { clients: options.clients, in_flight: options.in_flight, stop, seed: options.seed };
+        let report = runner::run(&engine, workload, &config, &mut |progress| {
+            line.show(|| {
+                format!(
+                    "{:>5.0} s  {} transactions  {:.0}/s",
+                    progress.elapsed.as_secs_f64(),
+                    progress.transactions,
+                    progress.per_second
+                )
+            });
+        })?;
+        line.clear();
+        engine.close()?;
+        Ok(report)
+    }
+}
+
+/// The log that the options name, and the directory to remove afterwards.
+fn open_log(options: &RunOptions) -> Result<(Arc<dyn SharedLog>, Option<TempDir>), Failure> {
+    let in_memory = options.log.as_deref() == Some(Path::new("memory"));
+    let durability = match (options.durability, in_memory, &options.log) {
+        (Some(Durability::Memory), false, Some(directory)) => {
+            return Err(Failure::Refused(format!(
+                "a log in {} is buffered or flushed; --durability memory needs --log memory",
+                directory.display()
+            )));
+        }
+        (Some(Durability::Buffered | Durability::Flushed), true, _) => {
+            return Err(Failure::Refused(
+                "a log in memory is neither buffered nor flushed; name a directory with --log".to_owned(),
+            ));
+        }
+        (Some(Durability::Memory), _, _) | (None, true, _) => return Ok((Arc::new(MemoryLog::new()), None)),
+        (Some(Durability::Buffered), ..) => log::Durability::Buffered,
+        (Some(Durability::Flushed) | None, ..) => log::Durability::Flushed,
+    };
+    let config = file::Config { durability, ..file::Config::default() };
+    match &options.log {
+        Some(directory) => Ok((Arc::new(FileLog::open(directory, config)?), None)),
+        None => {
+            let directory = TempDir::with_prefix("mixlog-")
+                .map_err(|error| Failure::Io(format!("cannot make a temporary directory: {error}")))?;
+            Ok((Arc::new(FileLog::open(directory.path().join("log"), config)?), Some(directory)))
+        }
+    }
+}
