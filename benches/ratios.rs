@@ -5,21 +5,25 @@
 //! what is printed are medians over the rounds, and ratios of medians.
 
 use std::collections::BTreeMap;
+use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
 
 use mixlog::log::{MemoryLog, SharedLog};
-use mixlog::workloads::runner;
 use mixlog::workloads::tpcc::client::Tpcc;
 use mixlog::workloads::tpcc::schema::Scale;
+use mixlog::workloads::tpcc::driver::Driver;
+use mixlog::workloads::transfer::{self, Transfers};
 use mixlog::workloads::workload::{Client, Workload};
-use mixlog::workloads::{transfer, ycsb};
+use mixlog::workloads::ycsb::client::Ycsb;
+use mixlog::workloads::ycsb::record::Inline;
+use mixlog::workloads::{runner, ycsb};
 use mixlog::{Digest, Engine, Mode, Position};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-// mod baseline;
+mod baseline;
 
 /// A log of a population and transactions after it.
 struct Recorded {
@@ -127,45 +131,98 @@ fn engine<'a, W: Workload>(
     (format!("engine, {threads} threads, {mode}"), Box::new(run))
 }
 
+/// Runs decoded transactions through a hand-written loop: million per second.
+fn by_hand<T>(transactions: &[T], mut run: impl FnMut(u64, &T)) -> (f64, Option<Digest>) {
+    let start = Instant::now();
+    for (position, transaction) in (1u64..).zip(transactions) {
+        run(position, transaction);
+    }
+    (transactions.len() as f64 / start.elapsed().as_secs_f64() / 1e6, None)
+}
+
+/// The contenders of every comparison, the loop first.
+fn contenders<'a, W: Workload>(
+    serial: impl FnMut() -> (f64, Option<Digest>) + 'a,
+    workload: &'a W,
+    recorded: &'a Recorded,
+    window: u32,
+) -> Vec<Contender<'a>> {
+    vec![
+        ("serial loop by hand".to_owned(), Box::new(serial)),
+        engine(workload, recorded, 1, window, Mode::Sequential),
+        engine(workload, recorded, 1, window, Mode::Parallel),
+        engine(workload, recorded, 2, window, Mode::Parallel),
+        engine(workload, recorded, 2, window, Mode::Auto),
+    ]
+}
+
+fn tpcc(rounds: usize, window: u32) {
+    let count = setting("TRANSACTIONS", 300_000);
+    let workload: Tpcc = Tpcc::new(Scale::full(setting("WAREHOUSES", 4)), 1);
+    let recorded = record(&workload, count);
+    let mut driver = Driver::new(workload.population(), 1, 0);
+    let transactions: Vec<_> = (0..count).map(|_| driver.draw()).collect();
+    let serial = || {
+        let mut tables = baseline::tpcc::Tpcc::populate(workload.population(), 1);
+        by_hand(&transactions, |position, transaction| {
+            tables.run(transaction, position, position, &mut baseline::tpcc::Discard);
+        })
+    };
+    let all = contenders(serial, &workload, &recorded, window);
+    let name = format!("TPC-C, full mix, {} warehouses", workload.population().scale.warehouses);
+    compare(&name, rounds, all, &[(4, 0, 1.0), (4, 1, 1.6), (3, 2, 1.6)]);
+}
+
+fn ycsb(rounds: usize, window: u32) {
+    let count = setting("TRANSACTIONS", 500_000);
+    let mut config = ycsb::client::Config::new(ycsb::client::Mix::A);
+    config.records = setting("RECORDS", 1_000_000);
+    config.value_size = 100;
+    config.operations = 10;
+    config.theta = setting("THETA", 0.0);
+    let workload: Ycsb<Inline<100>> = Ycsb::new(config);
+    let recorded = record(&workload, count);
+    let mut driver = workload.driver(1, 0);
+    let transactions: Vec<_> = (0..count).map(|_| driver.draw()).collect();
+    let population = ycsb::load::Population { records: config.records, value_size: config.value_size };
+    let serial = || {
+        let mut records = baseline::ycsb::Ycsb::<Inline<100>>::populate(population);
+        by_hand(&transactions, |_, transaction| {
+            black_box(records.run(transaction)).expect("all records exist");
+        })
+    };
+    let all = contenders(serial, &workload, &recorded, window);
+    let name = format!("YCSB-A, {} records of 100 bytes, 10 operations, theta {}", config.records, config.theta);
+    compare(&name, rounds, all, &[(4, 0, 0.6), (4, 1, 1.6)]);
+}
+
+fn transfer(rounds: usize, window: u32) {
+    let count = setting("TRANSACTIONS", 1_000_000);
+    let mut config = transfer::Config::new();
+    config.hot = setting("HOT", 1.0);
+    let workload: Transfers = Transfers::new(config);
+    let recorded = record(&workload, count);
+    let mut driver = transfer::Driver::new(config, 1, 0);
+    let transactions: Vec<_> = (0..count).map(|_| driver.draw()).collect();
+    let population = transfer::Population { accounts: config.accounts, initial: config.initial };
+    let serial = || {
+        let mut accounts = baseline::transfer::Transfers::populate(population);
+        by_hand(&transactions, |_, transaction| {
+            let _ = black_box(accounts.run(transaction));
+        })
+    };
+    let all = contenders(serial, &workload, &recorded, window);
+    let name = format!("transfers, one side hot with probability {}", config.hot);
+    compare(&name, rounds, all, &[(4, 1, 0.7), (3, 1, 0.7)]);
+}
+
 fn main() {
     let rounds = setting("ROUNDS", 5);
     let window = setting("WINDOW", 1024);
     let only = setting("ONLY", String::new());
-    if only.is_empty() || only == "tpcc" {
-        let workload: Tpcc = Tpcc::new(Scale::full(setting("WAREHOUSES", 4)), 1);
-        let recorded = record(&workload, setting("TRANSACTIONS", 300_000));
-        let contenders = vec![
-            engine(&workload, &recorded, 1, window, Mode::Sequential),
-            engine(&workload, &recorded, 1, window, Mode::Parallel),
-            engine(&workload, &recorded, 2, window, Mode::Auto),
-        ];
-        compare("TPC-C, full mix, 4 warehouses", rounds, contenders, &[(2, 0, 1.6), (2, 1, 1.6)]);
-    }
-    if only.is_empty() || only == "ycsb" {
-        let mut config = ycsb::client::Config::new(ycsb::client::Mix::A);
-        config.records = setting("RECORDS", 1_000_000);
-        config.value_size = 100;
-        config.operations = 10;
-        config.theta = setting("THETA", 0.0);
-        let workload: ycsb::client::Ycsb<ycsb::record::Inline<100>> = ycsb::client::Ycsb::new(config);
-        let recorded = record(&workload, setting("TRANSACTIONS", 500_000));
-        let contenders = vec![
-            engine(&workload, &recorded, 1, window, Mode::Sequential),
-            engine(&workload, &recorded, 1, window, Mode::Parallel),
-            engine(&workload, &recorded, 2, window, Mode::Auto),
-        ];
-        compare("YCSB-A, 1 M records of 100 bytes, 10 operations, uniform", rounds, contenders, &[(2, 0, 1.6)]);
-    }
-    if only.is_empty() || only == "transfer" {
-        let mut config = transfer::Config::new();
-        config.hot = 1.0;
-        let workload: transfer::Transfers = transfer::Transfers::new(config);
-        let recorded = record(&workload, setting("TRANSACTIONS", 1_000_000));
-        let contenders = vec![
-            engine(&workload, &recorded, 2, window, Mode::Sequential),
-            engine(&workload, &recorded, 2, window, Mode::Parallel),
-            engine(&workload, &recorded, 2, window, Mode::Auto),
-        ];
-        compare("transfers, one hot account", rounds, contenders, &[(2, 0, 0.7), (1, 0, 0.7)]);
+    for (name, run) in [("tpcc", tpcc as fn(usize, u32)), ("ycsb", ycsb), ("transfer", transfer)] {
+        if only.is_empty() || only == name {
+            run(rounds, window);
+        }
     }
 }

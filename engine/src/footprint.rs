@@ -22,6 +22,22 @@ pub(crate) struct Access {
 
 pub(crate) const NOWHERE: RowId = RowId::MAX;
 
+/// A row that a procedure named, in a table whose unit of conflict is the granule: looked up ahead, like the row
+/// of an [`Access`], but no business of the mixer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Located {
+    pub(crate) key_hash: u64,
+    pub(crate) row: RowId,
+    pub(crate) table: u16,
+}
+
+/// The declared accesses of some transactions, one after another.
+#[derive(Debug, Default)]
+pub(crate) struct Declarations {
+    pub(crate) accesses: Vec<Access>,
+    pub(crate) located: Vec<Located>,
+}
+
 /// The list that [`Procedure::footprint`](crate::Procedure::footprint) fills in.
 ///
 /// A footprint is a hint. What it leaves out is noticed before it does harm and costs speed (the window is
@@ -29,16 +45,16 @@ pub(crate) const NOWHERE: RowId = RowId::MAX;
 /// alone.
 pub struct Footprint<'a> {
     store: &'a Store,
-    accesses: &'a mut Vec<Access>,
+    declarations: &'a mut Declarations,
     start: usize,
     position: Position,
     unknown: bool,
 }
 
 impl<'a> Footprint<'a> {
-    pub(crate) const fn new(store: &'a Store, accesses: &'a mut Vec<Access>, position: Position) -> Self {
-        let start = accesses.len();
-        Self { store, accesses, start, position, unknown: false }
+    pub(crate) const fn new(store: &'a Store, declarations: &'a mut Declarations, position: Position) -> Self {
+        let start = declarations.accesses.len();
+        Self { store, declarations, start, position, unknown: false }
     }
 
     /// Whether the procedure said that it may touch anything.
@@ -52,7 +68,8 @@ impl<'a> Footprint<'a> {
         self.position
     }
 
-    /// The procedure may read the row of `key`, whether it exists or not.
+    /// The procedure may read the row of `key`, whether it exists or not. In a [`grouped`](Table::grouped) table
+    /// that declares its granule; naming rows, too, lets the engine fetch them ahead.
     ///
     /// # Panics
     /// When the table is not registered. The procedure then runs alone, and panics itself.
@@ -65,6 +82,7 @@ impl<'a> Footprint<'a> {
         match store.conflicts {
             Conflicts::Grouped { granule, .. } => {
                 self.granule(store.number(), store.granule_hash(granule(key)), Mode::Read);
+                self.locate(store.number(), store.key_hash(key));
             }
             Conflicts::Rows | Conflicts::Watched(_) => {
                 self.row(store.number(), store.key_hash(key), Mode::Read);
@@ -86,6 +104,7 @@ impl<'a> Footprint<'a> {
         match store.conflicts {
             Conflicts::Grouped { granule, .. } => {
                 self.granule(store.number(), store.granule_hash(granule(key)), Mode::Write);
+                self.locate(store.number(), store.key_hash(key));
             }
             Conflicts::Watched(granule) => {
                 self.row(store.number(), store.key_hash(key), Mode::Write);
@@ -144,15 +163,22 @@ impl<'a> Footprint<'a> {
     #[inline]
     fn row(&mut self, table: u16, key: u64, mode: Mode) {
         self.store.any(table).prefetch_index(key);
-        self.accesses.push(Access { key, row: NOWHERE, table, mode, is_row: true });
+        self.declarations.accesses.push(Access { key, row: NOWHERE, table, mode, is_row: true });
+    }
+
+    #[inline]
+    fn locate(&mut self, table: u16, key_hash: u64) {
+        self.store.any(table).prefetch_index(key_hash);
+        self.declarations.located.push(Located { key_hash, row: NOWHERE, table });
     }
 
     /// Granules repeat from line to line of an order: a look at the newest few spares the mixer most of them.
     #[inline]
     fn granule(&mut self, table: u16, key: u64, mode: Mode) {
-        let newest = self.accesses.len().saturating_sub(4).max(self.start);
-        if !self.accesses[newest..].iter().any(|a| a.key == key && a.mode == mode) {
-            self.accesses.push(Access { key, row: NOWHERE, table, mode, is_row: false });
+        let accesses = &mut self.declarations.accesses;
+        let newest = accesses.len().saturating_sub(6).max(self.start);
+        if !accesses[newest..].iter().any(|a| a.key == key && a.mode == mode) {
+            accesses.push(Access { key, row: NOWHERE, table, mode, is_row: false });
         }
     }
 }

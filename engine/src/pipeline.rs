@@ -635,10 +635,8 @@ impl Pipeline {
         for table in self.shared.store.tables() {
             // SAFETY: between two barriers, or while the others wait at the gate: no transaction runs. `end`
             // comes from `publish`.
-            unsafe {
-                driver.state_digest = driver.state_digest.wrapping_add(table.digest_window(&mut driver.worker));
-                table.end_window(&mut driver.worker, end);
-            }
+            let digest = unsafe { table.end_window(&mut driver.worker, end) };
+            driver.state_digest = driver.state_digest.wrapping_add(digest);
         }
     }
 

@@ -13,7 +13,7 @@ use mixlog_mixer::{self as mixer, Declared, KeyHash, Mixer};
 
 use crate::entry::{self, Content};
 use crate::error::OpenError;
-use crate::footprint::{Footprint, NOWHERE};
+use crate::footprint::{Declarations, Footprint, NOWHERE};
 use crate::pipeline::Shared;
 use crate::window::{CHUNK, Chunk, Prepared, Window};
 
@@ -44,10 +44,14 @@ pub(crate) fn chunk(shared: &Shared, window: &Window, chunk: u32, depth: Depth) 
         prepared.transactions.push(transaction);
     }
     if depth == Depth::Footprints {
-        for access in &mut prepared.accesses {
+        let Declarations { accesses, located } = &mut prepared.declarations;
+        for access in accesses {
             if access.is_row {
                 access.row = shared.store.any(access.table).locate(access.key).unwrap_or(NOWHERE);
             }
+        }
+        for row in located {
+            row.row = shared.store.any(row.table).locate(row.key_hash).unwrap_or(NOWHERE);
         }
     }
 }
@@ -61,7 +65,8 @@ fn decode(
 ) -> Result<Prepared, OpenError> {
     let nothing = |chunk: &Chunk| Prepared {
         call: None,
-        accesses_end: chunk.accesses.len() as u32,
+        accesses_end: chunk.declarations.accesses.len() as u32,
+        located_end: chunk.declarations.located.len() as u32,
         unknown: false,
         time_us: 0,
         sequence: None,
@@ -87,14 +92,15 @@ fn decode(
                 .map_err(|error| bad(format!("arguments of procedure {:?}: {error}", registered.name)))?;
             let mut unknown = false;
             if depth == Depth::Footprints {
-                let mut footprint = Footprint::new(&shared.store, &mut chunk.accesses, position);
+                let mut footprint = Footprint::new(&shared.store, &mut chunk.declarations, position);
                 // A footprint that panics says nothing; its procedure then runs alone, and speaks for itself.
                 let done = catch_unwind(AssertUnwindSafe(|| calls.footprint(call, &mut footprint)));
                 unknown = done.is_err() || footprint.is_unknown();
             }
             Ok(Prepared {
                 call: Some((index, call)),
-                accesses_end: chunk.accesses.len() as u32,
+                accesses_end: chunk.declarations.accesses.len() as u32,
+                located_end: chunk.declarations.located.len() as u32,
                 unknown,
                 time_us,
                 sequence: (origin.engine == shared.origin).then_some(origin.sequence),

@@ -14,7 +14,7 @@ use mixlog_log::Position;
 use mixlog_mixer::Mode;
 
 use crate::codec::Codec;
-use crate::footprint::{Access, NOWHERE};
+use crate::footprint::{Access, Located, NOWHERE};
 use crate::store::{RowId, Stamp, Store, TableStore, Worker};
 use crate::table::{Conflicts, Key, Table, Value};
 
@@ -41,6 +41,9 @@ pub struct Tx<'a> {
     guard: Guard<'a>,
     /// Where in the footprint the newest access was found: the next one is most likely behind it.
     cursor: Cell<usize>,
+    /// Rows looked up ahead, and the one after the newest that was used.
+    located: &'a [Located],
+    next_located: Cell<usize>,
     /// The first table that was touched without being declared.
     violation: Cell<Option<&'static str>>,
     position: Position,
@@ -58,6 +61,7 @@ impl<'a> Tx<'a> {
         store: &'a Store,
         worker: &'a mut Worker,
         guard: Guard<'a>,
+        located: &'a [Located],
         window: Position,
         position: Position,
         time_us: u64,
@@ -67,6 +71,8 @@ impl<'a> Tx<'a> {
             worker,
             guard,
             cursor: Cell::new(0),
+            located,
+            next_located: Cell::new(0),
             violation: Cell::new(None),
             position,
             window: Stamp::of(window),
@@ -263,7 +269,7 @@ impl<'a> Tx<'a> {
             Conflicts::Rows => (key_hash, self.declared(key_hash, mode)),
             Conflicts::Grouped { .. } => {
                 let granule = store.granule_of(key);
-                (granule, self.declared(granule, mode))
+                (granule, self.declared(granule, mode).map(|_| self.located(key_hash)))
             }
             Conflicts::Watched(_) => {
                 let mut hint = self.declared(key_hash, mode);
@@ -294,6 +300,21 @@ impl<'a> Tx<'a> {
             assert_eq!(actual, conflict, "the granule of a key of {} changed", store_name(store));
         }
         (found, key_hash, conflict)
+    }
+
+    /// The row that was looked up ahead for this key, if it comes in about the order in which the footprint named
+    /// the rows.
+    #[inline]
+    fn located(&self, key_hash: u64) -> RowId {
+        let next = self.next_located.get();
+        let start = next.saturating_sub(2);
+        for (i, located) in self.located.iter().enumerate().skip(start).take(6) {
+            if located.key_hash == key_hash {
+                self.next_located.set(i + 1);
+                return located.row;
+            }
+        }
+        NOWHERE
     }
 
     /// The located row of the declared access that covers this one (`NOWHERE` if none was located), or `None`

@@ -9,7 +9,7 @@ use mixlog_mixer::Schedule;
 
 use crate::error::OpenError;
 use crate::execute::Release;
-use crate::footprint::Access;
+use crate::footprint::{Access, Declarations, Located};
 use crate::procedure::Calls;
 
 /// Transactions that are decoded together. Small enough that two drivers share a window evenly, large enough
@@ -23,6 +23,8 @@ pub(crate) struct Prepared {
     pub(crate) call: Option<(u16, u32)>,
     /// End of its accesses in the chunk; they start where the previous transaction's end.
     pub(crate) accesses_end: u32,
+    /// The same for its located rows.
+    pub(crate) located_end: u32,
     pub(crate) unknown: bool,
     pub(crate) time_us: u64,
     /// The submission of this engine that it is, if it is one.
@@ -33,7 +35,7 @@ pub(crate) struct Prepared {
 #[derive(Default)]
 pub(crate) struct Chunk {
     pub(crate) transactions: Vec<Prepared>,
-    pub(crate) accesses: Vec<Access>,
+    pub(crate) declarations: Declarations,
     /// By index of procedure.
     pub(crate) calls: Vec<Option<Box<dyn Calls>>>,
 }
@@ -41,7 +43,8 @@ pub(crate) struct Chunk {
 impl Chunk {
     pub(crate) fn clear(&mut self) {
         self.transactions.clear();
-        self.accesses.clear();
+        self.declarations.accesses.clear();
+        self.declarations.located.clear();
         for calls in self.calls.iter_mut().flatten() {
             calls.clear();
         }
@@ -50,7 +53,13 @@ impl Chunk {
     #[inline]
     pub(crate) fn accesses_of(&self, index: usize) -> &[Access] {
         let start = if index == 0 { 0 } else { self.transactions[index - 1].accesses_end as usize };
-        &self.accesses[start..self.transactions[index].accesses_end as usize]
+        &self.declarations.accesses[start..self.transactions[index].accesses_end as usize]
+    }
+
+    #[inline]
+    pub(crate) fn located_of(&self, index: usize) -> &[Located] {
+        let start = if index == 0 { 0 } else { self.transactions[index - 1].located_end as usize };
+        &self.declarations.located[start..self.transactions[index].located_end as usize]
     }
 }
 

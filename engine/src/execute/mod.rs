@@ -51,7 +51,9 @@ unsafe fn run(
     replies.add(position, prepared.sequence, |reply| {
         let start = reply.len();
         // SAFETY: the caller's promise.
-        let mut tx = unsafe { Tx::new(&shared.store, worker, guard, window, position, prepared.time_us) };
+        let mut tx = unsafe {
+            Tx::new(&shared.store, worker, guard, chunk.located_of(index), window, position, prepared.time_us)
+        };
         // A procedure that panics leaves no trace: its changes are put back, and it can share nothing else.
         let ended = catch_unwind(AssertUnwindSafe(|| calls.run(call, &mut tx, reply)));
         if let Some(table) = tx.finish(matches!(ended, Ok(Ended::Committed))) {

@@ -109,16 +109,13 @@ pub(crate) trait AnyTable: Send + Sync {
     /// # Safety
     /// No worker runs, and the window was not ended.
     unsafe fn undo_window(&self);
-    /// What the worker's share of the window changed in the digest.
+    /// Drops or retains the worker's versions, gives back rows, and returns what the worker's share of the window
+    /// changed in the digest.
     ///
     /// # Safety
-    /// No worker runs a transaction, and the window was not ended.
-    unsafe fn digest_window(&self, worker: &mut Worker) -> u128;
-    /// Drops or retains the worker's versions, and gives back rows.
-    ///
-    /// # Safety
-    /// No worker runs a transaction; all have digested the window; `end` tells of all registered snapshots.
-    unsafe fn end_window(&self, worker: &mut Worker, end: &WindowEnd);
+    /// No worker runs a transaction, and the window was not ended for this worker; `end` tells of all registered
+    /// snapshots. Workers may end a window at the same time.
+    unsafe fn end_window(&self, worker: &mut Worker, end: &WindowEnd) -> u128;
     /// Frees what only look-ups of the past could need.
     ///
     /// # Safety

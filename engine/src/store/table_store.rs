@@ -473,36 +473,24 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
         }
     }
 
-    unsafe fn digest_window(&self, worker: &mut Worker) -> u128 {
+    unsafe fn end_window(&self, worker: &mut Worker, end: &WindowEnd) -> u128 {
         let mut scratch = std::mem::take(&mut worker.scratch);
-        let mut sum = 0u128;
-        for version in self.local(worker).versions.iter() {
+        let local = self.local(worker);
+        let mut digest = 0u128;
+        for version in local.versions.iter() {
             // SAFETY: in the arena; nobody writes to it between windows.
             let version = unsafe { version.as_ref() };
             let row = self.row(version.row);
-            // SAFETY: no worker runs a transaction, so rows change no more, and are not given back yet.
+            // SAFETY: no worker runs a transaction, so rows change no more; nor is this one given back by another
+            // worker, since its stamp lies in the window.
             let (key, value) = unsafe { (row.key(), row.value()) };
-            if let Some(after) = value {
-                sum = sum.wrapping_add(Self::digest_value(key, after, self.id, &mut scratch));
-            }
             if let Some(before) = &version.value {
-                sum = sum.wrapping_sub(Self::digest_value(key, before, self.id, &mut scratch));
+                digest = digest.wrapping_sub(Self::digest_value(key, before, self.id, &mut scratch));
             }
-        }
-        worker.scratch = scratch;
-        sum
-    }
-
-    unsafe fn end_window(&self, worker: &mut Worker, end: &WindowEnd) {
-        let local = self.local(worker);
-        for version in local.versions.iter() {
-            // SAFETY: in the arena; nobody writes to it between windows.
-            let id = unsafe { version.as_ref() }.row;
-            let row = self.row(id);
-            // SAFETY: no worker runs a transaction. Another worker may give the row back at this moment, which
-            // leaves its value, `None`, alone; then it is listed.
-            if unsafe { row.value().is_none() } && !row.listed.swap(true, Ordering::Relaxed) {
-                local.absent.push_back(id);
+            if let Some(after) = value {
+                digest = digest.wrapping_add(Self::digest_value(key, after, self.id, &mut scratch));
+            } else if !row.listed.swap(true, Ordering::Relaxed) {
+                local.absent.push_back(version.row);
             }
         }
         if !local.versions.is_empty() && end.oldest_snapshot.is_some_and(|oldest| oldest < end.first) {
@@ -522,18 +510,23 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
         }
         while let Some(&id) = local.absent.front() {
             let row = self.row(id);
+            let stamp = row.latch.stamp();
+            // Rows of this window are left to the next one: other workers may be looking at them now.
+            if stamp >= end.first || end.oldest_snapshot.is_some_and(|oldest| stamp > oldest) {
+                break;
+            }
             // SAFETY: no worker runs a transaction.
             if unsafe { row.value().is_some() } {
                 row.listed.store(false, Ordering::Relaxed);
-            } else if end.oldest_snapshot.is_none_or(|oldest| row.latch.stamp() <= oldest) {
+            } else {
                 // SAFETY: no value, no snapshot from before it was gone, and this list is the only one it is in.
                 unsafe { self.give_back(id) };
                 local.free.push_back((end.window, id));
-            } else {
-                break;
             }
             local.absent.pop_front();
         }
+        worker.scratch = scratch;
+        digest
     }
 
     unsafe fn reclaim(&self) {
