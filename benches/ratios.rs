@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use mixlog::log::{MemoryLog, SharedLog};
 use mixlog::workloads::tpcc::client::Tpcc;
-use mixlog::workloads::tpcc::schema::Scale;
 use mixlog::workloads::tpcc::driver::Driver;
+use mixlog::workloads::tpcc::schema::Scale;
 use mixlog::workloads::transfer::{self, Transfers};
 use mixlog::workloads::workload::{Client, Workload};
 use mixlog::workloads::ycsb::client::Ycsb;
@@ -50,7 +50,13 @@ fn record<W: Workload>(workload: &W, transactions: u64) -> Recorded {
 }
 
 /// Million transactions per second of a replay, and the digest where it ended.
-fn replay<W: Workload>(workload: &W, recorded: &Recorded, threads: usize, window: u32, mode: Mode) -> (f64, Digest) {
+fn replay<W: Workload>(
+    workload: &W,
+    recorded: &Recorded,
+    threads: usize,
+    window: u32,
+    mode: Mode,
+) -> (f64, Digest) {
     let builder = workload.register(Engine::builder()).threads(threads).window(window).mode(mode);
     let replay = builder.replay(Arc::clone(&recorded.log) as Arc<dyn SharedLog>).expect("it opens");
     replay.to(recorded.populated).expect("the population replays");
@@ -192,7 +198,8 @@ fn ycsb(rounds: usize, window: u32) {
         })
     };
     let all = contenders(serial, &workload, &recorded, window);
-    let name = format!("YCSB-A, {} records of 100 bytes, 10 operations, theta {}", config.records, config.theta);
+    let name =
+        format!("YCSB-A, {} records of 100 bytes, 10 operations, theta {}", config.records, config.theta);
     compare(&name, rounds, all, &[(4, 0, 0.6), (4, 1, 1.6)]);
 }
 

@@ -1,4 +1,6 @@
 //! Multi-core deterministic transactions over a totally ordered shared log.
+//!
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 pub use mixlog_engine::*;

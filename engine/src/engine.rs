@@ -113,7 +113,9 @@ impl Builder {
             if self.tables[..i].iter().any(|(other, _)| other == name) {
                 return refuse(format!("table {name:?} is registered twice"));
             }
-            if let Some((other, _)) = self.tables[..i].iter().find(|(o, _)| TableId::of(o) == TableId::of(name)) {
+            if let Some((other, _)) =
+                self.tables[..i].iter().find(|(o, _)| TableId::of(o) == TableId::of(name))
+            {
                 return refuse(format!("the names of tables {name:?} and {other:?} collide: rename one"));
             }
         }
@@ -131,8 +133,9 @@ impl Builder {
         let (store, workers) = Store::new(makers, self.threads);
         let shared = Arc::new(Shared::new(store, procedures, random(), self.max_in_flight));
         let config = Config { threads: self.threads, window: self.window, mode: self.mode };
-        let pipeline = Pipeline::new(shared, workers, config)
-            .map_err(|error| OpenError::Configuration(format!("cannot start {} threads: {error}", self.threads)))?;
+        let pipeline = Pipeline::new(shared, workers, config).map_err(|error| {
+            OpenError::Configuration(format!("cannot start {} threads: {error}", self.threads))
+        })?;
         Ok((pipeline, self.progress))
     }
 
@@ -153,7 +156,8 @@ impl Builder {
             let (pipeline, log, stop) = (Arc::clone(&pipeline), Arc::clone(&log), Arc::clone(&stop));
             let run = move || {
                 let outcome = pipeline.run(&*log, &Until::Stopped(&stop), None);
-                let reason = outcome.as_ref().map_or_else(ToString::to_string, |()| "it was closed".to_owned());
+                let reason =
+                    outcome.as_ref().map_or_else(ToString::to_string, |()| "it was closed".to_owned());
                 pipeline.shared().in_flight.stop(&reason);
                 outcome
             };
@@ -217,7 +221,9 @@ fn random() -> u64 {
 
 /// Microseconds since 1970-01-01 UTC.
 fn now_us() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX))
 }
 
 /// A transaction engine on a shared log. All methods may be called from any thread; dropping it stops it.

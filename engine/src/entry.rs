@@ -109,10 +109,17 @@ mod tests {
     fn decode_what_was_encoded_gives_it_back() {
         let origin = Origin { engine: u64::MAX - 3, sequence: 77 };
         let mut bytes = Vec::new();
-        encode_call(&mut bytes, ProcedureId(0xdead_beef), origin, 123_456, |out| out.extend_from_slice(b"xyz"));
+        encode_call(&mut bytes, ProcedureId(0xdead_beef), origin, 123_456, |out| {
+            out.extend_from_slice(b"xyz")
+        });
         assert_eq!(
             decode(&bytes),
-            Ok(Content::Call { procedure: ProcedureId(0xdead_beef), origin, time_us: 123_456, arguments: b"xyz" })
+            Ok(Content::Call {
+                procedure: ProcedureId(0xdead_beef),
+                origin,
+                time_us: 123_456,
+                arguments: b"xyz"
+            })
         );
         let catalog = Catalog { format: FORMAT, procedures: vec![("p".into(), 2)], tables: vec!["t".into()] };
         bytes.clear();

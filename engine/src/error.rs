@@ -11,7 +11,9 @@ pub enum OpenError {
     #[error("{0}")]
     Configuration(String),
     /// The log holds calls of a procedure that this engine does not have.
-    #[error("the log needs procedure {name:?} version {version} (named at position {position}), which is not registered")]
+    #[error(
+        "the log needs procedure {name:?} version {version} (named at position {position}), which is not registered"
+    )]
     MissingProcedure {
         /// The procedure's name.
         name: String,

@@ -52,7 +52,11 @@ pub struct Footprint<'a> {
 }
 
 impl<'a> Footprint<'a> {
-    pub(crate) const fn new(store: &'a Store, declarations: &'a mut Declarations, position: Position) -> Self {
+    pub(crate) const fn new(
+        store: &'a Store,
+        declarations: &'a mut Declarations,
+        position: Position,
+    ) -> Self {
         let start = declarations.accesses.len();
         Self { store, declarations, start, position, unknown: false }
     }

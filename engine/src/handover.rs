@@ -136,7 +136,11 @@ impl Barrier {
         let mut looks = 0u32;
         while self.phase.load(Ordering::Acquire) == phase {
             looks += 1;
-            if looks.is_multiple_of(SPINS) { yield_now() } else { spin_loop() }
+            if looks.is_multiple_of(SPINS) {
+                yield_now()
+            } else {
+                spin_loop()
+            }
             if self.broken.load(Ordering::Relaxed) {
                 std::panic::resume_unwind(Box::new(BROKEN));
             }
@@ -145,7 +149,11 @@ impl Barrier {
 }
 
 #[cfg(all(test, loom))]
-#[expect(unsafe_code, clippy::undocumented_unsafe_blocks, reason = "loom's cells report every race themselves")]
+#[expect(
+    unsafe_code,
+    clippy::undocumented_unsafe_blocks,
+    reason = "loom's cells report every race themselves"
+)]
 mod loom_tests {
     use loom::cell::UnsafeCell;
     use loom::sync::Arc;

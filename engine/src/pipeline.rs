@@ -152,11 +152,18 @@ impl Shared {
         match &mut *known {
             None => *known = Some(catalog.clone()),
             Some(known) => {
-                for name in catalog.procedures.iter().filter(|n| !known.procedures.contains(n)).cloned().collect::<Vec<_>>()
+                for name in catalog
+                    .procedures
+                    .iter()
+                    .filter(|n| !known.procedures.contains(n))
+                    .cloned()
+                    .collect::<Vec<_>>()
                 {
                     known.procedures.push(name);
                 }
-                for name in catalog.tables.iter().filter(|n| !known.tables.contains(n)).cloned().collect::<Vec<_>>() {
+                for name in
+                    catalog.tables.iter().filter(|n| !known.tables.contains(n)).cloned().collect::<Vec<_>>()
+                {
                     known.tables.push(name);
                 }
             }
@@ -368,7 +375,10 @@ impl Pipeline {
                 (None, false) => match until {
                     Until::Tail(tail) if leader.next >= *tail => return Ok(()),
                     Until::Tail(tail) => {
-                        return Err(OpenError::BeyondTail { position: tail.previous().unwrap_or_default(), tail: leader.next });
+                        return Err(OpenError::BeyondTail {
+                            position: tail.previous().unwrap_or_default(),
+                            tail: leader.next,
+                        });
                     }
                     Until::Stopped(stop) => {
                         if stop.load(Ordering::Relaxed) {
@@ -413,7 +423,9 @@ impl Pipeline {
     ) -> Result<bool, OpenError> {
         let mut lap = Lap::start();
         let first = leader.next;
-        let mut end = first.plus(u64::from(self.config.window)).min(Position((first.0 / WINDOW_GRID + 1) * WINDOW_GRID));
+        let mut end = first
+            .plus(u64::from(self.config.window))
+            .min(Position((first.0 / WINDOW_GRID + 1) * WINDOW_GRID));
         if let Until::Tail(tail) = until {
             end = end.min(*tail);
         }
@@ -506,7 +518,9 @@ impl Pipeline {
             while let Some(chunk) = window.claim_chunk() {
                 prepare::chunk(&self.shared, &window, chunk, Depth::Footprints);
                 lap.add_to(&mut driver.stages.prepare);
-                if window.chunk_done() && window.bad_entry.lock().expect("no panic with a bad entry").is_none() {
+                if window.chunk_done()
+                    && window.bad_entry.lock().expect("no panic with a bad entry").is_none()
+                {
                     prepare::mix(&window, &mut self.mixer.lock().expect("no panic while mixing"));
                     lap.add_to(&mut driver.stages.mix);
                 }

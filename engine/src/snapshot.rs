@@ -94,7 +94,11 @@ impl Snapshot {
     /// # Panics
     /// Here and below: when the table is not registered.
     #[must_use]
-    pub fn get<K: Key, V: Value, C: Codec<K> + Codec<V>>(&self, table: &Table<K, V, C>, key: &K) -> Option<V> {
+    pub fn get<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        table: &Table<K, V, C>,
+        key: &K,
+    ) -> Option<V> {
         self.shared.store.table(table).get_at(key, self.stamp())
     }
 

@@ -46,9 +46,9 @@ impl<P: Procedure> Outcome<P> {
     /// Where the transaction stands in the log.
     pub const fn position(&self) -> Position {
         match self {
-            Self::Committed { position, .. } | Self::Aborted { position, .. } | Self::Panicked { position, .. } => {
-                *position
-            }
+            Self::Committed { position, .. }
+            | Self::Aborted { position, .. }
+            | Self::Panicked { position, .. } => *position,
         }
     }
 
@@ -81,7 +81,10 @@ pub(crate) struct RawOutcome {
 
 enum State {
     /// Nothing yet. Whether a thread sleeps for it, and whom to wake besides.
-    Pending { sleeping: bool, waker: Option<Waker> },
+    Pending {
+        sleeping: bool,
+        waker: Option<Waker>,
+    },
     Done(Result<RawOutcome, TicketError>),
     Taken,
 }

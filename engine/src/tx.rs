@@ -286,7 +286,8 @@ impl<'a> Tx<'a> {
         if hint != NOWHERE {
             let row = store.row(hint);
             // SAFETY: a row that is not free keeps its key and unit until the window ends.
-            let same = row.latch.stamp() != Stamp::FREE && unsafe { row.conflict() == conflict && row.key() == key };
+            let same =
+                row.latch.stamp() != Stamp::FREE && unsafe { row.conflict() == conflict && row.key() == key };
             if same {
                 return (Some(hint), key_hash, conflict);
             }
@@ -323,7 +324,8 @@ impl<'a> Tx<'a> {
     fn declared(&self, key: u64, mode: Mode) -> Option<RowId> {
         let (Guard::Stop(accesses) | Guard::Note(accesses)) = self.guard else { return Some(NOWHERE) };
         let covers = |access: &Access| {
-            access.key == key && (access.mode == Mode::Write || (access.mode == Mode::Read && mode == Mode::Read))
+            access.key == key
+                && (access.mode == Mode::Write || (access.mode == Mode::Read && mode == Mode::Read))
         };
         let start = self.cursor.get();
         // The same row again, or the next one: what procedures do that follow their footprint.

@@ -130,9 +130,9 @@ impl Procedure for Ops {
                     tx.put(&WATCHED, *k, old.wrapping_add(*n));
                     old
                 }
-                Op::SumWatched(g) => {
-                    (g * 10..g * 10 + 10).filter_map(|k| tx.get(&WATCHED, &k)).fold(0u64, |a, b| a.wrapping_add(*b))
-                }
+                Op::SumWatched(g) => (g * 10..g * 10 + 10)
+                    .filter_map(|k| tx.get(&WATCHED, &k))
+                    .fold(0u64, |a, b| a.wrapping_add(*b)),
                 Op::GroupPut(g, k, n) => {
                     tx.put(&GROUPED, (*g, *k), *n);
                     0
@@ -144,7 +144,8 @@ impl Procedure for Ops {
                     last
                 }
                 Op::Dequeue(g) => {
-                    let first = tx.first(&ORDERED, (*g, 0)..=(*g, u64::MAX)).map(|(key, value)| (key, *value));
+                    let first =
+                        tx.first(&ORDERED, (*g, 0)..=(*g, u64::MAX)).map(|(key, value)| (key, *value));
                     match first {
                         Some((key, value)) => {
                             assert!(tx.delete(&ORDERED, &key));
@@ -260,9 +261,18 @@ fn state(replay: &Replay) -> State {
     state
 }
 
-fn replay(log: &Arc<MemoryLog>, threads: usize, window: u32, mode: Mode) -> (Digest, State, mixlog_engine::Stats) {
-    let replay =
-        builder().threads(threads).window(window).mode(mode).replay(Arc::clone(log) as Arc<dyn SharedLog>).unwrap();
+fn replay(
+    log: &Arc<MemoryLog>,
+    threads: usize,
+    window: u32,
+    mode: Mode,
+) -> (Digest, State, mixlog_engine::Stats) {
+    let replay = builder()
+        .threads(threads)
+        .window(window)
+        .mode(mode)
+        .replay(Arc::clone(log) as Arc<dyn SharedLog>)
+        .unwrap();
     let digest = replay.to_end().unwrap();
     (digest, state(&replay), replay.stats())
 }
@@ -369,9 +379,13 @@ fn open_existing_log_replays_it_and_goes_on() {
 #[test]
 fn replies_of_live_runs_do_not_depend_on_threads() {
     quiet();
-    let flavour = Flavour { says: &[Says::Exact, Says::TooLittle, Says::Unknown], keys: 30, aborts: 10, panics: 3 };
+    let flavour =
+        Flavour { says: &[Says::Exact, Says::TooLittle, Says::Unknown], keys: 30, aborts: 10, panics: 3 };
     let (_, _, expected) = record(5, 1500, flavour);
     let (_, _, again) = record(5, 1500, flavour);
     assert_eq!(expected, again);
-    assert!(expected.iter().any(|r| r.starts_with("Aborted")) && expected.iter().any(|r| r.starts_with("Panicked")));
+    assert!(
+        expected.iter().any(|r| r.starts_with("Aborted"))
+            && expected.iter().any(|r| r.starts_with("Panicked"))
+    );
 }

@@ -18,8 +18,8 @@ impl Batch {
         Self { bytes: Vec::new(), ends: Vec::new() }
     }
 
-    /// An empty batch with space for as much as `other` holds: entries come in at a steady pace, and growing a buffer
-    /// step by step costs more than filling it.
+    /// An empty batch with space for as much as `other` holds: entries come in at a steady pace, and growing
+    /// a buffer step by step costs more than filling it.
     pub(crate) fn with_space_of(other: &Self) -> Self {
         Self { bytes: Vec::with_capacity(other.bytes.len()), ends: Vec::with_capacity(other.ends.len()) }
     }

@@ -1,20 +1,22 @@
 //! The heart of group commit: who waits for whom between the submitters, the log thread and the readers.
 //!
-//! Submitters copy their entries into the newest waiting frame and get positions at once; the log thread takes
-//! everything that waits, writes it, makes it durable, and then publishes the new tail, which completes tickets and
-//! wakes readers. While one group is being written the next one gathers: the slower the disk, the larger the group,
-//! and no timer is needed.
+//! Submitters copy their entries into the newest waiting frame and get positions at once; the log thread
+//! takes everything that waits, writes it, makes it durable, and then publishes the new tail, which completes
+//! tickets and wakes readers. While one group is being written the next one gathers: the slower the disk, the
+//! larger the group, and no timer is needed.
 //!
-//! The queue knows nothing of files. It counts two amounts of bytes, so that an append is refused *before* it has a
-//! position:
+//! The queue knows nothing of files. It counts two amounts of bytes, so that an append is refused *before* it
+//! has a position:
 //!
-//! * `pending`: what was accepted and is not durable yet; too much of it makes submitters wait (back pressure).
-//! * `room`: what surely fits on the disk, in the current segment and in the spare one that was reserved ahead. An
-//!   append that does not fit asks for a reservation and waits for its outcome: space, or
+//! * `pending`: what was accepted and is not durable yet; too much of it makes submitters wait (back
+//!   pressure).
+//! * `room`: what surely fits on the disk, in the current segment and in the spare one that was reserved
+//!   ahead. An append that does not fit asks for a reservation and waits for its outcome: space, or
 //!   [`AppendError::Full`].
 //!
 //! What excludes lost wake-ups: every condition that somebody waits for changes under the one mutex, and
-//! every waiter announces itself (`waiters`, `log_thread_waits`, `chores_wait`) under that mutex before it sleeps.
+//! every waiter announces itself (`waiters`, `log_thread_waits`, `chores_wait`) under that mutex before it
+//! sleeps.
 
 use std::collections::VecDeque;
 use std::io;
@@ -125,7 +127,8 @@ enum Phase {
 }
 
 impl State {
-    /// The bytes on disk that `body` more bytes need: with a frame of their own, or in the newest one that waits.
+    /// The bytes on disk that `body` more bytes need: with a frame of their own, or in the newest one that
+    /// waits.
     fn cost(&self, limits: &Limits, batch: &Batch, body: usize) -> (bool, u64) {
         let joins = self.frames.back().is_some_and(|frame| {
             frame.len() + batch.len() <= limits.frame_entries
@@ -356,8 +359,8 @@ impl CommitQueue {
         }
     }
 
-    /// The group taken last is durable: the tail is now `tail`. `current` bytes are left in the current segment,
-    /// which is the former spare one if the log `rotated`.
+    /// The group taken last is durable: the tail is now `tail`. `current` bytes are left in the current
+    /// segment, which is the former spare one if the log `rotated`.
     pub(crate) fn publish(&self, tail: Position, current: u64, rotated: bool) {
         let mut state = sync::lock(&self.state);
         if state.failed.is_some() {

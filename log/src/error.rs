@@ -26,7 +26,8 @@ pub enum AppendError {
         /// Largest batch, in bytes.
         limit: usize,
     },
-    /// There is no space. Nothing of this batch was or will be appended; appends work again when there is space.
+    /// There is no space. Nothing of this batch was or will be appended; appends work again when there is
+    /// space.
     #[error("no space left for the log: {0}")]
     Full(Arc<io::Error>),
     /// The log failed for good (a flush failed, for example): the entries may or may not be there after the

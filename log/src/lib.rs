@@ -1,15 +1,17 @@
-//! A totally ordered shared log: entries are appended, get dense positions, and are the same for every reader for ever.
+//! A totally ordered shared log: entries are appended, get dense positions, and are the same for every reader
+//! for ever.
 //!
-//! [`SharedLog`] is the contract. Its backends differ in what an acknowledged append has survived, their [`Durability`]:
+//! [`SharedLog`] is the contract. Its backends differ in what an acknowledged append has survived, their
+//! [`Durability`]:
 //!
 //! * [`MemoryLog`] lives and dies with the process;
-//! * [`FileLog`] keeps its entries in files of a local directory, buffered or flushed. Its format and its recovery are
-//!   told in `docs/log-format.md`.
+//! * [`FileLog`] keeps its entries in files of a local directory, buffered or flushed. Its format and its
+//!   recovery are told in `docs/log-format.md`.
 //!
 //! The log never looks inside an entry.
 //!
-//! Source: the interface is that of CORFU (NSDI 2012, section 2). Departures: positions are given to batches, a read answers
-//! with a [`Block`] of entries, and an append returns a [`Ticket`] before it is durable.
+//! Source: the interface is that of CORFU (NSDI 2012, section 2). Departures: positions are given to batches,
+//! a read answers with a [`Block`] of entries, and an append returns a [`Ticket`] before it is durable.
 #![forbid(unsafe_code)]
 
 mod block;

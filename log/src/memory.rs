@@ -1,4 +1,5 @@
-//! The log in this process' memory: the fastest backend, and the reference that the others are tested against.
+//! The log in this process' memory: the fastest backend, and the reference that the others are tested
+//! against.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -20,9 +21,9 @@ const BLOCK_BYTES: usize = 1 << 20;
 
 /// A log that lives and dies with the process.
 ///
-/// An append is acknowledged at once: its ticket never waits. Entries gather in an open batch, which becomes a
-/// [`Block`] when it is full or when somebody reads from it; so single appends come out in large blocks unless a
-/// reader is right behind them.
+/// An append is acknowledged at once: its ticket never waits. Entries gather in an open batch, which becomes
+/// a [`Block`] when it is full or when somebody reads from it; so single appends come out in large blocks
+/// unless a reader is right behind them.
 ///
 /// Memory is given back by [`trim`](SharedLog::trim) only, a block at a time.
 ///

@@ -97,7 +97,8 @@ pub trait SharedLog: Send + Sync + 'static {
     /// call.
     fn tail(&self) -> Tail;
 
-    /// Waits until the tail is past `position`, the log is sealed, or `timeout` has passed (`None`: for ever).
+    /// Waits until the tail is past `position`, the log is sealed, or `timeout` has passed (`None`: for
+    /// ever).
     ///
     /// # Errors
     /// [`ReadError`] when the log failed, so that waiting makes no sense.

@@ -59,15 +59,8 @@ pub(crate) struct Keys {
     pub(crate) members: Vec<Member>,
 }
 
-const VACANT: Key = Key {
-    hash: 0,
-    stamp: 0,
-    current: NONE,
-    previous: NONE,
-    join: NONE,
-    current_level: 0,
-    previous_level: 0,
-};
+const VACANT: Key =
+    Key { hash: 0, stamp: 0, current: NONE, previous: NONE, join: NONE, current_level: 0, previous_level: 0 };
 
 impl Keys {
     pub(crate) fn new() -> Self {

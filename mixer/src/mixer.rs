@@ -69,7 +69,12 @@ impl Mixer {
         self.keys.forget();
     }
 
-    fn add(&mut self, transaction: u32, accesses: impl ExactSizeIterator<Item = Access>, schedule: &mut Schedule) {
+    fn add(
+        &mut self,
+        transaction: u32,
+        accesses: impl ExactSizeIterator<Item = Access>,
+        schedule: &mut Schedule,
+    ) {
         let mut batch = self.barrier.map_or(0, |barrier| schedule.batch(barrier) + 1);
         self.touched.clear();
         self.keys.reserve(accesses.len());

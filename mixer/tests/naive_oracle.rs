@@ -68,8 +68,8 @@ fn check_no_false_waits(window: &[Footprint], schedule: &Schedule) {
     let before = finished_before(schedule);
     for j in 0..window.len() {
         for i in (0..j).filter(|&i| before[j][i]) {
-            let justified = naive::conflict(&window[i], &window[j])
-                || (i + 1..j).any(|k| before[j][k] && before[k][i]);
+            let justified =
+                naive::conflict(&window[i], &window[j]) || (i + 1..j).any(|k| before[j][k] && before[k][i]);
             assert!(justified, "{j} waits for {i} without a conflict");
         }
     }
@@ -119,9 +119,8 @@ fn one(key: u64, mode: Mode) -> Footprint {
 
 #[test]
 fn mix_many_readers_then_many_merges_needs_edges_linear_in_both() {
-    let window: Vec<_> = (0..200)
-        .map(|i| one(7, if (i / 50) % 2 == 0 { Mode::Read } else { Mode::Merge }))
-        .collect();
+    let window: Vec<_> =
+        (0..200).map(|i| one(7, if (i / 50) % 2 == 0 { Mode::Read } else { Mode::Merge })).collect();
     let (mut mixer, mut schedule) = (Mixer::new(), Schedule::default());
     mix(&mut mixer, &window, &mut schedule);
     check(&window, &schedule);

@@ -38,7 +38,9 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(text) | Self::Corrupt(text) | Self::Io(text) | Self::CheckFailed(text) => f.write_str(text),
+            Self::Refused(text) | Self::Corrupt(text) | Self::Io(text) | Self::CheckFailed(text) => {
+                f.write_str(text)
+            }
             Self::Bug(text) => write!(f, "{text} (this is a bug of mixlog)"),
         }
     }

@@ -123,6 +123,8 @@ pub(crate) fn verify(directory: &Path) -> Result<(), Failure> {
     print_to_stdout(&text)?;
     match &report.damage {
         None => Ok(()),
-        Some(damage) => Err(Failure::Corrupt(format!("the log is corrupt at position {}: {damage}", damage.position))),
+        Some(damage) => {
+            Err(Failure::Corrupt(format!("the log is corrupt at position {}: {damage}", damage.position)))
+        }
     }
 }

@@ -29,7 +29,8 @@ pub(crate) fn run(options: &RunOptions) -> Result<(), Failure> {
     if let Some(json) = json {
         json.write(&report)?;
     }
-    let failed: Vec<_> = report.checks.iter().filter(|check| !check.ok).map(|check| check.name.as_str()).collect();
+    let failed: Vec<_> =
+        report.checks.iter().filter(|check| !check.ok).map(|check| check.name.as_str()).collect();
     if failed.is_empty() {
         Ok(())
     } else {
@@ -47,8 +48,9 @@ impl Json {
         if path == Path::new("-") {
             return Ok(Self::Stdout);
         }
-        let file = File::create(path)
-            .map_err(|error| Failure::Io(format!("cannot write the report to {}: {error}", path.display())))?;
+        let file = File::create(path).map_err(|error| {
+            Failure::Io(format!("cannot write the report to {}: {error}", path.display()))
+        })?;
         Ok(Self::File(file, path.to_owned()))
     }
 
@@ -58,9 +60,9 @@ impl Json {
         text.push('\n');
         match self {
             Self::Stdout => print_to_stdout(&text),
-            Self::File(mut file, path) => file
-                .write_all(text.as_bytes())
-                .map_err(|error| Failure::Io(format!("cannot write the report to {}: {error}", path.display()))),
+            Self::File(mut file, path) => file.write_all(text.as_bytes()).map_err(|error| {
+                Failure::Io(format!("cannot write the report to {}: {error}", path.display()))
+            }),
         }
     }
 }
@@ -143,8 +145,12 @@ impl Visit for Run<'_> {
             (Some(transactions), _) => Stop::Transactions(transactions),
             (None, seconds) => Stop::After(Duration::from_secs_f64(seconds.unwrap_or(10.0))),
         };
-        let config =
-            runner::Config { clients: options.clients, in_flight: options.in_flight, stop, seed: options.seed };
+        let config = runner::Config {
+            clients: options.clients,
+            in_flight: options.in_flight,
+            stop,
+            seed: options.seed,
+        };
         let report = runner::run(&engine, workload, &config, &mut |progress| {
             line.show(|| {
                 format!(

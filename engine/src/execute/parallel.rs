@@ -64,11 +64,15 @@ pub(crate) fn execute(
             return;
         }
         let (chunk, index) = (&chunks[(transaction / CHUNK) as usize], (transaction % CHUNK) as usize);
-        let guard =
-            if chunk.transactions[index].unknown { Guard::Off } else { Guard::Stop(chunk.accesses_of(index)) };
+        let guard = if chunk.transactions[index].unknown {
+            Guard::Off
+        } else {
+            Guard::Stop(chunk.accesses_of(index))
+        };
         // SAFETY: the schedule orders this transaction and every one whose footprint conflicts with its own, and
         // an unknown footprint conflicts with all: then no other transaction runs.
-        if let Some(violation) = unsafe { run(shared, driver, window.first(), position, chunk, index, guard) } {
+        if let Some(violation) = unsafe { run(shared, driver, window.first(), position, chunk, index, guard) }
+        {
             first_violation.note(violation);
         }
     });

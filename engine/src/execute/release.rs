@@ -102,7 +102,11 @@ impl Driver<'_> {
                 return None;
             }
             looks += 1;
-            if looks.is_multiple_of(64) { yield_now() } else { spin_loop() }
+            if looks.is_multiple_of(64) {
+                yield_now()
+            } else {
+                spin_loop()
+            }
             if self.broken.load(Ordering::Relaxed) {
                 std::panic::resume_unwind(Box::new(crate::handover::BROKEN));
             }
@@ -167,7 +171,11 @@ impl Driver<'_> {
 }
 
 #[cfg(all(test, loom))]
-#[expect(unsafe_code, clippy::undocumented_unsafe_blocks, reason = "loom's cells report every race themselves")]
+#[expect(
+    unsafe_code,
+    clippy::undocumented_unsafe_blocks,
+    reason = "loom's cells report every race themselves"
+)]
 mod loom_tests {
     use loom::cell::UnsafeCell;
     use loom::sync::Arc;

@@ -32,7 +32,9 @@ pub(crate) fn execute(
         for index in 0..chunk.transactions.len() {
             let position = window.first().plus(u64::from(number * CHUNK) + index as u64);
             let guard = match given {
-                Given::WrongFootprints if !chunk.transactions[index].unknown => Guard::Note(chunk.accesses_of(index)),
+                Given::WrongFootprints if !chunk.transactions[index].unknown => {
+                    Guard::Note(chunk.accesses_of(index))
+                }
                 _ => Guard::Off,
             };
             // SAFETY: no other transaction runs.

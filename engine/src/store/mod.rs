@@ -175,7 +175,9 @@ impl Store {
     ) -> &TableStore<K, V, C> {
         let slot = (table.id().0.wrapping_mul(self.multiplier) >> self.shift) as usize;
         match self.tables.get(usize::from(self.directory[slot])) {
-            Some(found) if found.id() == table.id() && found.types() == TypeId::of::<TableStore<K, V, C>>() => {
+            Some(found)
+                if found.id() == table.id() && found.types() == TypeId::of::<TableStore<K, V, C>>() =>
+            {
                 let found: *const dyn AnyTable = &raw const **found;
                 // SAFETY: the types were just compared.
                 unsafe { &*found.cast::<TableStore<K, V, C>>() }

@@ -39,7 +39,12 @@ unsafe impl<K: Send> Send for OrderedIndex<K> {}
 
 impl<K: Key> OrderedIndex<K> {
     pub(crate) fn new() -> Self {
-        Self { directory: HashIndex::new(), granules: Slab::new(), count: Mutex::new(0), spare: Mutex::default() }
+        Self {
+            directory: HashIndex::new(),
+            granules: Slab::new(),
+            count: Mutex::new(0),
+            spare: Mutex::default(),
+        }
     }
 
     fn granule(&self, number: u32) -> &(u64, Tree<K>) {

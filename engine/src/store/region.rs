@@ -40,7 +40,8 @@ impl Region {
         };
         let mapping = mapping.unwrap_or_else(|error| panic!("cannot map {mapped} bytes of memory: {error}"));
         let mapping = NonNull::new(mapping.cast::<u8>()).expect("a mapping has an address");
-        let skip = if huge { mapping.as_ptr().addr().next_multiple_of(HUGE) - mapping.as_ptr().addr() } else { 0 };
+        let skip =
+            if huge { mapping.as_ptr().addr().next_multiple_of(HUGE) - mapping.as_ptr().addr() } else { 0 };
         // SAFETY: `skip` is less than the 2 MiB that were mapped in excess.
         let start = unsafe { mapping.add(skip) };
         if huge {

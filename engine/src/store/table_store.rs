@@ -148,7 +148,9 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     pub(crate) fn granule_of(&self, key: &K) -> u64 {
         match self.conflicts {
             Conflicts::Rows => self.domain.0,
-            Conflicts::Watched(granule) | Conflicts::Grouped { granule, .. } => self.granule_hash(granule(key)),
+            Conflicts::Watched(granule) | Conflicts::Grouped { granule, .. } => {
+                self.granule_hash(granule(key))
+            }
         }
     }
 
@@ -238,11 +240,10 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             _ => false,
         };
         let tree = if empty { None } else { index.tree(granule) };
-        Rows { cursor: tree.map(|tree| Cursor { tree, bounds }) }
-            .filter(|&id| {
-                // SAFETY: the schedule allows the caller to read the granule's rows.
-                unsafe { self.row(id).value().is_some() }
-            })
+        Rows { cursor: tree.map(|tree| Cursor { tree, bounds }) }.filter(|&id| {
+            // SAFETY: the schedule allows the caller to read the granule's rows.
+            unsafe { self.row(id).value().is_some() }
+        })
     }
 
     fn digest_value(key: &K, value: &V, table: TableId, scratch: &mut Vec<u8>) -> u128 {

@@ -42,7 +42,8 @@ fn wait(queue: &CommitQueue, first: Position) -> Result<(), AppendError> {
     outcome
 }
 
-/// The log thread on a disk that takes `good` groups and fails then. Returns how many entries it made durable.
+/// The log thread on a disk that takes `good` groups and fails then. Returns how many entries it made
+/// durable.
 fn write(queue: &CommitQueue, room: u64, good: usize) -> u64 {
     let mut tail = Position(0);
     let mut groups = 0;

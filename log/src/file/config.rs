@@ -16,7 +16,8 @@ pub enum Create {
     New,
 }
 
-/// How a [`FileLog`](crate::FileLog) is opened. All but `segment_bytes` of existing segments may differ from one time to the next.
+/// How a [`FileLog`](crate::FileLog) is opened. All but `segment_bytes` of existing segments may differ from
+/// one time to the next.
 ///
 /// ```
 /// use mixlog_log::{Durability, file};
@@ -27,8 +28,8 @@ pub enum Create {
 pub struct Config {
     /// What an acknowledged append has survived: `Buffered` or `Flushed` (the default).
     ///
-    /// Flushed costs one `fdatasync` for all appends that gathered during the one before. Buffered costs none on
-    /// the way to the acknowledgement; a power cut loses what was appended in the last second or so.
+    /// Flushed costs one `fdatasync` for all appends that gathered during the one before. Buffered costs none
+    /// on the way to the acknowledgement; a power cut loses what was appended in the last second or so.
     pub durability: Durability,
 
     /// Whether to create the log; by default if it is missing.
@@ -37,19 +38,21 @@ pub struct Config {
     /// The length of new segment files, in bytes, rounded up to 4096; default 64 MiB.
     ///
     /// More: fewer switches between files, each of which costs three or four flushes; opening takes longer,
-    /// because the last segment is searched to its end. Less: trimming gives space back in smaller pieces, and a small log takes less of
-    /// the disk. At least 8 KiB more than twice `max_batch_bytes`.
+    /// because the last segment is searched to its end. Less: trimming gives space back in smaller pieces,
+    /// and a small log takes less of the disk. At least 8 KiB more than twice `max_batch_bytes`.
     pub segment_bytes: u64,
 
-    /// The largest batch that an append takes, in bytes, its entries' bytes and 4 for each entry; default 4 MiB.
+    /// The largest batch that an append takes, in bytes, its entries' bytes and 4 for each entry; default 4
+    /// MiB.
     ///
     /// More: larger transactions. Less: smaller segments are possible.
     pub max_batch_bytes: usize,
 
-    /// How many bytes may wait to be written before [`append`](crate::SharedLog::append) blocks; default 32 MiB.
+    /// How many bytes may wait to be written before [`append`](crate::SharedLog::append) blocks; default 32
+    /// MiB.
     ///
-    /// More: longer bursts are taken without waiting, and there is more to lose with the process. Less: submitters
-    /// feel the disk's speed sooner.
+    /// More: longer bursts are taken without waiting, and there is more to lose with the process. Less:
+    /// submitters feel the disk's speed sooner.
     pub queue_bytes: usize,
 
     /// How many bytes of the newest entries are kept in memory for readers; default 32 MiB.

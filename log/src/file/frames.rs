@@ -133,8 +133,8 @@ pub(crate) struct Rest {
     pub(crate) end: u64,
 }
 
-/// Searches `[from, end)` for frames that are still whole enough to tell what was durable when they were written, and
-/// for anything that is not zero.
+/// Searches `[from, end)` for frames that are still whole enough to tell what was durable when they were
+/// written, and for anything that is not zero.
 pub(crate) fn search_rest(file: &dyn StorageFile, salt: Salt, from: u64, end: u64) -> io::Result<Rest> {
     const STEP: usize = 1 << 20;
     const PAGE: usize = 4096;

@@ -1,5 +1,5 @@
-//! The bytes on disk. The format, its reasons and its recovery are told in `docs/log-format.md`; this file is the only
-//! one that knows an offset inside a header.
+//! The bytes on disk. The format, its reasons and its recovery are told in `docs/log-format.md`; this file is
+//! the only one that knows an offset inside a header.
 //!
 //! Everything is little-endian. Checksums are CRC-32C.
 //!
@@ -251,8 +251,8 @@ pub(crate) enum FrameKind {
     Watermark,
 }
 
-/// Which segment of which log a frame belongs to: bytes that were copied elsewhere, or that are left from another
-/// use of the disk, do not validate.
+/// Which segment of which log a frame belongs to: bytes that were copied elsewhere, or that are left from
+/// another use of the disk, do not validate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Salt(u64);
 
@@ -261,7 +261,8 @@ impl Salt {
         let mut bytes = [0; 24];
         put(&mut bytes, 0, &log.0.to_le_bytes());
         put(&mut bytes, 16, &segment.to_le_bytes());
-        // Two checksums of the same bytes in different order: an injective map is not needed, only a spread one.
+        // Two checksums of the same bytes in different order: an injective map is not needed, only a spread
+        // one.
         let low = crc32c::crc32c(&bytes);
         bytes.reverse();
         Self(u64::from(low) | u64::from(crc32c::crc32c(&bytes)) << 32)
@@ -282,8 +283,8 @@ pub(crate) struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// Decodes the header at `offset` of a segment of `segment_bytes` bytes. Every length has been compared with
-    /// its bounds when this returns.
+    /// Decodes the header at `offset` of a segment of `segment_bytes` bytes. Every length has been compared
+    /// with its bounds when this returns.
     pub(crate) fn decode(bytes: &[u8], salt: Salt, offset: u64, segment_bytes: u64) -> Result<Self, Flaw> {
         let bytes: &[u8; FRAME_HEADER] = bytes.try_into().expect("a whole header");
         if &bytes[..4] != FRAME_MAGIC {

@@ -1,8 +1,9 @@
 //! The manifest: what the segments cannot tell of themselves, in two copies.
 //!
-//! Every change is written to one copy and synced, then to the other and synced. So a power cut leaves one copy whole,
-//! the old or the new one, and damage to either copy of a manifest at rest loses nothing. The copy that is not known to be
-//! whole is always written first: a torn copy is never the reason for damaging the good one.
+//! Every change is written to one copy and synced, then to the other and synced. So a power cut leaves one
+//! copy whole, the old or the new one, and damage to either copy of a manifest at rest loses nothing. The
+//! copy that is not known to be whole is always written first: a torn copy is never the reason for damaging
+//! the good one.
 
 use std::io;
 use std::sync::Arc;
@@ -88,8 +89,8 @@ impl Manifest {
 
     /// Makes durable what was read: it may have been written by a process that ended before it could.
     ///
-    /// It is written again and not just synced, because after a failed flush the kernel holds bytes for clean that the
-    /// disk does not have.
+    /// It is written again and not just synced, because after a failed flush the kernel holds bytes for clean
+    /// that the disk does not have.
     pub(crate) fn settle(&self) -> io::Result<()> {
         storage::write_full(&*self.file, &self.slot.encode(), MANIFEST_SLOT_OFFSETS[self.good])?;
         self.file.sync_data()

@@ -58,8 +58,8 @@ const UNPOISONED: &str = "nothing panics while it holds the lock";
 
 /// A log in the files of one directory.
 ///
-/// One [`FileLog`] at a time has a directory open to write, on the whole machine. Dropping it writes what is queued,
-/// makes it durable, and gives the directory free.
+/// One [`FileLog`] at a time has a directory open to write, on the whole machine. Dropping it writes what is
+/// queued, makes it durable, and gives the directory free.
 ///
 /// ```
 /// use mixlog_log::{Batch, Entry, FileLog, Position, SharedLog, file};
@@ -89,8 +89,8 @@ struct Shared {
     durability: Durability,
     read_only: bool,
     segment_bytes: u64,
-    /// What a spare segment adds to the room for appends: a frame that does not fit in the current segment leaves
-    /// less than its own size unused there.
+    /// What a spare segment adds to the room for appends: a frame that does not fit in the current segment
+    /// leaves less than its own size unused there.
     spare_room: u64,
     queue: CommitQueue,
     segments: Segments,
@@ -112,8 +112,8 @@ struct Spare {
 impl FileLog {
     /// Opens the log in `directory`, or creates it if `config` says so, and repairs what a crash left.
     ///
-    /// Cost: reads the whole log and verifies it, about a second per gigabyte or two; a dozen flushes. Creating one
-    /// writes its first segment.
+    /// Cost: reads the whole log and verifies it, about a second per gigabyte or two; a dozen flushes.
+    /// Creating one writes its first segment.
     ///
     /// # Errors
     /// [`OpenError`]: whatever was there is as it was, unless it is [`OpenError::Io`].
@@ -163,14 +163,14 @@ impl FileLog {
         Ok(Self { shared, threads, _lock: lock })
     }
 
-    /// Opens the log in `directory` to read only: nothing in the directory is changed, and what a crash left behind the
-    /// last whole entry is not shown.
+    /// Opens the log in `directory` to read only: nothing in the directory is changed, and what a crash left
+    /// behind the last whole entry is not shown.
     ///
-    /// Appending, trimming and sealing are refused, and [`wait_past`](SharedLog::wait_past) returns at once, as
-    /// nothing will come. Other readers may have the log open at the same time, but no writer.
+    /// Appending, trimming and sealing are refused, and [`wait_past`](SharedLog::wait_past) returns at once,
+    /// as nothing will come. Other readers may have the log open at the same time, but no writer.
     ///
-    /// Shape: after a crash, the last entries may be ones that were never acknowledged; the next [`open`](Self::open) keeps
-    /// or drops each of them for good.
+    /// Shape: after a crash, the last entries may be ones that were never acknowledged; the next
+    /// [`open`](Self::open) keeps or drops each of them for good.
     ///
     /// Cost: reads the whole log and verifies it.
     ///
@@ -196,8 +196,8 @@ impl FileLog {
         Ok(Self { shared: Arc::new(shared), threads: Vec::new(), _lock: lock })
     }
 
-    /// Reads and verifies every byte of the log in `directory`, and changes none. Other readers may have the log open at
-    /// the same time, but no writer.
+    /// Reads and verifies every byte of the log in `directory`, and changes none. Other readers may have the
+    /// log open at the same time, but no writer.
     ///
     /// # Errors
     /// [`OpenError`] when there is no log to look at; damage is part of the report.
@@ -338,8 +338,8 @@ impl Shared {
 
     /// Makes everything that is published durable.
     fn flush(&self) -> io::Result<()> {
-        // In this order: what was published before the newest file is asked for stands in it, or in one that was
-        // flushed before the log went on to the next.
+        // In this order: what was published before the newest file is asked for stands in it, or in one that
+        // was flushed before the log went on to the next.
         let published = self.queue.published();
         if published > self.durable()
             && let Some(file) = self.segments.active_file()

@@ -13,8 +13,9 @@ use super::segments::{Segment, Segments};
 /// How much is read at a time: frames that come along with the wanted one are part of the answer.
 const AHEAD: usize = 64 << 10;
 
-/// The block that holds `position`, from the disk: from the frame with `position` on, as many entries as one read
-/// brings, but none at or past `tail`. `None` when no segment holds the position, as it has just been trimmed.
+/// The block that holds `position`, from the disk: from the frame with `position` on, as many entries as one
+/// read brings, but none at or past `tail`. `None` when no segment holds the position, as it has just been
+/// trimmed.
 pub(crate) fn read(
     segments: &Segments,
     position: Position,

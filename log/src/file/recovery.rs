@@ -1,4 +1,5 @@
-//! From the files of a log to its state: first a look that changes nothing, then the repair of what a crash left.
+//! From the files of a log to its state: first a look that changes nothing, then the repair of what a crash
+//! left.
 //!
 //! The rules and the crashes that they answer are told in `docs/log-format.md`.
 
@@ -10,7 +11,7 @@ use crate::{Durability, LogId, OpenError, Position};
 
 use super::config::{Config, Create};
 use super::frames::{self, Frames, Step};
-use super::layout::{FORMAT_VERSION, FRAMES_START, Flaw, SEGMENT_HEADER, SegmentHeader};
+use super::layout::{FORMAT_VERSION, FRAMES_START, Flaw, ManifestSlot, SEGMENT_HEADER, SegmentHeader};
 use super::manifest::{self, LoadError, Manifest};
 use super::report::{Damage, Torn};
 use super::segments::{self, Segment};
@@ -185,7 +186,8 @@ impl<'a> Examination<'a> {
         let kept = files.split_off(&slot.segments_start);
         self.so_far.leftovers.extend(files.into_values());
 
-        // A crash between a segment's first day and the manifest's record of it leaves one more than is recorded.
+        // A crash between a segment's first day and the manifest's record of it leaves one more than is
+        // recorded.
         let end = slot.segments_end + u64::from(kept.contains_key(&slot.segments_end));
         for number in slot.segments_start..end {
             if !kept.contains_key(&number) {
@@ -203,16 +205,12 @@ impl<'a> Examination<'a> {
     }
 
     /// What must hold at the end of the last frame.
-    fn end_of_log(&mut self, slot: &super::layout::ManifestSlot) -> Result<(), End> {
-        let Examined { tail, durable, .. } = self.so_far;
-        let (file, offset) = match self.so_far.segments.last() {
-            Some(last) => (last.segment.file_name(), last.end),
-            None => (manifest::NAME.to_owned(), 0),
-        };
-        if tail < durable {
-            return Err(self.damage(file, offset, format!("entries up to position {durable} were durable")));
-        }
-        if slot.sealed && tail != slot.durable {
+    fn end_of_log(&mut self, slot: &ManifestSlot) -> Result<(), End> {
+        if let Some(last) = self.so_far.segments.last()
+            && slot.sealed
+            && self.so_far.tail != slot.durable
+        {
+            let (file, offset) = (last.segment.file_name(), last.end);
             return Err(self.damage(
                 file,
                 offset,
@@ -280,8 +278,8 @@ impl<'a> Examination<'a> {
         Ok(())
     }
 
-    /// A segment is durable to its end before the next one is put to use: what the next one's header says of its own
-    /// first position attests all of this one.
+    /// A segment is durable to its end before the next one is put to use: what the next one's header says of
+    /// its own first position attests all of this one.
     fn check_followed(&mut self, number: u64, end: u64, flaw: Flaw) -> Result<(), End> {
         let follower = segments::file_name(number + 1);
         let file = match self.storage.open(&follower, Access::Read) {
@@ -343,7 +341,8 @@ pub(crate) struct Recovered {
     pub(crate) tail: Position,
 }
 
-/// Opens or creates the log in `storage`, whose directory exists and is locked, and repairs what a crash left.
+/// Opens or creates the log in `storage`, whose directory exists and is locked, and repairs what a crash
+/// left.
 pub(crate) fn recover(storage: &dyn Storage, config: &Config) -> Result<Recovered, OpenError> {
     let examined = match examine(storage, Access::Write) {
         Ok(_) if config.create == Create::New => {
@@ -417,8 +416,8 @@ fn repair(
     })
 }
 
-/// Writes again, in place, the frames that nothing attests. They may be bytes that the disk never got: after a
-/// failed flush the kernel holds them for clean, and syncing alone would not write them.
+/// Writes again, in place, the frames that nothing attests. They may be bytes that the disk never got: after
+/// a failed flush the kernel holds them for clean, and syncing alone would not write them.
 fn rewrite_unattested(last: &Scanned, durable: Position) -> io::Result<()> {
     // From the last frame on that certainly is on the disk: a watermark behind it need not be there itself.
     let (_, mut offset) = last.segment.point(durable.previous().unwrap_or(Position::ZERO));

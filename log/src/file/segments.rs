@@ -53,7 +53,8 @@ impl Segment {
         file_name(self.number)
     }
 
-    /// Remembers that the frame at `offset` starts with `position`, if that is far from the last one remembered.
+    /// Remembers that the frame at `offset` starts with `position`, if that is far from the last one
+    /// remembered.
     pub(crate) fn add_point(&self, position: Position, offset: u64) {
         let mut points = self.points.write().expect(UNPOISONED);
         let last = points.last().expect("the first frame is always there").1;
@@ -173,16 +174,17 @@ impl Segments {
 
 /// Creates the spare segment: its space is the log's before anything depends on it.
 ///
-/// For a log that is flushed at every group, `write` the zeros as well: space that is reserved but was never written makes
-/// each flush also write the file system's own records. `stop` is asked now and then whether the spare is still
-/// wanted.
+/// For a log that is flushed at every group, `write` the zeros as well: space that is reserved but was never
+/// written makes each flush also write the file system's own records. `stop` is asked now and then whether
+/// the spare is still wanted.
 pub(crate) fn reserve(
     storage: &dyn Storage,
     bytes: u64,
     write: bool,
     stop: impl Fn() -> bool,
 ) -> io::Result<Arc<dyn StorageFile>> {
-    /// Zeros are written and flushed in pieces, so that the log thread's own flushes do not wait for all of them.
+    /// Zeros are written and flushed in pieces, so that the log thread's own flushes do not wait for all of
+    /// them.
     const PIECE: u64 = 8 << 20;
 
     match storage.remove(SPARE) {

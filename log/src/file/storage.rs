@@ -1,5 +1,5 @@
-//! What the file backend asks of a file system. The tests stand in for it, so that a power cut or a failing disk
-//! can strike at every call.
+//! What the file backend asks of a file system. The tests stand in for it, so that a power cut or a failing
+//! disk can strike at every call.
 
 use std::any::Any;
 use std::fmt;
@@ -37,8 +37,8 @@ pub type Lock = Box<dyn Any + Send + Sync>;
 /// One directory and the files in it, which are named without a path.
 ///
 /// What [`FileLog`](crate::FileLog) relies on after a power cut: what [`StorageFile::sync_data`] and
-/// [`sync_directory`](Self::sync_directory) covered is there; a rename happened wholly or not at all; of anything else any
-/// part may be there, in sectors of 512 bytes.
+/// [`sync_directory`](Self::sync_directory) covered is there; a rename happened wholly or not at all; of
+/// anything else any part may be there, in sectors of 512 bytes.
 pub trait Storage: Send + Sync + 'static {
     /// Where the directory is, for messages.
     fn path(&self) -> &Path;
@@ -55,7 +55,8 @@ pub trait Storage: Send + Sync + 'static {
     /// What the operating system says.
     fn create_directory(&self) -> io::Result<()>;
 
-    /// Locks the directory against other processes and other objects of this one; `None` when it is taken. Never waits.
+    /// Locks the directory against other processes and other objects of this one; `None` when it is taken.
+    /// Never waits.
     ///
     /// # Errors
     /// What the operating system says.
@@ -113,8 +114,8 @@ pub trait StorageFile: Send + Sync + 'static {
     /// What the operating system says; after [`io::ErrorKind::Interrupted`] the caller tries again.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
 
-    /// Makes everything written so far durable, the file's length included. An error is final: what was written since
-    /// the last success may be lost although it can be read.
+    /// Makes everything written so far durable, the file's length included. An error is final: what was
+    /// written since the last success may be lost although it can be read.
     ///
     /// # Errors
     /// What the operating system says.
@@ -185,8 +186,8 @@ impl Storage for FsStorage {
 
     fn create_directory(&self) -> io::Result<()> {
         let absolute = std::path::absolute(&self.path)?;
-        // The nearest ancestor that exists already, and every directory that is about to be made below it: the
-        // entry of each stands in its parent, which therefore has to be synced.
+        // The nearest ancestor that exists already, and every directory that is about to be made below it:
+        // the entry of each stands in its parent, which therefore has to be synced.
         let existing = absolute.ancestors().skip(1).find(|path| path.is_dir());
         fs::create_dir_all(&absolute)?;
         for parent in absolute.ancestors().skip(1) {

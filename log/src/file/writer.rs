@@ -1,8 +1,8 @@
 //! The log thread: the only one that writes entries.
 //!
-//! It takes everything that waits, writes it behind the last frame, makes it as durable as promised, and publishes it.
-//! Any failure on the way is final: a flush that failed once may have lost what it was asked to save, whatever the next
-//! one says, and a write that failed may have left anything.
+//! It takes everything that waits, writes it behind the last frame, makes it as durable as promised, and
+//! publishes it. Any failure on the way is final: a flush that failed once may have lost what it was asked to
+//! save, whatever the next one says, and a write that failed may have left anything.
 
 use std::io;
 use std::sync::Arc;
@@ -165,8 +165,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Goes on in the spare segment. The old one is durable before the new one is there, and the new one is there for good
-    /// before anything in it is acknowledged.
+    /// Goes on in the spare segment. The old one is durable before the new one is there, and the new one is
+    /// there for good before anything in it is acknowledged.
     fn rotate(&mut self) -> io::Result<()> {
         self.write_buffer()?;
         self.flush()?;

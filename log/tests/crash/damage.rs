@@ -36,8 +36,8 @@ fn killed_log() -> Disk {
     for (first, count) in [(0, 4), (4, 2), (6, 3)] {
         script::submit(&log, 1, first, count).unwrap().wait().unwrap();
     }
-    // At once, before the log is idle long enough to write the watermark down. Should this thread be slow, then the
-    // log is attested; the tests allow for it.
+    // At once, before the log is idle long enough to write the watermark down. Should this thread be slow,
+    // then the log is attested; the tests allow for it.
     sim.disk()
 }
 
@@ -53,7 +53,8 @@ fn u64_at(bytes: &[u8], offset: usize) -> u64 {
     u64::from_le_bytes(bytes[offset..offset + 8].try_into().unwrap())
 }
 
-/// The frames of a segment, as the documentation of the format has it: where they are, and which positions they hold.
+/// The frames of a segment, as the documentation of the format has it: where they are, and which positions
+/// they hold.
 fn frames(bytes: &[u8]) -> Vec<(Range<usize>, Range<u64>)> {
     let mut frames = Vec::new();
     let mut offset = FRAMES_START;
@@ -78,7 +79,8 @@ fn open(disk: &Disk) -> Result<FileLog, OpenError> {
     script::open(&Sim::boot(disk.clone()), Durability::Flushed)
 }
 
-/// Opens a damaged log: the position of the damage, or how far it reaches if it does no harm. What it holds is right either way.
+/// Opens a damaged log: the position of the damage, or how far it reaches if it does no harm. What it holds
+/// is right either way.
 fn open_damaged(disk: &Disk) -> Result<Tail, Position> {
     let sim = Sim::boot(disk.clone());
     let report = FileLog::verify_with_storage(&*sim.storage());

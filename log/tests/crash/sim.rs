@@ -1,9 +1,9 @@
 //! A disk in memory that records every call, so that a power cut can be played at each of them.
 //!
-//! The model: a write is durable when a later `sync_data` of its file succeeds; until then any subset of the 512-byte
-//! sectors that it touched may be on the disk. A directory entry is durable when a later `sync_directory` succeeds; until
-//! then each creation, rename and removal may have happened or not. A `sync_data` that fails leaves the
-//! written bytes readable and clean: a later one does not save them.
+//! The model: a write is durable when a later `sync_data` of its file succeeds; until then any subset of the
+//! 512-byte sectors that it touched may be on the disk. A directory entry is durable when a later
+//! `sync_directory` succeeds; until then each creation, rename and removal may have happened or not. A
+//! `sync_data` that fails leaves the written bytes readable and clean: a later one does not save them.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -71,8 +71,8 @@ impl Procedure for Delivery {
             order.carrier = u16::from(self.carrier);
             let (customer, line_count) = (order.customer, order.line_count);
             let mut amount = Cents::ZERO;
-            for number in 1..=line_count {
-                let line = tx.get_mut(&ORDER_LINE, &key.line(number)).ok_or(Missing::Order)?;
+            let lines = tx.get_mut(&ORDER_LINE, &key).ok_or(Missing::Order)?;
+            for line in lines.first_mut(line_count) {
                 line.delivery_us = delivery_us;
                 amount += line.cents();
             }

@@ -7,6 +7,7 @@ use mixlog_engine::{Footprint, Never, Procedure, Tx};
 use serde::{Deserialize, Serialize};
 
 use super::keys::{CustomerKey, DistrictKey, HistoryKey, NameKey, OrderKey, StockKey, WarehouseKey};
+use super::rows::OrderLines;
 use super::schema::{
     CUSTOMER, CUSTOMER_ACCOUNT, CUSTOMER_BY_NAME, CUSTOMER_DATA, DISTRICT, DISTRICT_ORDERS, DISTRICT_YTD,
     HISTORY, ITEM, ITEMS, LAST_ORDER, NEW_ORDER, ORDER, ORDER_LINE, POPULATION, Population, STOCK,
@@ -16,8 +17,7 @@ use super::schema::{
 /// Rows of ITEM or STOCK, and customers, that one procedure writes.
 const ITEMS_AT_ONCE: u32 = 500;
 const CUSTOMERS_AT_ONCE: u32 = 250;
-/// Orders have ten lines on average.
-const ORDERS_AT_ONCE: u32 = 100;
+const ORDERS_AT_ONCE: u32 = 250;
 
 /// Numbers `first..=last`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -285,9 +285,11 @@ impl Procedure for LoadOrders {
             if !population.is_delivered(key) {
                 tx.put(&NEW_ORDER, key, ());
             }
-            for line in (1..=order.line_count).map(|number| key.line(number)) {
-                tx.put(&ORDER_LINE, line, population.order_line(line, time_us));
+            let mut lines = OrderLines::EMPTY;
+            for number in 1..=order.line_count {
+                lines.set(number, population.order_line(key.line(number), time_us));
             }
+            tx.put(&ORDER_LINE, key, lines);
         }
         Ok(())
     }

@@ -112,11 +112,8 @@ impl Procedure for OrderStatus {
         let id = *tx.get(&LAST_ORDER, &key).ok_or(Missing::Order)?;
         let order_key = OrderKey::new(district, id);
         let order = tx.get(&ORDER, &order_key).ok_or(Missing::Order)?;
-        let lines = (1..=order.line_count)
-            .map(|number| {
-                tx.get(&ORDER_LINE, &order_key.line(number)).map(StatusLine::from).ok_or(Missing::Order)
-            })
-            .collect::<Result<_, _>>()?;
+        let lines = tx.get(&ORDER_LINE, &order_key).ok_or(Missing::Order)?;
+        let lines = lines.first(order.line_count).iter().map(StatusLine::from).collect();
         Ok(Status {
             customer: key.customer(),
             first: customer.first,

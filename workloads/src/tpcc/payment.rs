@@ -6,10 +6,13 @@ use mixlog_engine::{DecodeError, Footprint, Procedure, Tx};
 use serde::{Deserialize, Serialize};
 
 use super::customer::{Missing, Selector};
-use super::keys::{CustomerKey, DistrictKey, HistoryKey, WarehouseKey, read_district, read_warehouse};
+use super::keys::{
+    CustomerKey, DistrictKey, HistoryKey, NameKey, WarehouseKey, read_district, read_warehouse,
+};
 use super::rows::{Account, Address, CustomerData, History, LastName, history_data};
 use super::schema::{
-    CUSTOMER, CUSTOMER_ACCOUNT, CUSTOMER_DATA, DISTRICT, DISTRICT_YTD, HISTORY, WAREHOUSE, WAREHOUSE_YTD,
+    CUSTOMER, CUSTOMER_ACCOUNT, CUSTOMER_BY_NAME, CUSTOMER_DATA, DISTRICT, DISTRICT_YTD, HISTORY, WAREHOUSE,
+    WAREHOUSE_YTD,
 };
 use crate::codec::Reader;
 use crate::money::Cents;
@@ -181,7 +184,17 @@ impl Procedure for Payment {
         f.read_granule(&WAREHOUSE, u64::from(self.warehouse));
         f.write(&WAREHOUSE_YTD, &WarehouseKey::new(self.warehouse))
             .write(&DISTRICT_YTD, &self.district_key());
-        f.read_granule(&CUSTOMER, home).write_granule(&CUSTOMER_ACCOUNT, home);
+        match self.customer {
+            // Naming the rows lets the engine fetch them ahead.
+            Selector::Id(id) => {
+                let key = CustomerKey::new(self.customer_district_key(), id);
+                f.write(&CUSTOMER_ACCOUNT, &key).read(&CUSTOMER, &key);
+            }
+            Selector::LastName(name) => {
+                f.write_granule(&CUSTOMER_ACCOUNT, home);
+                f.read(&CUSTOMER_BY_NAME, &NameKey::new(self.customer_district_key(), name));
+            }
+        }
     }
 
     fn run(&self, tx: &mut Tx<'_>) -> Result<Paid, Missing> {

@@ -259,7 +259,60 @@ row! {
     }
 }
 
+row! {
+    /// The rows of ORDER-LINE of one order, which are always written and read together: they lie together, by
+    /// OL_NUMBER. A line with item 0 is not there.
+    pub struct OrderLines {
+        lines: [OrderLine; OrderLines::CAPACITY],
+    }
+}
+
+impl OrderLines {
+    /// The greatest number of lines.
+    pub const CAPACITY: usize = 15;
+    /// No line.
+    pub const EMPTY: Self = Self { lines: [OrderLine::NONE; Self::CAPACITY] };
+
+    /// The line with this OL_NUMBER, counted from 1.
+    #[must_use]
+    pub fn get(&self, number: u8) -> Option<&OrderLine> {
+        let line = self.lines.get(usize::from(number).wrapping_sub(1));
+        line.filter(|line| line.item != 0)
+    }
+
+    /// Puts a line under this OL_NUMBER, counted from 1; [`OrderLine::NONE`] removes it.
+    ///
+    /// # Panics
+    /// If the number is not from 1 to [`OrderLines::CAPACITY`].
+    #[inline]
+    pub fn set(&mut self, number: u8, line: OrderLine) {
+        self.lines[usize::from(number) - 1] = line;
+    }
+
+    /// The first `count` lines, or as many as there can be.
+    #[inline]
+    #[must_use]
+    pub fn first(&self, count: u8) -> &[OrderLine] {
+        &self.lines[..usize::from(count).min(Self::CAPACITY)]
+    }
+
+    /// The first `count` lines, or as many as there can be.
+    #[inline]
+    pub fn first_mut(&mut self, count: u8) -> &mut [OrderLine] {
+        &mut self.lines[..usize::from(count).min(Self::CAPACITY)]
+    }
+
+    /// The lines that are there, with their OL_NUMBER.
+    pub fn iter(&self) -> impl Iterator<Item = (u8, &OrderLine)> {
+        (1..).zip(&self.lines).filter(|(_, line)| line.item != 0)
+    }
+}
+
 impl OrderLine {
+    /// No line.
+    pub const NONE: Self =
+        Self { delivery_us: 0, item: 0, supply: 0, quantity: 0, amount: 0, district_info: Text::EMPTY };
+
     /// OL_AMOUNT.
     #[must_use]
     pub const fn cents(&self) -> Cents {
@@ -280,6 +333,18 @@ mod tests {
         let mut short = CustomerData::filled(2, |bytes| bytes.copy_from_slice(b"yz"));
         short.prepend(b"abc");
         assert_eq!(short.text(), b"abcyz");
+    }
+
+    #[test]
+    fn order_lines_are_found_by_their_number() {
+        let line = OrderLine { item: 7, ..OrderLine::NONE };
+        let mut lines = OrderLines::EMPTY;
+        lines.set(2, line);
+        assert_eq!((lines.get(1), lines.get(2)), (None, Some(&line)));
+        assert_eq!((lines.get(0), lines.get(16), lines.iter().count()), (None, None, 1));
+        assert_eq!((lines.first(2).len(), lines.first(200).len()), (2, 15));
+        lines.set(2, OrderLine::NONE);
+        assert_eq!(lines, OrderLines::EMPTY);
     }
 
     #[test]

@@ -17,11 +17,9 @@
 use mixlog_engine::{Builder, Fixed, Table};
 use serde::{Deserialize, Serialize};
 
-use super::keys::{
-    CustomerKey, DistrictKey, HistoryKey, NameKey, OrderKey, OrderLineKey, StockKey, WarehouseKey,
-};
+use super::keys::{CustomerKey, DistrictKey, HistoryKey, NameKey, OrderKey, StockKey, WarehouseKey};
 use super::rows::{
-    Account, Customer, CustomerData, History, Item, Order, OrderLine, Place, Stock, StockInfo,
+    Account, Customer, CustomerData, History, Item, Order, OrderLines, Place, Stock, StockInfo,
 };
 use crate::money::Cents;
 use crate::random::NuConstants;
@@ -127,10 +125,6 @@ const fn district_of_order(key: &OrderKey) -> u64 {
     key.district().packed()
 }
 
-const fn district_of_line(key: &OrderLineKey) -> u64 {
-    key.district().packed()
-}
-
 /// The only granule of ITEM.
 pub const ITEMS: u64 = 0;
 
@@ -182,9 +176,9 @@ pub const ORDER: Table<OrderKey, Order, Fixed> =
 /// NEW-ORDER, ordered by O_ID. Granule: the district.
 pub const NEW_ORDER: Table<OrderKey, (), Fixed> =
     Table::fixed("tpcc.new_order").grouped(ORDERS, district_of_order).ordered();
-/// ORDER-LINE. Granule: the district.
-pub const ORDER_LINE: Table<OrderLineKey, OrderLine, Fixed> =
-    Table::fixed("tpcc.order_line").grouped(ORDERS, district_of_line);
+/// ORDER-LINE: the lines of an order lie together. Granule: the district.
+pub const ORDER_LINE: Table<OrderKey, OrderLines, Fixed> =
+    Table::fixed("tpcc.order_line").grouped(ORDERS, district_of_order);
 /// The newest O_ID of each customer. Granule: the district.
 pub const LAST_ORDER: Table<CustomerKey, u32, Fixed> =
     Table::fixed("tpcc.last_order").grouped(ORDERS, district_of_customer);

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::customer::Missing;
 use super::keys::{DistrictKey, OrderKey, StockKey, read_district, read_warehouse};
-use super::schema::{DISTRICT_ORDERS, ORDER, ORDER_LINE, STOCK};
+use super::schema::{DISTRICT_ORDERS, ORDER_LINE, STOCK};
 use crate::codec::Reader;
 
 /// How many of the last orders are looked at.
@@ -46,7 +46,7 @@ impl Procedure for StockLevel {
     }
 
     fn footprint(&self, f: &mut Footprint<'_>) {
-        f.read_granule(&ORDER, DistrictKey::new(self.warehouse, self.district).packed());
+        f.read_granule(&ORDER_LINE, DistrictKey::new(self.warehouse, self.district).packed());
         f.read_granule(&STOCK, u64::from(self.warehouse));
     }
 
@@ -55,11 +55,11 @@ impl Procedure for StockLevel {
         let next = *tx.get(&DISTRICT_ORDERS, &district).ok_or(Missing::District)?;
         let mut low = SmallVec::<[u32; 64]>::new();
         for key in (next.saturating_sub(RECENT_ORDERS)..next).map(|order| OrderKey::new(district, order)) {
-            let Some(order) = tx.get(&ORDER, &key) else {
+            let Some(lines) = tx.get(&ORDER_LINE, &key) else {
                 continue;
             };
-            for number in 1..=order.line_count {
-                let item = tx.get(&ORDER_LINE, &key.line(number)).ok_or(Missing::Order)?.item;
+            for (_, line) in lines.iter() {
+                let item = line.item;
                 let stock = tx.get(&STOCK, &StockKey::new(self.warehouse, item)).ok_or(Missing::Stock)?;
                 if stock.quantity < u32::from(self.threshold) {
                     low.push(item);

@@ -12,7 +12,7 @@ use mixlog_workloads::tpcc::client::{Acknowledged, Tpcc};
 use mixlog_workloads::tpcc::keys::{
     CustomerKey, DistrictKey, HistoryKey, NameKey, OrderKey, StockKey, WarehouseKey,
 };
-use mixlog_workloads::tpcc::rows::{Account, CustomerData, History, Order, OrderLine, Stock};
+use mixlog_workloads::tpcc::rows::{Account, CustomerData, History, Order, OrderLine, OrderLines, Stock};
 use mixlog_workloads::tpcc::schema::{
     CUSTOMER, CUSTOMER_ACCOUNT, CUSTOMER_BY_NAME, CUSTOMER_DATA, DISTRICT, DISTRICT_ORDERS, DISTRICT_YTD,
     HISTORY, ITEM, LAST_ORDER, NEW_ORDER, ORDER, ORDER_LINE, POPULATION, STOCK, STOCK_INFO, Scale, WAREHOUSE,
@@ -98,14 +98,22 @@ fn edit_order(tx: &mut Tx<'_>, key: OrderKey, edit: fn(&mut Order)) {
     edit(tx.get_mut(&ORDER, &key).expect("an order"));
 }
 
+fn second(tx: &Tx<'_>, key: OrderKey) -> OrderLine {
+    *tx.get(&ORDER_LINE, &key).expect("lines").get(2).expect("a line")
+}
+
+fn second_mut<'a>(tx: &'a mut Tx<'_>, key: OrderKey) -> &'a mut OrderLine {
+    &mut tx.get_mut(&ORDER_LINE, &key).expect("lines").first_mut(2)[1]
+}
+
 fn edit_line(tx: &mut Tx<'_>, key: OrderKey, edit: fn(&mut OrderLine)) {
-    edit(tx.get_mut(&ORDER_LINE, &key.line(2)).expect("a line"));
+    edit(second_mut(tx, key));
 }
 
 /// The stock and item of a line since the population.
 fn sold(tx: &Tx<'_>) -> (StockKey, DistrictKey) {
     let key = new_order(tx);
-    let line = tx.get(&ORDER_LINE, &key.line(2)).expect("a line");
+    let line = second(tx, key);
     (StockKey::new(line.supply, line.item), key.district())
 }
 
@@ -261,7 +269,15 @@ const CASES: &[Case] = &[
         "no ORDER-LINE of an old order",
         |tx| {
             let key = old_order(tx);
-            assert!(tx.delete(&ORDER_LINE, &key.line(2)));
+            *second_mut(tx, key) = OrderLine::NONE;
+        },
+        "C4 C6 E9",
+    ),
+    case(
+        "no ORDER-LINE of an old order at all",
+        |tx| {
+            let key = old_order(tx);
+            assert!(tx.delete(&ORDER_LINE, &key));
         },
         "C4 C6 E9",
     ),
@@ -269,7 +285,7 @@ const CASES: &[Case] = &[
         "no ORDER-LINE of a new order",
         |tx| {
             let key = new_order(tx);
-            assert!(tx.delete(&ORDER_LINE, &key.line(2)));
+            *second_mut(tx, key) = OrderLine::NONE;
         },
         "C4 C6 E2 E9",
     ),
@@ -277,18 +293,21 @@ const CASES: &[Case] = &[
         "ORDER-LINE without an order",
         |tx| {
             let key = new_order(tx);
-            let line = *tx.get(&ORDER_LINE, &key.line(2)).expect("a line");
-            tx.put(&ORDER_LINE, OrderKey::new(key.district(), 10_000).line(1), line);
+            let line = second(tx, key);
+            let mut lines = OrderLines::EMPTY;
+            lines.set(1, line);
+            tx.put(&ORDER_LINE, OrderKey::new(key.district(), 10_000), lines);
         },
         "C4 C6 C7 E2 E5 E9",
     ),
     case(
         "OL_NUMBER",
         |tx| {
-            let key = new_order(tx);
-            let line = *tx.get(&ORDER_LINE, &key.line(2)).expect("a line");
-            assert!(tx.delete(&ORDER_LINE, &key.line(2)));
-            tx.put(&ORDER_LINE, key.line(20), line);
+            let is_short = |order: &Order| order.all_local == 1 && order.line_count < 15;
+            let key = find(tx, |_, key, order| key.order() > ORDERS && order.carrier == 0 && is_short(order));
+            let line = second(tx, key);
+            *second_mut(tx, key) = OrderLine::NONE;
+            tx.get_mut(&ORDER_LINE, &key).expect("lines").set(15, line);
         },
         "E9",
     ),

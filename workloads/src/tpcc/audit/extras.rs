@@ -136,7 +136,7 @@ fn lines_are_numbered(facts: &Facts) -> Check {
         let count = row.line_count;
         let is_right = (5..=15).contains(&count) && order.numbers == (1 << (count + 1)) - 2;
         tally.see(is_right, key.packed(), || {
-            let numbers: Vec<u32> = (0..32).filter(|number| order.numbers >> number & 1 == 1).collect();
+            let numbers: Vec<u32> = (1..16).filter(|number| order.numbers >> number & 1 == 1).collect();
             format!("{key}: O_OL_CNT is {count}, lines have the numbers {numbers:?}")
         });
     }

@@ -77,7 +77,7 @@ pub(super) struct OrderFacts {
     pub(super) delivered_lines: u32,
     pub(super) remote_lines: u32,
     pub(super) delivered: Cents,
-    /// A bit for each OL_NUMBER up to 31; bit 0 for any that is none of them.
+    /// A bit for each OL_NUMBER.
     pub(super) numbers: u32,
 }
 

@@ -65,25 +65,31 @@ impl Facts {
     /// Looks at every line once.
     pub(super) fn gather_lines(&mut self, snapshot: &Snapshot) {
         let population = self.population;
-        snapshot.for_each(&ORDER_LINE, |key, line| {
-            let is_remote = line.supply != key.district().warehouse();
-            let order = self.orders.entry(key.order()).or_default();
-            order.lines += 1;
-            order.remote_lines += u32::from(is_remote);
-            order.numbers |= if key.number() < 32 { 1 << key.number() } else { 1 };
-            if line.delivery_us != 0 {
-                order.delivered_lines += 1;
-                order.delivered += line.cents();
-            }
-            self.districts.entry(key.district()).or_default().lines += 1;
-            self.lines.check_amount(&population, *key, line);
-            if key.order().order() > population.scale.orders() {
-                self.lines.check_info(*key, line);
-                let stock = self.stock.entry(StockKey::new(line.supply, line.item)).or_default();
-                stock.ytd += u64::from(line.quantity);
-                stock.orders += 1;
-                stock.remote += u64::from(is_remote);
+        snapshot.for_each(&ORDER_LINE, |key, lines| {
+            for (number, line) in lines.iter() {
+                self.gather_line(&population, key.line(number), line);
             }
         });
+    }
+
+    fn gather_line(&mut self, population: &Population, key: OrderLineKey, line: &OrderLine) {
+        let is_remote = line.supply != key.district().warehouse();
+        let order = self.orders.entry(key.order()).or_default();
+        order.lines += 1;
+        order.remote_lines += u32::from(is_remote);
+        order.numbers |= 1 << key.number();
+        if line.delivery_us != 0 {
+            order.delivered_lines += 1;
+            order.delivered += line.cents();
+        }
+        self.districts.entry(key.district()).or_default().lines += 1;
+        self.lines.check_amount(population, key, line);
+        if key.order().order() > population.scale.orders() {
+            self.lines.check_info(key, line);
+            let stock = self.stock.entry(StockKey::new(line.supply, line.item)).or_default();
+            stock.ytd += u64::from(line.quantity);
+            stock.orders += 1;
+            stock.remote += u64::from(is_remote);
+        }
     }
 }

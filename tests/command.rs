@@ -1,0 +1,232 @@
+//! The command as its users meet it: what it prints, its exit codes, and what it says to wrong input.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn mixlog(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_mixlog")).args(arguments).output().expect("the command starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Exit code, stdout, stderr.
+fn run(arguments: &[&str]) -> (i32, String, String) {
+    let output = mixlog(arguments);
+    (output.status.code().expect("it was not killed"), text(&output.stdout), text(&output.stderr))
+}
+
+/// Exit code 2, 3, 4 or 5, and one clear line.
+fn refused(code: i32, arguments: &[&str], says: &str) {
+    let (found, stdout, stderr) = run(arguments);
+    assert_eq!(found, code, "{arguments:?}: {stderr}{stdout}");
+    assert!(stderr.contains(says), "{arguments:?} says {stderr:?}, and not {says:?}");
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+/// A log of transfers, and the digest that the run reported.
+fn transfers(log: &Path) -> serde_json::Value {
+    let (code, stdout, stderr) = run(&[
+        "run", "transfer", "--accounts", "500", "--transactions", "3000", "--hot", "0.2", "--log", path(log),
+        "--durability", "buffered", "--json", "-",
+    ]);
+    assert_eq!(code, 0, "{stderr}");
+    serde_json::from_str(&stdout).expect("stdout is one JSON object")
+}
+
+#[test]
+fn run_with_json_reports_everything_that_programs_read() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let report = transfers(&directory.path().join("log"));
+    for key in [
+        "workload", "threads", "window", "mode", "durability", "transactions", "seconds", "throughput_per_second",
+        "latency_us", "aborts", "violations", "replays", "batches", "parallelism", "position", "digest", "checks",
+    ] {
+        assert!(!report[key].is_null(), "{key} is missing");
+    }
+    for key in ["p50", "p90", "p99", "p999", "max"] {
+        assert!(report["latency_us"][key].as_u64().is_some_and(|us| us > 0), "{key} is missing");
+    }
+    assert_eq!(report["transactions"], 3000);
+    assert!(report["checks"].as_array().expect("a list").iter().all(|check| check["ok"] == true));
+}
+
+#[test]
+fn every_workload_runs_and_passes_its_checks() {
+    for arguments in [
+        &["ycsb-a", "--records", "2000", "--value-size", "100"][..],
+        &["ycsb-b", "--records", "2000", "--operations", "3"],
+        &["ycsb-c", "--records", "500", "--value-size", "250", "--theta", "0"],
+        &["ycsb-f", "--records", "2000", "--value-size", "100", "--mode", "parallel", "--threads", "3"],
+        &["transfer", "--hot", "1", "--accounts", "10", "--mode", "sequential"],
+    ] {
+        let all = [&["run"], arguments, &["--transactions", "2000", "--log", "memory"]].concat();
+        let (code, stdout, stderr) = run(&all);
+        assert_eq!(code, 0, "{all:?}: {stderr}{stdout}");
+        assert!(stdout.contains("ok ") && !stdout.contains("FAIL"), "{stdout}");
+        assert!(stderr.contains("durability memory"), "the durability in force is printed: {stderr}");
+    }
+}
+
+#[test]
+fn replay_gives_the_digest_of_the_run_in_every_mode_and_at_every_position() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let log = directory.path().join("log");
+    let report = transfers(&log);
+    let digest = report["digest"].as_str().expect("text").to_owned();
+    let expected = format!("position {}\ndigest {digest}\n", report["position"]);
+    for options in [&["--threads", "1", "--mode", "sequential"][..], &["--threads", "4", "--window", "7"], &[]] {
+        let all = [&["replay", "--log", path(&log), "--expect", &digest], options].concat();
+        assert_eq!(run(&all), (0, expected.clone(), String::new()), "{options:?}");
+    }
+    let at = |mode| run(&["replay", "--log", path(&log), "--to", "1234", "--mode", mode]).1;
+    assert!(at("parallel").starts_with("position 1234\n"));
+    assert_eq!(at("parallel"), at("sequential"));
+    refused(5, &["replay", "--log", path(&log), "--expect", "0-0"], "the digest is");
+    refused(2, &["replay", "--log", path(&log), "--to", "1000000"], "ends before position 1000000");
+    refused(2, &["replay", "--log", path(&log), "--to", "-1"], "--to");
+}
+
+#[test]
+fn run_again_on_the_same_log_goes_on_where_it_ended() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let log = directory.path().join("log");
+    let first = transfers(&log);
+    let second = transfers(&log);
+    let position = |report: &serde_json::Value| report["position"].as_u64().expect("a number");
+    assert_eq!(position(&second), position(&first) + 3000, "no second population, no second catalog");
+}
+
+#[test]
+fn log_dump_prints_one_decoded_entry_a_line() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let log = directory.path().join("log");
+    let report = transfers(&log);
+    let (code, stdout, stderr) = run(&["log", "dump", path(&log)]);
+    assert_eq!(code, 0, "{stderr}");
+    let lines: Vec<serde_json::Value> =
+        stdout.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect();
+    assert_eq!(lines.len() as u64, report["position"].as_u64().expect("a number") + 1);
+    assert!(lines.iter().zip(0..).all(|(line, position)| line["position"] == position));
+    assert_eq!(lines[0]["kind"], "catalog");
+    let last = lines.last().expect("there are lines");
+    assert_eq!(last["procedure"], "transfer");
+    assert!(last["arguments"]["amount"].is_number(), "{last}");
+    let (_, some, _) = run(&["log", "dump", path(&log), "--from", "10", "--to", "12"]);
+    assert_eq!(some.lines().count(), 3);
+}
+
+#[test]
+fn log_verify_names_the_first_bad_entry_of_a_damaged_log() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let log = directory.path().join("log");
+    transfers(&log);
+    let (code, stdout, _) = run(&["log", "verify", path(&log)]);
+    assert_eq!((code, stdout.lines().last()), (0, Some("ok")));
+    let segment = fs::read_dir(&log)
+        .expect("a directory")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.is_file())
+        .max_by_key(|path| fs::metadata(path).expect("a file").len())
+        .expect("a segment");
+    let mut bytes = fs::read(&segment).expect("it can be read");
+    let middle = 60_000;
+    assert_ne!(bytes[middle..middle + 16], [0; 16], "there is something to damage");
+    bytes[middle] ^= 0x40;
+    fs::write(&segment, &bytes).expect("it can be written");
+    refused(3, &["log", "verify", path(&log)], "corrupt at position");
+    refused(3, &["replay", "--log", path(&log)], "corrupt at position");
+    refused(3, &["run", "transfer", "--accounts", "500", "--log", path(&log)], "corrupt at position");
+    assert_eq!(fs::read(&segment).expect("it can be read"), bytes, "evidence is kept");
+}
+
+#[test]
+fn wrong_usage_gets_one_clear_line_and_exit_code_2() {
+    refused(2, &["run", "tpcd"], "tpcc");
+    refused(2, &["run", "tpcc", "--threads", "0"], "1 to 1024 threads");
+    refused(2, &["run", "tpcc", "--window", "0"], "1 to 4096 entries");
+    refused(2, &["run", "tpcc", "--window", "4097"], "1 to 4096 entries");
+    refused(2, &["run", "tpcc", "--warehouses", "0"], "at least 1 warehouse");
+    refused(2, &["run", "tpcc", "--hot", "1"], "--hot is an option of transfer");
+    refused(2, &["run", "ycsb-a", "--theta", "1"], "theta");
+    refused(2, &["run", "ycsb-a", "--value-size", "7"], "multiple of 10");
+    refused(2, &["run", "transfer", "--accounts", "1"], "two accounts");
+    refused(2, &["run", "transfer", "--in-flight", "0"], "in flight");
+    refused(2, &["run", "transfer", "--seconds", "1", "--transactions", "1"], "cannot be used with");
+    refused(2, &["run", "transfer", "--seconds", "-1"], "seconds");
+    refused(2, &["run", "transfer", "--log", "memory", "--durability", "flushed"], "neither buffered nor flushed");
+    refused(2, &["run", "transfer", "--log", "/tmp/x", "--durability", "memory"], "--log memory");
+    refused(2, &["replay", "--log", "/nonexistent/log"], "no log at");
+    refused(2, &["log", "verify", "/nonexistent/log"], "no log at");
+    refused(2, &[], "Usage");
+}
+
+#[test]
+fn foreign_directories_and_logs_are_refused_and_left_alone() {
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::write(directory.path().join("letter.txt"), "dear reader").expect("a file");
+    refused(2, &["run", "transfer", "--log", path(directory.path())], "is not a mixlog log");
+    refused(2, &["replay", "--log", path(directory.path())], "is not a mixlog log");
+    assert_eq!(fs::read_dir(directory.path()).expect("a directory").count(), 1);
+
+    let log = directory.path().join("log");
+    transfers(&log);
+    refused(2, &["run", "ycsb-a", "--log", path(&log)], "the log needs procedure \"transfer");
+    refused(2, &["run", "transfer", "--accounts", "600", "--log", path(&log)], "does not hold the data");
+}
+
+#[test]
+fn a_log_in_use_is_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let log = directory.path().join("log");
+    transfers(&log);
+    let held = mixlog::log::FileLog::open(&log, mixlog::log::file::Config::default()).expect("it opens");
+    refused(2, &["run", "transfer", "--accounts", "500", "--log", path(&log)], "in use by another process");
+    drop(held);
+    transfers(&log);
+}
+
+#[test]
+fn reports_that_cannot_be_written_are_refused_before_the_run() {
+    refused(4, &["run", "transfer", "--seconds", "1000", "--json", "/nonexistent/report.json"], "cannot write");
+}
+
+/// A real full disk: a small file system in memory, where the machine lets us mount one.
+#[test]
+fn a_full_disk_is_an_io_error_and_nothing_acknowledged_is_lost() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mount = directory.path().join("small");
+    fs::create_dir(&mount).expect("a directory");
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=140m", "tmpfs", path(&mount)])
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if !mounted {
+        assert!(std::env::var_os("CI").is_none(), "CI runs as root and can mount a tmpfs");
+        eprintln!("skipped: only root can mount a file system to fill");
+        return;
+    }
+    let log = mount.join("log");
+    let (code, stdout, stderr) =
+        run(&["run", "ycsb-a", "--records", "1000", "--operations", "100", "--log", path(&log), "--seconds", "60"]);
+    assert_eq!(code, 4, "{stderr}{stdout}");
+    assert!(stderr.contains("no space left"), "{stderr}");
+    let (code, _, stderr) = run(&["replay", "--log", path(&log)]);
+    let (verified, ..) = run(&["log", "verify", path(&log)]);
+    let unmounted = Command::new("umount").arg(path(&mount)).status().expect("umount starts");
+    assert!(unmounted.success());
+    assert_eq!((code, verified), (0, 0), "{stderr}");
+}
+
+#[test]
+fn help_shows_examples_and_exit_codes() {
+    let (code, stdout, _) = run(&["--help"]);
+    assert!(code == 0 && stdout.contains("Exit codes:"), "{stdout}");
+    let (code, stdout, _) = run(&["run", "--help"]);
+    assert!(code == 0 && stdout.contains("Examples:"), "{stdout}");
+}
