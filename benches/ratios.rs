@@ -225,7 +225,7 @@ fn transfer(rounds: usize, window: u32) {
 
 fn main() {
     let rounds = setting("ROUNDS", 5);
-    let window = setting("WINDOW", 1024);
+    let window = setting("WINDOW", 256);
     let only = setting("ONLY", String::new());
     for (name, run) in [("tpcc", tpcc as fn(usize, u32)), ("ycsb", ycsb), ("transfer", transfer)] {
         if only.is_empty() || only == name {

@@ -32,8 +32,20 @@ fn path(path: &Path) -> &str {
 /// A log of transfers, and the digest that the run reported.
 fn transfers(log: &Path) -> serde_json::Value {
     let (code, stdout, stderr) = run(&[
-        "run", "transfer", "--accounts", "500", "--transactions", "3000", "--hot", "0.2", "--log", path(log),
-        "--durability", "buffered", "--json", "-",
+        "run",
+        "transfer",
+        "--accounts",
+        "500",
+        "--transactions",
+        "3000",
+        "--hot",
+        "0.2",
+        "--log",
+        path(log),
+        "--durability",
+        "buffered",
+        "--json",
+        "-",
     ]);
     assert_eq!(code, 0, "{stderr}");
     serde_json::from_str(&stdout).expect("stdout is one JSON object")
@@ -44,8 +56,23 @@ fn run_with_json_reports_everything_that_programs_read() {
     let directory = tempfile::tempdir().expect("a directory");
     let report = transfers(&directory.path().join("log"));
     for key in [
-        "workload", "threads", "window", "mode", "durability", "transactions", "seconds", "throughput_per_second",
-        "latency_us", "aborts", "violations", "replays", "batches", "parallelism", "position", "digest", "checks",
+        "workload",
+        "threads",
+        "window",
+        "mode",
+        "durability",
+        "transactions",
+        "seconds",
+        "throughput_per_second",
+        "latency_us",
+        "aborts",
+        "violations",
+        "replays",
+        "batches",
+        "parallelism",
+        "position",
+        "digest",
+        "checks",
     ] {
         assert!(!report[key].is_null(), "{key} is missing");
     }
@@ -80,7 +107,9 @@ fn replay_gives_the_digest_of_the_run_in_every_mode_and_at_every_position() {
     let report = transfers(&log);
     let digest = report["digest"].as_str().expect("text").to_owned();
     let expected = format!("position {}\ndigest {digest}\n", report["position"]);
-    for options in [&["--threads", "1", "--mode", "sequential"][..], &["--threads", "4", "--window", "7"], &[]] {
+    for options in
+        [&["--threads", "1", "--mode", "sequential"][..], &["--threads", "4", "--window", "7"], &[]]
+    {
         let all = [&["replay", "--log", path(&log), "--expect", &digest], options].concat();
         assert_eq!(run(&all), (0, expected.clone(), String::new()), "{options:?}");
     }
@@ -159,7 +188,11 @@ fn wrong_usage_gets_one_clear_line_and_exit_code_2() {
     refused(2, &["run", "transfer", "--in-flight", "0"], "in flight");
     refused(2, &["run", "transfer", "--seconds", "1", "--transactions", "1"], "cannot be used with");
     refused(2, &["run", "transfer", "--seconds", "-1"], "seconds");
-    refused(2, &["run", "transfer", "--log", "memory", "--durability", "flushed"], "neither buffered nor flushed");
+    refused(
+        2,
+        &["run", "transfer", "--log", "memory", "--durability", "flushed"],
+        "neither buffered nor flushed",
+    );
     refused(2, &["run", "transfer", "--log", "/tmp/x", "--durability", "memory"], "--log memory");
     refused(2, &["replay", "--log", "/nonexistent/log"], "no log at");
     refused(2, &["log", "verify", "/nonexistent/log"], "no log at");
@@ -193,7 +226,11 @@ fn a_log_in_use_is_refused() {
 
 #[test]
 fn reports_that_cannot_be_written_are_refused_before_the_run() {
-    refused(4, &["run", "transfer", "--seconds", "1000", "--json", "/nonexistent/report.json"], "cannot write");
+    refused(
+        4,
+        &["run", "transfer", "--seconds", "1000", "--json", "/nonexistent/report.json"],
+        "cannot write",
+    );
 }
 
 /// A real full disk: a small file system in memory, where the machine lets us mount one.
@@ -212,8 +249,18 @@ fn a_full_disk_is_an_io_error_and_nothing_acknowledged_is_lost() {
         return;
     }
     let log = mount.join("log");
-    let (code, stdout, stderr) =
-        run(&["run", "ycsb-a", "--records", "1000", "--operations", "100", "--log", path(&log), "--seconds", "60"]);
+    let (code, stdout, stderr) = run(&[
+        "run",
+        "ycsb-a",
+        "--records",
+        "1000",
+        "--operations",
+        "100",
+        "--log",
+        path(&log),
+        "--seconds",
+        "60",
+    ]);
     assert_eq!(code, 4, "{stderr}{stdout}");
     assert!(stderr.contains("no space left"), "{stderr}");
     let (code, _, stderr) = run(&["replay", "--log", path(&log)]);

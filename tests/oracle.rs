@@ -21,7 +21,8 @@ fn seeds() -> u64 {
 fn record<W: Workload>(workload: &W, log: Arc<dyn SharedLog>, seed: u64, transactions: u64) -> Digest {
     let engine = workload.register(Engine::builder()).threads(2).window(256).open(log).expect("it opens");
     runner::prepare(&engine, workload, &mut |_, _| ()).expect("it is populated");
-    let config = runner::Config { clients: 2, stop: Stop::Transactions(transactions), seed, ..Default::default() };
+    let config =
+        runner::Config { clients: 2, stop: Stop::Transactions(transactions), seed, ..Default::default() };
     let report = runner::run(&engine, workload, &config, &mut |_| ()).expect("it runs");
     let failed: Vec<_> = report.checks.iter().filter(|check| !check.ok).collect();
     assert!(failed.is_empty(), "{failed:?}");
@@ -51,8 +52,11 @@ fn check<W: Workload>(make: impl Fn(u64) -> W, transactions: u64) {
     for seed in 0..seeds() {
         let workload = make(seed);
         let directory = tempfile::tempdir().expect("a directory");
-        let config =
-            || file::Config { durability: mixlog::log::Durability::Buffered, segment_bytes: 9 << 20, ..Default::default() };
+        let config = || file::Config {
+            durability: mixlog::log::Durability::Buffered,
+            segment_bytes: 9 << 20,
+            ..Default::default()
+        };
         let log = Arc::new(FileLog::open(directory.path().join("log"), config()).expect("a log"));
         let live = record(&workload, log, seed, transactions);
         // What counts is what is on the disk.
@@ -64,7 +68,12 @@ fn check<W: Workload>(make: impl Fn(u64) -> W, transactions: u64) {
         for threads in [1, 2, 4, 8] {
             for window in [1, 7, 64, 4096] {
                 let found = replay(&workload, &log, threads, window, Mode::Parallel, middle);
-                assert_eq!(found, oracle, "{}, seed {seed}, {threads} threads, window {window}", workload.name());
+                assert_eq!(
+                    found,
+                    oracle,
+                    "{}, seed {seed}, {threads} threads, window {window}",
+                    workload.name()
+                );
             }
         }
         assert_eq!(replay(&workload, &log, 2, 1000, Mode::Auto, middle), oracle, "auto");
@@ -94,7 +103,11 @@ fn transfers_parallel_equals_sequential() {
     check::<Transfers>(
         |seed| {
             let hot = if seed == 0 { 0.3 } else { 1.0 };
-            Transfers::new(transfer::Config { accounts: 200, hot, initial: mixlog::workloads::money::Cents(50_00) })
+            Transfers::new(transfer::Config {
+                accounts: 200,
+                hot,
+                initial: mixlog::workloads::money::Cents(50_00),
+            })
         },
         1500,
     );

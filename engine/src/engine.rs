@@ -40,7 +40,7 @@ impl Default for Builder {
             tables: Vec::new(),
             procedures: Vec::new(),
             threads,
-            window: 1024,
+            window: 256,
             mode: Mode::Auto,
             max_in_flight: 1 << 20,
             progress: None,
@@ -71,7 +71,7 @@ impl Builder {
         self
     }
 
-    /// How many entries are mixed together at most, 1 to [`WINDOW_GRID`]. Default: 1024. More finds more that
+    /// How many entries are mixed together at most, 1 to [`WINDOW_GRID`]. Default: 256. More finds more that
     /// can run in parallel and costs fewer hand-overs; less stays in the cache and answers sooner.
     pub const fn window(mut self, entries: u32) -> Self {
         self.window = entries;

@@ -42,7 +42,7 @@ use crate::execute::sequential::{self, Given};
 use crate::execute::{Violation, panic_message};
 use crate::handover::{BROKEN, Barrier, Call, Gate};
 use crate::in_flight::InFlight;
-use crate::prepare::{self, Depth};
+use crate::prepare;
 use crate::procedure::Procedures;
 use crate::reply::Replies;
 use crate::snapshot::Registry;
@@ -59,7 +59,7 @@ pub const WINDOW_GRID: u64 = 4096;
 pub enum Mode {
     /// Mixes every window, and executes it on all threads.
     Parallel,
-    /// One by one in log order: no footprint is asked for.
+    /// One by one in log order. Footprints serve to fetch rows ahead, and nothing else.
     Sequential,
     /// Parallel where that wins: small windows, and stretches in which nearly everything conflicts, go one by
     /// one.
@@ -388,7 +388,7 @@ impl Pipeline {
                     }
                 },
                 (None, true) if !self.is_worth_mixing(leader, slot) => {
-                    self.decode_alone(leader, slot);
+                    self.prepare_alone(leader, slot);
                     if self.cut_before_bad_entry(leader, slot) {
                         self.execute_alone(leader, slot);
                     }
@@ -516,7 +516,7 @@ impl Pipeline {
         if let Some(slot) = prepare {
             let window = self.windows[slot].read().expect("no panic with a window");
             while let Some(chunk) = window.claim_chunk() {
-                prepare::chunk(&self.shared, &window, chunk, Depth::Footprints);
+                prepare::chunk(&self.shared, &window, chunk);
                 lap.add_to(&mut driver.stages.prepare);
                 if window.chunk_done()
                     && window.bad_entry.lock().expect("no panic with a bad entry").is_none()
@@ -564,12 +564,12 @@ impl Pipeline {
         driver.stages.wait += waited;
     }
 
-    /// Decodes a window that is not going to be mixed.
-    fn decode_alone(&self, leader: &mut Leader, slot: usize) {
+    /// Prepares a window that is not going to be mixed.
+    fn prepare_alone(&self, leader: &mut Leader, slot: usize) {
         let mut lap = Lap::start();
         let window = self.windows[slot].read().expect("no panic with a window");
         while let Some(chunk) = window.claim_chunk() {
-            prepare::chunk(&self.shared, &window, chunk, Depth::Decode);
+            prepare::chunk(&self.shared, &window, chunk);
         }
         lap.add_to(&mut leader.stages.prepare);
     }

@@ -1,10 +1,10 @@
 //! The first half of the mixer's work: decode a chunk of entries, ask their procedures for footprints, and find
-//! the rows.
+//! the rows' numbers.
 //!
-//! A row that is not in the cache costs 100 ns or more, and a transaction waits for its rows one after another.
-//! Here the footprints of a whole chunk are known, so their misses overlap: one pass asks the cache for the
-//! index slots, the next reads them and asks for the rows. Nothing is read of the rows themselves, which
-//! transactions of the window before may still be changing.
+//! A slot of an index that is not in the cache costs 100 ns or more, and a transaction would wait for one after
+//! another. Here the footprints of a whole chunk are known, so their misses overlap: one pass asks the cache for
+//! the slots, the next reads them. The rows themselves are asked for when their transaction is about to run:
+//! asked for here, they would be gone from the nearer caches by then.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -17,21 +17,12 @@ use crate::footprint::{Declarations, Footprint, NOWHERE};
 use crate::pipeline::Shared;
 use crate::window::{CHUNK, Chunk, Prepared, Window};
 
-/// How much of the preparation a window needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Depth {
-    /// Arguments only: it will run one by one.
-    Decode,
-    /// Footprints and rows too.
-    Footprints,
-}
-
 /// Prepares one chunk of the window.
-pub(crate) fn chunk(shared: &Shared, window: &Window, chunk: u32, depth: Depth) {
+pub(crate) fn chunk(shared: &Shared, window: &Window, chunk: u32) {
     let mut prepared = window.chunks[chunk as usize].write().expect("no panic with a chunk");
     prepared.clear();
     for (position, entry) in window.entries(chunk) {
-        let transaction = match decode(shared, position, entry, &mut prepared, depth) {
+        let transaction = match decode(shared, position, entry, &mut prepared) {
             Ok(transaction) => transaction,
             Err(error) => {
                 let mut bad = window.bad_entry.lock().expect("no panic with a bad entry");
@@ -43,16 +34,14 @@ pub(crate) fn chunk(shared: &Shared, window: &Window, chunk: u32, depth: Depth) 
         };
         prepared.transactions.push(transaction);
     }
-    if depth == Depth::Footprints {
-        let Declarations { accesses, located } = &mut prepared.declarations;
-        for access in accesses {
-            if access.is_row {
-                access.row = shared.store.any(access.table).locate(access.key).unwrap_or(NOWHERE);
-            }
+    let Declarations { accesses, located } = &mut prepared.declarations;
+    for access in accesses {
+        if access.is_row {
+            access.row = shared.store.any(access.table).locate(access.key).unwrap_or(NOWHERE);
         }
-        for row in located {
-            row.row = shared.store.any(row.table).locate(row.key_hash).unwrap_or(NOWHERE);
-        }
+    }
+    for row in located {
+        row.row = shared.store.any(row.table).locate(row.key_hash).unwrap_or(NOWHERE);
     }
 }
 
@@ -61,7 +50,6 @@ fn decode(
     position: Position,
     entry: Entry<'_>,
     chunk: &mut Chunk,
-    depth: Depth,
 ) -> Result<Prepared, OpenError> {
     let nothing = |chunk: &Chunk| Prepared {
         call: None,
@@ -90,13 +78,10 @@ fn decode(
             let call = calls
                 .push(arguments)
                 .map_err(|error| bad(format!("arguments of procedure {:?}: {error}", registered.name)))?;
-            let mut unknown = false;
-            if depth == Depth::Footprints {
-                let mut footprint = Footprint::new(&shared.store, &mut chunk.declarations, position);
-                // A footprint that panics says nothing; its procedure then runs alone, and speaks for itself.
-                let done = catch_unwind(AssertUnwindSafe(|| calls.footprint(call, &mut footprint)));
-                unknown = done.is_err() || footprint.is_unknown();
-            }
+            let mut footprint = Footprint::new(&shared.store, &mut chunk.declarations, position);
+            // A footprint that panics says nothing; its procedure then runs alone, and speaks for itself.
+            let done = catch_unwind(AssertUnwindSafe(|| calls.footprint(call, &mut footprint)));
+            let unknown = done.is_err() || footprint.is_unknown();
             Ok(Prepared {
                 call: Some((index, call)),
                 accesses_end: chunk.declarations.accesses.len() as u32,

@@ -15,7 +15,7 @@ use mixlog_mixer::Mode;
 
 use crate::codec::Codec;
 use crate::footprint::{Access, Located, NOWHERE};
-use crate::store::{RowId, Stamp, Store, TableStore, Worker};
+use crate::store::{AnyTable, RowId, Stamp, Store, TableStore, Worker};
 use crate::table::{Conflicts, Key, Table, Value};
 
 /// What the guard does with an access that was not declared.
@@ -180,6 +180,27 @@ impl<'a> Tx<'a> {
             *store.row(id).value_mut() = None;
         }
         true
+    }
+
+    /// Asks the cache for the rows of these keys, so that their misses overlap instead of following each other.
+    /// Worth it before touching several rows whose keys the footprint could not name; changes no result.
+    ///
+    /// Cost: some 10 ns a key, if the index is in the cache.
+    pub fn fetch_ahead<K: Key, V: Value, C: Codec<K> + Codec<V>>(&self, table: &Table<K, V, C>, keys: &[K]) {
+        let store = self.store.table(table);
+        let mut hashes = [0u64; 32];
+        for keys in keys.chunks(hashes.len()) {
+            for (hash, key) in hashes.iter_mut().zip(keys) {
+                *hash = store.key_hash(key);
+                store.prefetch_index(*hash);
+            }
+            for &hash in &hashes[..keys.len()] {
+                // Numbers of rows are looked up, nothing of the rows: the guard has no say in it.
+                if let Some(id) = store.locate(hash) {
+                    store.prefetch_row(id);
+                }
+            }
+        }
     }
 
     /// The rows with keys in `range`, in key order. All of the range must lie in one granule of an
@@ -358,5 +379,5 @@ impl<'a> Tx<'a> {
 }
 
 fn store_name<K: Key, V: Value, C: Codec<K> + Codec<V>>(store: &TableStore<K, V, C>) -> &'static str {
-    crate::store::AnyTable::name(store)
+    store.name()
 }

@@ -54,22 +54,28 @@ pub(crate) struct Member {
 #[derive(Debug)]
 pub(crate) struct Keys {
     slots: Vec<Key>,
+    /// How many of the slots are in use: a power of two. A window of many keys must not leave the next ones with a
+    /// table that does not fit the cache.
+    len: usize,
     generation: u32,
     used: usize,
     pub(crate) members: Vec<Member>,
 }
+
+const SMALLEST: usize = 1024;
 
 const VACANT: Key =
     Key { hash: 0, stamp: 0, current: NONE, previous: NONE, join: NONE, current_level: 0, previous_level: 0 };
 
 impl Keys {
     pub(crate) fn new() -> Self {
-        Self { slots: vec![VACANT; 1024], generation: 1, used: 0, members: Vec::new() }
+        Self { slots: vec![VACANT; SMALLEST], len: SMALLEST, generation: 1, used: 0, members: Vec::new() }
     }
 
-    /// Forgets all keys.
+    /// Forgets all keys, and expects about as many as there were.
     pub(crate) fn clear(&mut self) {
         self.members.clear();
+        self.len = (self.used * 4).next_power_of_two().clamp(SMALLEST, self.slots.len());
         self.forget();
     }
 
@@ -92,7 +98,7 @@ impl Keys {
     /// Makes room for `count` more keys: slots stay where they are until then.
     #[inline]
     pub(crate) fn reserve(&mut self, count: usize) {
-        while (self.used + count) * 2 > self.slots.len() {
+        while (self.used + count) * 2 > self.len {
             self.grow();
         }
     }
@@ -101,7 +107,7 @@ impl Keys {
     /// [`reserve`](Self::reserve) before.
     #[inline]
     pub(crate) fn slot(&mut self, key: KeyHash) -> usize {
-        let mask = self.slots.len() - 1;
+        let mask = self.len - 1;
         let mut at = Self::home(key.0) & mask;
         loop {
             let slot = &mut self.slots[at];
@@ -129,15 +135,23 @@ impl Keys {
 
     #[cold]
     fn grow(&mut self) {
-        let doubled = vec![VACANT; self.slots.len() * 2];
-        let old = std::mem::replace(&mut self.slots, doubled);
-        let mask = self.slots.len() - 1;
-        for key in old.into_iter().filter(|key| key.stamp >> 2 == self.generation) {
+        let current = |key: &&Key| key.stamp >> 2 == self.generation;
+        let keys: Vec<Key> = self.slots[..self.len].iter().filter(current).copied().collect();
+        let used = self.used;
+        // From here on the slots count as empty.
+        self.forget();
+        self.used = used;
+        self.len *= 2;
+        if self.slots.len() < self.len {
+            self.slots.resize(self.len, VACANT);
+        }
+        let mask = self.len - 1;
+        for key in keys {
             let mut at = Self::home(key.hash) & mask;
             while self.slots[at].stamp >> 2 == self.generation {
                 at = (at + 1) & mask;
             }
-            self.slots[at] = key;
+            self.slots[at] = Key { stamp: (self.generation << 2) | (key.stamp & 3), ..key };
         }
     }
 }

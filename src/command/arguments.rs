@@ -105,7 +105,7 @@ pub(crate) struct EngineOptions {
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
     /// Entries that are mixed together at most, 1 to 4096
-    #[arg(long, value_name = "W", default_value_t = 1024)]
+    #[arg(long, value_name = "W", default_value_t = 256)]
     pub(crate) window: u32,
     /// How windows are executed
     #[arg(long, value_enum, default_value_t = ModeName::Auto)]
@@ -140,7 +140,7 @@ pub(crate) struct RunOptions {
     #[command(flatten)]
     pub(crate) engine: EngineOptions,
     /// Submit for so many seconds [default: 10]
-    #[arg(long, value_name = "S", conflicts_with = "transactions", value_parser = seconds)]
+    #[arg(long, value_name = "S", conflicts_with = "transactions", value_parser = seconds, allow_hyphen_values = true)]
     pub(crate) seconds: Option<f64>,
     /// Submit so many transactions, instead of --seconds
     #[arg(long, value_name = "N")]
@@ -207,7 +207,7 @@ pub(crate) struct ReplayOptions {
     #[command(flatten)]
     pub(crate) engine: EngineOptions,
     /// The last position to execute [default: the last one of the log]
-    #[arg(long, value_name = "POSITION", value_parser = position)]
+    #[arg(long, value_name = "POSITION", value_parser = position, allow_hyphen_values = true)]
     pub(crate) to: Option<Position>,
     /// Fail with exit code 5 unless this is the digest
     #[arg(long, value_name = "DIGEST")]
@@ -219,10 +219,10 @@ pub(crate) struct DumpOptions {
     /// The log's directory
     pub(crate) directory: PathBuf,
     /// The first position to print
-    #[arg(long, value_name = "POSITION", value_parser = position)]
+    #[arg(long, value_name = "POSITION", value_parser = position, allow_hyphen_values = true)]
     pub(crate) from: Option<Position>,
     /// The last position to print
-    #[arg(long, value_name = "POSITION", value_parser = position)]
+    #[arg(long, value_name = "POSITION", value_parser = position, allow_hyphen_values = true)]
     pub(crate) to: Option<Position>,
 }
 

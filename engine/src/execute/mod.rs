@@ -14,9 +14,11 @@ use mixlog_log::Position;
 
 pub(crate) use release::Release;
 
+use crate::footprint::NOWHERE;
 use crate::pipeline::{Driver, Shared};
 use crate::procedure::Ended;
 use crate::reply::Status;
+use crate::store::Store;
 use crate::tx::{Guard, Tx};
 use crate::window::Chunk;
 
@@ -45,6 +47,7 @@ unsafe fn run(
 ) -> Option<Violation> {
     let prepared = &chunk.transactions[index];
     let (procedure, call) = prepared.call?;
+    fetch_ahead(&shared.store, chunk, index);
     let calls = chunk.calls[usize::from(procedure)].as_ref().expect("the call was decoded");
     let Driver { worker, replies, .. } = driver;
     let mut violation = None;
@@ -73,6 +76,22 @@ unsafe fn run(
         })
     });
     violation
+}
+
+/// Asks the cache for all rows that the transaction named, so that their misses overlap instead of following each
+/// other: one takes 100 to 300 ns, and a transaction may have dozens.
+#[inline]
+fn fetch_ahead(store: &Store, chunk: &Chunk, index: usize) {
+    for access in chunk.accesses_of(index) {
+        if access.row != NOWHERE {
+            store.any(access.table).prefetch_row(access.row);
+        }
+    }
+    for located in chunk.located_of(index) {
+        if located.row != NOWHERE {
+            store.any(located.table).prefetch_row(located.row);
+        }
+    }
 }
 
 /// The text of a panic.

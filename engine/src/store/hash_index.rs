@@ -5,7 +5,8 @@
 //! lock one of 64 shards. A shard that fills up is copied; the old copy stays allocated for readers that are
 //! still in it, until [`HashIndex::reclaim`] is called at a moment without readers.
 
-use std::ptr;
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
@@ -30,14 +31,16 @@ const fn unpack(slot: u64) -> Option<RowId> {
     }
 }
 
-struct Slots {
+/// A view of one copy of a shard's slots.
+#[derive(Clone, Copy)]
+struct Slots<'a> {
     mask: usize,
-    slots: Box<[AtomicU64]>,
+    slots: &'a [AtomicU64],
 }
 
-impl Slots {
-    fn new(capacity: usize) -> Box<Self> {
-        Box::new(Self { mask: capacity - 1, slots: (0..capacity).map(|_| AtomicU64::new(VACANT)).collect() })
+impl<'a> Slots<'a> {
+    fn of(slots: &'a [AtomicU64]) -> Self {
+        Self { mask: slots.len() - 1, slots }
     }
 
     /// Where probing starts. The bits of the tag decide, so a shard grows without looking at its rows.
@@ -61,9 +64,68 @@ impl Slots {
     }
 }
 
-struct Shard {
-    current: AtomicPtr<Slots>,
-    owner: Mutex<Owner>,
+/// Where a shard's slots are, and how many, in one word: a look-up passes by here, and all shards' words together
+/// take eight lines. Slots are aligned to a line, which leaves six bits of the address for the capacity's logarithm.
+struct Current(AtomicPtr<AtomicU64>);
+
+const ALIGNMENT: usize = 64;
+
+impl Current {
+    fn tagged(copy: &Copy) -> *mut AtomicU64 {
+        let bits = copy.slots().len().trailing_zeros() as usize;
+        copy.start.as_ptr().map_addr(|address| address | bits)
+    }
+
+    fn publish(&self, copy: &Copy) {
+        // Release pairs with the Acquire in `slots`: a new copy is seen filled.
+        self.0.store(Self::tagged(copy), Ordering::Release);
+    }
+
+    #[inline]
+    fn slots(&self) -> Slots<'_> {
+        let tagged = self.0.load(Ordering::Acquire);
+        let start = tagged.map_addr(|address| address & !(ALIGNMENT - 1));
+        let capacity = 1usize << (tagged.addr() & (ALIGNMENT - 1));
+        // SAFETY: `tagged` made the word from a copy of that address and length, and copies live until the index
+        // is dropped or nobody looks anything up (`reclaim`).
+        Slots::of(unsafe { std::slice::from_raw_parts(start, capacity) })
+    }
+}
+
+/// One copy of a shard's slots, aligned to a line.
+struct Copy {
+    start: NonNull<AtomicU64>,
+    capacity: usize,
+}
+
+// SAFETY: it owns its slots, which are atomics.
+unsafe impl Send for Copy {}
+
+impl Copy {
+    fn layout(capacity: usize) -> Layout {
+        let layout = Layout::array::<AtomicU64>(capacity).and_then(|layout| layout.align_to(ALIGNMENT));
+        layout.expect("an index fits into memory")
+    }
+
+    fn new(capacity: usize) -> Self {
+        let layout = Self::layout(capacity);
+        // SAFETY: the layout has a size: a shard has at least sixteen slots.
+        let memory = unsafe { alloc_zeroed(layout) };
+        let Some(start) = NonNull::new(memory.cast()) else { handle_alloc_error(layout) };
+        Self { start, capacity }
+    }
+
+    fn slots(&self) -> &[AtomicU64] {
+        // SAFETY: allocated with this capacity, and zero is a valid slot (`VACANT`).
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.capacity) }
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout.
+        unsafe { dealloc(self.start.as_ptr().cast(), Self::layout(self.capacity)) };
+    }
 }
 
 #[derive(Default)]
@@ -72,52 +134,72 @@ struct Owner {
     used: usize,
     rows: usize,
     /// The current copy of the slots is the last; those before it may still have readers.
-    #[expect(clippy::vec_box, reason = "readers point at the copies, so they must not move")]
-    copies: Vec<Box<Slots>>,
+    copies: Vec<Copy>,
+}
+
+impl Owner {
+    fn current(&self) -> &Copy {
+        self.copies.last().expect("there is a current copy")
+    }
+
+    /// Copies the shard's rows to slots of which they take a quarter to a half.
+    #[cold]
+    fn grow(&mut self) {
+        let copy = Copy::new(((self.rows + 1) * 4).next_power_of_two().max(16));
+        for slot in self.current().slots() {
+            let slot = slot.load(Ordering::Relaxed);
+            if unpack(slot).is_some() {
+                Slots::of(copy.slots()).place(slot);
+            }
+        }
+        self.used = self.rows;
+        self.copies.push(copy);
+    }
 }
 
 /// See the module's documentation.
 pub(crate) struct HashIndex {
-    shards: Box<[CachePadded<Shard>]>,
+    current: Box<[Current]>,
+    owners: Box<[CachePadded<Mutex<Owner>>]>,
     /// Whether a shard has copies to give back.
     retired: AtomicBool,
 }
 
 impl HashIndex {
     pub(crate) fn new() -> Self {
-        let shard = |_| {
-            let slots = Slots::new(16);
-            let current = AtomicPtr::new(ptr::from_ref(&*slots).cast_mut());
-            let owner = Owner { copies: vec![slots], ..Owner::default() };
-            CachePadded::new(Shard { current, owner: Mutex::new(owner) })
+        let owner = |_| {
+            let owner = Owner { copies: vec![Copy::new(16)], ..Owner::default() };
+            CachePadded::new(Mutex::new(owner))
         };
-        Self { shards: (0..1 << SHARD_BITS).map(shard).collect(), retired: AtomicBool::new(false) }
+        let owners: Box<[_]> = (0..1 << SHARD_BITS).map(owner).collect();
+        let current = owners.iter().map(|owner| {
+            let owner = owner.lock().expect("nobody else is here yet");
+            Current(AtomicPtr::new(Current::tagged(owner.current())))
+        });
+        Self { current: current.collect(), owners, retired: AtomicBool::new(false) }
     }
 
     #[inline]
-    fn shard(&self, hash: u64) -> &Shard {
-        &self.shards[(hash >> (64 - SHARD_BITS)) as usize]
+    const fn shard(hash: u64) -> usize {
+        (hash >> (64 - SHARD_BITS)) as usize
     }
 
     #[inline]
-    fn slots(shard: &Shard) -> &Slots {
-        // Acquire pairs with the store in `grow`: a new copy is seen filled.
-        let current = shard.current.load(Ordering::Acquire);
-        // SAFETY: points into one of `copies`, which live as long as the index.
-        unsafe { &*current }
+    fn slots(&self, hash: u64) -> Slots<'_> {
+        self.current[Self::shard(hash)].slots()
     }
 
     /// Asks the cache for the slot where a look-up of `hash` will start.
     #[inline]
     pub(crate) fn prefetch(&self, hash: u64) {
-        let slots = Self::slots(self.shard(hash));
+        let slots = self.slots(hash);
         super::prefetch(slots.slots.as_ptr().wrapping_add(slots.home(hash)).cast());
     }
 
     /// The first row whose hash agrees and for which `is_it` says yes.
     #[inline]
     pub(crate) fn find(&self, hash: u64, mut is_it: impl FnMut(RowId) -> bool) -> Option<RowId> {
-        let slots = Self::slots(self.shard(hash));
+        let slots = self.slots(hash);
         let mut at = slots.home(hash);
         loop {
             let slot = slots.slots[at].load(Ordering::Acquire);
@@ -134,21 +216,20 @@ impl HashIndex {
         }
     }
 
-    fn own<'a>(shard: &'a Shard) -> MutexGuard<'a, Owner> {
-        shard.owner.lock().expect("no panic while an index changes")
+    fn own(&self, shard: usize) -> MutexGuard<'_, Owner> {
+        self.owners[shard].lock().expect("no panic while an index changes")
     }
 
     /// Adds a row. The caller knows that its key is not there and that nobody else adds it now.
     pub(crate) fn insert(&self, hash: u64, row: RowId) {
-        let shard = self.shard(hash);
-        let mut owner = Self::own(shard);
-        let mut slots = owner.copies.last().expect("there is a current copy");
-        if (owner.used + 1) * 8 > slots.slots.len() * 5 {
-            Self::grow(shard, &mut owner);
+        let shard = Self::shard(hash);
+        let mut owner = self.own(shard);
+        if (owner.used + 1) * 8 > owner.current().slots().len() * 5 {
+            owner.grow();
+            self.current[shard].publish(owner.current());
             self.retired.store(true, Ordering::Relaxed);
-            slots = owner.copies.last().expect("there is a current copy");
         }
-        let vacant = slots.place(pack(row, hash));
+        let vacant = Slots::of(owner.current().slots()).place(pack(row, hash));
         owner.used += usize::from(vacant);
         owner.rows += 1;
     }
@@ -158,9 +239,8 @@ impl HashIndex {
     /// # Panics
     /// When the row is not there: a bug.
     pub(crate) fn remove(&self, hash: u64, row: RowId) {
-        let shard = self.shard(hash);
-        let mut owner = Self::own(shard);
-        let slots = owner.copies.last().expect("there is a current copy");
+        let mut owner = self.own(Self::shard(hash));
+        let slots = Slots::of(owner.current().slots());
         let target = pack(row, hash);
         let mut at = slots.home(hash);
         loop {
@@ -168,11 +248,11 @@ impl HashIndex {
             assert_ne!(slot, VACANT, "row {row} is not in its index");
             if slot == target {
                 slots.slots[at].store(REMOVED, Ordering::Release);
-                owner.rows -= 1;
-                return;
+                break;
             }
             at = (at + 1) & slots.mask;
         }
+        owner.rows -= 1;
     }
 
     /// Frees the copies that only readers of the past could be in.
@@ -181,29 +261,12 @@ impl HashIndex {
     /// No other thread may be in a method of the index, and what a look-up began before must have ended.
     pub(crate) unsafe fn reclaim(&self) {
         if self.retired.swap(false, Ordering::Relaxed) {
-            for shard in &self.shards {
-                let mut owner = Self::own(shard);
+            for shard in 0..self.owners.len() {
+                let mut owner = self.own(shard);
                 let old = owner.copies.len() - 1;
                 owner.copies.drain(..old);
             }
         }
-    }
-
-    /// Copies the shard's rows to a table where they take a quarter to a half of the slots.
-    #[cold]
-    fn grow(shard: &Shard, owner: &mut Owner) {
-        let capacity = ((owner.rows + 1) * 4).next_power_of_two().max(16);
-        let copy = Slots::new(capacity);
-        let old = owner.copies.last().expect("there is a current copy");
-        for slot in &old.slots {
-            let slot = slot.load(Ordering::Relaxed);
-            if unpack(slot).is_some() {
-                copy.place(slot);
-            }
-        }
-        owner.used = owner.rows;
-        shard.current.store(ptr::from_ref(&*copy).cast_mut(), Ordering::Release);
-        owner.copies.push(copy);
     }
 }
 
@@ -234,11 +297,11 @@ mod tests {
             index.remove(hash(7), i);
         }
         assert_eq!(index.find(hash(7), |_| true), None);
-        let largest = index.shards.iter().map(|s| HashIndex::slots(s).slots.len()).max();
+        let largest = (0..64).map(|s| index.own(s).current().slots().len()).max();
         assert_eq!(largest, Some(16));
         // SAFETY: this thread is the only one here.
         unsafe { index.reclaim() };
-        assert!(index.shards.iter().all(|s| HashIndex::own(s).copies.len() == 1));
+        assert!((0..64).all(|s| index.own(s).copies.len() == 1));
         assert_eq!(index.find(hash(7), |_| true), None);
     }
 

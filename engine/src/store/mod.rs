@@ -92,8 +92,10 @@ pub(crate) trait AnyTable: Send + Sync {
 
     /// Asks the cache for where the index will look for a key.
     fn prefetch_index(&self, key_hash: u64);
-    /// The row that the key most likely has, and asks the cache for it. To be compared before use.
+    /// The row that the key most likely has. To be compared before use.
     fn locate(&self, key_hash: u64) -> Option<RowId>;
+    /// Asks the cache for a row.
+    fn prefetch_row(&self, id: RowId);
 
     /// Puts back one change of the running transaction.
     ///

@@ -13,9 +13,10 @@
 
 use std::any::TypeId;
 use std::cell::UnsafeCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Bound, Range, RangeBounds};
 use std::ptr::{self, NonNull};
+use std::sync::RwLock;
 use std::sync::atomic::Ordering;
 
 use crossbeam_utils::CachePadded;
@@ -240,7 +241,13 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             _ => false,
         };
         let tree = if empty { None } else { index.tree(granule) };
-        Rows { cursor: tree.map(|tree| Cursor { tree, bounds }) }.filter(|&id| {
+        let rows = tree.map(|tree| Rows {
+            tree,
+            bounds: Some(bounds),
+            front: VecDeque::new(),
+            back: VecDeque::new(),
+        });
+        rows.into_iter().flatten().filter(|&id| {
             // SAFETY: the schedule allows the caller to read the granule's rows.
             unsafe { self.row(id).value().is_some() }
         })
@@ -339,71 +346,62 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     }
 }
 
-struct Cursor<'a, K> {
-    tree: &'a std::sync::RwLock<std::collections::BTreeMap<K, RowId>>,
-    bounds: (Bound<K>, Bound<K>),
+/// The numbers of a range's rows. Takes some at a time, so that no lock is held while the caller looks at rows.
+struct Rows<'a, K> {
+    tree: &'a RwLock<BTreeMap<K, RowId>>,
+    /// What is not taken yet; `None` when nothing is left.
+    bounds: Option<(Bound<K>, Bound<K>)>,
+    front: VecDeque<RowId>,
+    /// Rows behind all others, last one first.
+    back: VecDeque<RowId>,
 }
 
-/// Row numbers of a range. Finds each key anew, so that no lock is held between two rows.
-struct Rows<'a, K> {
-    cursor: Option<Cursor<'a, K>>,
+impl<K: Key> Rows<'_, K> {
+    const MOST: usize = 32;
+
+    /// Takes rows from one end of what is left: one at first, then more, since most callers want one row.
+    fn take(&mut self, from_back: bool) {
+        let Some((from, to)) = &self.bounds else { return };
+        let tree = self.tree.read().expect("no panic under the lock of a tree");
+        let mut range = tree.range((from.as_ref(), to.as_ref()));
+        let taken = if from_back { &mut self.back } else { &mut self.front };
+        let count = if taken.capacity() == 0 { 1 } else { Self::MOST };
+        let mut last = None;
+        while taken.len() < count
+            && let Some((key, &id)) = if from_back { range.next_back() } else { range.next() }
+        {
+            taken.push_back(id);
+            last = Some(key);
+        }
+        // The next row outside of what was taken is the new border: if there is none, nothing is left.
+        let border = if from_back { range.next_back() } else { range.next() };
+        self.bounds = match (last, border) {
+            (Some(_), Some((border, _))) if from_back => {
+                Some((from.clone(), Bound::Included(border.clone())))
+            }
+            (Some(_), Some((border, _))) => Some((Bound::Included(border.clone()), to.clone())),
+            _ => None,
+        };
+    }
 }
 
 impl<K: Key> Iterator for Rows<'_, K> {
     type Item = RowId;
 
     fn next(&mut self) -> Option<RowId> {
-        let Cursor { tree, bounds } = self.cursor.as_mut()?;
-        let tree = tree.read().expect("no panic under the lock of a tree");
-        match tree.range((bounds.0.as_ref(), bounds.1.as_ref())).next() {
-            Some((key, &id)) => {
-                bounds.0 = Bound::Excluded(key.clone());
-                drop(tree);
-                self.narrow();
-                Some(id)
-            }
-            None => {
-                drop(tree);
-                self.cursor = None;
-                None
-            }
+        if self.front.is_empty() {
+            self.take(false);
         }
+        self.front.pop_front().or_else(|| self.back.pop_back())
     }
 }
 
 impl<K: Key> DoubleEndedIterator for Rows<'_, K> {
     fn next_back(&mut self) -> Option<RowId> {
-        let Cursor { tree, bounds } = self.cursor.as_mut()?;
-        let tree = tree.read().expect("no panic under the lock of a tree");
-        match tree.range((bounds.0.as_ref(), bounds.1.as_ref())).next_back() {
-            Some((key, &id)) => {
-                bounds.1 = Bound::Excluded(key.clone());
-                drop(tree);
-                self.narrow();
-                Some(id)
-            }
-            None => {
-                drop(tree);
-                self.cursor = None;
-                None
-            }
+        if self.back.is_empty() {
+            self.take(true);
         }
-    }
-}
-
-impl<K: Key> Rows<'_, K> {
-    /// Ends the iteration when nothing can lie between the bounds any more: `BTreeMap::range` would panic.
-    fn narrow(&mut self) {
-        if let Some(Cursor { bounds, .. }) = &self.cursor {
-            let done = match (&bounds.0, &bounds.1) {
-                (Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) => from >= to,
-                (Bound::Included(from), Bound::Excluded(to)) => from >= to,
-                _ => false,
-            };
-            if done {
-                self.cursor = None;
-            }
-        }
+        self.back.pop_front().or_else(|| self.front.pop_back())
     }
 }
 
@@ -430,9 +428,13 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
     #[inline]
     fn locate(&self, key_hash: u64) -> Option<RowId> {
         let Index::Hash(index) = &self.index else { return None };
-        let id = index.find(key_hash, |_| true)?;
-        self.rows.prefetch(id, size_of::<Row<K, V>>().div_ceil(64).min(6));
-        Some(id)
+        index.find(key_hash, |_| true)
+    }
+
+    #[inline]
+    fn prefetch_row(&self, id: RowId) {
+        // A row of two lines may lie on three; of long rows the rest comes by itself.
+        self.rows.prefetch(id, (size_of::<Row<K, V>>() / 64 + 1).min(4));
     }
 
     unsafe fn roll_back(&self, undo: Undo) {

@@ -278,6 +278,7 @@ impl Procedure for NewOrder {
         let id = *next;
         *next += 1;
         let (key, entry_us) = (OrderKey::new(district, id), tx.time_us());
+        tx.fetch_ahead(&ORDER_LINE, &[key]);
         tx.put(&ORDER, key, self.order_row(entry_us));
         tx.put(&NEW_ORDER, key, ());
         tx.put(&LAST_ORDER, customer_key, id);

@@ -204,6 +204,8 @@ impl Procedure for Payment {
         *tx.get_mut(&DISTRICT_YTD, &district_key).ok_or(Missing::District)? += self.cents();
 
         let key = self.customer.find(tx, self.customer_district_key()).ok_or(Missing::Customer)?;
+        tx.fetch_ahead(&CUSTOMER_ACCOUNT, &[key]);
+        tx.fetch_ahead(&CUSTOMER, &[key]);
         let account = tx.get_mut(&CUSTOMER_ACCOUNT, &key).ok_or(Missing::Customer)?;
         self.pay(account);
         let balance = account.balance;

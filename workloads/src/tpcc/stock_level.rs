@@ -53,16 +53,20 @@ impl Procedure for StockLevel {
     fn run(&self, tx: &mut Tx<'_>) -> Result<u32, Missing> {
         let district = DistrictKey::new(self.warehouse, self.district);
         let next = *tx.get(&DISTRICT_ORDERS, &district).ok_or(Missing::District)?;
+        let orders: SmallVec<[OrderKey; RECENT_ORDERS as usize]> =
+            (next.saturating_sub(RECENT_ORDERS)..next).map(|order| OrderKey::new(district, order)).collect();
+        tx.fetch_ahead(&ORDER_LINE, &orders);
+        let mut stocks = SmallVec::<[StockKey; 256]>::new();
+        for lines in orders.iter().filter_map(|key| tx.get(&ORDER_LINE, key)) {
+            stocks.extend(lines.iter().map(|(_, line)| StockKey::new(self.warehouse, line.item)));
+        }
         let mut low = SmallVec::<[u32; 64]>::new();
-        for key in (next.saturating_sub(RECENT_ORDERS)..next).map(|order| OrderKey::new(district, order)) {
-            let Some(lines) = tx.get(&ORDER_LINE, &key) else {
-                continue;
-            };
-            for (_, line) in lines.iter() {
-                let item = line.item;
-                let stock = tx.get(&STOCK, &StockKey::new(self.warehouse, item)).ok_or(Missing::Stock)?;
+        for stocks in stocks.chunks(32) {
+            tx.fetch_ahead(&STOCK, stocks);
+            for key in stocks {
+                let stock = tx.get(&STOCK, key).ok_or(Missing::Stock)?;
                 if stock.quantity < u32::from(self.threshold) {
-                    low.push(item);
+                    low.push(key.item());
                 }
             }
         }
