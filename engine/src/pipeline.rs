@@ -384,7 +384,11 @@ impl Pipeline {
                         if stop.load(Ordering::Relaxed) {
                             return Ok(());
                         }
-                        log.wait_past(leader.next, Some(LOOK_UP))?;
+                        let tail = log.wait_past(leader.next, Some(LOOK_UP))?;
+                        if tail.tail <= leader.next && tail.sealed {
+                            // Nothing will ever come, and waiting returns at once.
+                            std::thread::park_timeout(LOOK_UP);
+                        }
                     }
                 },
                 (None, true) if !self.is_worth_mixing(leader, slot) => {

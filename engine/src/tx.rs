@@ -29,6 +29,9 @@ pub(crate) enum Guard<'a> {
     Note(&'a [Access]),
 }
 
+/// A power of two. Tables whose numbers agree modulo this share a cursor, which costs a longer search.
+const CURSORS: usize = 16;
+
 /// The payload with which the guard unwinds a procedure.
 pub(crate) struct Stopped;
 
@@ -39,8 +42,9 @@ pub struct Tx<'a> {
     store: &'a Store,
     worker: &'a mut Worker,
     guard: Guard<'a>,
-    /// Where in the footprint the newest access was found: the next one is most likely behind it.
-    cursor: Cell<usize>,
+    /// Where in the footprint the newest access of a table was found, by the table's number: the next one is most
+    /// likely the same, or soon behind it.
+    cursors: [Cell<u32>; CURSORS],
     /// Rows looked up ahead, and the one after the newest that was used.
     located: &'a [Located],
     next_located: Cell<usize>,
@@ -70,7 +74,7 @@ impl<'a> Tx<'a> {
             store,
             worker,
             guard,
-            cursor: Cell::new(0),
+            cursors: [const { Cell::new(0) }; CURSORS],
             located,
             next_located: Cell::new(0),
             violation: Cell::new(None),
@@ -271,7 +275,7 @@ impl<'a> Tx<'a> {
             (Some(one), None) | (None, Some(one)) => one,
             (None, None) => panic!("a range needs a bound that tells its granule"),
         };
-        if self.declared(granule, Mode::Read).is_none() {
+        if self.declared(store.number(), granule, Mode::Read).is_none() {
             self.violated(store);
         }
         granule
@@ -285,17 +289,17 @@ impl<'a> Tx<'a> {
         key: &K,
         mode: Mode,
     ) -> (Option<RowId>, u64, u64) {
-        let key_hash = store.key_hash(key);
+        let (number, key_hash) = (store.number(), store.key_hash(key));
         let (conflict, hint) = match store.conflicts {
-            Conflicts::Rows => (key_hash, self.declared(key_hash, mode)),
+            Conflicts::Rows => (key_hash, self.declared(number, key_hash, mode)),
             Conflicts::Grouped { .. } => {
                 let granule = store.granule_of(key);
-                (granule, self.declared(granule, mode).map(|_| self.located(key_hash)))
+                (granule, self.declared(number, granule, mode).map(|_| self.located(key_hash)))
             }
             Conflicts::Watched(_) => {
-                let mut hint = self.declared(key_hash, mode);
+                let mut hint = self.declared(number, key_hash, mode);
                 if hint.is_none() && mode == Mode::Read {
-                    hint = self.declared(store.granule_of(key), mode);
+                    hint = self.declared(number, store.granule_of(key), mode);
                 }
                 (key_hash, hint)
             }
@@ -342,23 +346,24 @@ impl<'a> Tx<'a> {
     /// The located row of the declared access that covers this one (`NOWHERE` if none was located), or `None`
     /// when there is no such access.
     #[inline]
-    fn declared(&self, key: u64, mode: Mode) -> Option<RowId> {
+    fn declared(&self, table: u16, key: u64, mode: Mode) -> Option<RowId> {
         let (Guard::Stop(accesses) | Guard::Note(accesses)) = self.guard else { return Some(NOWHERE) };
         let covers = |access: &Access| {
             access.key == key
                 && (access.mode == Mode::Write || (access.mode == Mode::Read && mode == Mode::Read))
         };
-        let start = self.cursor.get();
+        let cursor = &self.cursors[usize::from(table) % CURSORS];
+        let start = cursor.get() as usize;
         // The same row again, or the next one: what procedures do that follow their footprint.
         for (i, access) in accesses.iter().enumerate().skip(start) {
             if covers(access) {
-                self.cursor.set(i);
+                cursor.set(i as u32);
                 return Some(access.row);
             }
         }
         for (i, access) in accesses.iter().enumerate().take(start) {
             if covers(access) {
-                self.cursor.set(i);
+                cursor.set(i as u32);
                 return Some(access.row);
             }
         }

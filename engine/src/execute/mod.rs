@@ -47,7 +47,6 @@ unsafe fn run(
 ) -> Option<Violation> {
     let prepared = &chunk.transactions[index];
     let (procedure, call) = prepared.call?;
-    fetch_ahead(&shared.store, chunk, index);
     let calls = chunk.calls[usize::from(procedure)].as_ref().expect("the call was decoded");
     let Driver { worker, replies, .. } = driver;
     let mut violation = None;

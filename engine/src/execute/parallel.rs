@@ -10,7 +10,7 @@ use crate::sync::AtomicBool;
 use crate::tx::Guard;
 use crate::window::{CHUNK, Window};
 
-use super::{Violation, run};
+use super::{Violation, fetch_ahead, run};
 
 /// The earliest violation of a window so far: everything after it will be replayed, so need not run.
 #[derive(Debug)]
@@ -58,7 +58,10 @@ pub(crate) fn execute(
         .map(|chunk| chunk.read().expect("no panic with a chunk"))
         .collect();
     let plan = window.plan.read().expect("no panic while mixing");
-    plan.release.drive(&plan.schedule, broken, |transaction| {
+    let ahead = |transaction: u32| {
+        fetch_ahead(&shared.store, &chunks[(transaction / CHUNK) as usize], (transaction % CHUNK) as usize);
+    };
+    plan.release.drive(&plan.schedule, broken, ahead, |transaction| {
         let position = window.first().plus(u64::from(transaction));
         if first_violation.is_before(position) {
             return;

@@ -52,13 +52,20 @@ impl Release {
     }
 
     /// Runs transactions of the window until all are finished. `run` sees everything that the predecessors of
-    /// its transaction did.
+    /// its transaction did. `ahead` is told of a transaction a little before it runs, once or more often, when its
+    /// predecessors may still be running.
     ///
     /// # Panics
     /// When `broken` is set: a driver will not finish what it runs.
-    pub(crate) fn drive(&self, schedule: &Schedule, broken: &AtomicBool, mut run: impl FnMut(u32)) {
+    pub(crate) fn drive(
+        &self,
+        schedule: &Schedule,
+        broken: &AtomicBool,
+        mut ahead: impl FnMut(u32),
+        mut run: impl FnMut(u32),
+    ) {
         let mut driver = Driver { release: self, schedule, broken, mine: None, claimed: 0..0, finished: 0 };
-        while let Some(transaction) = driver.next() {
+        while let Some(transaction) = driver.next(&mut ahead) {
             run(transaction);
             driver.finish(transaction);
         }
@@ -78,19 +85,25 @@ struct Driver<'a> {
 
 impl Driver<'_> {
     /// The next transaction to run, or `None` when all are finished.
-    fn next(&mut self) -> Option<u32> {
+    fn next(&mut self, ahead: &mut impl FnMut(u32)) -> Option<u32> {
         if let Some(transaction) = self.mine.take() {
+            ahead(transaction);
             return Some(transaction);
         }
         let mut looks = 0u32;
         loop {
             if let Some(i) = self.claimed.next() {
+                if !self.claimed.is_empty() {
+                    ahead(self.release.free[self.claimed.start as usize]);
+                }
                 return Some(self.release.free[i as usize]);
             }
             if self.claim() {
+                ahead(self.release.free[self.claimed.start as usize]);
                 continue;
             }
             if let Some(transaction) = self.pop() {
+                ahead(transaction);
                 return Some(transaction);
             }
             // Idle: only now does the shared count matter.
@@ -200,21 +213,26 @@ mod loom_tests {
             let drive = move |shared: &(Schedule, Release, Vec<UnsafeCell<u32>>)| {
                 let (schedule, release, cells) = shared;
                 let mut ran = 0;
-                release.drive(schedule, &AtomicBool::new(false), |t| {
-                    ran += 1;
-                    for &(key, mode) in window[t as usize] {
-                        let cell = &cells[key as usize];
-                        let writes_before = window[..t as usize]
-                            .iter()
-                            .flat_map(|a| a.iter())
-                            .filter(|a| **a == (key, Mode::Write))
-                            .count() as u32;
-                        assert_eq!(cell.with(|c| unsafe { *c }), writes_before);
-                        if mode == Mode::Write {
-                            cell.with_mut(|c| unsafe { *c += 1 });
+                release.drive(
+                    schedule,
+                    &AtomicBool::new(false),
+                    |_| (),
+                    |t| {
+                        ran += 1;
+                        for &(key, mode) in window[t as usize] {
+                            let cell = &cells[key as usize];
+                            let writes_before = window[..t as usize]
+                                .iter()
+                                .flat_map(|a| a.iter())
+                                .filter(|a| **a == (key, Mode::Write))
+                                .count() as u32;
+                            assert_eq!(cell.with(|c| unsafe { *c }), writes_before);
+                            if mode == Mode::Write {
+                                cell.with_mut(|c| unsafe { *c += 1 });
+                            }
                         }
-                    }
-                });
+                    },
+                );
                 ran
             };
             let other = {

@@ -6,7 +6,7 @@ use crate::pipeline::{Driver, Shared};
 use crate::tx::Guard;
 use crate::window::{CHUNK, Window};
 
-use super::{Violation, run};
+use super::{Violation, fetch_ahead, run};
 
 /// What the window holds already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,14 @@ pub(crate) fn execute(
     driver.worker.start_window(window.number);
     for number in 0..window.chunk_count() {
         let chunk = window.chunks[number as usize].read().expect("no panic with a chunk");
-        for index in 0..chunk.transactions.len() {
+        let count = chunk.transactions.len();
+        if count > 0 {
+            fetch_ahead(&shared.store, &chunk, 0);
+        }
+        for index in 0..count {
+            if index + 1 < count {
+                fetch_ahead(&shared.store, &chunk, index + 1);
+            }
             let position = window.first().plus(u64::from(number * CHUNK) + index as u64);
             let guard = match given {
                 Given::WrongFootprints if !chunk.transactions[index].unknown => {

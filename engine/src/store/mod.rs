@@ -130,11 +130,25 @@ pub(crate) trait AnyTable: Send + Sync {
 /// All tables of an engine.
 pub(crate) struct Store {
     tables: Vec<Box<dyn AnyTable>>,
-    /// Table numbers by name: a perfect hash, `(id * multiplier) >> shift`.
-    directory: Vec<u16>,
+    /// Tables by name: a perfect hash, `(id * multiplier) >> shift`.
+    directory: Vec<Entry>,
     multiplier: u64,
     shift: u32,
 }
+
+/// All that a look-up of a table by its description needs, in one place: procedures do it at every access.
+#[derive(Clone, Copy)]
+struct Entry {
+    id: TableId,
+    types: TypeId,
+    table: *const (),
+}
+
+// SAFETY: the pointer leads to a table of the same store, which may be shared and sent (`AnyTable`), and does not
+// move: the store's boxes are never replaced.
+unsafe impl Sync for Entry {}
+// SAFETY: as above.
+unsafe impl Send for Entry {}
 
 /// Makes one table of the store, given its number and the number of workers.
 pub(crate) type MakeTable = Box<dyn FnOnce(u16, usize) -> Box<dyn AnyTable> + Send>;
@@ -149,15 +163,16 @@ impl Store {
     }
 
     /// Searches a multiplier without collisions: with four slots a table a few tries are enough.
-    fn directory(tables: &[Box<dyn AnyTable>]) -> (Vec<u16>, u64, u32) {
+    fn directory(tables: &[Box<dyn AnyTable>]) -> (Vec<Entry>, u64, u32) {
+        let nothing = Entry { id: TableId(0), types: TypeId::of::<()>(), table: std::ptr::null() };
         let bits = (tables.len().max(1) * 4).next_power_of_two().trailing_zeros();
         for multiplier in (1u64..).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1) {
-            let mut directory = vec![0u16; 1 << bits];
-            let mut taken = vec![false; 1 << bits];
-            let free = (0u16..).zip(tables).all(|(number, table)| {
+            let mut directory = vec![nothing; 1 << bits];
+            let free = tables.iter().all(|table| {
                 let slot = (table.id().0.wrapping_mul(multiplier) >> (64 - bits)) as usize;
-                directory[slot] = number;
-                !std::mem::replace(&mut taken[slot], true)
+                let entry =
+                    Entry { id: table.id(), types: table.types(), table: (&raw const **table).cast() };
+                std::mem::replace(&mut directory[slot], entry).table.is_null()
             });
             if free {
                 return (directory, multiplier, 64 - bits);
@@ -176,16 +191,12 @@ impl Store {
         table: &Table<K, V, C>,
     ) -> &TableStore<K, V, C> {
         let slot = (table.id().0.wrapping_mul(self.multiplier) >> self.shift) as usize;
-        match self.tables.get(usize::from(self.directory[slot])) {
-            Some(found)
-                if found.id() == table.id() && found.types() == TypeId::of::<TableStore<K, V, C>>() =>
-            {
-                let found: *const dyn AnyTable = &raw const **found;
-                // SAFETY: the types were just compared.
-                unsafe { &*found.cast::<TableStore<K, V, C>>() }
-            }
-            found => Self::unknown(table.name(), found.is_some_and(|found| found.id() == table.id())),
+        let entry = &self.directory[slot];
+        if entry.id == table.id() && entry.types == TypeId::of::<TableStore<K, V, C>>() {
+            // SAFETY: the types were just compared, and the table lives as long as the store.
+            return unsafe { &*entry.table.cast::<TableStore<K, V, C>>() };
         }
+        Self::unknown(table.name(), entry.id == table.id() && !entry.table.is_null())
     }
 
     #[cold]

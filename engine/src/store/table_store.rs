@@ -253,8 +253,14 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         })
     }
 
-    fn digest_value(key: &K, value: &V, table: TableId, scratch: &mut Vec<u8>) -> u128 {
-        let seed = C::with_bytes(key, scratch, |bytes| xxh3_64_with_seed(bytes, table.0));
+    /// What the digest of a row's value depends on besides the value: table and key.
+    #[inline]
+    fn digest_seed(&self, key: &K, scratch: &mut Vec<u8>) -> u64 {
+        C::with_bytes(key, scratch, |bytes| xxh3_64_with_seed(bytes, self.id.0))
+    }
+
+    #[inline]
+    fn digest_value(value: &V, seed: u64, scratch: &mut Vec<u8>) -> u128 {
         C::with_bytes(value, scratch, |bytes| xxh3_128_with_seed(bytes, seed))
     }
 
@@ -487,11 +493,12 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
             // SAFETY: no worker runs a transaction, so rows change no more; nor is this one given back by another
             // worker, since its stamp lies in the window.
             let (key, value) = unsafe { (row.key(), row.value()) };
+            let seed = self.digest_seed(key, &mut scratch);
             if let Some(before) = &version.value {
-                digest = digest.wrapping_sub(Self::digest_value(key, before, self.id, &mut scratch));
+                digest = digest.wrapping_sub(Self::digest_value(before, seed, &mut scratch));
             }
             if let Some(after) = value {
-                digest = digest.wrapping_add(Self::digest_value(key, after, self.id, &mut scratch));
+                digest = digest.wrapping_add(Self::digest_value(after, seed, &mut scratch));
             } else if !row.listed.swap(true, Ordering::Relaxed) {
                 local.absent.push_back(version.row);
             }
@@ -545,7 +552,8 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
     fn digest_at(&self, at: Stamp) -> u128 {
         let (mut sum, mut scratch) = (0u128, Vec::new());
         self.for_each_at(at, |key, value| {
-            sum = sum.wrapping_add(Self::digest_value(key, value, self.id, &mut scratch));
+            let seed = self.digest_seed(key, &mut scratch);
+            sum = sum.wrapping_add(Self::digest_value(value, seed, &mut scratch));
         });
         sum
     }
