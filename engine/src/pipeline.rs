@@ -384,9 +384,10 @@ impl Pipeline {
                         if stop.load(Ordering::Relaxed) {
                             return Ok(());
                         }
+                        let start = Instant::now();
                         let tail = log.wait_past(leader.next, Some(LOOK_UP))?;
-                        if tail.tail <= leader.next && tail.sealed {
-                            // Nothing will ever come, and waiting returns at once.
+                        if tail.tail <= leader.next && start.elapsed() < LOOK_UP / 2 {
+                            // The log is sealed or read-only: waiting returns at once, and nothing will come.
                             std::thread::park_timeout(LOOK_UP);
                         }
                     }
@@ -431,6 +432,9 @@ impl Pipeline {
             .plus(u64::from(self.config.window))
             .min(Position((first.0 / WINDOW_GRID + 1) * WINDOW_GRID));
         if let Until::Tail(tail) = until {
+            if first >= *tail {
+                return Ok(false);
+            }
             end = end.min(*tail);
         }
         if let Some((bad, error)) = &leader.bad_entry {

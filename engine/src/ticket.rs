@@ -17,7 +17,6 @@ use crate::reply::Status;
 use crate::sync::{Condvar, Mutex};
 
 /// How a transaction ended, at its position in the log. The same on every replica.
-#[derive(Debug)]
 pub enum Outcome<P: Procedure> {
     /// Its changes are there, as durable as the log promises.
     Committed {
@@ -40,6 +39,22 @@ pub enum Outcome<P: Procedure> {
         /// The panic's message.
         message: String,
     },
+}
+
+impl<P: Procedure<Output: fmt::Debug>> fmt::Debug for Outcome<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Committed { position, output } => {
+                f.debug_struct("Committed").field("position", position).field("output", output).finish()
+            }
+            Self::Aborted { position, reason } => {
+                f.debug_struct("Aborted").field("position", position).field("reason", reason).finish()
+            }
+            Self::Panicked { position, message } => {
+                f.debug_struct("Panicked").field("position", position).field("message", message).finish()
+            }
+        }
+    }
 }
 
 impl<P: Procedure> Outcome<P> {

@@ -1,0 +1,232 @@
+//! What the engine says when something is wrong, and that it does not hang.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mixlog_engine::{
+    Engine, Footprint, Mode, Never, OpenError, Outcome, Procedure, SubmitError, Table, TicketError, Tx,
+};
+use mixlog_log::{Batch, MemoryLog, SharedLog};
+use serde::{Deserialize, Serialize};
+
+const NUMBERS: Table<u64, Number> = Table::new("numbers");
+
+/// A row whose clone panics when it is 13: undo copies it.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Number(u64);
+
+impl Clone for Number {
+    fn clone(&self) -> Self {
+        assert_ne!(self.0, 13, "thirteen cannot be copied");
+        Self(self.0)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Set(u64, u64);
+
+impl Procedure for Set {
+    const NAME: &'static str = "set";
+    type Output = ();
+    type Abort = Never;
+
+    fn footprint(&self, f: &mut Footprint<'_>) {
+        f.write(&NUMBERS, &self.0);
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<(), Never> {
+        tx.put(&NUMBERS, self.0, Number(self.1));
+        Ok(())
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Other;
+
+impl Procedure for Other {
+    const NAME: &'static str = "other";
+    type Output = ();
+    type Abort = Never;
+
+    fn run(&self, _: &mut Tx<'_>) -> Result<(), Never> {
+        Ok(())
+    }
+}
+
+fn builder() -> mixlog_engine::Builder {
+    Engine::builder().table(&NUMBERS).procedure::<Set>().threads(2)
+}
+
+fn log() -> Arc<MemoryLog> {
+    Arc::new(MemoryLog::new())
+}
+
+#[test]
+fn open_with_a_configuration_that_makes_no_sense_is_refused() {
+    for builder in [
+        builder().threads(0),
+        builder().window(0),
+        builder().window(4097),
+        builder().max_in_flight(0),
+        builder().table(&NUMBERS),
+        builder().procedure::<Set>(),
+    ] {
+        assert!(matches!(builder.open(log()), Err(OpenError::Configuration(_))));
+    }
+}
+
+#[test]
+fn open_without_a_procedure_or_table_of_the_log_names_it() {
+    let log = log();
+    builder().procedure::<Other>().open(log.clone()).unwrap().close().unwrap();
+    match builder().open(log.clone()) {
+        Err(OpenError::MissingProcedure { name, version: 1, .. }) => assert_eq!(name, "other"),
+        other => panic!("{other:?}"),
+    }
+    match Engine::builder().procedure::<Set>().procedure::<Other>().open(log.clone()) {
+        Err(OpenError::MissingTable { name, .. }) => assert_eq!(name, "numbers"),
+        other => panic!("{other:?}"),
+    }
+    // With more than the log knows it opens, and tells the log.
+    let before = log.tail().tail;
+    let more: Table<u64, u64> = Table::new("more");
+    builder().procedure::<Other>().table(&more).open(log.clone()).unwrap();
+    assert_eq!(log.tail().tail, before.next());
+}
+
+#[test]
+fn submit_of_an_unregistered_procedure_is_refused_and_nothing_is_appended() {
+    let log = log();
+    let engine = builder().open(log.clone()).unwrap();
+    assert!(matches!(engine.submit(&Other), Err(SubmitError::NotRegistered("other"))));
+    assert_eq!((log.tail().tail.0, engine.in_flight()), (1, 0));
+}
+
+#[test]
+fn an_unregistered_table_makes_its_procedure_panic_and_nothing_else() {
+    let engine = Engine::builder().procedure::<Set>().threads(2).mode(Mode::Parallel).open(log()).unwrap();
+    match engine.submit(&Set(1, 1)).unwrap().wait().unwrap() {
+        Outcome::Panicked { message, .. } => {
+            assert!(message.contains("\"numbers\" is not registered"), "{message}")
+        }
+        other => panic!("{other:?}"),
+    }
+    engine.close().unwrap();
+}
+
+#[test]
+fn a_foreign_entry_stops_the_engine_right_before_it_in_every_mode() {
+    let log = log();
+    let engine = builder().open(log.clone()).unwrap();
+    for i in 0..500 {
+        let _ = engine.submit(&Set(i, i + 100)).unwrap();
+    }
+    engine.submit(&Set(0, 7)).unwrap().wait().unwrap();
+    let digest = engine.digest();
+    let mut foreign = Batch::new();
+    foreign.push(b"somebody else's");
+    log.append(&foreign).unwrap().wait().unwrap();
+    // What comes after it cannot be executed: tickets fail, and so does everything later.
+    let error = loop {
+        match engine.submit(&Set(1, 1)) {
+            Ok(ticket) => match ticket.wait() {
+                Err(TicketError::Stopped(text)) => break text,
+                other => panic!("{other:?}"),
+            },
+            Err(SubmitError::Stopped(text)) => break text,
+            Err(other) => panic!("{other:?}"),
+        }
+    };
+    assert!(error.contains("position 502"), "{error}");
+    assert_eq!(engine.digest(), digest);
+    assert!(matches!(engine.close(), Err(OpenError::Entry { position, .. }) if position.0 == 502));
+    for mode in [Mode::Parallel, Mode::Sequential, Mode::Auto] {
+        let replay = builder().mode(mode).replay(log.clone()).unwrap();
+        assert!(matches!(replay.to_end(), Err(OpenError::Entry { position, .. }) if position.0 == 502));
+        assert_eq!(replay.to(mixlog_engine::Position(501)).unwrap(), digest, "{mode}");
+        assert_eq!(replay.snapshot().state_digest(), digest.state);
+    }
+}
+
+#[test]
+fn a_row_that_cannot_be_copied_aborts_its_transaction() {
+    let engine = builder().open(log()).unwrap();
+    engine.submit(&Set(1, 13)).unwrap().wait().unwrap();
+    match engine.submit(&Set(1, 14)).unwrap().wait().unwrap() {
+        Outcome::Panicked { message, .. } => assert!(message.contains("thirteen"), "{message}"),
+        other => panic!("{other:?}"),
+    }
+    engine.submit(&Set(2, 2)).unwrap().wait().unwrap();
+    assert_eq!(engine.snapshot().get(&NUMBERS, &2), Some(Number(2)));
+}
+
+#[test]
+fn a_sealed_log_opens_to_be_read_and_refuses_submissions() {
+    let log = log();
+    let engine = builder().open(log.clone()).unwrap();
+    engine.submit(&Set(1, 2)).unwrap().wait().unwrap();
+    engine.close().unwrap();
+    log.seal().unwrap();
+    let engine = builder().open(log).unwrap();
+    assert_eq!(engine.snapshot().get(&NUMBERS, &1), Some(Number(2)));
+    assert!(matches!(engine.submit(&Set(1, 3)), Err(SubmitError::Append(_))));
+    assert_eq!(engine.in_flight(), 0);
+    engine.close().unwrap();
+}
+
+#[test]
+fn tickets_of_a_closed_engine_fail_and_those_that_are_done_do_not() {
+    let engine = builder().open(log()).unwrap();
+    let tickets: Vec<_> = (0..20_000).map(|i| engine.submit(&Set(i, i)).unwrap()).collect();
+    drop(engine);
+    let mut outcomes = tickets.into_iter().map(mixlog_engine::Ticket::wait);
+    let stopped = outcomes.by_ref().find_map(Result::err);
+    assert!(stopped.is_none_or(|error| error == TicketError::Stopped("it was closed".into())));
+    assert!(outcomes.all(|outcome| outcome.is_err()), "acknowledged in log order");
+}
+
+#[test]
+fn submit_waits_while_too_many_are_in_flight() {
+    let engine = builder().max_in_flight(10).open(log()).unwrap();
+    std::thread::scope(|scope| {
+        for client in 0..4 {
+            let engine = &engine;
+            scope.spawn(move || {
+                let tickets: Vec<_> = (0..2000).map(|i| engine.submit(&Set(client, i)).unwrap()).collect();
+                tickets.into_iter().for_each(|ticket| drop(ticket.wait().unwrap()));
+            });
+        }
+    });
+    assert_eq!((engine.in_flight(), engine.stats().transactions), (0, 8000));
+}
+
+#[test]
+fn a_ticket_can_be_awaited_and_waited_for_with_a_limit() {
+    let engine = builder().open(log()).unwrap();
+    let mut ticket = engine.submit(&Set(1, 1)).unwrap();
+    let outcome = loop {
+        match ticket.wait_timeout(Duration::from_millis(1)) {
+            Ok(outcome) => break outcome.unwrap(),
+            Err(again) => ticket = again,
+        }
+    };
+    assert_eq!(outcome.position().0, 1);
+    // A minimal executor: polls when it is woken.
+    struct Wake(std::thread::Thread);
+    impl std::task::Wake for Wake {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let mut future = std::pin::pin!(engine.submit(&Set(1, 2)).unwrap());
+    let waker = Arc::new(Wake(std::thread::current())).into();
+    let mut context = std::task::Context::from_waker(&waker);
+    let outcome = loop {
+        match future.as_mut().poll(&mut context) {
+            std::task::Poll::Ready(outcome) => break outcome.unwrap(),
+            std::task::Poll::Pending => std::thread::park(),
+        }
+    };
+    assert_eq!(outcome.position().0, 2);
+}
