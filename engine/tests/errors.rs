@@ -120,7 +120,7 @@ fn a_foreign_entry_stops_the_engine_right_before_it_in_every_mode() {
     let log = log();
     let engine = builder().open(log.clone()).unwrap();
     for i in 0..500 {
-        let _ = engine.submit(&Set(i, i + 100)).unwrap();
+        drop(engine.submit(&Set(i, i + 100)).unwrap());
     }
     engine.submit(&Set(0, 7)).unwrap().wait().unwrap();
     let digest = engine.digest();
@@ -128,15 +128,9 @@ fn a_foreign_entry_stops_the_engine_right_before_it_in_every_mode() {
     foreign.push(b"somebody else's");
     log.append(&foreign).unwrap().wait().unwrap();
     // What comes after it cannot be executed: tickets fail, and so does everything later.
-    let error = loop {
-        match engine.submit(&Set(1, 1)) {
-            Ok(ticket) => match ticket.wait() {
-                Err(TicketError::Stopped(text)) => break text,
-                other => panic!("{other:?}"),
-            },
-            Err(SubmitError::Stopped(text)) => break text,
-            Err(other) => panic!("{other:?}"),
-        }
+    let error = match engine.submit(&Set(1, 1)).map(mixlog_engine::Ticket::wait) {
+        Ok(Err(TicketError::Stopped(text))) | Err(SubmitError::Stopped(text)) => text,
+        other => panic!("{other:?}"),
     };
     assert!(error.contains("position 502"), "{error}");
     assert_eq!(engine.digest(), digest);
