@@ -38,6 +38,9 @@ pub(crate) struct Declarations {
     pub(crate) located: Vec<Located>,
 }
 
+/// How many granules a footprint remembers.
+const GRANULES: usize = 16;
+
 /// The list that [`Procedure::footprint`](crate::Procedure::footprint) fills in.
 ///
 /// A footprint is a hint. What it leaves out is noticed before it does harm and costs speed (the window is
@@ -46,7 +49,8 @@ pub(crate) struct Declarations {
 pub struct Footprint<'a> {
     store: &'a Store,
     declarations: &'a mut Declarations,
-    start: usize,
+    /// Granules declared lately, by the low bits of their hash, with the mode in the lowest.
+    granules: [u64; GRANULES],
     position: Position,
     unknown: bool,
 }
@@ -57,8 +61,7 @@ impl<'a> Footprint<'a> {
         declarations: &'a mut Declarations,
         position: Position,
     ) -> Self {
-        let start = declarations.accesses.len();
-        Self { store, declarations, start, position, unknown: false }
+        Self { store, declarations, granules: [0; GRANULES], position, unknown: false }
     }
 
     /// Whether the procedure said that it may touch anything.
@@ -176,13 +179,14 @@ impl<'a> Footprint<'a> {
         self.declarations.located.push(Located { key_hash, row: NOWHERE, table });
     }
 
-    /// Granules repeat from line to line of an order: a look at the newest few spares the mixer most of them.
+    /// Granules repeat from line to line of an order: remembering some spares the mixer nearly all repetitions.
     #[inline]
     fn granule(&mut self, table: u16, key: u64, mode: Mode) {
-        let accesses = &mut self.declarations.accesses;
-        let newest = accesses.len().saturating_sub(6).max(self.start);
-        if !accesses[newest..].iter().any(|a| a.key == key && a.mode == mode) {
-            accesses.push(Access { key, row: NOWHERE, table, mode, is_row: false });
+        let tagged = key ^ (mode as u64 + 1);
+        let remembered = &mut self.granules[(key % GRANULES as u64) as usize];
+        if *remembered != tagged {
+            *remembered = tagged;
+            self.declarations.accesses.push(Access { key, row: NOWHERE, table, mode, is_row: false });
         }
     }
 }
