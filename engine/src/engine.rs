@@ -119,8 +119,8 @@ impl Builder {
                 return refuse(format!("the names of tables {name:?} and {other:?} collide: rename one"));
             }
         }
-        if self.tables.len() > usize::from(u16::MAX) || self.procedures.len() > usize::from(u16::MAX) {
-            return refuse("an engine has at most 65,535 tables and 65,535 procedures".to_owned());
+        if self.tables.len() > 2048 || self.procedures.len() > usize::from(u16::MAX) {
+            return refuse("an engine has at most 2,048 tables and 65,535 procedures".to_owned());
         }
         let procedures = Procedures::new(self.procedures).map_err(|(a, b)| {
             OpenError::Configuration(if a == b {
@@ -158,7 +158,7 @@ impl Builder {
                 let outcome = pipeline.run(&*log, &Until::Stopped(&stop), None);
                 let reason =
                     outcome.as_ref().map_or_else(ToString::to_string, |()| "it was closed".to_owned());
-                pipeline.shared().in_flight.stop(&reason);
+                pipeline.shared().stop(&reason);
                 outcome
             };
             thread::Builder::new().name("mixlog-engine".to_owned()).spawn(run).map_err(|error| {

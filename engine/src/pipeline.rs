@@ -183,6 +183,14 @@ impl Shared {
         *digest
     }
 
+    /// Takes no more submissions, and wakes all who wait for what will not come.
+    pub(crate) fn stop(&self, reason: &str) {
+        self.in_flight.stop(reason);
+        // Under the lock: whoever looked before waits by now.
+        let _digest = self.digest.0.lock().expect("no panic in a short section");
+        self.digest.1.notify_all();
+    }
+
     fn publish_digest(&self, last: Option<Position>, state: u128, replies: u128) {
         let (digest, advanced) = &self.digest;
         let mut digest = digest.lock().expect("no panic in a short section");
@@ -246,6 +254,8 @@ struct Leader {
     ready: Option<usize>,
     /// An entry that cannot be executed. Windows end before it.
     bad_entry: Option<(Position, OpenError)>,
+    /// Where to end, once told to stop: others may append for ever.
+    last: Option<Position>,
     /// How many windows are not to be mixed.
     abstain: u32,
     abstinence: u32,
@@ -381,7 +391,8 @@ impl Pipeline {
                         });
                     }
                     Until::Stopped(stop) => {
-                        if stop.load(Ordering::Relaxed) {
+                        if stop.load(Ordering::Relaxed) && leader.last.is_some_and(|last| leader.next >= last)
+                        {
                             return Ok(());
                         }
                         let start = Instant::now();
@@ -436,6 +447,15 @@ impl Pipeline {
                 return Ok(false);
             }
             end = end.min(*tail);
+        }
+        if let Until::Stopped(stop) = until {
+            if leader.last.is_none() && stop.load(Ordering::Relaxed) {
+                leader.last = Some(log.tail().tail);
+            }
+            if leader.last.is_some_and(|last| first >= last) {
+                return Ok(false);
+            }
+            end = end.min(leader.last.unwrap_or(Position::MAX));
         }
         if let Some((bad, error)) = &leader.bad_entry {
             if *bad <= first {
@@ -666,9 +686,10 @@ impl Pipeline {
     fn commit(&self, window: &Window, leader_stages: &mut Stages) {
         let (mut state, mut replies) = (0u128, 0u128);
         self.driver(0).stages += std::mem::take(leader_stages);
+        let mut drivers: Vec<_> = (0..self.drivers.len()).map(|number| self.driver(number)).collect();
+        // After the drivers: one of them may be waking a task that asks for statistics.
         let mut stats = self.shared.stats.lock().expect("no panic in a short section");
-        for number in 0..self.drivers.len() {
-            let mut driver = self.driver(number);
+        for driver in &mut drivers {
             state = state.wrapping_add(std::mem::take(&mut driver.state_digest));
             replies = replies.wrapping_add(std::mem::take(&mut driver.replies.digest));
             stats.transactions += std::mem::take(&mut driver.replies.executed);
@@ -677,7 +698,7 @@ impl Pipeline {
             stats.stages += std::mem::take(&mut driver.stages);
         }
         stats.windows += 1;
-        drop(stats);
+        drop((stats, drivers));
         self.shared.publish_digest(window.end().previous(), state, replies);
     }
 

@@ -7,7 +7,8 @@ use foldhash::quality::FixedState;
 
 use crate::codec::{Fixed, Serde};
 
-/// What a key must be: any ordinary value type. Equal keys must hash equally, as ever.
+/// What a key must be: any ordinary value type. Equal keys must hash equally, as ever, and serialize to equal bytes:
+/// the digest is over bytes, and which of two equal keys a table keeps is not promised.
 pub trait Key: Clone + Eq + Ord + Hash + Send + Sync + 'static {}
 impl<T: Clone + Eq + Ord + Hash + Send + Sync + 'static> Key for T {}
 

@@ -6,7 +6,9 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+#[cfg(not(loom))]
+use std::time::Instant;
 
 use mixlog_log::Position;
 use thiserror::Error;
@@ -149,7 +151,9 @@ impl Cell {
     }
 
     #[cfg(not(loom))]
-    fn wait_until(&self, deadline: Instant) -> Option<Result<RawOutcome, TicketError>> {
+    fn wait_for(&self, timeout: Duration) -> Option<Result<RawOutcome, TicketError>> {
+        // So late a deadline that no clock can tell it is none.
+        let Some(deadline) = Instant::now().checked_add(timeout) else { return Some(self.wait()) };
         let mut state = self.state.lock().expect("no panic in a ticket");
         loop {
             let State::Pending { sleeping, .. } = &mut *state else { return Some(Self::take(&mut state)) };
@@ -160,7 +164,7 @@ impl Cell {
     }
 
     #[cfg(loom)]
-    fn wait_until(&self, _deadline: Instant) -> Option<Result<RawOutcome, TicketError>> {
+    fn wait_for(&self, _timeout: Duration) -> Option<Result<RawOutcome, TicketError>> {
         Some(self.wait())
     }
 
@@ -216,7 +220,7 @@ impl<P: Procedure> Ticket<P> {
     /// # Errors
     /// The outer error is the ticket itself; the inner one as in [`wait`](Self::wait).
     pub fn wait_timeout(self, timeout: Duration) -> Result<Result<Outcome<P>, TicketError>, Self> {
-        match self.cell.wait_until(Instant::now() + timeout) {
+        match self.cell.wait_for(timeout) {
             Some(outcome) => Ok(outcome.map(Self::restore)),
             None => Err(self),
         }

@@ -172,7 +172,7 @@ fn a_sealed_log_opens_to_be_read_and_refuses_submissions() {
 #[test]
 fn tickets_of_a_closed_engine_fail_and_those_that_are_done_do_not() {
     let engine = builder().open(log()).unwrap();
-    let tickets: Vec<_> = (0..20_000).map(|i| engine.submit(&Set(i, i)).unwrap()).collect();
+    let tickets: Vec<_> = (0..20_000).map(|i| engine.submit(&Set(i, i + 100)).unwrap()).collect();
     drop(engine);
     let mut outcomes = tickets.into_iter().map(mixlog_engine::Ticket::wait);
     let stopped = outcomes.by_ref().find_map(Result::err);
@@ -187,12 +187,17 @@ fn submit_waits_while_too_many_are_in_flight() {
         for client in 0..4 {
             let engine = &engine;
             scope.spawn(move || {
-                let tickets: Vec<_> = (0..2000).map(|i| engine.submit(&Set(client, i)).unwrap()).collect();
+                let tickets: Vec<_> =
+                    (0..2000).map(|i| engine.submit(&Set(client, i + 100)).unwrap()).collect();
                 tickets.into_iter().for_each(|ticket| drop(ticket.wait().unwrap()));
             });
         }
     });
-    assert_eq!((engine.in_flight(), engine.stats().transactions), (0, 8000));
+    assert_eq!(engine.stats().transactions, 8000);
+    // Tickets are filled a little before room is made.
+    while engine.in_flight() > 0 {
+        std::thread::yield_now();
+    }
 }
 
 #[test]

@@ -142,14 +142,20 @@ impl Driver<'_> {
         let mut start = queue_start.load(Ordering::Relaxed);
         while start < queue_end.load(Ordering::Relaxed) {
             match queue_start.compare_exchange_weak(start, start + 1, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => loop {
-                    // Acquire pairs with the store in `push`: it carries what the predecessors did. The place
-                    // was reserved by a driver that is about to fill it.
-                    match queue[start as usize].load(Ordering::Acquire) {
-                        EMPTY => spin_loop(),
-                        transaction => return Some(transaction),
+                Ok(_) => {
+                    let mut looks = 0u32;
+                    loop {
+                        // Acquire pairs with the store in `push`: it carries what the predecessors did. The place
+                        // was reserved by a driver that is about to fill it.
+                        match queue[start as usize].load(Ordering::Acquire) {
+                            EMPTY => {
+                                looks += 1;
+                                if looks.is_multiple_of(64) { yield_now() } else { spin_loop() }
+                            }
+                            transaction => return Some(transaction),
+                        }
                     }
-                },
+                }
                 Err(actual) => start = actual,
             }
         }

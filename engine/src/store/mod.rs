@@ -162,11 +162,14 @@ impl Store {
         (Self { tables, directory, multiplier, shift }, (0..workers).map(worker).collect())
     }
 
-    /// Searches a multiplier without collisions: with four slots a table a few tries are enough.
+    /// Searches a multiplier without collisions.
     fn directory(tables: &[Box<dyn AnyTable>]) -> (Vec<Entry>, u64, u32) {
         let nothing = Entry { id: TableId(0), types: TypeId::of::<()>(), table: std::ptr::null() };
-        let bits = (tables.len().max(1) * 4).next_power_of_two().trailing_zeros();
-        for multiplier in (1u64..).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1) {
+        let fewest = (tables.len().max(1) * 4).next_power_of_two().trailing_zeros();
+        for i in 1u64.. {
+            // Without collisions takes slots in the order of the tables' square: more of them until a try succeeds.
+            let bits = fewest + (i / 256) as u32;
+            let multiplier = i.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
             let mut directory = vec![nothing; 1 << bits];
             let free = tables.iter().all(|table| {
                 let slot = (table.id().0.wrapping_mul(multiplier) >> (64 - bits)) as usize;

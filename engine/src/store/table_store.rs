@@ -325,10 +325,11 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             panic!("table {} is not ordered: ranges need `Table::ordered`", self.name)
         };
         let Some(tree) = index.tree(self.granule_hash(granule)) else { return Vec::new() };
-        let tree = tree.read().expect("no panic under the lock of a tree");
-        tree.range(range)
-            .filter_map(|(_, &id)| self.at(id, at, |key, value| (key.clone(), value.clone())))
-            .collect()
+        // A few at a time: writers of the granule must not wait for the whole range. What the snapshot sees stays
+        // in the tree, and rows that come and go meanwhile have no value at `at`.
+        let bounds = Some((range.start_bound().cloned(), range.end_bound().cloned()));
+        let rows = Rows { tree, bounds, front: VecDeque::new(), back: VecDeque::new() };
+        rows.filter_map(|id| self.at(id, at, |key, value| (key.clone(), value.clone()))).collect()
     }
 
     /// Takes a row without a value out of the index and gives its number back.
@@ -460,11 +461,11 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
             // SAFETY: no worker runs, says the caller.
             let local = unsafe { &mut *local.get() };
             for mut version in local.versions.iter() {
-                // SAFETY: in the arena, and nobody else looks at undo space of this window: snapshots are older
-                // and latch the row before they follow its chain.
-                let version = unsafe { version.as_mut() };
-                let row = self.row(version.row);
+                // SAFETY: in the arena. Only read before the latch is held: a snapshot may be reading it, too.
+                let row = self.row(unsafe { version.as_ref() }.row);
                 let mut latched = row.latch.lock();
+                // SAFETY: as above; snapshots latch the row before they follow its chain to here.
+                let version = unsafe { version.as_mut() };
                 // SAFETY: under the latch, and no worker runs.
                 unsafe {
                     *row.value_mut() = version.value.take();
@@ -485,6 +486,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
     unsafe fn end_window(&self, worker: &mut Worker, end: &WindowEnd) -> u128 {
         let mut scratch = std::mem::take(&mut worker.scratch);
         let local = self.local(worker);
+        let listed_before = local.absent.len();
         let mut digest = 0u128;
         for version in local.versions.iter() {
             // SAFETY: in the arena; nobody writes to it between windows.
@@ -518,16 +520,19 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
                 local.spare.push(arena);
             }
         }
-        while let Some(&id) = local.absent.front() {
+        for _ in 0..listed_before {
+            let Some(&id) = local.absent.front() else { break };
             let row = self.row(id);
             let stamp = row.latch.stamp();
-            // Rows of this window are left to the next one: other workers may be looking at them now.
-            if stamp >= end.first || end.oldest_snapshot.is_some_and(|oldest| stamp > oldest) {
-                break;
-            }
             // SAFETY: no worker runs a transaction.
             if unsafe { row.value().is_some() } {
+                // Looked at first: a row that changes in every window must not hold up those behind it.
                 row.listed.store(false, Ordering::Relaxed);
+            } else if stamp >= end.first {
+                // Rows of this window are left to a later one: other workers may be looking at them now.
+                local.absent.push_back(id);
+            } else if end.oldest_snapshot.is_some_and(|oldest| stamp > oldest) {
+                break;
             } else {
                 // SAFETY: no value, no snapshot from before it was gone, and this list is the only one it is in.
                 unsafe { self.give_back(id) };
