@@ -12,9 +12,16 @@ use serde::{Deserialize, Serialize};
 
 const NUMBERS: Table<u64, Number> = Table::new("numbers");
 
-/// A row whose clone panics when it is 13: undo copies it.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+/// A row that cannot be copied when it is 13 (undo copies), nor serialized when it is 17 (digests do).
+#[derive(Debug, PartialEq, Deserialize)]
 struct Number(u64);
+
+impl Serialize for Number {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        assert_ne!(self.0, 17, "seventeen cannot be serialized");
+        self.0.serialize(serializer)
+    }
+}
 
 impl Clone for Number {
     fn clone(&self) -> Self {
@@ -153,6 +160,17 @@ fn a_row_that_cannot_be_copied_aborts_its_transaction() {
     }
     engine.submit(&Set(2, 2)).unwrap().wait().unwrap();
     assert_eq!(engine.snapshot().get(&NUMBERS, &2), Some(Number(2)));
+}
+
+#[test]
+fn a_row_that_cannot_be_serialized_stops_the_engine_and_leaves_nobody_waiting() {
+    let engine = builder().mode(Mode::Parallel).open(log()).unwrap();
+    let ticket = engine.submit(&Set(1, 17)).unwrap();
+    assert!(matches!(ticket.wait(), Err(TicketError::Stopped(text)) if text.contains("seventeen")));
+    // Does not wait for the digest that will never be there.
+    assert!(engine.digest().position <= Some(mixlog_engine::Position(0)));
+    assert!(matches!(engine.submit(&Set(1, 1)), Err(SubmitError::Stopped(_))));
+    assert!(matches!(engine.close(), Err(OpenError::Panicked(text)) if text.contains("seventeen")));
 }
 
 #[test]

@@ -583,3 +583,51 @@ impl<K, V, C> Drop for TableStore<K, V, C> {
 }
 
 const _: () = assert!(size_of::<NonNull<()>>() == 8, "undo records assume 64-bit pointers");
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use mixlog_log::Position;
+
+    use super::*;
+    use crate::store::Store;
+
+    const TABLE: Table<u64, u64> = Table::new("table");
+
+    /// One window of one transaction that deletes, inserts or overwrites.
+    fn window(store: &Store, worker: &mut Worker, number: u64, changes: &[(u64, Option<u64>)]) {
+        let table = store.table(&TABLE);
+        let position = Position(number);
+        worker.start_window(number);
+        for &(key, value) in changes {
+            let hash = table.key_hash(&key);
+            let id = table.find(&key, hash).unwrap_or_else(|| table.create(worker, key, hash, hash));
+            // SAFETY: this thread is the only one.
+            unsafe {
+                table.save(worker, id, Stamp::of(position), Stamp::of(position));
+                *table.row(id).value_mut() = value;
+            }
+        }
+        store.keep_changes(worker);
+        let end = WindowEnd { window: number, first: Stamp::of(position), oldest_snapshot: None };
+        // SAFETY: this thread is the only one, and no transaction runs.
+        unsafe { table.end_window(worker, &end) };
+    }
+
+    #[test]
+    fn rows_without_a_value_are_given_back_though_others_change_in_every_window() {
+        let make: crate::store::MakeTable =
+            Box::new(|number, workers| Box::new(TableStore::new(&TABLE, number, workers)));
+        let (store, mut workers) = Store::new(vec![make], 1);
+        let worker = &mut workers[0];
+        for number in (0..20_000).step_by(2) {
+            // Row 0 is there and gone in turn, row 1 is deleted every time; the others come and go once.
+            let key = 2 + number;
+            window(&store, worker, number, &[(0, None), (1, None), (key, Some(7))]);
+            window(&store, worker, number + 1, &[(0, Some(number)), (1, None), (key, None)]);
+        }
+        let used = store.table(&TABLE).rows.len();
+        assert!(used <= 2 * NUMBERS, "{used} rows for three keys at a time");
+        assert_eq!(store.table(&TABLE).get_at(&0, Stamp::of(Position(30_000))), Some(19_998));
+        assert_eq!(store.table(&TABLE).get_at(&1, Stamp::of(Position(30_000))), None);
+    }
+}
