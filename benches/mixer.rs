@@ -21,7 +21,9 @@ fn window(transactions: u64, keys: u64) -> Vec<Vec<Access>> {
 
 fn mix(c: &mut Criterion) {
     let mut group = c.benchmark_group("mix");
-    for (transactions, keys) in [(256, 1_000_000), (1024, 1_000_000), (4096, 1_000_000), (256, 100), (256, 10)] {
+    for (transactions, keys) in
+        [(256, 1_000_000), (1024, 1_000_000), (4096, 1_000_000), (256, 100), (256, 10)]
+    {
         let window = window(transactions, keys);
         group.throughput(Throughput::Elements(transactions * 10));
         let (mut mixer, mut schedule) = (Mixer::new(), Schedule::default());
