@@ -13,8 +13,9 @@ use mixlog_mixer::{NodeId, Schedule};
 
 use crate::sync::{AtomicBool, AtomicU32, Ordering, spin_loop, yield_now};
 
-/// How many transactions without predecessors a driver claims at once.
-const RUN: u32 = 8;
+/// How many transactions without predecessors a driver claims at once. One under loom, whose small windows would
+/// otherwise go to one driver whole.
+const RUN: u32 = if cfg!(loom) { 1 } else { 8 };
 
 const EMPTY: u32 = u32::MAX;
 
