@@ -300,7 +300,7 @@ impl<F: Footprints> Workload for Transfers<F> {
     fn client(&self, snapshot: &Snapshot, seed: u64, client: u32) -> Result<TransferClient<F>, DriveError> {
         let (is, should) = (snapshot.get(&POPULATION, &0), self.config.population());
         if is != Some(should) {
-            return Err(DriveError::NotPopulated(format!("it has {is:?} instead of {should:?}")));
+            return Err(DriveError::other_population(is, &should));
         }
         let gains = Gains(vec![(Cents::ZERO, 0); self.config.accounts as usize]);
         Ok(TransferClient { driver: Driver::new(self.config, seed, client), gains, footprints: PhantomData })

@@ -125,6 +125,18 @@ pub enum DriveError {
     NoClients,
 }
 
+impl DriveError {
+    /// The log holds another population than the one that the configuration describes, or none.
+    pub(crate) fn other_population<P: std::fmt::Debug>(found: Option<P>, asked: &P) -> Self {
+        Self::NotPopulated(match found {
+            None => "it has no population".to_owned(),
+            Some(found) => format!(
+                "it was made with {found:?}, and {asked:?} is asked for; use the same options, or another log"
+            ),
+        })
+    }
+}
+
 /// Submits the procedures of a population, many at a time, and waits for them all.
 pub(crate) struct Loader<'a> {
     engine: &'a Engine,

@@ -112,8 +112,7 @@ impl<F: Footprints> Workload for Tpcc<F> {
             return Err(DriveError::NotPopulated("there is no TPC-C population".to_owned()));
         };
         if population.scale != self.population.scale {
-            let (is, should) = (population.scale, self.population.scale);
-            return Err(DriveError::NotPopulated(format!("the scale is {is:?} instead of {should:?}")));
+            return Err(DriveError::other_population(Some(population.scale), &self.population.scale));
         }
         let driver = Driver::new(&population, seed, client);
         Ok(TpccClient {

@@ -178,7 +178,7 @@ impl<R: Record, F: Footprints> Workload for Ycsb<R, F> {
     fn client(&self, snapshot: &Snapshot, seed: u64, client: u32) -> Result<YcsbClient<R, F>, DriveError> {
         let (is, should) = (snapshot.get(&POPULATION, &0), self.config.population());
         if is != Some(should) {
-            return Err(DriveError::NotPopulated(format!("it has {is:?} instead of {should:?}")));
+            return Err(DriveError::other_population(is, &should));
         }
         let driver = self.driver(seed, client);
         Ok(YcsbClient { driver, updates: Updates::default(), types: PhantomData })
