@@ -152,19 +152,9 @@ impl Builder {
         append_catalog(&shared, &*log)?;
         let pipeline = Arc::new(pipeline);
         let stop = Arc::new(AtomicBool::new(false));
-        let thread = {
-            let (pipeline, log, stop) = (Arc::clone(&pipeline), Arc::clone(&log), Arc::clone(&stop));
-            let run = move || {
-                let outcome = pipeline.run(&*log, &Until::Stopped(&stop), None);
-                let reason =
-                    outcome.as_ref().map_or_else(ToString::to_string, |()| "it was closed".to_owned());
-                pipeline.shared().stop(&reason);
-                outcome
-            };
-            thread::Builder::new().name("mixlog-engine".to_owned()).spawn(run).map_err(|error| {
-                OpenError::Configuration(format!("cannot start the engine's thread: {error}"))
-            })?
-        };
+        let thread = Pipeline::follow(&pipeline, &log, &stop).map_err(|error| {
+            OpenError::Configuration(format!("cannot start the engine's thread: {error}"))
+        })?;
         Ok(Engine {
             shared,
             pipeline,

@@ -25,9 +25,11 @@
 //! This file is the only one of the engine that starts threads.
 #![allow(unsafe_code)]
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
@@ -318,6 +320,25 @@ impl Pipeline {
         &self.config
     }
 
+    /// Executes the log on a thread of its own until told to stop, or until something fails; then nobody is left
+    /// waiting.
+    ///
+    /// # Errors
+    /// The operating system starts no thread.
+    pub(crate) fn follow(
+        pipeline: &Arc<Self>,
+        log: &Arc<dyn SharedLog>,
+        stop: &Arc<AtomicBool>,
+    ) -> io::Result<JoinHandle<Result<(), OpenError>>> {
+        let (pipeline, log, stop) = (Arc::clone(pipeline), Arc::clone(log), Arc::clone(stop));
+        thread::Builder::new().name("mixlog-engine".to_owned()).spawn(move || {
+            let outcome = pipeline.run(&*log, &Until::Stopped(&stop), None);
+            let reason = outcome.as_ref().map_or_else(ToString::to_string, |()| "it was closed".to_owned());
+            pipeline.shared.stop(&reason);
+            outcome
+        })
+    }
+
     /// Executes the log from where the last run ended. Blocks the caller, who does none of the work.
     ///
     /// # Errors
@@ -399,7 +420,7 @@ impl Pipeline {
                         let tail = log.wait_past(leader.next, Some(LOOK_UP))?;
                         if tail.tail <= leader.next && start.elapsed() < LOOK_UP / 2 {
                             // The log is sealed or read-only: waiting returns at once, and nothing will come.
-                            std::thread::park_timeout(LOOK_UP);
+                            thread::park_timeout(LOOK_UP);
                         }
                     }
                 },

@@ -14,7 +14,7 @@ pub struct Stats {
     pub panics: u64,
     /// Transactions found to touch what they had not declared.
     pub violations: u64,
-    /// The same by procedure, those without any left out. Unordered runs have the same counts.
+    /// The same by procedure, those without any left out. Windows that go one by one are not looked at.
     pub violations_by_procedure: Vec<(&'static str, u64)>,
     /// The newest violation: position, procedure, table.
     pub last_violation: Option<(u64, &'static str, &'static str)>,
