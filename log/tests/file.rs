@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use mixlog_log::{Batch, Durability, Entry, FileLog, OpenError, Position, SharedLog, file};
 
@@ -88,6 +89,28 @@ fn open_twice_is_refused_until_the_first_one_is_dropped() {
     assert!(matches!(open(scratch.path(), file::Create::Never), Err(OpenError::Locked { .. })));
     drop(reader);
     open(scratch.path(), file::Create::Never).unwrap();
+}
+
+#[test]
+fn lock_ends_when_the_log_is_dropped_though_processes_are_being_started() {
+    let scratch = tempfile::tempdir().unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Between its fork and its exec each of these has the lock's file open.
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                Command::new("true").status().unwrap();
+            }
+        });
+        for _ in 0..300 {
+            let opened = open(scratch.path(), file::Create::IfMissing).map(drop);
+            if opened.is_err() {
+                done.store(true, Ordering::Relaxed);
+            }
+            opened.unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
 }
 
 #[test]

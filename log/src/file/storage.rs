@@ -206,7 +206,7 @@ impl Storage for FsStorage {
             LockMode::Exclusive => FlockOperation::NonBlockingLockExclusive,
         };
         match rustix::fs::flock(&directory, operation) {
-            Ok(()) => Ok(Some(Box::new(directory))),
+            Ok(()) => Ok(Some(Box::new(FsLock(directory)))),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(errno) => Err(errno.into()),
         }
@@ -232,6 +232,17 @@ impl Storage for FsStorage {
 
     fn sync_directory(&self) -> io::Result<()> {
         File::open(&self.path)?.sync_all()
+    }
+}
+
+/// A lock by flock(2), which belongs to the open file: a process forked meanwhile shares it until it executes
+/// its program, so that closing the file here would not end it.
+struct FsLock(File);
+
+impl Drop for FsLock {
+    fn drop(&mut self) {
+        // Cannot fail on an open file; closing it is the fallback.
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
     }
 }
 
