@@ -564,8 +564,11 @@ impl Pipeline {
         let mut driver = self.driver(number);
         if let Some(slot) = prepare {
             let window = self.windows[slot].read().expect("no panic with a window");
+            // The window at hand is not published before all drivers have prepared and executed, and until then all
+            // that was there before it can be read.
+            let past = Stamp::last_before(self.shared.snapshots.tail());
             while let Some(chunk) = window.claim_chunk() {
-                prepare::chunk(&self.shared, &window, chunk);
+                prepare::chunk(&self.shared, &window, chunk, Some(past));
                 lap.add_to(&mut driver.stages.prepare);
                 if window.chunk_done()
                     && window.bad_entry.lock().expect("no panic with a bad entry").is_none()
@@ -618,7 +621,7 @@ impl Pipeline {
         let mut lap = Lap::start();
         let window = self.windows[slot].read().expect("no panic with a window");
         while let Some(chunk) = window.claim_chunk() {
-            prepare::chunk(&self.shared, &window, chunk);
+            prepare::chunk(&self.shared, &window, chunk, None);
         }
         lap.add_to(&mut leader.stages.prepare);
     }
@@ -716,6 +719,8 @@ impl Pipeline {
             stats.transactions += std::mem::take(&mut driver.replies.executed);
             stats.aborts += std::mem::take(&mut driver.replies.aborted);
             stats.panics += std::mem::take(&mut driver.replies.panicked);
+            stats.reconnoitred += std::mem::take(&mut driver.replies.reconnoitred);
+            stats.adopted += std::mem::take(&mut driver.replies.adopted);
             stats.stages += std::mem::take(&mut driver.stages);
         }
         stats.windows += 1;

@@ -27,6 +27,10 @@ impl<T> Arena<T> {
         self.len == 0
     }
 
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
     /// Adds an item; the address is good until [`clear`](Self::clear) or drop.
     #[inline]
     pub(crate) fn push(&mut self, item: T) -> NonNull<T> {
@@ -49,7 +53,9 @@ impl<T> Arena<T> {
         self.chunks.push(NonNull::from(Box::leak(chunk)).cast());
     }
 
-    fn at(&self, i: usize) -> NonNull<T> {
+    /// The address of an item, by the order of pushes.
+    #[inline]
+    pub(crate) fn at(&self, i: usize) -> NonNull<T> {
         assert!(i < self.len);
         // SAFETY: `i` is below `len`, so the chunk exists and the index lies inside.
         unsafe { self.chunks[i / Self::CHUNK].add(i % Self::CHUNK).cast() }

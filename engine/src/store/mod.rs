@@ -8,6 +8,7 @@
 mod arena;
 mod hash_index;
 mod ordered_index;
+pub(crate) mod overlay;
 mod region;
 pub(crate) mod row;
 pub(crate) mod slab;
@@ -16,11 +17,13 @@ mod table_store;
 use std::any::TypeId;
 use std::ptr::NonNull;
 
+pub(crate) use overlay::{Overlays, Through, Touched};
 pub(crate) use row::Stamp;
 pub(crate) use slab::RowId;
-pub(crate) use table_store::TableStore;
+pub(crate) use table_store::{RowIds, TableStore};
 
 use crate::codec::Codec;
+use crate::footprint::Footprint;
 use crate::table::{Key, Table, TableId, Value};
 
 /// Asks the cache for the line at an address that need not be valid.
@@ -96,6 +99,19 @@ pub(crate) trait AnyTable: Send + Sync {
     fn locate(&self, key_hash: u64) -> Option<RowId>;
     /// Asks the cache for a row.
     fn prefetch_row(&self, id: RowId);
+
+    /// See [`TableStore::is_current`].
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn is_current(&self, overlays: &Overlays, number: u32) -> bool;
+    /// See [`TableStore::adopt`].
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn adopt(&self, worker: &mut Worker, overlays: &Overlays, number: u32, window: Stamp, me: Stamp);
+    /// Adds what a speculation did with a row to a footprint.
+    fn declare(&self, overlays: &Overlays, number: u32, footprint: &mut Footprint<'_>);
 
     /// Puts back one change of the running transaction.
     ///
@@ -215,7 +231,7 @@ impl Store {
         &*self.tables[usize::from(number)]
     }
 
-    pub(crate) fn tables(&self) -> impl Iterator<Item = &dyn AnyTable> {
+    pub(crate) fn tables(&self) -> impl ExactSizeIterator<Item = &dyn AnyTable> {
         self.tables.iter().map(|table| &**table)
     }
 

@@ -20,15 +20,18 @@ use std::sync::RwLock;
 use std::sync::atomic::Ordering;
 
 use crossbeam_utils::CachePadded;
+use mixlog_mixer::Mode;
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
 use super::arena::Arena;
 use super::hash_index::HashIndex;
 use super::ordered_index::OrderedIndex;
+use super::overlay::Overlays;
 use super::row::{Row, Stamp, Version};
 use super::slab::{RowId, Slab};
 use super::{AnyTable, Undo, WindowEnd, Worker};
 use crate::codec::Codec;
+use crate::footprint::{Footprint, NOWHERE};
 use crate::table::{Conflicts, Key, Table, TableId, Value};
 
 /// How many row numbers a worker takes at once.
@@ -164,7 +167,14 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     }
 
     /// Makes a row without a value. The caller may write the key's unit of conflict, and it is not in the index.
-    pub(crate) fn create(&self, worker: &mut Worker, key: K, key_hash: u64, conflict: u64) -> RowId {
+    pub(crate) fn create(
+        &self,
+        worker: &mut Worker,
+        key: K,
+        key_hash: u64,
+        unit: u64,
+        granule: u64,
+    ) -> RowId {
         let window = worker.window();
         let local = self.local(worker);
         let id = match local.free.front() {
@@ -179,7 +189,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         };
         let in_index = matches!(self.index, Index::Ordered(_)).then(|| key.clone());
         // SAFETY: the number is this worker's alone; it is either new or was freed two windows ago.
-        unsafe { self.row(id).create(key, conflict) };
+        unsafe { self.row(id).create(key, unit, granule) };
         match (&self.index, in_index) {
             (Index::Hash(index), _) => index.insert(key_hash, id),
             (Index::Ordered(index), Some(key)) => {
@@ -220,37 +230,6 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         latched.stamp = me;
         drop(latched);
         worker.undo.push(Undo { table: self.number, within: !first, row: id, version: version.cast() });
-    }
-
-    /// The rows of `range` that have a value, in key order. For workers, in a window; `range` lies in the
-    /// granule with this hash.
-    pub(crate) fn range<'a, R: RangeBounds<K>>(
-        &'a self,
-        granule: u64,
-        range: &R,
-    ) -> impl DoubleEndedIterator<Item = RowId> + use<'a, K, V, C, R> {
-        let Index::Ordered(index) = &self.index else {
-            panic!("table {} is not ordered: ranges need `Table::ordered`", self.name)
-        };
-        // A backwards range is empty, not a panic.
-        let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
-        let empty = match (&bounds.0, &bounds.1) {
-            (Bound::Included(from), Bound::Included(to)) => from > to,
-            (Bound::Included(from) | Bound::Excluded(from), Bound::Excluded(to))
-            | (Bound::Excluded(from), Bound::Included(to)) => from >= to,
-            _ => false,
-        };
-        let tree = if empty { None } else { index.tree(granule) };
-        let rows = tree.map(|tree| Rows {
-            tree,
-            bounds: Some(bounds),
-            front: VecDeque::new(),
-            back: VecDeque::new(),
-        });
-        rows.into_iter().flatten().filter(|&id| {
-            // SAFETY: the schedule allows the caller to read the granule's rows.
-            unsafe { self.row(id).value().is_some() }
-        })
     }
 
     /// What the digest of a row's value depends on besides the value: table and key.
@@ -332,6 +311,114 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         rows.filter_map(|id| self.at(id, at, |key, value| (key.clone(), value.clone()))).collect()
     }
 
+    /// What the row with this number held at `at`, if anything, and since when.
+    fn version_at<R>(&self, id: RowId, at: Stamp, see: impl FnOnce(&K, &V, Stamp) -> R) -> Option<R> {
+        let row = self.row(id);
+        let latched = row.latch.lock();
+        if latched.stamp == Stamp::FREE {
+            return None;
+        }
+        // SAFETY: the row exists, and the latch keeps it from being given back.
+        let key = unsafe { row.key() };
+        if latched.stamp <= at {
+            // SAFETY: the stamp lies before the window at hand, so a writer must take the latch first.
+            return unsafe { row.value() }.as_ref().map(|value| see(key, value, latched.stamp));
+        }
+        // SAFETY: under the latch.
+        let mut version = unsafe { row.chain() };
+        loop {
+            // SAFETY: versions of windows after `at` are there while somebody may look at it: for registered
+            // snapshots they are retained, and for speculations the window at hand is the only one after `at`.
+            let Some(v) = (unsafe { version.as_ref() }) else {
+                unreachable!("a chain ends in a version that is older than any snapshot")
+            };
+            if v.stamp <= at {
+                return v.value.as_ref().map(|value| see(key, value, v.stamp));
+            }
+            version = v.next;
+        }
+    }
+
+    /// The row of the key as of `at`: its number, since when, and a copy of its value.
+    pub(super) fn find_at(&self, key: &K, key_hash: u64, at: Stamp) -> Option<(RowId, Stamp, V)> {
+        let look =
+            |id| self.version_at(id, at, |k, v, stamp| (k == key).then(|| (id, stamp, v.clone()))).flatten();
+        match &self.index {
+            Index::Hash(index) => {
+                let mut found = None;
+                index.find(key_hash, |id| {
+                    found = look(id);
+                    found.is_some()
+                });
+                found
+            }
+            Index::Ordered(_) => look(self.find(key, key_hash)?),
+        }
+    }
+
+    /// The row with this number as of `at`.
+    pub(super) fn copy_at(&self, id: RowId, at: Stamp) -> Option<(K, Stamp, V)> {
+        self.version_at(id, at, |key, value, stamp| (key.clone(), stamp, value.clone()))
+    }
+
+    /// The hashes of the unit of conflict and of the granule that the row of the key belongs to.
+    #[inline]
+    pub(crate) fn unit_and_granule(&self, key: &K, key_hash: u64) -> (u64, u64) {
+        match self.conflicts {
+            Conflicts::Grouped { .. } => (self.granule_of(key), self.granule_of(key)),
+            Conflicts::Watched(_) => (key_hash, self.granule_of(key)),
+            Conflicts::Rows => (key_hash, key_hash),
+        }
+    }
+
+    /// The hash of the granule that a range lies in.
+    ///
+    /// # Panics
+    /// When no bound tells, or the bounds lie in two.
+    pub(crate) fn granule_of_range(&self, range: &impl RangeBounds<K>) -> u64 {
+        let of = |bound: Bound<&K>| match bound {
+            Bound::Included(key) | Bound::Excluded(key) => Some(self.granule_of(key)),
+            Bound::Unbounded => None,
+        };
+        match (of(range.start_bound()), of(range.end_bound())) {
+            (Some(from), Some(to)) => {
+                assert_eq!(from, to, "a range lies in one granule");
+                from
+            }
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => panic!("a range needs a bound that tells its granule"),
+        }
+    }
+
+    /// The numbers of the rows in `range`, those without a value included.
+    ///
+    /// # Panics
+    /// When the table is not ordered, and as [`granule_of_range`](Self::granule_of_range).
+    pub(crate) fn row_ids<'a, R: RangeBounds<K>>(&'a self, range: &R) -> RowIds<'a, K> {
+        let Index::Ordered(index) = &self.index else {
+            panic!("table {} is not ordered: ranges need `Table::ordered`", self.name)
+        };
+        let granule = self.granule_of_range(range);
+        // A backwards range is empty, not a panic.
+        let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
+        let empty = match (&bounds.0, &bounds.1) {
+            (Bound::Included(from), Bound::Included(to)) => from > to,
+            (Bound::Included(from) | Bound::Excluded(from), Bound::Excluded(to))
+            | (Bound::Excluded(from), Bound::Included(to)) => from >= to,
+            _ => false,
+        };
+        let tree = if empty { None } else { index.tree(granule) };
+        RowIds::Granule {
+            granule: Some(granule),
+            rows: tree.map(|tree| Rows {
+                tree,
+                bounds: Some(bounds),
+                front: VecDeque::new(),
+                back: VecDeque::new(),
+            }),
+        }
+    }
+
     /// Takes a row without a value out of the index and gives its number back.
     ///
     /// # Safety
@@ -353,8 +440,30 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     }
 }
 
+/// The numbers of a range's rows. Tells of each granule before anything in it is read.
+pub(crate) enum RowIds<'a, K> {
+    /// One granule's tree, if there is one; and the granule, until it is told.
+    Granule { granule: Option<u64>, rows: Option<Rows<'a, K>> },
+}
+
+impl<K: Key> RowIds<'_, K> {
+    #[inline]
+    pub(crate) fn next(&mut self, visit: &mut impl FnMut(u64)) -> Option<RowId> {
+        let Self::Granule { granule, rows } = self;
+        granule.take().into_iter().for_each(visit);
+        rows.as_mut()?.next()
+    }
+
+    #[inline]
+    pub(crate) fn next_back(&mut self, visit: &mut impl FnMut(u64)) -> Option<RowId> {
+        let Self::Granule { granule, rows } = self;
+        granule.take().into_iter().for_each(visit);
+        rows.as_mut()?.next_back()
+    }
+}
+
 /// The numbers of a range's rows. Takes some at a time, so that no lock is held while the caller looks at rows.
-struct Rows<'a, K> {
+pub(crate) struct Rows<'a, K> {
     tree: &'a RwLock<BTreeMap<K, RowId>>,
     /// What is not taken yet; `None` when nothing is left.
     bounds: Option<(Bound<K>, Bound<K>)>,
@@ -442,6 +551,26 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
     fn prefetch_row(&self, id: RowId) {
         // A row of two lines may lie on three; of long rows the rest comes by itself.
         self.rows.prefetch(id, (size_of::<Row<K, V>>() / 64 + 1).min(4));
+    }
+
+    unsafe fn is_current(&self, overlays: &Overlays, number: u32) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe { Self::is_current(self, overlays, number) }
+    }
+
+    unsafe fn adopt(&self, worker: &mut Worker, overlays: &Overlays, number: u32, window: Stamp, me: Stamp) {
+        // SAFETY: the caller's promise.
+        unsafe { Self::adopt(self, worker, overlays, number, window, me) }
+    }
+
+    fn declare(&self, overlays: &Overlays, number: u32, footprint: &mut Footprint<'_>) {
+        let looked = overlays.table::<K, V>(self.number).get(number);
+        let row = looked.seen.map_or(NOWHERE, |(id, _)| id);
+        if looked.written.get() {
+            footprint.access(self, &looked.key, looked.key_hash, row, Mode::Write);
+        } else if looked.read.get() {
+            footprint.access(self, &looked.key, looked.key_hash, row, Mode::Read);
+        }
     }
 
     unsafe fn roll_back(&self, undo: Undo) {
@@ -600,7 +729,7 @@ mod tests {
         worker.start_window(number);
         for &(key, value) in changes {
             let hash = table.key_hash(&key);
-            let id = table.find(&key, hash).unwrap_or_else(|| table.create(worker, key, hash, hash));
+            let id = table.find(&key, hash).unwrap_or_else(|| table.create(worker, key, hash, hash, hash));
             // SAFETY: this thread is the only one.
             unsafe {
                 table.save(worker, id, Stamp::of(position), Stamp::of(position));
