@@ -1,5 +1,7 @@
 //! What a procedure declares that it will touch.
 
+use std::ops::RangeBounds;
+
 use mixlog_log::Position;
 use mixlog_mixer::Mode;
 
@@ -119,6 +121,19 @@ impl<'a> Footprint<'a> {
         let store = self.store.table(table);
         self.access(store, key, store.key_hash(key), NOWHERE, Mode::Merge);
         self
+    }
+
+    pub(crate) const fn store(&self) -> &'a Store {
+        self.store
+    }
+
+    /// Declares a walk through a range of an ordered table.
+    pub(crate) fn range_in<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        store: &TableStore<K, V, C>,
+        range: &impl RangeBounds<K>,
+    ) {
+        self.granule(store.number(), store.granule_of_range(range), Mode::Read);
     }
 
     /// The procedure may read all rows of a granule, of this table and, for a

@@ -30,9 +30,11 @@ use super::overlay::Overlays;
 use super::row::{Row, Stamp, Version};
 use super::slab::{RowId, Slab};
 use super::{AnyTable, Undo, WindowEnd, Worker};
-use crate::codec::Codec;
+use crate::codec::{Codec, DecodeError};
 use crate::footprint::{Footprint, NOWHERE};
+use crate::interactive::Intention;
 use crate::table::{Conflicts, Key, Table, TableId, Value};
+use crate::tx::Tx;
 
 /// How many row numbers a worker takes at once.
 const NUMBERS: u32 = 64;
@@ -569,6 +571,44 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
     unsafe fn adopt(&self, worker: &mut Worker, overlays: &Overlays, number: u32, window: Stamp, me: Stamp) {
         // SAFETY: the caller's promise.
         unsafe { Self::adopt(self, worker, overlays, number, window, me) }
+    }
+
+    fn declare_bytes(&self, key: &[u8], write: bool, f: &mut Footprint<'_>) -> Result<(), DecodeError> {
+        Self::declare_bytes(self, key, write, f)
+    }
+
+    fn declare_range(
+        &self,
+        from: Bound<&Vec<u8>>,
+        to: Bound<&Vec<u8>>,
+        f: &mut Footprint<'_>,
+    ) -> Result<(), DecodeError> {
+        Self::declare_range(self, from, to, f)
+    }
+
+    fn hash_of(&self, tx: &Tx<'_>, key: &[u8]) -> Result<Option<u128>, DecodeError> {
+        Self::hash_of(self, tx, key)
+    }
+
+    fn hash_of_range(
+        &self,
+        tx: &Tx<'_>,
+        from: Bound<&Vec<u8>>,
+        to: Bound<&Vec<u8>>,
+    ) -> Result<u128, DecodeError> {
+        Self::hash_of_range(self, tx, from, to)
+    }
+
+    fn write_bytes(&self, tx: &mut Tx<'_>, key: &[u8], value: Option<&[u8]>) -> Result<(), DecodeError> {
+        Self::write_bytes(self, tx, key, value)
+    }
+
+    fn intend(&self, overlays: &Overlays, number: u32, at: Stamp, intention: &mut Intention) {
+        Self::intend(self, overlays, number, at, intention);
+    }
+
+    fn intend_scans(&self, overlays: &Overlays, at: Stamp, intention: &mut Intention) {
+        Self::intend_scans(self, overlays, at, intention);
     }
 
     fn is_merged(&self, overlays: &Overlays, number: u32) -> bool {
