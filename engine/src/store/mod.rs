@@ -7,6 +7,8 @@
 
 mod arena;
 mod hash_index;
+#[allow(dead_code)]
+mod leaf_index;
 mod ordered_index;
 mod region;
 pub(crate) mod row;
