@@ -1,17 +1,22 @@
 //! From keys, in order, to row numbers, in two levels whose lower one also says who conflicts.
 //!
-//! A *leaf* holds the rows between two *fences*: from its own one, inclusive, to the next one, exclusive. The first
-//! leaf has no fence and begins before all keys. Together the leaves cover every key, also those without a row, so
-//! who declares the leaves of a range conflicts with whoever inserts into it.
+//! A *leaf* holds the rows between two *fences*: from its own one, inclusive, to the next one, exclusive. The
+//! first leaf has no fence and begins before all keys. Together the leaves cover every key, also those
+//! without a row, so who declares the leaves of a range conflicts with whoever inserts into it.
 //!
 //! Two rules:
 //!
-//! * *The partition changes in [`adapt`](LeafIndex::adapt) only*, which the engine calls at moments without workers.
-//!   Between two of them a leaf grows as it must, and stays when it has become empty. What `adapt` makes of the
-//!   partition follows from the rows alone, not from the order in which threads inserted and removed them.
-//! * *The lock of the partition comes before that of a leaf*, and nobody waits for a second leaf while holding one.
+//! * *The partition changes in [`adapt`](LeafIndex::adapt) only*, which the engine calls at moments without
+//!   workers. Between two of them a leaf grows as it must, and stays when it has become empty. What `adapt`
+//!   makes of the partition follows from the rows that it finds each time, not from the order in which
+//!   threads inserted and removed them.
+//! * *The lock of the partition comes before that of a leaf*, and nobody waits for a second leaf while
+//!   holding one.
 //!
-//! Snapshots walk at any moment, also across an `adapt`: between two steps a [`Walk`] remembers keys, not leaves.
+//! Snapshots walk at any moment, also across an `adapt`: between two steps a [`Walk`] remembers keys, not
+//! leaves.
+
+mod walk;
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -20,6 +25,8 @@ use std::sync::{Mutex, RwLock};
 
 use crossbeam_utils::CachePadded;
 use crossbeam_utils::sync::{ShardedLock, ShardedLockReadGuard};
+
+pub(crate) use walk::Walk;
 
 use super::slab::RowId;
 use crate::table::Key;
@@ -31,6 +38,7 @@ pub(crate) type LeafId = u32;
 const MOST_ROWS: usize = 256;
 
 struct Rows<K> {
+    /// A tree, not a sorted array: until the next `adapt` a leaf may get any number of rows, in any order.
     by_key: BTreeMap<K, RowId>,
     /// Whether the leaf stands in [`LeafIndex::changed`].
     listed: bool,
@@ -60,8 +68,8 @@ impl<K: Key> Leaf<K> {
         self.rows.get_mut().expect("no panic under the lock of a leaf")
     }
 
-    /// How many rows each part gets when the leaf is split. Nothing will come to rows that others were appended to:
-    /// there the parts are left nearly full.
+    /// How many rows each part gets when the leaf is split. Nothing will come to rows that others were
+    /// appended to: there the parts are left nearly full.
     fn part_len(&mut self) -> usize {
         let (len, last) = &self.made_with;
         let rows = &self.rows.get_mut().expect("no panic under the lock of a leaf").by_key;
@@ -146,8 +154,8 @@ impl<K: Key> Root<K> {
         }
     }
 
-    /// Removes an empty leaf, unless it is the only one. Its keys go to the leaf before it, or, if it is the first,
-    /// to the one behind: walks from the front need not pass where a queue has been emptied.
+    /// Removes an empty leaf, unless it is the only one. Its keys go to the leaf before it, or, if it is the
+    /// first, to the one behind: walks from the front need not pass where a queue has been emptied.
     fn remove(&mut self, id: LeafId) {
         if let Some(fence) = self.leaves[id as usize].fence.take() {
             let removed = self.by_fence.remove(&fence);
@@ -192,8 +200,8 @@ impl<K: Key> LeafIndex<K> {
         self.root().leaf_of(key)
     }
 
-    /// Shows `see` the leaves in which a range's rows are, or would be, in key order, with how many rows each of
-    /// them has (in the range or not), until it returns `false`. An empty range has no leaves.
+    /// Shows `see` the leaves in which a range's rows are, or would be, in key order, with how many rows each
+    /// of them has (in the range or not), until it returns `false`. An empty range has no leaves.
     ///
     /// The partition is locked meanwhile: `see` must not use the index.
     pub(crate) fn leaves_of(&self, from: Bound<&K>, to: Bound<&K>, mut see: impl FnMut(LeafId, u32) -> bool) {
@@ -213,8 +221,8 @@ impl<K: Key> LeafIndex<K> {
         rows.by_key.get(key).copied()
     }
 
-    /// Adds a row, and returns the leaf it is in. The caller knows that its key is not there and that nobody else
-    /// adds it now.
+    /// Adds a row, and returns the leaf it is in. The caller knows that its key is not there and that nobody
+    /// else adds it now.
     pub(crate) fn insert(&self, key: K, row: RowId) -> LeafId {
         let root = self.root();
         let id = root.leaf_of(&key);
@@ -253,7 +261,7 @@ impl<K: Key> LeafIndex<K> {
     /// The rows of a range, from both ends. An empty range has none, and touches no leaf.
     pub(crate) fn walk(&self, from: Bound<K>, to: Bound<K>) -> Walk<'_, K> {
         let rest = (!is_empty(from.as_ref(), to.as_ref())).then_some((from, to));
-        Walk { index: self, rest, front: End::new(), back: End::new() }
+        Walk::new(self, rest)
     }
 
     /// Whether [`adapt`](Self::adapt) may have something to do.
@@ -262,8 +270,9 @@ impl<K: Key> LeafIndex<K> {
         self.wants_adapting.load(Ordering::Relaxed)
     }
 
-    /// Splits leaves with too many rows, and removes those without rows. Shows `moved` each row that has another
-    /// leaf now, and that leaf. Costs as much as there are rows in those leaves, whatever the size of the index.
+    /// Splits leaves with too many rows, and removes those without rows. Shows `moved` each row that has
+    /// another leaf now, and that leaf. Costs as much as there are rows in those leaves, whatever the size of
+    /// the index.
     ///
     /// For moments without workers; snapshots may walk. `moved` must not use the index.
     pub(crate) fn adapt(&self, mut moved: impl FnMut(RowId, LeafId)) {
@@ -294,137 +303,6 @@ fn is_empty<K: Ord>(from: Bound<&K>, to: Bound<&K>) -> bool {
         (Bound::Included(from), Bound::Included(to)) => from > to,
         (Bound::Included(from) | Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) => {
             from >= to
-        }
-    }
-}
-
-/// Rows that were taken and not asked for yet.
-struct Taken {
-    rows: [RowId; Self::MOST],
-    /// Those in `rows` are from here to `end`.
-    start: usize,
-    end: usize,
-    /// How many to take the next time: one at first, then more, since most callers want one row.
-    next: usize,
-}
-
-impl Taken {
-    const MOST: usize = 32;
-
-    /// Takes from the front of `rows`, and returns the first key that is not taken.
-    fn fill<'k, K>(&mut self, rows: impl Iterator<Item = (&'k K, &'k RowId)>) -> Option<&'k K> {
-        debug_assert_eq!(self.start, self.end, "rows are taken when there are none");
-        (self.start, self.end) = (0, 0);
-        let count = std::mem::replace(&mut self.next, Self::MOST);
-        for (key, &row) in rows {
-            if self.end == count {
-                return Some(key);
-            }
-            self.rows[self.end] = row;
-            self.end += 1;
-        }
-        None
-    }
-
-    fn pop_front(&mut self) -> Option<RowId> {
-        let row = (self.start < self.end).then(|| self.rows[self.start])?;
-        self.start += 1;
-        Some(row)
-    }
-
-    fn pop_back(&mut self) -> Option<RowId> {
-        let row = (self.start < self.end).then(|| self.rows[self.end - 1])?;
-        self.end -= 1;
-        Some(row)
-    }
-}
-
-/// One end of a walk.
-struct End {
-    /// Those next to this end come first.
-    taken: Taken,
-    /// The leaf that the walk is in at this end.
-    leaf: Option<LeafId>,
-}
-
-impl End {
-    const fn new() -> Self {
-        Self { taken: Taken { rows: [0; Taken::MOST], start: 0, end: 0, next: 1 }, leaf: None }
-    }
-}
-
-/// The numbers of a range's rows, from both ends, some taken at a time, so that no lock is held while the caller
-/// looks at rows.
-///
-/// Rows that are in the index during the whole walk come exactly once; others may come or not, and may be gone again
-/// when the caller looks at them.
-///
-/// Each method shows `visit` the leaves that it enters, each before the walk reads any of it, also those that have no
-/// row of the range. A leaf that both ends are in is shown once. The partition is locked meanwhile: `visit` must not
-/// use the index; it may panic.
-pub(crate) struct Walk<'a, K> {
-    index: &'a LeafIndex<K>,
-    /// What is not taken yet, never an empty range; `None` when nothing is left.
-    rest: Option<(Bound<K>, Bound<K>)>,
-    front: End,
-    back: End,
-}
-
-impl<K: Key> Walk<'_, K> {
-    /// The first row that did not come yet.
-    pub(crate) fn next(&mut self, visit: &mut impl FnMut(LeafId)) -> Option<RowId> {
-        if let Some(row) = self.front.taken.pop_front() {
-            return Some(row);
-        }
-        self.take(false, visit);
-        self.front.taken.pop_front().or_else(|| self.back.taken.pop_back())
-    }
-
-    /// The last row that did not come yet.
-    pub(crate) fn next_back(&mut self, visit: &mut impl FnMut(LeafId)) -> Option<RowId> {
-        if let Some(row) = self.back.taken.pop_front() {
-            return Some(row);
-        }
-        self.take(true, visit);
-        self.back.taken.pop_front().or_else(|| self.front.taken.pop_back())
-    }
-
-    /// Takes rows of one leaf from one end of what is left, passing leaves that have none.
-    fn take(&mut self, from_back: bool, visit: &mut impl FnMut(LeafId)) {
-        if self.rest.is_none() {
-            return;
-        }
-        let root = self.index.root();
-        let (end, other) =
-            if from_back { (&mut self.back, &self.front) } else { (&mut self.front, &self.back) };
-        while let Some((from, to)) = &self.rest
-            && end.taken.start == end.taken.end
-        {
-            let (lower, upper) = (from.as_ref(), to.as_ref());
-            let last = if from_back { root.further(lower, upper).next_back() } else { None };
-            let id = last.map_or_else(|| root.first_of(lower), |(_, id)| id);
-            if end.leaf != Some(id) {
-                if other.leaf != Some(id) {
-                    visit(id);
-                }
-                end.leaf = Some(id);
-            }
-            let leaf = root.leaf(id);
-            let rows = leaf.rows.read().expect("no panic under the lock of a leaf");
-            let range = rows.by_key.range((lower, upper));
-            // What is left begins, or ends, with the first row that is not taken; without one, at the leaf's fence.
-            self.rest = if from_back {
-                let border = end.taken.fill(range.rev()).cloned().map(Bound::Included);
-                border
-                    .or_else(|| last.map(|(fence, _)| Bound::Excluded(fence.clone())))
-                    .map(|to| (from.clone(), to))
-            } else {
-                let border = end.taken.fill(range).or_else(|| {
-                    let after = leaf.fence.as_ref().map_or(Bound::Unbounded, Bound::Included);
-                    root.further(after, upper).next().map(|(fence, _)| fence)
-                });
-                border.map(|border| (Bound::Included(border.clone()), to.clone()))
-            };
         }
     }
 }
@@ -488,7 +366,8 @@ mod tests {
         (rows, leaves)
     }
 
-    /// Walks, choosing the end of each step, with `between` steps; rows in order, and leaves as they were entered.
+    /// Walks, choosing the end of each step, with `between` steps; rows in order, and leaves as they were
+    /// entered.
     fn walked_from_both_ends(
         index: &Index,
         (from, to): (Bound<u64>, Bound<u64>),
@@ -557,10 +436,10 @@ mod tests {
                     let (key, row) = (random.below(keys), round << 8 | i);
                     assert_eq!(index.get(&key), model.get(&key).copied());
                     if random.below(8) < if growing { 7 } else { 1 } {
-                        if !model.contains_key(&key) {
-                            model.insert(key, row);
+                        model.entry(key).or_insert_with(|| {
                             leaf_of_row.insert(row, index.insert(key, row));
-                        }
+                            row
+                        });
                     } else {
                         // A near key, so that shrinking does not become slow.
                         let Some((key, row)) = model.range(key..).next().map(|(&key, &row)| (key, row))
@@ -636,6 +515,19 @@ mod tests {
             assert_eq!(entered, leaves[..=at]);
         }
         assert_eq!(walk.next(&mut |_| panic!("all leaves are entered")), None);
+    }
+
+    #[test]
+    fn panic_of_a_visitor_ends_the_step_before_anything_is_read() {
+        let index = Index::new();
+        (0..1000).for_each(|key| _ = index.insert(key, key as u32));
+        let mut walk = index.walk(Bound::Unbounded, Bound::Unbounded);
+        let refused =
+            std::panic::AssertUnwindSafe(|| walk.next(&mut |_| std::panic::resume_unwind(Box::new(()))));
+        assert!(std::panic::catch_unwind(refused).is_err());
+        index.adapt(|_, _| {});
+        assert_eq!(walk.next(&mut |_| {}), Some(0));
+        assert_eq!(walk.next_back(&mut |_| {}), Some(999));
     }
 
     #[test]
