@@ -447,7 +447,7 @@ enum Range<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> {
         tx: &'a InPlace<'a>,
         store: &'a TableStore<K, V, C>,
         rows: RowIds<'a, K>,
-        /// The granule that was told of last.
+        /// The granule of the last row.
         granule: u64,
     },
     Speculative(Through<'a, K, V, C>),
@@ -463,18 +463,20 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Range<'a, K, V, C> {
         };
         loop {
             let visit = &mut |entered: u64| {
-                *granule = entered;
                 if tx.declared(store.number(), entered, Mode::Read).is_none() {
                     tx.violated(store);
                 }
             };
             let id = if from_back { rows.next_back(visit) } else { rows.next(visit) }?;
             let row = store.row(id);
-            // SAFETY: the guard allowed reading the granule, and the row itself says that it lies in it, so nobody
+            // SAFETY: the guard allowed reading the granule in which the row itself says that it lies, so nobody
             // writes it while `&Tx` lives.
             unsafe {
-                if row.granule() != *granule && !matches!(tx.guard, Guard::Off) {
-                    tx.violated(store);
+                if row.granule() != *granule {
+                    *granule = row.granule();
+                    if tx.declared(store.number(), *granule, Mode::Read).is_none() {
+                        tx.violated(store);
+                    }
                 }
                 if let Some(value) = row.value().as_ref() {
                     return Some((row.key().clone(), value));
@@ -530,11 +532,11 @@ impl InPlace<'_> {
                 let granule = store.granule_of(key);
                 (granule, self.declared(number, granule, mode).map(|_| self.located(key_hash)))
             }
-            Conflicts::Watched(_) => (key_hash, self.declared(number, key_hash, mode)),
+            Conflicts::Watched(_) | Conflicts::Ranges => (key_hash, self.declared(number, key_hash, mode)),
         };
         let mut found = Found { id: None, key_hash, unit, granule: unit };
         // A row of a watched table is read as a row or as one of its granule, and written as both.
-        let watched = matches!(store.conflicts, Conflicts::Watched(_));
+        let watched = matches!(store.conflicts, Conflicts::Watched(_) | Conflicts::Ranges);
         let by_granule = watched && hint.is_none() && mode == Mode::Read;
         if watched && (by_granule || mode != Mode::Read) {
             found.granule = store.granule_of(key);

@@ -195,9 +195,12 @@ fn transact_retries_until_all_counts_are_there_and_replays_agree() {
     assert_eq!(stats.aborts, conflicts.load(Ordering::Relaxed));
     assert_eq!(stats.violations, 0);
     engine.close().unwrap();
-    for (threads, window, mode) in
-        [(1, 4096, Mode::Sequential), (1, 1, Mode::Parallel), (2, 7, Mode::Parallel), (8, 4096, Mode::Parallel)]
-    {
+    for (threads, window, mode) in [
+        (1, 4096, Mode::Sequential),
+        (1, 1, Mode::Parallel),
+        (2, 7, Mode::Parallel),
+        (8, 4096, Mode::Parallel),
+    ] {
         let replay =
             builder().threads(threads).window(window).mode(mode).replay(Arc::clone(&log) as Arc<_>).unwrap();
         assert_eq!(replay.to_end().unwrap(), digest);

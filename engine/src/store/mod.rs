@@ -8,6 +8,7 @@
 mod arena;
 mod bytes;
 mod hash_index;
+mod leaf_index;
 pub(crate) mod merging;
 mod ordered_index;
 pub(crate) mod overlay;
@@ -167,6 +168,13 @@ pub(crate) trait AnyTable: Send + Sync {
     /// No worker runs a transaction, and the window was not ended for this worker; `end` tells of all registered
     /// snapshots. Workers may end a window at the same time.
     unsafe fn end_window(&self, worker: &mut Worker, end: &WindowEnd) -> u128;
+    /// Whether [`adapt`](Self::adapt) has something to do.
+    fn wants_adapting(&self) -> bool;
+    /// Cuts the keys anew into leaves.
+    ///
+    /// # Safety
+    /// No worker runs, and no window is prepared: footprints name leaves.
+    unsafe fn adapt(&self);
     /// Frees what only look-ups of the past could need.
     ///
     /// # Safety
