@@ -77,7 +77,13 @@ unsafe fn run(
             Tx::new(&shared.store, worker, guard, chunk.located_of(index), window, position, prepared.time_us)
         };
         // A procedure that panics leaves no trace: its changes are put back, and it can share nothing else.
-        let ended = catch_unwind(AssertUnwindSafe(|| calls.run(call, &mut tx, reply)));
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            let ended = calls.run(call, &mut tx, reply);
+            if ended == Ended::Committed {
+                tx.keep_indexes();
+            }
+            ended
+        }));
         if let Some(table) = tx.finish(matches!(ended, Ok(Ended::Committed))) {
             violation = Some(Violation { position, procedure, table });
             if matches!(guard, Guard::Stop(_)) {
