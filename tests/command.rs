@@ -91,6 +91,8 @@ fn every_workload_runs_and_passes_its_checks() {
         &["ycsb-c", "--records", "500", "--value-size", "250", "--theta", "0"],
         &["ycsb-f", "--records", "2000", "--value-size", "100", "--mode", "parallel", "--threads", "3"],
         &["transfer", "--hot", "1", "--accounts", "10", "--mode", "sequential"],
+        &["smallbank", "--accounts", "300"],
+        &["smallbank", "--accounts", "2000", "--hot", "0.9", "--hot-accounts", "20", "--mode", "parallel"],
     ] {
         let all = [&["run"], arguments, &["--transactions", "2000", "--log", "memory"]].concat();
         let (code, stdout, stderr) = run(&all);
@@ -185,6 +187,10 @@ fn wrong_usage_gets_one_clear_line_and_exit_code_2() {
     refused(2, &["run", "ycsb-a", "--theta", "1"], "theta");
     refused(2, &["run", "ycsb-a", "--value-size", "7"], "multiple of 10");
     refused(2, &["run", "transfer", "--accounts", "1"], "two accounts");
+    refused(2, &["run", "smallbank", "--accounts", "1"], "two accounts");
+    refused(2, &["run", "smallbank", "--hot", "2"], "from 0 to 1");
+    refused(2, &["run", "smallbank", "--hot-accounts", "1"], "two accounts are hot");
+    refused(2, &["run", "transfer", "--hot-accounts", "2"], "is an option of smallbank, not of transfer");
     refused(2, &["run", "transfer", "--in-flight", "0"], "in flight");
     refused(2, &["run", "transfer", "--seconds", "1", "--transactions", "1"], "cannot be used with");
     refused(2, &["run", "transfer", "--seconds", "-1"], "seconds");

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use mixlog::log::{FileLog, SharedLog, file};
 use mixlog::workloads::runner::{self, Stop};
+use mixlog::workloads::smallbank::client::SmallBank;
+use mixlog::workloads::smallbank::driver;
 use mixlog::workloads::tpcc::client::Tpcc;
 use mixlog::workloads::tpcc::schema::Scale;
 use mixlog::workloads::transfer::{self, Transfers};
@@ -108,6 +110,17 @@ fn transfers_parallel_equals_sequential() {
                 hot,
                 initial: mixlog::workloads::money::Cents(50_00),
             })
+        },
+        1500,
+    );
+}
+
+#[test]
+fn smallbank_parallel_equals_sequential() {
+    check::<SmallBank>(
+        |seed| {
+            let hot = if seed == 0 { 0.5 } else { 1.0 };
+            SmallBank::new(driver::Config { accounts: 200, hot, hot_accounts: 10 }, seed)
         },
         1500,
     );

@@ -56,6 +56,9 @@ pub(crate) enum Name {
     YcsbC,
     /// YCSB F: half reads, half read-modify-writes.
     YcsbF,
+    /// SmallBank's six transactions on savings and checking accounts.
+    #[value(name = "smallbank")]
+    SmallBank,
     /// Transfers between two accounts.
     Transfer,
 }
@@ -126,6 +129,7 @@ const RUN_EXAMPLES: &str = "Examples:
   mixlog run tpcc
   mixlog run tpcc --warehouses 8 --threads 4 --seconds 30 --json report.json
   mixlog run ycsb-a --records 100000 --operations 10 --theta 0.9 --transactions 1000000
+  mixlog run smallbank --accounts 18000 --hot 0.9
   mixlog run transfer --hot 0.5 --log /var/tmp/bank --durability buffered
   mixlog run tpcc --log memory --mode sequential
 
@@ -185,12 +189,16 @@ pub(crate) struct WorkloadOptions {
     /// ycsb: skew, from 0 (uniform) to below 1 [default: 0.99]
     #[arg(long, value_name = "THETA")]
     pub(crate) theta: Option<f64>,
-    /// transfer: accounts [default: 100000]
+    /// transfer: accounts [default: 100000]; smallbank: customers [default: 1000000]
     #[arg(long, value_name = "N")]
     pub(crate) accounts: Option<u64>,
-    /// transfer: probability, 0 to 1, that one side is always the same account [default: 0]
+    /// transfer: probability, 0 to 1, that one side is always the same account; smallbank: that the customers are
+    /// hot ones [default: 0]
     #[arg(long, value_name = "P")]
     pub(crate) hot: Option<f64>,
+    /// smallbank: hot customers [default: 1000]
+    #[arg(long, value_name = "N")]
+    pub(crate) hot_accounts: Option<u64>,
 }
 
 const REPLAY_EXAMPLES: &str = "Examples:

@@ -1,5 +1,7 @@
 //! From the name of a workload to its type.
 
+use mixlog::workloads::smallbank::client::SmallBank;
+use mixlog::workloads::smallbank::driver;
 use mixlog::workloads::tpcc::client::Tpcc;
 use mixlog::workloads::tpcc::schema::Scale;
 use mixlog::workloads::transfer::{self, Transfers};
@@ -32,6 +34,17 @@ pub(crate) fn with<V: Visit>(
                 return Err(Failure::Refused(format!("TPC-C needs at least 1 warehouse, not {warehouses}")));
             }
             Ok(visit.visit::<Tpcc>(&Tpcc::new(scale, seed)))
+        }
+        Name::SmallBank => {
+            let mut config = driver::Config::new();
+            config.accounts = options.accounts.unwrap_or(config.accounts);
+            config.hot = options.hot.unwrap_or(config.hot);
+            // A small bank may have fewer customers than are hot by default.
+            config.hot_accounts = options.hot_accounts.unwrap_or(config.hot_accounts.min(config.accounts));
+            match config.problem() {
+                Some(problem) => Err(Failure::Refused(problem.to_owned())),
+                None => Ok(visit.visit::<SmallBank>(&SmallBank::new(config, seed))),
+            }
         }
         Name::Transfer => {
             let mut config = transfer::Config::new();
@@ -67,20 +80,24 @@ fn ycsb<V: Visit>(mix: Mix, options: &WorkloadOptions, visit: V) -> Result<V::Re
 
 /// An option that the workload would not look at is a mistake.
 fn refuse_foreign(name: Name, options: &WorkloadOptions) -> Result<(), Failure> {
-    let WorkloadOptions { warehouses, records, value_size, operations, theta, accounts, hot } = *options;
-    let given = [
-        ("--warehouses", "tpcc", warehouses.is_some()),
-        ("--records", "ycsb", records.is_some()),
-        ("--value-size", "ycsb", value_size.is_some()),
-        ("--operations", "ycsb", operations.is_some()),
-        ("--theta", "ycsb", theta.is_some()),
-        ("--accounts", "transfer", accounts.is_some()),
-        ("--hot", "transfer", hot.is_some()),
+    let WorkloadOptions { warehouses, records, value_size, operations, theta, accounts, hot, hot_accounts } =
+        *options;
+    let given: [(_, &[_], _); 8] = [
+        ("--warehouses", &["tpcc"], warehouses.is_some()),
+        ("--records", &["ycsb"], records.is_some()),
+        ("--value-size", &["ycsb"], value_size.is_some()),
+        ("--operations", &["ycsb"], operations.is_some()),
+        ("--theta", &["ycsb"], theta.is_some()),
+        ("--accounts", &["transfer", "smallbank"], accounts.is_some()),
+        ("--hot", &["transfer", "smallbank"], hot.is_some()),
+        ("--hot-accounts", &["smallbank"], hot_accounts.is_some()),
     ];
     let this = name.text();
-    match given.iter().find(|(_, family, given)| *given && !this.starts_with(family)) {
-        Some((option, family, _)) => Err(Failure::Refused(format!(
-            "{option} is an option of {family}, not of {this}; see mixlog run --help"
+    let is_foreign = |families: &[&str]| !families.iter().any(|family| this.starts_with(family));
+    match given.iter().find(|(_, families, given)| *given && is_foreign(families)) {
+        Some((option, families, _)) => Err(Failure::Refused(format!(
+            "{option} is an option of {}, not of {this}; see mixlog run --help",
+            families.join(" and ")
         ))),
         None => Ok(()),
     }
@@ -94,6 +111,8 @@ pub(crate) fn with_log<V: Visit>(procedures: &[String], visit: V) -> Result<V::R
         Name::Tpcc
     } else if procedures.iter().any(|name| name.starts_with("transfer")) {
         Name::Transfer
+    } else if has("smallbank.balance") {
+        Name::SmallBank
     } else if has("ycsb.operate_100") || has("ycsb.operate_1000") || has("ycsb.operate") {
         options.value_size = Some(match (has("ycsb.operate_100"), has("ycsb.operate_1000")) {
             (true, _) => 100,

@@ -7,6 +7,8 @@ use mixlog_log::{MemoryLog, SharedLog};
 use mixlog_workloads::footprints::{Elsewhere, Exact, Footprints, Nothing, TooLittle, TooMuch, Unknown};
 use mixlog_workloads::money::Cents;
 use mixlog_workloads::runner;
+use mixlog_workloads::smallbank::client::SmallBank;
+use mixlog_workloads::smallbank::driver;
 use mixlog_workloads::tpcc::client::Tpcc;
 use mixlog_workloads::tpcc::schema::Scale;
 use mixlog_workloads::transfer::{self, Transfers};
@@ -103,6 +105,11 @@ fn transfers<F: Footprints>() -> Box<dyn AnyWorkload> {
     Box::new(Transfers::<F>::new(transfer::Config { accounts: 20, hot: 0.3, initial: Cents(100_00) }))
 }
 
+fn smallbank<F: Footprints>() -> Box<dyn AnyWorkload> {
+    let config = driver::Config { accounts: 40, hot: 0.5, hot_accounts: 4 };
+    Box::new(SmallBank::<F>::new(config, 1))
+}
+
 #[test]
 fn tpcc_footprints_do_not_matter() {
     footprints_do_not_matter(&makers!(tpcc));
@@ -116,4 +123,9 @@ fn ycsb_footprints_do_not_matter() {
 #[test]
 fn transfer_footprints_do_not_matter() {
     footprints_do_not_matter(&makers!(transfers));
+}
+
+#[test]
+fn smallbank_footprints_do_not_matter() {
+    footprints_do_not_matter(&makers!(smallbank));
 }

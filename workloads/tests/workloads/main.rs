@@ -7,6 +7,7 @@ mod baselines;
 mod footprints;
 mod other_audits;
 mod runs;
+mod smallbank_transactions;
 mod support;
 mod tpcc_audit;
 mod tpcc_population;
