@@ -4,6 +4,8 @@
 use std::sync::Arc;
 
 use mixlog::log::{FileLog, SharedLog, file};
+use mixlog::workloads::list_append;
+use mixlog::workloads::list_append::client::ListAppends;
 use mixlog::workloads::runner::{self, Stop};
 use mixlog::workloads::smallbank::client::SmallBank;
 use mixlog::workloads::smallbank::driver;
@@ -121,6 +123,17 @@ fn smallbank_parallel_equals_sequential() {
         |seed| {
             let hot = if seed == 0 { 0.5 } else { 1.0 };
             SmallBank::new(driver::Config { accounts: 200, hot, hot_accounts: 10 }, seed)
+        },
+        1500,
+    );
+}
+
+#[test]
+fn list_append_parallel_equals_sequential() {
+    check::<ListAppends>(
+        |seed| {
+            let keys = if seed == 0 { 3 } else { 30 };
+            ListAppends::new(list_append::driver::Config { keys, abort: 0.1, ..Default::default() })
         },
         1500,
     );

@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Runs a workload, prints what it measured, and audits the state that it left.
-    Run(RunOptions),
+    Run(Box<RunOptions>),
     /// Executes a log from its start, and prints the position and the digest where it ended.
     Replay(ReplayOptions),
     /// Looks into a log without changing it.
@@ -61,6 +61,8 @@ pub(crate) enum Name {
     SmallBank,
     /// Transfers between two accounts.
     Transfer,
+    /// Appends to lists and reads of them, with a history for checkers of isolation.
+    ListAppend,
 }
 
 impl Name {
@@ -131,6 +133,7 @@ const RUN_EXAMPLES: &str = "Examples:
   mixlog run ycsb-a --records 100000 --operations 10 --theta 0.9 --transactions 1000000
   mixlog run smallbank --accounts 18000 --hot 0.9
   mixlog run transfer --hot 0.5 --log /var/tmp/bank --durability buffered
+  mixlog run list-append --keys 5 --transactions 100000 --clients 4 --history history.jsonl
   mixlog run tpcc --log memory --mode sequential
 
 The same log can be run on again: its state is rebuilt first. Exit codes: mixlog --help.";
@@ -172,7 +175,7 @@ pub(crate) struct RunOptions {
 }
 
 /// Options that belong to single workloads.
-#[derive(Clone, Copy, Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct WorkloadOptions {
     /// tpcc: warehouses [default: 4]
     #[arg(long, value_name = "N")]
@@ -199,6 +202,21 @@ pub(crate) struct WorkloadOptions {
     /// smallbank: hot customers [default: 1000]
     #[arg(long, value_name = "N")]
     pub(crate) hot_accounts: Option<u64>,
+    /// list-append: keys in use at a time [default: 10]
+    #[arg(long, value_name = "N")]
+    pub(crate) keys: Option<u64>,
+    /// list-append: operations of a transaction, at most [default: 4]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_ops: Option<u32>,
+    /// list-append: appends to a key before another takes its place [default: 64]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_writes_per_key: Option<u32>,
+    /// list-append: share of transactions, 0 to 1, that abort after all their operations [default: 0]
+    #[arg(long, value_name = "P")]
+    pub(crate) abort: Option<f64>,
+    /// list-append: write what clients saw to this file, one JSON object for each transaction
+    #[arg(long, value_name = "FILE")]
+    pub(crate) history: Option<PathBuf>,
 }
 
 const REPLAY_EXAMPLES: &str = "Examples:

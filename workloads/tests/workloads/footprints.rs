@@ -5,6 +5,8 @@ use std::sync::Arc;
 use mixlog_engine::{Digest, Engine};
 use mixlog_log::{MemoryLog, SharedLog};
 use mixlog_workloads::footprints::{Elsewhere, Exact, Footprints, Nothing, TooLittle, TooMuch, Unknown};
+use mixlog_workloads::list_append;
+use mixlog_workloads::list_append::client::ListAppends;
 use mixlog_workloads::money::Cents;
 use mixlog_workloads::runner;
 use mixlog_workloads::smallbank::client::SmallBank;
@@ -110,6 +112,11 @@ fn smallbank<F: Footprints>() -> Box<dyn AnyWorkload> {
     Box::new(SmallBank::<F>::new(config, 1))
 }
 
+fn list_append<F: Footprints>() -> Box<dyn AnyWorkload> {
+    let config = list_append::driver::Config { keys: 6, abort: 0.1, ..list_append::driver::Config::new() };
+    Box::new(ListAppends::<F>::new(config))
+}
+
 #[test]
 fn tpcc_footprints_do_not_matter() {
     footprints_do_not_matter(&makers!(tpcc));
@@ -128,4 +135,9 @@ fn transfer_footprints_do_not_matter() {
 #[test]
 fn smallbank_footprints_do_not_matter() {
     footprints_do_not_matter(&makers!(smallbank));
+}
+
+#[test]
+fn list_append_footprints_do_not_matter() {
+    footprints_do_not_matter(&makers!(list_append));
 }

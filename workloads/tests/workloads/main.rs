@@ -5,6 +5,8 @@
 mod baseline;
 mod baselines;
 mod footprints;
+mod list_append_check;
+mod list_append_runs;
 mod other_audits;
 mod runs;
 mod smallbank_transactions;
