@@ -91,7 +91,7 @@ fn tpcc_parallel_equals_sequential() {
 
 #[test]
 fn ycsb_parallel_equals_sequential() {
-    for mix in [Mix::A, Mix::B, Mix::C, Mix::F] {
+    for mix in [Mix::A, Mix::B, Mix::C, Mix::D, Mix::F] {
         check::<Ycsb<Inline<100>>>(
             |seed| {
                 let theta = if seed == 0 { 0.99 } else { 0.5 };

@@ -54,6 +54,8 @@ pub(crate) enum Name {
     YcsbB,
     /// YCSB C: reads.
     YcsbC,
+    /// YCSB D: 95 % reads of the latest records, 5 % inserts.
+    YcsbD,
     /// YCSB F: half reads, half read-modify-writes.
     YcsbF,
     /// SmallBank's six transactions on savings and checking accounts.

@@ -65,6 +65,7 @@ pub(crate) fn with<V: Visit>(
         Name::YcsbA => ycsb(Mix::A, options, visit),
         Name::YcsbB => ycsb(Mix::B, options, visit),
         Name::YcsbC => ycsb(Mix::C, options, visit),
+        Name::YcsbD => ycsb(Mix::D, options, visit),
         Name::YcsbF => ycsb(Mix::F, options, visit),
     }
 }

@@ -103,6 +103,11 @@ fn ycsb<F: Footprints>() -> Box<dyn AnyWorkload> {
     Box::new(Ycsb::<Inline<100>, F>::new(config))
 }
 
+fn ycsb_d<F: Footprints>() -> Box<dyn AnyWorkload> {
+    let config = Config { mix: Mix::D, records: 200, value_size: 100, operations: 4, theta: 0.9 };
+    Box::new(Ycsb::<Inline<100>, F>::new(config))
+}
+
 fn transfers<F: Footprints>() -> Box<dyn AnyWorkload> {
     Box::new(Transfers::<F>::new(transfer::Config { accounts: 20, hot: 0.3, initial: Cents(100_00) }))
 }
@@ -125,6 +130,7 @@ fn tpcc_footprints_do_not_matter() {
 #[test]
 fn ycsb_footprints_do_not_matter() {
     footprints_do_not_matter(&makers!(ycsb));
+    footprints_do_not_matter(&makers!(ycsb_d));
 }
 
 #[test]

@@ -83,6 +83,15 @@ const YCSB: &[Case] = &[
         },
         &["Y1"],
     ),
+    (
+        "an insert that nobody made",
+        |tx| {
+            let mut row = Inline::<100>::zeroed(100).expect("100 bytes");
+            ycsb::record::write_record(row.bytes_mut(), key_of(1_000));
+            Inline::<100>::put(tx, key_of(1_000), row);
+        },
+        &["Y3"],
+    ),
     ("no population", |tx| assert!(tx.delete(&ycsb::load::POPULATION, &0)), &["Y1"]),
 ];
 
@@ -178,6 +187,22 @@ fn a_damaged_ycsb_record_fails_exactly_the_right_checks() {
     let config =
         Config { mix: Mix::A, records: 100, value_size: 100, operations: 4, theta: zipf::YCSB_THETA };
     each_case_fails_its_checks(&Ycsb::<Inline<100>>::new(config), YCSB, 0);
+}
+
+#[test]
+fn an_insert_too_few_fails_the_audit() {
+    let config = Config { mix: Mix::D, records: 100, value_size: 100, operations: 4, theta: 0.9 };
+    let workload = Ycsb::<Inline<100>>::new(config);
+    let engine = crate::support::populated(&workload, 2);
+    let run = crate::support::config(1_000, 3);
+    assert_ok(&runner::run(&engine, &workload, &run, &mut |_| {}).expect("the run ends").checks);
+    let snapshot = engine.snapshot();
+    let mut observed = workload.observe(&snapshot);
+    assert!((100..300).contains(&observed.inserts.count), "5 % of 4,000: {}", observed.inserts.count);
+    observed.inserts.note(key_of(100 + observed.inserts.count), 1);
+    assert_eq!(failures(&workload.audit(&snapshot, Some(&observed))), ["Y3"]);
+    observed.inserts.count -= 1;
+    assert_eq!(failures(&workload.audit(&snapshot, Some(&observed))), ["Y3"], "another record");
 }
 
 #[test]

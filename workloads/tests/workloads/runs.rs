@@ -74,7 +74,7 @@ fn run_ycsb<R: Record>(mix: Mix, value_size: u32, theta: f64, threads: usize) {
 
 #[test]
 fn ycsb_passes_its_audit_for_every_mix() {
-    for mix in [Mix::A, Mix::B, Mix::C, Mix::F] {
+    for mix in [Mix::A, Mix::B, Mix::C, Mix::D, Mix::F] {
         run_ycsb::<Inline<100>>(mix, 100, 0.99, 2);
     }
 }
@@ -83,6 +83,7 @@ fn ycsb_passes_its_audit_for_every_mix() {
 fn ycsb_passes_its_audit_for_every_kind_of_record() {
     run_ycsb::<Inline<1_000>>(Mix::A, 1_000, 0.0, 1);
     run_ycsb::<Boxed>(Mix::F, 250, 0.5, 4);
+    run_ycsb::<Boxed>(Mix::D, 250, 0.0, 2);
 }
 
 #[test]
