@@ -90,6 +90,7 @@ fn every_workload_runs_and_passes_its_checks() {
         &["ycsb-b", "--records", "2000", "--operations", "3"],
         &["ycsb-c", "--records", "500", "--value-size", "250", "--theta", "0"],
         &["ycsb-d", "--records", "1000", "--operations", "2", "--clients", "2"],
+        &["ycsb-e", "--records", "1000", "--operations", "2", "--clients", "2", "--value-size", "100"],
         &["ycsb-f", "--records", "2000", "--value-size", "100", "--mode", "parallel", "--threads", "3"],
         &["transfer", "--hot", "1", "--accounts", "10", "--mode", "sequential"],
         &["smallbank", "--accounts", "300"],

@@ -14,7 +14,7 @@ use mixlog::workloads::tpcc::schema::Scale;
 use mixlog::workloads::transfer::{self, Transfers};
 use mixlog::workloads::workload::Workload;
 use mixlog::workloads::ycsb::client::{Config, Mix, Ycsb};
-use mixlog::workloads::ycsb::record::Inline;
+use mixlog::workloads::ycsb::record::{Inline, Ordered};
 use mixlog::{Digest, Engine, Mode, Position};
 
 /// More with MIXLOG_SEEDS=N.
@@ -100,6 +100,17 @@ fn ycsb_parallel_equals_sequential() {
             800,
         );
     }
+}
+
+#[test]
+fn ycsb_with_scans_parallel_equals_sequential() {
+    check::<Ycsb<Ordered<100>>>(
+        |seed| {
+            let theta = if seed == 0 { 0.99 } else { 0.5 };
+            Ycsb::new(Config { records: 500, value_size: 100, operations: 3, theta, ..Config::new(Mix::E) })
+        },
+        800,
+    );
 }
 
 #[test]

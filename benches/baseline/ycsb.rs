@@ -44,6 +44,7 @@ impl<R: Record> Ycsb<R> {
                     sum = sum.wrapping_add(checksum(record.bytes()));
                     update_field(record.bytes_mut(), *key, usize::from(field));
                 }
+                Action::Scan(_) => unreachable!("records without an order are not scanned"),
                 Action::Insert(value_size) => {
                     let record = R::zeroed(value_size as usize);
                     let mut record = record.ok_or(OperateAbort::WrongSize(value_size))?;

@@ -62,6 +62,8 @@ pub(crate) enum Name {
     YcsbC,
     /// YCSB D: 95 % reads of the latest records, 5 % inserts.
     YcsbD,
+    /// YCSB E: 95 % scans of up to 100 records, 5 % inserts.
+    YcsbE,
     /// YCSB F: half reads, half read-modify-writes.
     YcsbF,
     /// SmallBank's six transactions on savings and checking accounts.

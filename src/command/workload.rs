@@ -12,7 +12,7 @@ use mixlog::workloads::tpcc::schema::Scale;
 use mixlog::workloads::transfer::{self, Transfers};
 use mixlog::workloads::workload::Workload;
 use mixlog::workloads::ycsb::client::{Config, Mix, Ycsb};
-use mixlog::workloads::ycsb::record::{Boxed, Inline};
+use mixlog::workloads::ycsb::record::{Boxed, Inline, Ordered};
 use mixlog::{Builder, Procedure, kv};
 
 use super::arguments::{Name, WorkloadOptions};
@@ -67,6 +67,7 @@ pub(crate) fn with<V: Visit>(
         Name::YcsbB => ycsb(Mix::B, options, visit),
         Name::YcsbC => ycsb(Mix::C, options, visit),
         Name::YcsbD => ycsb(Mix::D, options, visit),
+        Name::YcsbE => ycsb(Mix::E, options, visit),
         Name::YcsbF => ycsb(Mix::F, options, visit),
     }
 }
@@ -103,6 +104,13 @@ fn ycsb<V: Visit>(mix: Mix, options: &WorkloadOptions, visit: V) -> Result<V::Re
         return Err(Failure::Refused(problem.to_owned()));
     }
     Ok(match config.value_size {
+        100 if mix == Mix::E => visit.visit::<Ycsb<Ordered<100>>>(&Ycsb::new(config)),
+        1_000 if mix == Mix::E => visit.visit::<Ycsb<Ordered<1_000>>>(&Ycsb::new(config)),
+        size if mix == Mix::E => {
+            return Err(Failure::Refused(format!(
+                "ycsb-e has records of 100 or 1,000 bytes, and not of {size}"
+            )));
+        }
         100 => visit.visit::<Ycsb<Inline<100>>>(&Ycsb::new(config)),
         1_000 => visit.visit::<Ycsb<Inline<1_000>>>(&Ycsb::new(config)),
         _ => visit.visit::<Ycsb<Boxed>>(&Ycsb::new(config)),
@@ -151,6 +159,9 @@ pub(crate) fn register(procedures: &[String], builder: Builder) -> Result<Builde
         Name::ListAppend
     } else if has("smallbank.balance") {
         Name::SmallBank
+    } else if has("ycsb.operate_ordered_100") || has("ycsb.operate_ordered_1000") {
+        options.value_size = Some(if has("ycsb.operate_ordered_100") { 100 } else { 1_000 });
+        Name::YcsbE
     } else if has("ycsb.operate_100") || has("ycsb.operate_1000") || has("ycsb.operate") {
         options.value_size = Some(match (has("ycsb.operate_100"), has("ycsb.operate_1000")) {
             (true, _) => 100,

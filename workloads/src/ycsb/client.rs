@@ -27,6 +27,8 @@ pub enum Mix {
     C,
     /// 95 % reads of the latest records, 5 % inserts.
     D,
+    /// 95 % scans of up to 100 records, 5 % inserts.
+    E,
     /// Half reads, half read-modify-writes.
     F,
 }
@@ -38,21 +40,30 @@ impl Mix {
             Self::B => "ycsb-b",
             Self::C => "ycsb-c",
             Self::D => "ycsb-d",
+            Self::E => "ycsb-e",
             Self::F => "ycsb-f",
         }
     }
 
+    /// Whether records are inserted.
+    const fn grows(self) -> bool {
+        matches!(self, Self::D | Self::E)
+    }
+
     /// Whether the next operation is an insert.
     fn inserts(self, rng: &mut Rng) -> bool {
-        matches!(self, Self::D) && rng.percent(5)
+        self.grows() && rng.percent(5)
     }
 
     /// What is done to a record that is there.
     fn action(self, rng: &mut Rng) -> Action {
+        if matches!(self, Self::E) {
+            return Action::Scan(1 + rng.below(LONGEST_SCAN) as u32);
+        }
         let reads = match self {
             Self::A | Self::F => 50,
             Self::B => 95,
-            Self::C | Self::D => 100,
+            Self::C | Self::D | Self::E => 100,
         };
         if rng.percent(reads) {
             return Action::Read;
@@ -61,6 +72,9 @@ impl Mix {
         if matches!(self, Self::F) { Action::ReadModifyWrite(field) } else { Action::Update(field) }
     }
 }
+
+/// YCSB's `maxscanlength`; lengths are uniform.
+const LONGEST_SCAN: u64 = 100;
 
 /// How YCSB runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -134,7 +148,7 @@ impl<R: Record, F: Footprints> Ycsb<R, F> {
         let Config { records, theta, .. } = config;
         let choice = match config.mix {
             Mix::D => Choice::Latest(Latest::new(records, theta)),
-            Mix::A | Mix::B | Mix::C | Mix::F => Choice::Loaded(Distribution::ycsb(records, theta)),
+            Mix::A | Mix::B | Mix::C | Mix::E | Mix::F => Choice::Loaded(Distribution::ycsb(records, theta)),
         };
         Self { config, choice, types: PhantomData }
     }
@@ -157,8 +171,8 @@ impl<R: Record, F: Footprints> Ycsb<R, F> {
             return Err(DriveError::other_population(is, &should));
         }
         let present = match self.config.mix {
-            Mix::D => audit::inserted_numbers::<R>(snapshot, should.records),
-            Mix::A | Mix::B | Mix::C | Mix::F => Vec::new(),
+            mix if mix.grows() => audit::inserted_numbers::<R>(snapshot, should.records),
+            _ => Vec::new(),
         };
         Ok(Arc::new(Inserts::new(should.records, present)))
     }
@@ -278,7 +292,7 @@ impl<R: Record, F: Footprints> Client for YcsbClient<R, F> {
         let mut changes = Changes::default();
         for Operation { key, action } in operations.as_slice() {
             match action {
-                Action::Read => {}
+                Action::Read | Action::Scan(_) => {}
                 Action::Update(_) | Action::ReadModifyWrite(_) => changes.updates.note(*key, 1),
                 Action::Insert(_) => changes.inserts.note(*key, 1),
             }
@@ -332,6 +346,23 @@ mod tests {
             assert_eq!(count(|action| matches!(action, Action::Update(_))) > 0, has_updates);
             assert_eq!(count(|action| matches!(action, Action::ReadModifyWrite(_))) > 0, has_both);
         }
+    }
+
+    #[test]
+    fn mix_of_scans_has_its_shares_and_lengths() {
+        let list = draw(Mix::E, 2);
+        let lengths: Vec<u32> = list
+            .iter()
+            .filter_map(|operation| match operation.action {
+                Action::Scan(records) => Some(records),
+                _ => None,
+            })
+            .collect();
+        let share = lengths.len() as f64 / list.len() as f64;
+        assert!((share - 0.95).abs() < 0.01, "{share}");
+        assert_eq!((lengths.iter().min(), lengths.iter().max()), (Some(&1), Some(&100)));
+        let mean = lengths.iter().map(|&length| f64::from(length)).sum::<f64>() / lengths.len() as f64;
+        assert!((mean - 50.5).abs() < 1.0, "{mean}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! YCSB's core workloads A, B, C, D and F as transactions of one or more operations.
+//! YCSB's core workloads A to F as transactions of one or more operations.
 //!
 //! | workload | operations |
 //! |---|---|
@@ -6,6 +6,7 @@
 //! | B | 95 % reads, 5 % updates |
 //! | C | reads |
 //! | D | 95 % reads of the latest records, 5 % inserts |
+//! | E | 95 % scans of up to 100 records, 5 % inserts |
 //! | F | half reads, half read-modify-writes, each within its transaction |
 //!
 //! A record has ten fields. A read reads them all, an update writes one. Records are chosen by YCSB's scrambled

@@ -21,6 +21,8 @@ pub enum Action {
     ReadModifyWrite(u8),
     /// Writes a new record of so many bytes.
     Insert(u32),
+    /// Reads so many records from this one on, in key order.
+    Scan(u32),
 }
 
 impl Action {
@@ -33,6 +35,10 @@ impl Action {
                 out.push(0x30);
                 out.extend_from_slice(&value_size.to_le_bytes());
             }
+            Self::Scan(records) => {
+                out.push(0x40);
+                out.extend_from_slice(&records.to_le_bytes());
+            }
         }
     }
 
@@ -44,8 +50,9 @@ impl Action {
             1 if usize::from(field) < FIELDS => Ok(Self::Update(field)),
             2 if usize::from(field) < FIELDS => Ok(Self::ReadModifyWrite(field)),
             3 if field == 0 => bytes.u32().map(Self::Insert),
+            4 if field == 0 => bytes.u32().map(Self::Scan),
             _ => Err(DecodeError::new(
-                "an action is a read (0), an update (1) or both (2) of field 0 to 9, or an insert (3)",
+                "an action is a read (0), an update (1) or both (2) of field 0 to 9, an insert (3) or a scan (4)",
             )),
         }
     }
@@ -130,6 +137,8 @@ pub enum OperateAbort {
     Exists(u64),
     /// Records of this kind do not have that size.
     WrongSize(u32),
+    /// Records of this kind have no order.
+    NotOrdered,
 }
 
 impl<R: Record> Procedure for Operate<R> {
@@ -159,6 +168,7 @@ impl<R: Record> Procedure for Operate<R> {
         for Operation { key, action } in self.operations.as_slice() {
             match action {
                 Action::Read => R::declare_read(f, *key),
+                Action::Scan(records) => R::declare_scan(f, *key, *records as usize),
                 Action::Update(_) | Action::ReadModifyWrite(_) | Action::Insert(_) => {
                     R::declare_write(f, *key)
                 }
@@ -182,6 +192,10 @@ impl<R: Record> Procedure for Operate<R> {
                     let record = R::get_mut(tx, *key).ok_or(OperateAbort::NoRecord(*key))?;
                     sum = sum.wrapping_add(checksum(record.bytes()));
                     update_field(record.bytes_mut(), *key, usize::from(field));
+                }
+                Action::Scan(records) => {
+                    let scanned = R::scan(tx, *key, records as usize).ok_or(OperateAbort::NotOrdered)?;
+                    sum = sum.wrapping_add(scanned);
                 }
                 Action::Insert(value_size) => {
                     if R::get(tx, *key).is_some() {
@@ -223,17 +237,23 @@ mod tests {
 
     #[test]
     fn operate_survives_its_encoding_and_refuses_malformed_bytes() {
-        let actions = [Action::Read, Action::Update(9), Action::ReadModifyWrite(0), Action::Insert(100)];
+        let actions = [
+            Action::Read,
+            Action::Update(9),
+            Action::ReadModifyWrite(0),
+            Action::Insert(100),
+            Action::Scan(7),
+        ];
         let list = actions.iter().map(|action| Operation { key: u64::MAX, action: *action });
         let operate = Operate::<Inline<100>>::new(Operations::new(list));
         let mut bytes = Vec::new();
         operate.encode(&mut bytes);
         assert_eq!(Operate::decode(&bytes).expect("it decodes"), operate);
-        assert_eq!(bytes.len(), 40);
-        for length in (0..40).filter(|length| ![0, 9, 18, 27].contains(length)) {
+        assert_eq!(bytes.len(), 53);
+        for length in (0..53).filter(|length| ![0, 9, 18, 27, 40].contains(length)) {
             assert!(Operate::<Inline<100>>::decode(&bytes[..length]).is_err(), "{length} bytes");
         }
-        for action in [0x01, 0x1a, 0x2f, 0x31, 0x40, 0xff] {
+        for action in [0x01, 0x1a, 0x2f, 0x31, 0x41, 0x50, 0xff] {
             bytes[8] = action;
             assert!(Operate::<Inline<100>>::decode(&bytes).is_err(), "action {action:#x}");
         }

@@ -13,7 +13,7 @@ use mixlog_workloads::tpcc::schema::Scale;
 use mixlog_workloads::transfer::{self, Transfers};
 use mixlog_workloads::workload::{DriveError, Workload};
 use mixlog_workloads::ycsb::client::{Mix, Ycsb};
-use mixlog_workloads::ycsb::record::{Boxed, Inline, Record};
+use mixlog_workloads::ycsb::record::{Boxed, Inline, Ordered, Record};
 use mixlog_workloads::{tpcc, ycsb};
 
 use crate::support::{assert_ok, config, empty, failures, populated};
@@ -77,6 +77,8 @@ fn ycsb_passes_its_audit_for_every_mix() {
     for mix in [Mix::A, Mix::B, Mix::C, Mix::D, Mix::F] {
         run_ycsb::<Inline<100>>(mix, 100, 0.99, 2);
     }
+    run_ycsb::<Ordered<100>>(Mix::E, 100, 0.99, 2);
+    run_ycsb::<Ordered<1_000>>(Mix::E, 1_000, 0.5, 4);
 }
 
 #[test]
