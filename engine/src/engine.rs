@@ -210,7 +210,7 @@ fn random() -> u64 {
 }
 
 /// Microseconds since 1970-01-01 UTC.
-fn now_us() -> u64 {
+pub(crate) fn now_us() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX))

@@ -218,10 +218,10 @@ impl<'a> Tx<'a> {
             Way::Speculative { overlays, at } => {
                 let looked = store.look(key, *at, overlays);
                 looked.note_read();
-                // SAFETY: `&mut self` keeps all others away.
-                let value = unsafe { looked.value_mut() }.as_mut()?;
+                // The guard asks for the right to write, whether there is a row or not.
                 looked.written.set(true);
-                Some(value)
+                // SAFETY: `&mut self` keeps all others away.
+                unsafe { looked.value_mut() }.as_mut()
             }
         }
     }
@@ -520,8 +520,7 @@ impl InPlace<'_> {
     #[inline]
     fn declared(&self, table: u16, key: u64, mode: Mode) -> Option<RowId> {
         let (Guard::Stop(accesses) | Guard::Note(accesses)) = self.guard else { return Some(NOWHERE) };
-        let covers =
-            |access: &Access| access.key == key && (access.mode == Mode::Write || access.mode == mode);
+        let covers = |access: &Access| access.covers(key, mode);
         let cursor = &self.cursors[usize::from(table) % CURSORS];
         let start = cursor.get() as usize;
         // The same row again, or the next one: what procedures do that follow their footprint.

@@ -13,6 +13,7 @@ mod region;
 pub(crate) mod row;
 pub(crate) mod slab;
 mod table_store;
+mod touched;
 
 use std::any::TypeId;
 use std::ptr::NonNull;
@@ -21,6 +22,7 @@ pub(crate) use overlay::{Overlays, Through, Touched};
 pub(crate) use row::Stamp;
 pub(crate) use slab::RowId;
 pub(crate) use table_store::{RowIds, TableStore};
+pub(crate) use touched::Unit;
 
 use crate::codec::Codec;
 use crate::footprint::Footprint;
@@ -112,6 +114,10 @@ pub(crate) trait AnyTable: Send + Sync {
     unsafe fn adopt(&self, worker: &mut Worker, overlays: &Overlays, number: u32, window: Stamp, me: Stamp);
     /// Adds what a speculation did with a row to a footprint.
     fn declare(&self, overlays: &Overlays, number: u32, footprint: &mut Footprint<'_>);
+    /// See [`TableStore::unit_of`].
+    fn unit_of(&self, overlays: &Overlays, number: u32) -> Option<Unit>;
+    /// See [`TableStore::granule_named`].
+    fn granule_named(&self, overlays: &Overlays, hash: u64) -> Option<u64>;
 
     /// Puts back one change of the running transaction.
     ///

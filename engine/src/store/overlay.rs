@@ -273,7 +273,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         own.sort_unstable();
         let scan = {
             let mut scans = overlay.scans.borrow_mut();
-            scans.push(Scan { from: from.clone(), to: to.clone(), front: None, back: None, all: false });
+            scans.push(Scan { from, to, front: None, back: None, all: false });
             scans.len() - 1
         };
         Through {

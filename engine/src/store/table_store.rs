@@ -29,7 +29,7 @@ use super::ordered_index::OrderedIndex;
 use super::overlay::Overlays;
 use super::row::{Row, Stamp, Version};
 use super::slab::{RowId, Slab};
-use super::{AnyTable, Undo, WindowEnd, Worker};
+use super::{AnyTable, Undo, Unit, WindowEnd, Worker};
 use crate::codec::Codec;
 use crate::footprint::{Footprint, NOWHERE};
 use crate::table::{Conflicts, Key, Table, TableId, Value};
@@ -571,6 +571,14 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
         } else if looked.read.get() {
             footprint.access(self, &looked.key, looked.key_hash, row, Mode::Read);
         }
+    }
+
+    fn unit_of(&self, overlays: &Overlays, number: u32) -> Option<Unit> {
+        Self::unit_of(self, overlays, number)
+    }
+
+    fn granule_named(&self, overlays: &Overlays, hash: u64) -> Option<u64> {
+        Self::granule_named(self, overlays, hash)
     }
 
     unsafe fn roll_back(&self, undo: Undo) {
