@@ -4,6 +4,7 @@ use mixlog_log::Position;
 use mixlog_mixer::Mode;
 
 use crate::codec::Codec;
+use crate::merge::Merge;
 use crate::store::{RowId, Store, TableStore};
 use crate::table::{Conflicts, Key, Table, Value};
 
@@ -130,6 +131,21 @@ impl<'a> Footprint<'a> {
     ) -> &mut Self {
         let store = self.store.table(table);
         self.access(store, key, store.key_hash(key), NOWHERE, Mode::Write);
+        self
+    }
+
+    /// The procedure may [merge](crate::Tx::merge) into the row of `key`, and does nothing else with it: one that
+    /// also reads the row declares a [`write`](Self::write). In a grouped table it is one.
+    ///
+    /// # Panics
+    /// As [`read`](Self::read).
+    pub fn merge<K: Key, V: Merge, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        key: &K,
+    ) -> &mut Self {
+        let store = self.store.table(table);
+        self.access(store, key, store.key_hash(key), NOWHERE, Mode::Merge);
         self
     }
 

@@ -86,6 +86,8 @@ pub enum AccessMode {
     Read,
     /// [`Footprint::write`].
     Write,
+    /// [`Footprint::merge`].
+    Merge,
     /// [`Footprint::read_granule`], or reading a row of a grouped table.
     ReadGranule,
     /// [`Footprint::write_granule`], or writing a row of a grouped table.
@@ -120,7 +122,8 @@ impl AccessMode {
         match (mode, is_row) {
             (Mode::Read, true) => Self::Read,
             (Mode::Read, false) => Self::ReadGranule,
-            (_, true) => Self::Write,
+            (Mode::Merge, true) => Self::Merge,
+            (Mode::Write, true) => Self::Write,
             (_, false) => Self::WriteGranule,
         }
     }
@@ -131,6 +134,7 @@ impl fmt::Display for AccessMode {
         f.write_str(match self {
             Self::Read => "read",
             Self::Write => "write",
+            Self::Merge => "merge",
             Self::ReadGranule => "read granule",
             Self::WriteGranule => "write granule",
         })
@@ -287,6 +291,8 @@ impl Units {
                     let unit = Unit { hash, mode: Mode::Read, also_by: None, is_row: false, name };
                     (table, Some(unit))
                 }
+                // Its row is there, too.
+                Touched::Merge { .. } => continue,
             };
             let Some(unit) = unit else { continue };
             match units.0.iter_mut().find(|(_, known)| known.hash == unit.hash) {
@@ -320,17 +326,17 @@ impl Units {
     }
 
     fn surplus(&self, store: &Store, declared: &[footprint::Access], names: &[(u64, String)]) -> Vec<InVain> {
-        // Merges come with the writes of rows in watched tables, and cannot be declared by themselves.
-        let strongest =
-            |hash| declared.iter().filter(|a| a.key == hash).map(|a| a.mode).find(|&m| m == Mode::Write);
-        let mut seen = Vec::new();
-        let mut surplus = Vec::new();
-        for access in declared.iter().filter(|access| access.mode != Mode::Merge) {
-            if seen.contains(&access.key) {
+        // Merges of granules come with the writes of rows in watched tables, and cannot be declared by themselves.
+        let itself = |access: &&footprint::Access| access.is_row || access.mode != Mode::Merge;
+        let (mut seen, mut surplus) = (Vec::new(), Vec::new());
+        for access in declared.iter().filter(itself) {
+            // The right to write is all rights: what else is declared does not matter.
+            let is_written = declared.iter().any(|a| a.covers(access.key, Mode::Write));
+            let mode = if is_written { Mode::Write } else { access.mode };
+            if seen.contains(&(access.key, mode)) {
                 continue;
             }
-            seen.push(access.key);
-            let mode = strongest(access.key).unwrap_or(Mode::Read);
+            seen.push((access.key, mode));
             let needed = self.needed(access.key, declared);
             if needed == Some(mode) || needed == Some(Mode::Write) {
                 continue;
@@ -342,7 +348,7 @@ impl Units {
                     mode: AccessMode::of(mode, access.is_row),
                     key: name.unwrap_or_else(|| unnamed(access.key)),
                 },
-                enough: needed.map(|needed| AccessMode::of(needed, access.is_row)),
+                enough: needed.filter(|_| is_written).map(|needed| AccessMode::of(needed, access.is_row)),
             });
         }
         surplus.sort();

@@ -106,7 +106,8 @@ fn decode(
                 };
                 let touched = overlays.at_hand();
                 unknown = touched.len() > MOST_TOUCHED;
-                let reusable = declare(&shared.store, overlays, touched.clone(), &mut footprint);
+                let reusable =
+                    declare(&shared.store, overlays, touched.clone(), &mut footprint, found.status);
                 speculation = Some(speculations.len() as u32);
                 speculations.push(Speculation { touched, reusable, ..found });
             }
@@ -139,7 +140,13 @@ pub(crate) fn speculate(calls: &dyn Calls, call: u32, tx: &mut Tx<'_>, replies: 
 }
 
 /// Declares what a speculation touched; tells whether its result may be used as it stands.
-fn declare(store: &Store, overlays: &Overlays, touched: Range<u32>, footprint: &mut Footprint<'_>) -> bool {
+fn declare(
+    store: &Store,
+    overlays: &Overlays,
+    touched: Range<u32>,
+    footprint: &mut Footprint<'_>,
+    status: Status,
+) -> bool {
     let mut reusable = true;
     for touched in overlays.touched(touched) {
         match touched {
@@ -149,6 +156,8 @@ fn declare(store: &Store, overlays: &Overlays, touched: Range<u32>, footprint: &
                 // Whether a row came or went in it is not noted anywhere.
                 reusable = false;
             }
+            // What was merged into is not compared, though an operator may panic for it; who commits runs it again.
+            Touched::Merge { .. } => reusable &= status == Status::Committed,
         }
     }
     reusable

@@ -15,7 +15,10 @@ use mixlog_mixer::Mode;
 
 use crate::codec::Codec;
 use crate::footprint::{Access, Located, NOWHERE};
-use crate::store::{AnyTable, Overlays, RowId, RowIds, Stamp, Store, TableStore, Through, Worker};
+use crate::merge::Merge;
+use crate::store::{
+    AnyMerging, AnyTable, Merging, Overlays, RowId, RowIds, Stamp, Store, TableStore, Through, Worker,
+};
 use crate::table::{Conflicts, Key, Table, Value};
 
 /// What the guard does with an access that was not declared.
@@ -69,6 +72,9 @@ struct InPlace<'a> {
     merged: Cell<u64>,
     /// The first table that was touched without being declared.
     violation: Cell<Option<&'static str>>,
+    /// Merges to be made at the end.
+    merges: Vec<Box<dyn AnyMerging>>,
+    position: Position,
     window: Stamp,
     me: Stamp,
 }
@@ -95,6 +101,8 @@ impl<'a> Tx<'a> {
             next_located: Cell::new(0),
             merged: Cell::new(0),
             violation: Cell::new(None),
+            merges: Vec::new(),
+            position,
             window: Stamp::of(window),
             me: Stamp::of(position),
         });
@@ -119,7 +127,24 @@ impl<'a> Tx<'a> {
     /// Makes the changes stay, or puts them back; tells of the table that was touched without being declared.
     pub(crate) fn finish(self, keep: bool) -> Option<&'static str> {
         let Way::InPlace(tx) = self.way else { return None };
-        let stopped = matches!(tx.guard, Guard::Stop(_)) && tx.violation.get().is_some();
+        let mut stopped = matches!(tx.guard, Guard::Stop(_)) && tx.violation.get().is_some();
+        if !stopped {
+            for merging in &tx.merges {
+                let made = if keep {
+                    // SAFETY: the guard allowed it when it was noted.
+                    unsafe { merging.make(self.store, tx.worker, tx.window, tx.me, tx.position) }
+                } else {
+                    // One by one, an operator that panics ends the transaction before it aborts.
+                    merging.try_out(self.store, tx.position)
+                };
+                if made.is_err() {
+                    // One by one it can be put back, and panics as any procedure.
+                    stopped = true;
+                    tx.violation.set(Some(merging.table()));
+                    break;
+                }
+            }
+        }
         if keep && !stopped {
             self.store.keep_changes(tx.worker);
         } else {
@@ -218,7 +243,7 @@ impl<'a> Tx<'a> {
             Way::Speculative { overlays, at } => {
                 let looked = store.look(key, *at, overlays);
                 looked.note_read();
-                // The guard asks for the right to write, whether there is a row or not.
+                // Though there may be nothing to change now: at its position there may be.
                 looked.written.set(true);
                 // SAFETY: `&mut self` keeps all others away.
                 unsafe { looked.value_mut() }.as_mut()
@@ -247,6 +272,9 @@ impl<'a> Tx<'a> {
             }
             Way::Speculative { overlays, .. } => {
                 let looked = store.look_away(&key, overlays);
+                if looked.merged.get() {
+                    looked.note_read();
+                }
                 looked.written.set(true);
                 // SAFETY: `&mut self` keeps all others away.
                 unsafe { *looked.value_mut() = Some(value) };
@@ -280,9 +308,77 @@ impl<'a> Tx<'a> {
                 looked.note_read();
                 // SAFETY: `&mut self` keeps all others away.
                 let value = unsafe { looked.value_mut() };
-                // Deleting what is not there needs the right to write all the same.
+                // As above.
                 looked.written.set(true);
                 value.take().is_some()
+            }
+        }
+    }
+
+    /// Merges into the row of `key`, which need not exist; tells whether it
+    /// [accepts](Merge::accepts) that. Transactions that merge one row do not wait for each other; one that also
+    /// looks at it does.
+    pub fn merge<K: Key, V: Merge, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        key: K,
+        delta: V::Delta,
+    ) -> bool {
+        let store = self.store.table(table);
+        match &mut self.way {
+            Way::InPlace(tx) => {
+                if tx.merges_only(store, &key) {
+                    let merging = Merging {
+                        table: *table,
+                        number: store.number(),
+                        key_hash: store.key_hash(&key),
+                        key,
+                        delta,
+                    };
+                    if !merging.is_accepted(self.store) {
+                        return false;
+                    }
+                    // Made when nothing can fail any more: a merge cannot be put back alone.
+                    tx.merges.push(Box::new(merging));
+                    return true;
+                }
+                let Found { id, key_hash, unit, granule } = tx.find(store, &key, Mode::Write);
+                // SAFETY: as in `get_mut`; a row made just now is in the same unit of conflict.
+                unsafe {
+                    if !V::accepts(id.and_then(|id| store.row(id).value().as_ref())) {
+                        return false;
+                    }
+                    let id = id.unwrap_or_else(|| store.create(tx.worker, key, key_hash, unit, granule));
+                    store.save(tx.worker, id, tx.window, tx.me);
+                    V::merge(store.row(id).value_mut(), delta, tx.position);
+                }
+                true
+            }
+            Way::Speculative { overlays, at } => {
+                let looked = store.look(&key, *at, overlays);
+                // SAFETY: `&mut self` keeps all others away.
+                let value = unsafe { looked.value_mut() };
+                if !V::accepts(value.as_ref()) {
+                    looked.note_read();
+                    looked.written.set(true);
+                    return false;
+                }
+                // An interactive transaction has no position: its merges are reads and writes.
+                let Some(position) = self.position else {
+                    looked.note_read();
+                    looked.written.set(true);
+                    V::merge(value, delta, Position::ZERO);
+                    return true;
+                };
+                V::merge(value, delta.clone(), position);
+                if !looked.read.get() && !looked.written.get() {
+                    looked.merged.set(true);
+                    let (number, key_hash) = (store.number(), looked.key_hash);
+                    overlays.add_merge(number, Merging { table: *table, number, key_hash, key, delta });
+                } else {
+                    looked.written.set(true);
+                }
+                true
             }
         }
     }
@@ -436,6 +532,10 @@ impl InPlace<'_> {
         mode: Mode,
     ) -> Found {
         let (number, key_hash) = (store.number(), store.key_hash(key));
+        if self.merges.iter().any(|merging| merging.is_of(number, key_hash)) {
+            // It should have declared a write: its own merge is not made yet.
+            self.violated(store);
+        }
         let (unit, hint) = match store.conflicts {
             Conflicts::Rows => (key_hash, self.declared(number, key_hash, mode)),
             Conflicts::Grouped { .. } => {
@@ -486,6 +586,28 @@ impl InPlace<'_> {
             self.may_merge(store, granule);
         }
         found
+    }
+
+    /// Whether the transaction may merge into the row, and nothing else: then others may, too, at the same time.
+    fn merges_only<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        store: &TableStore<K, V, C>,
+        key: &K,
+    ) -> bool {
+        if !matches!(self.guard, Guard::Stop(_)) || matches!(store.conflicts, Conflicts::Grouped { .. }) {
+            return false;
+        }
+        let (number, key_hash) = (store.number(), store.key_hash(key));
+        if self.declared(number, key_hash, Mode::Write).is_some() {
+            return false;
+        }
+        if self.declared(number, key_hash, Mode::Merge).is_none() {
+            self.violated(store);
+        }
+        if !matches!(store.conflicts, Conflicts::Rows) {
+            self.may_merge(store, store.unit_and_granule(key, key_hash).1);
+        }
+        true
     }
 
     /// Asks the guard whether rows of a granule may be changed: what keeps those away who read it as a whole.

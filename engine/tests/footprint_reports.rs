@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mixlog_engine::testing::{Surplus, check_footprints};
 use mixlog_engine::{
-    AccessMode, Declared, Ending, Engine, Fixed, Footprint, Mode, Position, Procedure, Table, Tx,
+    AccessMode, Declared, Ending, Engine, Fixed, Footprint, Mode, Position, Procedure, Sum, Table, Tx,
     assert_footprint,
 };
 use mixlog_log::MemoryLog;
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 const ROWS: Table<u64, u64> = Table::new("rows");
 const TEXTS: Table<(String, u8), u64> = Table::new("texts");
+const SUMS: Table<u64, Sum> = Table::new("sums");
 const FIXED: Table<[u8; 3], u32, Fixed> = Table::fixed("fixed");
 const WATCHED: Table<u64, u64, Fixed> = Table::fixed("watched").watched(|key| key / 10);
 const GROUPED: Table<(u8, u64), u64> = Table::new("grouped").grouped("group", group);
@@ -34,6 +35,8 @@ enum Step {
     Bytes(u8),
     Watch(u64),
     ReadWatched(u64),
+    Merge(u64),
+    WriteSum(u64),
     ReadWatchedGranule(u64),
     Group(u8, u64),
     ReadGroup(u8, u64),
@@ -67,6 +70,8 @@ impl Procedure for Call {
                 Text(key) => f.write(&TEXTS, &("text".to_owned(), key as u8)),
                 Bytes(key) => f.write(&FIXED, &[key, 0, 255]),
                 Watch(key) => f.write(&WATCHED, &key),
+                Merge(key) => f.merge(&SUMS, &key),
+                WriteSum(key) => f.write(&SUMS, &key),
                 ReadWatched(key) => f.read(&WATCHED, &key),
                 ReadWatchedGranule(granule) => f.read_granule(&WATCHED, granule),
                 Group(group, key) => f.write(&GROUPED, &(group, key)),
@@ -96,6 +101,8 @@ impl Procedure for Call {
                 Text(key) => tx.put(&TEXTS, ("text".to_owned(), key as u8), sum),
                 Bytes(key) => tx.put(&FIXED, [key, 0, 255], 7),
                 Watch(key) => tx.put(&WATCHED, key, sum),
+                Merge(key) => sum += u64::from(tx.merge(&SUMS, key, 5)),
+                WriteSum(key) => tx.put(&SUMS, key, Sum(5)),
                 ReadWatched(key) => sum += tx.get(&WATCHED, &key).copied().unwrap_or(0),
                 Group(group, key) => tx.put(&GROUPED, (group, key), sum),
                 ReadGroup(group, key) => sum += tx.get(&GROUPED, &(group, key)).copied().unwrap_or(0),
@@ -110,7 +117,7 @@ impl Procedure for Call {
 }
 
 fn builder() -> mixlog_engine::Builder {
-    let builder = Engine::builder().table(&ROWS).table(&TEXTS).table(&FIXED).table(&WATCHED);
+    let builder = Engine::builder().table(&ROWS).table(&TEXTS).table(&FIXED).table(&WATCHED).table(&SUMS);
     builder.table(&GROUPED).table(&ORDERED).procedure::<Call>().threads(2).mode(Mode::Parallel)
 }
 
@@ -147,6 +154,7 @@ fn exact_footprints_have_nothing_to_report() {
         &[Watch(11), Watch(12), ReadWatched(25)],
         &[Group(1, 1), Group(1, 2), ReadGroup(2, 1), Scan(1), Scan(3)],
         &[Text(1), Bytes(1), Abort],
+        &[Merge(1), WriteSum(2), Merge(2)],
     ] {
         check(steps, steps, &[], &[]);
     }
@@ -170,6 +178,8 @@ fn missing_accesses_are_named_in_the_mode_that_they_need() {
         &["read granule 1 of \"watched\""],
     );
     check(&[], &[ReadWatched(11)], &["read 11 of \"watched\""], &[]);
+    check(&[], &[Merge(3)], &["merge 3 of \"sums\""], &[]);
+    check(&[Merge(3)], &[Merge(3), WriteSum(3)], &["write 3 of \"sums\""], &[]);
     // A granule counts once, whatever is done in it.
     check(&[ReadGranule(1)], &[Scan(1), Group(1, 7), Group(1, 8)], &["write granule 1 of \"ordered\""], &[]);
     check(&[], &[Scan(4)], &["read granule 4 of \"ordered\""], &[]);
@@ -193,6 +203,8 @@ fn accesses_declared_in_vain_are_named_with_what_would_be_enough() {
         &[],
         &["read granule 1 of \"watched\""],
     );
+    check(&[WriteSum(3)], &[Merge(3)], &[], &["write 3 of \"sums\" (merge would be enough)"]);
+    check(&[Merge(3)], &[], &[], &["merge 3 of \"sums\""]);
     check(&[ToBeFound, Write(1)], &[Read(2)], &[], &["write 1 of \"rows\""]);
 }
 
@@ -263,7 +275,7 @@ fn missing_accesses_are_reported_exactly_where_the_guard_stops_a_transaction() {
             (0..count)
                 .map(|_| {
                     let (key, group) = (next(12), next(3) as u8);
-                    match next(if with_granules { 13 } else { 10 }) {
+                    match next(if with_granules { 15 } else { 12 }) {
                         0 => Read(key),
                         1 => Write(key),
                         2 => Change(key),
@@ -273,8 +285,10 @@ fn missing_accesses_are_reported_exactly_where_the_guard_stops_a_transaction() {
                         7 => Group(group, key),
                         8 => ReadGroup(group, key),
                         9 => Scan(group),
-                        10 => ReadWatchedGranule(key / 10),
-                        11 => WriteGranule(group),
+                        10 => Merge(key / 3),
+                        11 => WriteSum(key / 3),
+                        12 => ReadWatchedGranule(key / 10),
+                        13 => WriteGranule(group),
                         _ => ReadGranule(group),
                     }
                 })

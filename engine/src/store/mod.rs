@@ -7,6 +7,7 @@
 
 mod arena;
 mod hash_index;
+pub(crate) mod merging;
 mod ordered_index;
 pub(crate) mod overlay;
 mod region;
@@ -18,6 +19,7 @@ mod touched;
 use std::any::TypeId;
 use std::ptr::NonNull;
 
+pub(crate) use merging::{AnyMerging, Merging};
 pub(crate) use overlay::{Overlays, Through, Touched};
 pub(crate) use row::Stamp;
 pub(crate) use slab::RowId;
@@ -112,6 +114,8 @@ pub(crate) trait AnyTable: Send + Sync {
     /// # Safety
     /// As there.
     unsafe fn adopt(&self, worker: &mut Worker, overlays: &Overlays, number: u32, window: Stamp, me: Stamp);
+    /// Whether all that a speculation did with a row was to merge into it.
+    fn is_merged(&self, overlays: &Overlays, number: u32) -> bool;
     /// Adds what a speculation did with a row to a footprint.
     fn declare(&self, overlays: &Overlays, number: u32, footprint: &mut Footprint<'_>);
     /// See [`TableStore::unit_of`].

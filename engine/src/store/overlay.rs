@@ -18,7 +18,9 @@ use super::arena::Arena;
 use super::slab::RowId;
 use super::{Stamp, Worker};
 use crate::codec::Codec;
+use crate::merge::Merge;
 use crate::store::TableStore;
+use crate::store::merging::{AnyMerging, Merging};
 use crate::table::{Key, Value};
 
 /// A row as a speculation sees it.
@@ -30,6 +32,8 @@ pub(crate) struct Looked<K, V> {
     /// Whether the transaction depends on what was there.
     pub(crate) read: Cell<bool>,
     pub(crate) written: Cell<bool>,
+    /// Whether all that the transaction did was to merge into it.
+    pub(crate) merged: Cell<bool>,
     /// What the transaction sees: shared through `&Tx`, changed through `&mut Tx`.
     value: UnsafeCell<Option<V>>,
 }
@@ -40,6 +44,10 @@ impl<K, V> Looked<K, V> {
     pub(crate) fn note_read(&self) {
         if !self.written.get() {
             self.read.set(true);
+        }
+        // What was merged is looked at: the copy, which holds it, counts.
+        if self.merged.replace(false) {
+            self.written.set(true);
         }
     }
 
@@ -146,6 +154,8 @@ pub(crate) enum Touched {
     Row { table: u16, number: u32 },
     /// A granule was read as a whole.
     Granule { table: u16, hash: u64 },
+    /// The merge with this number was made into the row.
+    Merge { table: u16, number: u32, merge: u32 },
 }
 
 /// What one speculation after another touched, in all tables.
@@ -153,6 +163,7 @@ pub(crate) enum Touched {
 pub(crate) struct Overlays {
     tables: Vec<OnceCell<Box<dyn AnyOverlay>>>,
     touched: RefCell<Vec<Touched>>,
+    merges: RefCell<Vec<Box<dyn AnyMerging>>>,
     /// Where the speculation at hand starts in `touched`.
     start: Cell<u32>,
 }
@@ -166,6 +177,7 @@ impl Overlays {
     pub(crate) fn clear(&mut self) {
         self.tables.iter_mut().filter_map(OnceCell::get_mut).for_each(|overlay| overlay.clear());
         self.touched.get_mut().clear();
+        self.merges.get_mut().clear();
     }
 
     /// Starts a speculation in an engine with so many tables. Exclusive, though nothing but cells changes.
@@ -197,6 +209,24 @@ impl Overlays {
 
     fn touch(&self, touched: Touched) {
         self.touched.borrow_mut().push(touched);
+    }
+
+    /// A merge was made into the row that was looked at last.
+    pub(crate) fn add_merge<K: Key, V: Merge, C: Codec<K> + Codec<V>>(
+        &self,
+        table: u16,
+        merging: Merging<K, V, C>,
+    ) {
+        let number =
+            self.table::<K, V>(table).find(&merging.key, merging.key_hash).expect("it was looked at");
+        let mut merges = self.merges.borrow_mut();
+        self.touch(Touched::Merge { table, number, merge: merges.len() as u32 });
+        merges.push(Box::new(merging));
+    }
+
+    pub(crate) fn merge(&self, number: u32) -> &dyn AnyMerging {
+        // SAFETY: as in `touched`.
+        unsafe { &*(&*self.merges.as_ptr())[number as usize] }
     }
 
     /// A granule is read as a whole.
@@ -244,9 +274,16 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         overlays: &'o Overlays,
     ) -> &'o Looked<K, V> {
         let overlay = overlays.table::<K, V>(self.number());
-        let (read, written) = (Cell::new(false), Cell::new(false));
-        let number =
-            overlay.push(Looked { key, key_hash, seen, read, written, value: UnsafeCell::new(value) });
+        let (read, written, merged) = (Cell::new(false), Cell::new(false), Cell::new(false));
+        let number = overlay.push(Looked {
+            key,
+            key_hash,
+            seen,
+            read,
+            written,
+            merged,
+            value: UnsafeCell::new(value),
+        });
         overlays.touch(Touched::Row { table: self.number(), number });
         overlay.get(number)
     }

@@ -16,8 +16,8 @@ use std::cell::UnsafeCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Bound, Range, RangeBounds};
 use std::ptr::{self, NonNull};
-use std::sync::RwLock;
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, RwLock};
 
 use crossbeam_utils::CachePadded;
 use mixlog_mixer::Mode;
@@ -69,6 +69,8 @@ pub(crate) struct TableStore<K, V, C> {
     rows: Slab<Row<K, V>>,
     index: Index<K>,
     locals: Box<[CachePadded<UnsafeCell<Local<V>>>]>,
+    /// Held while a row is made that several transactions may miss at once.
+    pub(super) creating: Mutex<()>,
     codec: std::marker::PhantomData<fn() -> C>,
 }
 
@@ -108,6 +110,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
                 Index::Hash(HashIndex::new())
             },
             locals: (0..workers).map(local).collect(),
+            creating: Mutex::new(()),
             codec: std::marker::PhantomData,
         }
     }
@@ -199,6 +202,11 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             (Index::Ordered(_), None) => unreachable!("the key was cloned"),
         }
         id
+    }
+
+    /// Keeps the first version of a row in this window.
+    pub(super) fn keep_version(&self, worker: &mut Worker, version: Version<V>) -> NonNull<Version<V>> {
+        self.local(worker).versions.push(version)
     }
 
     /// Makes the row's value this transaction's to change: saves what it was, once per transaction, and hides
@@ -563,11 +571,17 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
         unsafe { Self::adopt(self, worker, overlays, number, window, me) }
     }
 
+    fn is_merged(&self, overlays: &Overlays, number: u32) -> bool {
+        overlays.table::<K, V>(self.number).get(number).merged.get()
+    }
+
     fn declare(&self, overlays: &Overlays, number: u32, footprint: &mut Footprint<'_>) {
         let looked = overlays.table::<K, V>(self.number).get(number);
         let row = looked.seen.map_or(NOWHERE, |(id, _)| id);
         if looked.written.get() {
             footprint.access(self, &looked.key, looked.key_hash, row, Mode::Write);
+        } else if looked.merged.get() {
+            footprint.access(self, &looked.key, looked.key_hash, row, Mode::Merge);
         } else if looked.read.get() {
             footprint.access(self, &looked.key, looked.key_hash, row, Mode::Read);
         }

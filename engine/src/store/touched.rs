@@ -13,7 +13,6 @@ use crate::table::{Conflicts, Key, Value};
 #[derive(Clone, Debug)]
 pub(crate) struct Unit {
     pub(crate) hash: u64,
-    /// Read or write.
     pub(crate) mode: Mode,
     /// The hash of the granule whose declaration allows reading the row as well.
     pub(crate) also_by: Option<u64>,
@@ -27,10 +26,11 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     /// a range, whose granule counts.
     pub(crate) fn unit_of(&self, overlays: &Overlays, number: u32) -> Option<Unit> {
         let looked = overlays.table::<K, V>(self.number()).get(number);
-        let mode = match (looked.written.get(), looked.read.get()) {
-            (true, _) => Mode::Write,
-            (false, true) => Mode::Read,
-            (false, false) => return None,
+        let mode = match (looked.written.get(), looked.merged.get(), looked.read.get()) {
+            (true, ..) => Mode::Write,
+            (_, true, _) => Mode::Merge,
+            (.., true) => Mode::Read,
+            (false, false, false) => return None,
         };
         let row = |also_by| Unit {
             hash: looked.key_hash,
@@ -44,6 +44,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             Conflicts::Watched(_) => row(Some(self.granule_of(&looked.key))),
             Conflicts::Grouped { granule, .. } => {
                 let (granule, hash) = (granule(&looked.key), self.granule_of(&looked.key));
+                let mode = if mode == Mode::Read { Mode::Read } else { Mode::Write };
                 Unit { hash, mode, also_by: None, is_row: false, name: granule.to_string() }
             }
         })
