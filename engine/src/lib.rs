@@ -38,7 +38,7 @@ mod window;
 pub use codec::{Codec, DecodeError, Fixed, Serde};
 pub use digest::Digest;
 pub use engine::{Builder, Engine, Replay, procedures_in};
-pub use error::{OpenError, SubmitError};
+pub use error::{Difference, OpenError, SubmitError};
 pub use footprint::Footprint;
 pub use footprint_report::{Access, AccessMode, Declared, Ending, FootprintReport, InVain};
 pub use merge::{Appended, Maximum, Members, Merge, Minimum, Sum};

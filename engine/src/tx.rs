@@ -124,6 +124,22 @@ impl<'a> Tx<'a> {
         Self { store, way: Way::Speculative { overlays, at }, position, time_us, drawn: Cell::new(0) }
     }
 
+    /// The same for a transaction that ran before at this position and was put back.
+    pub(crate) const fn again(mut self) -> Self {
+        if let Way::InPlace(tx) = &mut self.way {
+            tx.me = tx.me.again();
+        }
+        self
+    }
+
+    /// What it changed so far; see [`Store::effects`].
+    pub(crate) fn effects(&mut self) -> Vec<(u16, u128)> {
+        match &mut self.way {
+            Way::InPlace(tx) => self.store.effects(tx.worker, &tx.merges),
+            Way::Speculative { .. } => Vec::new(),
+        }
+    }
+
     /// Makes the changes stay, or puts them back; tells of the table that was touched without being declared.
     pub(crate) fn finish(self, keep: bool) -> Option<&'static str> {
         let Way::InPlace(tx) = self.way else { return None };

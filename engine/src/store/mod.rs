@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 mod arena;
+mod effect;
 mod hash_index;
 pub(crate) mod merging;
 mod ordered_index;
@@ -129,6 +130,11 @@ pub(crate) trait AnyTable: Send + Sync {
     /// `undo` is a change of this table by the calling worker's running transaction; later ones are put back
     /// already.
     unsafe fn roll_back(&self, undo: Undo);
+    /// What one change of the running transaction makes to the digest; see [`Store::effects`].
+    ///
+    /// # Safety
+    /// `undo` is a change of this table by the calling worker's running transaction.
+    unsafe fn effect(&self, undo: Undo, scratch: &mut Vec<u8>) -> u128;
     /// Empties the transaction's own undo space.
     fn clear_within(&self, worker: &mut Worker);
 

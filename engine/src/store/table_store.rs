@@ -603,6 +603,17 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
         unsafe { row.value_mut().clone_from(&version.as_ref().value) };
     }
 
+    unsafe fn effect(&self, undo: Undo, scratch: &mut Vec<u8>) -> u128 {
+        let row = self.row(undo.row);
+        // SAFETY: the caller's promise, as in `roll_back`.
+        let (key, before, after) =
+            unsafe { (row.key(), &undo.version.cast::<Version<V>>().as_ref().value, row.value()) };
+        let seed = self.digest_seed(key, scratch);
+        let mut digest =
+            |value: &Option<V>| value.as_ref().map_or(0, |value| Self::digest_value(value, seed, scratch));
+        digest(after).wrapping_sub(digest(before))
+    }
+
     fn clear_within(&self, worker: &mut Worker) {
         self.local(worker).within.clear();
     }
