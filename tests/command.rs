@@ -91,6 +91,8 @@ fn every_workload_runs_and_passes_its_checks() {
         &["ycsb-c", "--records", "500", "--value-size", "250", "--theta", "0"],
         &["ycsb-f", "--records", "2000", "--value-size", "100", "--mode", "parallel", "--threads", "3"],
         &["transfer", "--hot", "1", "--accounts", "10", "--mode", "sequential"],
+        &["transfer", "--accounts", "1000", "--paranoid"],
+        &["ycsb-f", "--records", "500", "--value-size", "100", "--paranoid", "3", "--mode", "parallel"],
     ] {
         let all = [&["run"], arguments, &["--transactions", "2000", "--log", "memory"]].concat();
         let (code, stdout, stderr) = run(&all);
@@ -116,6 +118,11 @@ fn replay_gives_the_digest_of_the_run_in_every_mode_and_at_every_position() {
     let at = |mode| run(&["replay", "--log", path(&log), "--to", "1234", "--mode", mode]).1;
     assert!(at("parallel").starts_with("position 1234\n"));
     assert_eq!(at("parallel"), at("sequential"));
+    for paranoid in [&["--paranoid"][..], &["--paranoid", "7", "--mode", "parallel", "--threads", "2"]] {
+        let all = [&["replay", "--log", path(&log), "--expect", &digest], paranoid].concat();
+        assert_eq!(run(&all), (0, expected.clone(), String::new()), "{paranoid:?}");
+    }
+    refused(2, &["replay", "--log", path(&log), "--paranoid", "0"], "--paranoid");
     refused(5, &["replay", "--log", path(&log), "--expect", "0-0"], "the digest is");
     refused(2, &["replay", "--log", path(&log), "--to", "1000000"], "ends before position 1000000");
     refused(2, &["replay", "--log", path(&log), "--to", "-1"], "--to");

@@ -1,5 +1,7 @@
 //! What a procedure declares that it will touch.
 
+use std::ops::RangeBounds;
+
 use mixlog_log::Position;
 use mixlog_mixer::Mode;
 
@@ -149,6 +151,72 @@ impl<'a> Footprint<'a> {
         self
     }
 
+    pub(crate) const fn store(&self) -> &'a Store {
+        self.store
+    }
+
+    /// The procedure may read the rows of `range` in an [`ordered`](Table::ordered) table, in any direction.
+    ///
+    /// Cost: one access for every leaf of some hundred rows, or for the one granule of a grouped table.
+    ///
+    /// # Panics
+    /// As [`Tx::range`](crate::Tx::range).
+    pub fn range<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        range: impl RangeBounds<K>,
+    ) -> &mut Self {
+        self.range_in(self.store.table(table), &range);
+        self
+    }
+
+    /// The procedure may read the first `rows` rows of `range`. A guess when the table changes meanwhile: if rows go
+    /// away and the walk gets further than foreseen, the guard notices.
+    ///
+    /// # Panics
+    /// As [`range`](Self::range).
+    pub fn range_first<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        range: impl RangeBounds<K>,
+        rows: usize,
+    ) -> &mut Self {
+        self.leaves_in(self.store.table(table), &range, rows);
+        self
+    }
+
+    /// Declares a walk through a range of an ordered table.
+    pub(crate) fn range_in<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        store: &TableStore<K, V, C>,
+        range: &impl RangeBounds<K>,
+    ) {
+        self.leaves_in(store, range, usize::MAX);
+    }
+
+    fn leaves_in<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        store: &TableStore<K, V, C>,
+        range: &impl RangeBounds<K>,
+        rows: usize,
+    ) {
+        if !matches!(store.conflicts, Conflicts::Ranges) {
+            let granule = store.granule_of_range(range);
+            self.name(granule, || store.name_of_range(range));
+            self.granule(store.number(), granule, Mode::Read);
+            return;
+        }
+        // How much of the first leaf lies before the range is not known.
+        let mut ahead = None;
+        store.granules_of_range(range, |granule, count| {
+            self.name(granule, || store.name_of_range(range));
+            self.granule(store.number(), granule, Mode::Read);
+            let seen = ahead.map_or(0, |ahead: usize| ahead.saturating_add(count as usize));
+            ahead = Some(seen);
+            seen < rows
+        });
+    }
+
     /// The procedure may read all rows of a granule, of this table and, for a
     /// [`grouped`](Table::grouped) one, of its domain.
     ///
@@ -161,7 +229,7 @@ impl<'a> Footprint<'a> {
     ) -> &mut Self {
         let store = self.store.table(table);
         assert!(
-            !matches!(store.conflicts, Conflicts::Rows),
+            matches!(store.conflicts, Conflicts::Watched(_) | Conflicts::Grouped { .. }),
             "table {:?} has no granules: see Table::watched and Table::grouped",
             table.name()
         );
@@ -234,10 +302,10 @@ impl<'a> Footprint<'a> {
                 self.declarations.located.push(Located { key_hash, row, table });
                 return;
             }
-            Conflicts::Watched(granule) if mode != Mode::Read => {
-                self.granule(table, store.granule_hash(granule(key)), Mode::Merge);
+            Conflicts::Watched(_) | Conflicts::Ranges if mode != Mode::Read => {
+                self.granule(table, store.granule_of(key), Mode::Merge);
             }
-            Conflicts::Rows | Conflicts::Watched(_) => {}
+            Conflicts::Rows | Conflicts::Watched(_) | Conflicts::Ranges => {}
         }
         self.name(key_hash, || <C as Codec<K>>::describe(key));
         self.declarations.accesses.push(Access { key: key_hash, row, table, mode, is_row: true });

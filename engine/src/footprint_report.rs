@@ -17,7 +17,7 @@ use crate::prepare::speculate;
 use crate::procedure::{Procedure, Registered};
 use crate::reply::Status;
 use crate::snapshot::Snapshot;
-use crate::store::{Overlays, Store, Touched, Unit};
+use crate::store::{AnyTable, Overlays, Store, Touched, Unit};
 use crate::tx::Tx;
 
 /// What a call touched, compared with what it declared.
@@ -75,7 +75,7 @@ pub struct Access {
     pub table: &'static str,
     /// What to declare.
     pub mode: AccessMode,
-    /// The key of the row ([`Codec::describe`](crate::Codec::describe)), or the number of the granule.
+    /// The key of the row ([`Codec::describe`](crate::Codec::describe)), the number of the granule, or the range.
     pub key: String,
 }
 
@@ -90,6 +90,8 @@ pub enum AccessMode {
     Merge,
     /// [`Footprint::read_granule`], or reading a row of a grouped table.
     ReadGranule,
+    /// [`Footprint::range`].
+    ReadRange,
     /// [`Footprint::write_granule`], or writing a row of a grouped table.
     WriteGranule,
 }
@@ -118,9 +120,10 @@ impl FootprintReport {
 }
 
 impl AccessMode {
-    const fn of(mode: Mode, is_row: bool) -> Self {
+    fn of(mode: Mode, is_row: bool, table: &dyn AnyTable) -> Self {
         match (mode, is_row) {
             (Mode::Read, true) => Self::Read,
+            (Mode::Read, false) if table.has_ranges() => Self::ReadRange,
             (Mode::Read, false) => Self::ReadGranule,
             (Mode::Merge, true) => Self::Merge,
             (Mode::Write, true) => Self::Write,
@@ -136,6 +139,7 @@ impl fmt::Display for AccessMode {
             Self::Write => "write",
             Self::Merge => "merge",
             Self::ReadGranule => "read granule",
+            Self::ReadRange => "read range",
             Self::WriteGranule => "write granule",
         })
     }
@@ -188,6 +192,9 @@ impl std::error::Error for FootprintReport {}
 impl Snapshot {
     /// Runs a call on this state, without changing anything, and compares what it touches with what it declares: for
     /// tests of procedures (see [`testing`](crate::testing)).
+    ///
+    /// Ranges of ordered tables are compared leaf by leaf; what is submitted meanwhile may change the leaves, and make
+    /// a report on them wrong.
     ///
     /// The call sees the position after the snapshot and the present time, as if it were submitted now. The procedure
     /// need not be registered.
@@ -277,17 +284,17 @@ impl Replay {
 }
 
 /// The units of conflict that a call touched, each once, with the table through which it was touched first.
-struct Units(Vec<(&'static str, Unit)>);
+struct Units<'a>(Vec<(&'a dyn AnyTable, Unit)>);
 
-impl Units {
-    fn touched(store: &Store, overlays: &Overlays) -> Self {
+impl<'a> Units<'a> {
+    fn touched(store: &'a Store, overlays: &Overlays) -> Self {
         let mut units = Self(Vec::new());
         for touched in overlays.touched(overlays.at_hand()) {
             let (table, unit) = match touched {
                 Touched::Row { table, number } => (table, store.any(table).unit_of(overlays, number)),
                 Touched::Granule { table, hash } => {
-                    let number = store.any(table).granule_named(overlays, hash);
-                    let name = number.map_or_else(|| unnamed(hash), |number| number.to_string());
+                    let name = store.any(table).granule_name(overlays, hash);
+                    let name = name.unwrap_or_else(|| unnamed(hash));
                     let unit = Unit { hash, mode: Mode::Read, also_by: None, is_row: false, name };
                     (table, Some(unit))
                 }
@@ -298,7 +305,7 @@ impl Units {
             match units.0.iter_mut().find(|(_, known)| known.hash == unit.hash) {
                 Some((_, known)) if unit.mode == Mode::Write => known.mode = Mode::Write,
                 Some(_) => {}
-                None => units.0.push((store.any(table).name(), unit)),
+                None => units.0.push((store.any(table), unit)),
             }
         }
         units
@@ -316,12 +323,14 @@ impl Units {
             .iter()
             .filter(|(_, unit)| is_missing(unit))
             .map(|(table, unit)| Access {
-                table,
-                mode: AccessMode::of(unit.mode, unit.is_row),
+                table: table.name(),
+                mode: AccessMode::of(unit.mode, unit.is_row, *table),
                 key: unit.name.clone(),
             })
             .collect();
+        // A range is read leaf by leaf.
         missing.sort();
+        missing.dedup();
         missing
     }
 
@@ -345,13 +354,16 @@ impl Units {
             surplus.push(InVain {
                 declared: Access {
                     table: store.any(access.table).name(),
-                    mode: AccessMode::of(mode, access.is_row),
+                    mode: AccessMode::of(mode, access.is_row, store.any(access.table)),
                     key: name.unwrap_or_else(|| unnamed(access.key)),
                 },
-                enough: needed.filter(|_| is_written).map(|needed| AccessMode::of(needed, access.is_row)),
+                enough: needed
+                    .filter(|_| is_written)
+                    .map(|needed| AccessMode::of(needed, access.is_row, store.any(access.table))),
             });
         }
         surplus.sort();
+        surplus.dedup();
         surplus
     }
 

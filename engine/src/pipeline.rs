@@ -50,7 +50,7 @@ use crate::procedure::Procedures;
 use crate::reply::Replies;
 use crate::snapshot::Registry;
 use crate::stats::{Stages, Stats};
-use crate::store::{Stamp, Store, WindowEnd, Worker};
+use crate::store::{AnyTable, Stamp, Store, WindowEnd, Worker};
 use crate::verify::{self, Executed, Verdict, Verified};
 use crate::window::Window;
 
@@ -86,6 +86,9 @@ const WORTH_MIXING: u32 = 64;
 const WORTH_SHARING: f64 = 1.3;
 /// After a window that was not worth mixing, how many are not even mixed, at most. Doubles each time.
 const LONGEST_ABSTINENCE: u32 = 32;
+/// After so many windows tables that want to cut their keys anew are heard, though it costs the overlap of two
+/// windows.
+const LONGEST_UNADAPTED: u64 = 16;
 /// How long the leader waits for the log before it looks whether it should stop.
 const LOOK_UP: Duration = Duration::from_millis(20);
 
@@ -256,6 +259,8 @@ struct Leader {
     /// The first entry that is in no window yet.
     next: Position,
     windows: u64,
+    /// When tables last had nothing to adapt, or adapted.
+    adapted: u64,
     /// The window that is prepared and mixed.
     ready: Option<usize>,
     /// An entry that cannot be executed. Windows end before it.
@@ -405,10 +410,14 @@ impl Pipeline {
                 continue;
             }
             let slot = leader.ready.map_or(0, |ready| 1 - ready);
-            let loaded = match self.load(leader, log, until, slot) {
-                // What is prepared is executed before the error is told.
-                Err(_) if leader.ready.is_some() => false,
-                loaded => loaded?,
+            let loaded = if self.adapt(leader) {
+                match self.load(leader, log, until, slot) {
+                    // What is prepared is executed before the error is told.
+                    Err(_) if leader.ready.is_some() => false,
+                    loaded => loaded?,
+                }
+            } else {
+                false
             };
             match (leader.ready.take(), loaded) {
                 (None, false) => match until {
@@ -458,6 +467,24 @@ impl Pipeline {
                 progress(self.shared.snapshots.tail(), log.tail().tail);
             }
         }
+    }
+
+    /// Lets tables cut their keys anew, if they want to and no window is prepared. When they have waited for long, no
+    /// further window is to be prepared, so that the next time it works out. Tells whether one may be.
+    fn adapt(&self, leader: &mut Leader) -> bool {
+        if !self.shared.store.tables().any(AnyTable::wants_adapting) {
+            leader.adapted = leader.windows;
+            return true;
+        }
+        if leader.ready.is_some() {
+            return leader.windows - leader.adapted < LONGEST_UNADAPTED;
+        }
+        for table in self.shared.store.tables() {
+            // SAFETY: the drivers wait at the gate, and no window is prepared.
+            unsafe { table.adapt() };
+        }
+        leader.adapted = leader.windows;
+        true
     }
 
     /// Loads the next window into a slot; tells whether there is one.

@@ -17,7 +17,8 @@ use crate::codec::Codec;
 use crate::footprint::{Access, Located, NOWHERE};
 use crate::merge::Merge;
 use crate::store::{
-    AnyMerging, AnyTable, Merging, Overlays, RowId, RowIds, Stamp, Store, TableStore, Through, Worker,
+    AnyMerging, AnyTable, Merging, Overlays, RowId, RowIds, Speculative, Stamp, Store, TableStore, Through,
+    Worker,
 };
 use crate::table::{Conflicts, Key, Table, Value};
 
@@ -55,7 +56,7 @@ enum Way<'a> {
     /// Rows change in place: the transaction runs at its position.
     InPlace(InPlace<'a>),
     /// Rows are copied as of a position of the past, and changes stay in the copies.
-    Speculative { overlays: &'a Overlays, at: Stamp },
+    Speculative(Speculative<'a>),
 }
 
 /// A transaction at its position.
@@ -121,7 +122,8 @@ impl<'a> Tx<'a> {
         time_us: u64,
     ) -> Self {
         overlays.start(store.tables().len());
-        Self { store, way: Way::Speculative { overlays, at }, position, time_us, drawn: Cell::new(0) }
+        let way = Way::Speculative(Speculative { overlays, at, position });
+        Self { store, way, position, time_us, drawn: Cell::new(0) }
     }
 
     /// The same for a transaction that ran before at this position and was put back.
@@ -167,6 +169,10 @@ impl<'a> Tx<'a> {
             self.store.roll_back(tx.worker);
         }
         tx.violation.get()
+    }
+
+    pub(crate) const fn store(&self) -> &'a Store {
+        self.store
     }
 
     /// The position of this transaction in the log: unique, and the same on every replica.
@@ -218,7 +224,15 @@ impl<'a> Tx<'a> {
         table: &Table<K, V, C>,
         key: &K,
     ) -> Option<&V> {
-        let store = self.store.table(table);
+        self.get_in(self.store.table(table), key)
+    }
+
+    #[inline]
+    pub(crate) fn get_in<'s, K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &'s self,
+        store: &'s TableStore<K, V, C>,
+        key: &K,
+    ) -> Option<&'s V> {
         match &self.way {
             Way::InPlace(tx) => {
                 let id = tx.find(store, key, Mode::Read).id;
@@ -227,12 +241,8 @@ impl<'a> Tx<'a> {
                 // only.
                 unsafe { store.row(id?).value().as_ref() }
             }
-            Way::Speculative { overlays, at } => {
-                let looked = store.look(key, *at, overlays);
-                looked.note_read();
-                // SAFETY: shared while `&self` lives; changes take `&mut self`.
-                unsafe { looked.value().as_ref() }
-            }
+            // SAFETY: shared while `&self` lives; changes take `&mut self`.
+            Way::Speculative(tx) => unsafe { tx.get(store, key) },
         }
     }
 
@@ -256,14 +266,8 @@ impl<'a> Tx<'a> {
                     store.row(id).value_mut().as_mut()
                 }
             }
-            Way::Speculative { overlays, at } => {
-                let looked = store.look(key, *at, overlays);
-                looked.note_read();
-                // Though there may be nothing to change now: at its position there may be.
-                looked.written.set(true);
-                // SAFETY: `&mut self` keeps all others away.
-                unsafe { looked.value_mut() }.as_mut()
-            }
+            // SAFETY: `&mut self` keeps all others away.
+            Way::Speculative(tx) => unsafe { tx.get_mut(store, key) },
         }
     }
 
@@ -275,7 +279,16 @@ impl<'a> Tx<'a> {
         key: K,
         value: V,
     ) {
-        let store = self.store.table(table);
+        self.put_in(self.store.table(table), key, value);
+    }
+
+    #[inline]
+    pub(crate) fn put_in<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        store: &TableStore<K, V, C>,
+        key: K,
+        value: V,
+    ) {
         match &mut self.way {
             Way::InPlace(tx) => {
                 let Found { id, key_hash, unit, granule } = tx.find(store, &key, Mode::Write);
@@ -286,15 +299,8 @@ impl<'a> Tx<'a> {
                     *store.row(id).value_mut() = Some(value);
                 }
             }
-            Way::Speculative { overlays, .. } => {
-                let looked = store.look_away(&key, overlays);
-                if looked.merged.get() {
-                    looked.note_read();
-                }
-                looked.written.set(true);
-                // SAFETY: `&mut self` keeps all others away.
-                unsafe { *looked.value_mut() = Some(value) };
-            }
+            // SAFETY: as in `get_mut`.
+            Way::Speculative(tx) => unsafe { tx.put(store, key, value) },
         }
     }
 
@@ -305,7 +311,15 @@ impl<'a> Tx<'a> {
         table: &Table<K, V, C>,
         key: &K,
     ) -> bool {
-        let store = self.store.table(table);
+        self.delete_in(self.store.table(table), key)
+    }
+
+    #[inline]
+    pub(crate) fn delete_in<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        store: &TableStore<K, V, C>,
+        key: &K,
+    ) -> bool {
         match &mut self.way {
             Way::InPlace(tx) => {
                 let Some(id) = tx.find(store, key, Mode::Write).id else { return false };
@@ -319,15 +333,8 @@ impl<'a> Tx<'a> {
                 }
                 true
             }
-            Way::Speculative { overlays, at } => {
-                let looked = store.look(key, *at, overlays);
-                looked.note_read();
-                // SAFETY: `&mut self` keeps all others away.
-                let value = unsafe { looked.value_mut() };
-                // As above.
-                looked.written.set(true);
-                value.take().is_some()
-            }
+            // SAFETY: as in `get_mut`.
+            Way::Speculative(tx) => unsafe { tx.delete(store, key) },
         }
     }
 
@@ -370,32 +377,8 @@ impl<'a> Tx<'a> {
                 }
                 true
             }
-            Way::Speculative { overlays, at } => {
-                let looked = store.look(&key, *at, overlays);
-                // SAFETY: `&mut self` keeps all others away.
-                let value = unsafe { looked.value_mut() };
-                if !V::accepts(value.as_ref()) {
-                    looked.note_read();
-                    looked.written.set(true);
-                    return false;
-                }
-                // An interactive transaction has no position: its merges are reads and writes.
-                let Some(position) = self.position else {
-                    looked.note_read();
-                    looked.written.set(true);
-                    V::merge(value, delta, Position::ZERO);
-                    return true;
-                };
-                V::merge(value, delta.clone(), position);
-                if !looked.read.get() && !looked.written.get() {
-                    looked.merged.set(true);
-                    let (number, key_hash) = (store.number(), looked.key_hash);
-                    overlays.add_merge(number, Merging { table: *table, number, key_hash, key, delta });
-                } else {
-                    looked.written.set(true);
-                }
-                true
-            }
+            // SAFETY: as in `get_mut`.
+            Way::Speculative(tx) => unsafe { tx.merge(table, store, key, delta) },
         }
     }
 
@@ -435,12 +418,17 @@ impl<'a> Tx<'a> {
         table: &Table<K, V, C>,
         range: impl RangeBounds<K>,
     ) -> impl DoubleEndedIterator<Item = (K, &V)> {
-        let store = self.store.table(table);
+        self.range_in(self.store.table(table), range)
+    }
+
+    pub(crate) fn range_in<'s, K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &'s self,
+        store: &'s TableStore<K, V, C>,
+        range: impl RangeBounds<K>,
+    ) -> impl DoubleEndedIterator<Item = (K, &'s V)> {
         match &self.way {
             Way::InPlace(tx) => Range::InPlace { tx, store, rows: store.row_ids(&range), granule: 0 },
-            Way::Speculative { overlays, at } => {
-                Range::Speculative(store.look_through(&range, *at, overlays))
-            }
+            Way::Speculative(tx) => Range::Speculative(tx.range(store, &range)),
         }
     }
 
@@ -475,7 +463,7 @@ enum Range<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> {
         tx: &'a InPlace<'a>,
         store: &'a TableStore<K, V, C>,
         rows: RowIds<'a, K>,
-        /// The granule that was told of last.
+        /// The granule of the last row.
         granule: u64,
     },
     Speculative(Through<'a, K, V, C>),
@@ -491,18 +479,20 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Range<'a, K, V, C> {
         };
         loop {
             let visit = &mut |entered: u64| {
-                *granule = entered;
                 if tx.declared(store.number(), entered, Mode::Read).is_none() {
                     tx.violated(store);
                 }
             };
             let id = if from_back { rows.next_back(visit) } else { rows.next(visit) }?;
             let row = store.row(id);
-            // SAFETY: the guard allowed reading the granule, and the row itself says that it lies in it, so nobody
+            // SAFETY: the guard allowed reading the granule in which the row itself says that it lies, so nobody
             // writes it while `&Tx` lives.
             unsafe {
-                if row.granule() != *granule && !matches!(tx.guard, Guard::Off) {
-                    tx.violated(store);
+                if row.granule() != *granule {
+                    *granule = row.granule();
+                    if tx.declared(store.number(), *granule, Mode::Read).is_none() {
+                        tx.violated(store);
+                    }
                 }
                 if let Some(value) = row.value().as_ref() {
                     return Some((row.key().clone(), value));
@@ -558,11 +548,11 @@ impl InPlace<'_> {
                 let granule = store.granule_of(key);
                 (granule, self.declared(number, granule, mode).map(|_| self.located(key_hash)))
             }
-            Conflicts::Watched(_) => (key_hash, self.declared(number, key_hash, mode)),
+            Conflicts::Watched(_) | Conflicts::Ranges => (key_hash, self.declared(number, key_hash, mode)),
         };
         let mut found = Found { id: None, key_hash, unit, granule: unit };
         // A row of a watched table is read as a row or as one of its granule, and written as both.
-        let watched = matches!(store.conflicts, Conflicts::Watched(_));
+        let watched = matches!(store.conflicts, Conflicts::Watched(_) | Conflicts::Ranges);
         let by_granule = watched && hint.is_none() && mode == Mode::Read;
         if watched && (by_granule || mode != Mode::Read) {
             found.granule = store.granule_of(key);

@@ -17,6 +17,7 @@ const GROUPED: Table<(u8, u64), u64> = Table::new("grouped").grouped("group", gr
 const ORDERED: Table<(u8, u64), u64> = Table::new("ordered").grouped("group", group).ordered();
 
 const SUMS: Table<u64, Sum, Fixed> = Table::fixed("sums").watched(|key| key / 10);
+const RANGES: Table<u64, u64> = Table::new("ranges").ordered();
 const LISTS: Table<u64, Appended<u64>> = Table::new("lists");
 const MIXED: Table<u64, Number> = Table::new("mixed");
 
@@ -62,6 +63,12 @@ enum Op {
     Enqueue(u8, u64),
     Dequeue(u8),
     Sum(u8),
+    RangeFill(u64, u64),
+    RangeClear(u64, u64),
+    RangeGet(u64),
+    RangeSum(u64, u64),
+    RangeSome(u64, usize),
+    RangePop(bool),
     MergeSum(u64, i64),
     GetSum(u64),
     SumSums(u64),
@@ -140,6 +147,18 @@ impl Procedure for Ops {
                 Op::GroupGet(g, k) => f.read(&GROUPED, &(*g, *k)),
                 Op::Enqueue(g, _) | Op::Dequeue(g) => f.write_granule(&ORDERED, u64::from(*g)),
                 Op::Sum(g) => f.read_granule(&ORDERED, u64::from(*g)),
+                Op::RangeFill(k, _) => {
+                    (*k..k + 10).for_each(|k| _ = f.write(&RANGES, &k));
+                    &mut *f
+                }
+                Op::RangeClear(from, to) => {
+                    (*from..*to).for_each(|k| _ = f.write(&RANGES, &k));
+                    &mut *f
+                }
+                Op::RangeGet(k) => f.read(&RANGES, k),
+                Op::RangeSum(from, to) => f.range(&RANGES, *from..*to),
+                Op::RangeSome(from, count) => f.range_first(&RANGES, *from.., *count),
+                Op::RangePop(_) => f.reconnoitre(),
                 Op::GetSum(k) => f.read(&SUMS, k),
                 Op::SumSums(g) => f.read_granule(&SUMS, *g),
                 Op::GetList(k) => f.write(&LISTS, k),
@@ -233,6 +252,33 @@ impl Procedure for Ops {
                 Op::Sum(g) => tx
                     .range(&ORDERED, (*g, 0)..=(*g, u64::MAX))
                     .fold(0u64, |sum, (key, value)| sum.wrapping_mul(31).wrapping_add(key.1 ^ value)),
+                Op::RangeFill(k, n) => {
+                    (*k..k + 10).for_each(|k| tx.put(&RANGES, k, n ^ k));
+                    0
+                }
+                Op::RangeClear(from, to) => (*from..*to).map(|k| u64::from(tx.delete(&RANGES, &k))).sum(),
+                Op::RangeGet(k) => tx.get(&RANGES, k).copied().unwrap_or(1),
+                Op::RangeSum(from, to) => hash_rows(tx.range(&RANGES, *from..*to)),
+                Op::RangeSome(from, count) if count % 2 == 0 => {
+                    hash_rows(tx.range(&RANGES, *from..).take(*count))
+                }
+                Op::RangeSome(from, count) => {
+                    // From both ends until they meet, or until there are enough.
+                    let mut range = tx.range(&RANGES, *from..from + 3 * *count as u64);
+                    let mut rows = Vec::new();
+                    while let Some(front) = range.next()
+                        && rows.len() < *count
+                    {
+                        rows.push(front);
+                        rows.extend(range.next_back());
+                    }
+                    hash_rows(rows.into_iter())
+                }
+                Op::RangePop(front) => {
+                    let key = if *front { tx.first(&RANGES, ..) } else { tx.last(&RANGES, ..) };
+                    let key = key.map(|(key, _)| key);
+                    key.map_or(u64::MAX, |key| key + u64::from(tx.delete(&RANGES, &key)))
+                }
                 Op::MergeSum(k, n) => u64::from(tx.merge(&SUMS, *k, *n)),
                 Op::GetSum(k) => tx.get(&SUMS, k).map_or(u64::MAX, |sum| sum.0 as u64),
                 Op::SumSums(g) => (g * 10..g * 10 + 10)
@@ -263,6 +309,10 @@ impl Procedure for Ops {
     }
 }
 
+fn hash_rows<'a>(rows: impl Iterator<Item = (u64, &'a u64)>) -> u64 {
+    rows.fold(7, |hash: u64, (key, value)| hash.wrapping_mul(31).wrapping_add(key ^ value))
+}
+
 struct Random(u64);
 
 impl Random {
@@ -286,15 +336,16 @@ struct Flavour {
     keys: u64,
     aborts: u64,
     panics: u64,
-    /// Whether merge operators panic: beside other transactions that ends in a replay.
-    operators_panic: bool,
+    /// Whether there are operations that end in a replay though declared as well as can be: merge operators that
+    /// panic, walks that get further than foreseen.
+    may_diverge: bool,
 }
 
 fn transaction(random: &mut Random, flavour: Flavour) -> Ops {
     let mut ops: Vec<_> = (0..1 + random.below(6))
         .map(|_| {
             let (k, n, g) = (random.below(flavour.keys), random.next(), random.below(4) as u8);
-            match random.below(17) {
+            match random.below(22) {
                 0 => Op::Get(k),
                 1 | 2 => Op::Add(k, n),
                 3 => Op::Put(k, n),
@@ -312,11 +363,15 @@ fn transaction(random: &mut Random, flavour: Flavour) -> Ops {
                 12 | 13 => Op::MergeSum(k % 20, n as i64),
                 14 if n % 4 == 0 => Op::GetList(k % 20),
                 14 => Op::Append(k % 20, n % 100),
+                17 | 18 => Op::RangeFill(k * 13 % 6000, n),
+                19 if n % 3 == 0 => Op::RangeClear(k * 11 % 6000, k * 11 % 6000 + n % 60),
+                19 => Op::RangeGet(k * 13 % 6000),
+                20 => Op::RangeSum(k * 11 % 6000, k * 11 % 6000 + n % 500),
+                21 if n % 6 == 0 && flavour.may_diverge => Op::RangePop(n % 12 == 0),
+                21 if flavour.may_diverge => Op::RangeSome(k * 11 % 6000, (n % 70) as usize),
+                21 => Op::RangeSum(k * 11 % 6000, 7000),
                 15 if n % 3 == 0 => Op::PutMixed(k % 20, n % 1000),
-                _ => Op::MergeMixed(
-                    k % 20,
-                    if n % 50 == 0 && flavour.operators_panic { 7 } else { 8 + n % 100 },
-                ),
+                _ => Op::MergeMixed(k % 20, if n % 50 == 0 && flavour.may_diverge { 7 } else { 8 + n % 100 }),
             }
         })
         .collect();
@@ -337,6 +392,7 @@ fn builder() -> mixlog_engine::Builder {
         .table(&GROUPED)
         .table(&ORDERED)
         .table(&SUMS)
+        .table(&RANGES)
         .table(&LISTS)
         .table(&MIXED)
         .procedure::<Ops>()
@@ -369,7 +425,7 @@ fn state(replay: &Replay) -> State {
             });
         )*};
     }
-    add!(ROWS, TEXTS, WATCHED, GROUPED, ORDERED, SUMS, LISTS, MIXED);
+    add!(ROWS, TEXTS, WATCHED, GROUPED, ORDERED, RANGES, SUMS, LISTS, MIXED);
     assert_eq!(replay.to_end().unwrap().state, snapshot.state_digest(), "kept up, and from scratch");
     state
 }
@@ -430,24 +486,24 @@ fn check(flavour: Flavour, violations_expected: bool) {
 
 #[test]
 fn exact_footprints_parallel_equals_sequential() {
-    check(Flavour { says: &[Says::Exact], keys: 50, aborts: 5, panics: 2, operators_panic: false }, false);
+    check(Flavour { says: &[Says::Exact], keys: 50, aborts: 5, panics: 2, may_diverge: false }, false);
 }
 
 #[test]
 fn exact_footprints_many_keys_parallel_equals_sequential() {
-    check(Flavour { says: &[Says::Exact], keys: 5000, aborts: 1, panics: 0, operators_panic: false }, false);
+    check(Flavour { says: &[Says::Exact], keys: 5000, aborts: 1, panics: 0, may_diverge: false }, false);
 }
 
 #[test]
 fn too_much_and_unknown_footprints_parallel_equals_sequential_without_replay() {
     let says = &[Says::Exact, Says::Exact, Says::Exact, Says::TooMuch, Says::Unknown];
-    check(Flavour { says, keys: 100, aborts: 5, panics: 1, operators_panic: false }, false);
+    check(Flavour { says, keys: 100, aborts: 5, panics: 1, may_diverge: false }, false);
 }
 
 #[test]
 fn too_little_and_empty_and_panicking_footprints_parallel_equals_sequential_by_replay() {
     let says = &[Says::Exact, Says::Exact, Says::TooLittle, Says::Empty, Says::Panics];
-    check(Flavour { says, keys: 100, aborts: 5, panics: 2, operators_panic: true }, true);
+    check(Flavour { says, keys: 100, aborts: 5, panics: 2, may_diverge: true }, true);
 }
 
 #[test]
@@ -457,14 +513,13 @@ fn rare_violations_parallel_equals_sequential() {
         says[100] = Says::TooLittle;
         says
     };
-    check(Flavour { says: &SAYS, keys: 1000, aborts: 2, panics: 1, operators_panic: false }, true);
+    check(Flavour { says: &SAYS, keys: 1000, aborts: 2, panics: 1, may_diverge: false }, true);
 }
 
 #[test]
 fn footprints_to_be_found_parallel_equals_sequential() {
     for keys in [20, 5000] {
-        let flavour =
-            Flavour { says: &[Says::ToBeFound], keys, aborts: 5, panics: 2, operators_panic: false };
+        let flavour = Flavour { says: &[Says::ToBeFound], keys, aborts: 5, panics: 2, may_diverge: false };
         quiet();
         for seed in 0..3 {
             let (log, recorded, _) = record(seed, 2500, flavour);
@@ -490,7 +545,7 @@ fn footprints_to_be_found_parallel_equals_sequential() {
 #[test]
 fn mixed_footprints_some_to_be_found_parallel_equals_sequential() {
     let says = &[Says::Exact, Says::ToBeFound, Says::TooLittle, Says::ToBeFound, Says::Unknown];
-    let flavour = Flavour { says, keys: 300, aborts: 5, panics: 2, operators_panic: true };
+    let flavour = Flavour { says, keys: 300, aborts: 5, panics: 2, may_diverge: true };
     check(flavour, true);
 }
 
@@ -504,7 +559,7 @@ fn paranoid_parallel_equals_sequential() {
         (3, &[Says::Exact, Says::Exact, Says::ToBeFound, Says::TooLittle, Says::Panics]),
     ] {
         let (log, recorded, _) =
-            record(seed, 1500, Flavour { says, keys: 60, aborts: 5, panics: 2, operators_panic: seed == 3 });
+            record(seed, 1500, Flavour { says, keys: 60, aborts: 5, panics: 2, may_diverge: seed == 3 });
         let (expected, state_of_all, _) = replay(&log, 1, 4096, Mode::Sequential);
         assert_eq!(recorded, expected);
         for mode in [Mode::Sequential, Mode::Parallel] {
@@ -522,7 +577,6 @@ fn paranoid_parallel_equals_sequential() {
                 let stats = replay.stats();
                 assert_eq!(stats.transactions, 1500, "{what}");
                 assert!(stats.run_twice >= 1500 / (2 * u64::from(one_in)), "{what}: {stats:?}");
-                assert!(one_in > 1 || stats.adopted == 0, "{what}");
             }
         }
     }
@@ -531,13 +585,8 @@ fn paranoid_parallel_equals_sequential() {
 #[test]
 fn digest_at_every_position_is_the_same_however_it_is_reached() {
     quiet();
-    let flavour = Flavour {
-        says: &[Says::Exact, Says::TooLittle],
-        keys: 20,
-        aborts: 10,
-        panics: 5,
-        operators_panic: true,
-    };
+    let flavour =
+        Flavour { says: &[Says::Exact, Says::TooLittle], keys: 20, aborts: 10, panics: 5, may_diverge: true };
     let (log, last, _) = record(9, 300, flavour);
     let one = builder().threads(1).mode(Mode::Sequential).replay(log.clone()).unwrap();
     let two = builder().threads(2).window(33).mode(Mode::Parallel).replay(log.clone()).unwrap();
@@ -554,7 +603,7 @@ fn digest_at_every_position_is_the_same_however_it_is_reached() {
 #[test]
 fn open_existing_log_replays_it_and_goes_on() {
     quiet();
-    let flavour = Flavour { says: &[Says::Exact], keys: 50, aborts: 5, panics: 0, operators_panic: false };
+    let flavour = Flavour { says: &[Says::Exact], keys: 50, aborts: 5, panics: 0, may_diverge: false };
     let (log, digest, _) = record(1, 1000, flavour);
     let engine = builder().threads(2).open(log.clone()).unwrap();
     assert_eq!(engine.digest(), digest, "no second catalog is appended");
@@ -575,7 +624,7 @@ fn replies_of_live_runs_do_not_depend_on_threads() {
         keys: 30,
         aborts: 10,
         panics: 3,
-        operators_panic: true,
+        may_diverge: true,
     };
     let (_, _, expected) = record(5, 1500, flavour);
     let (_, _, again) = record(5, 1500, flavour);

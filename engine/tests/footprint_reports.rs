@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 const ROWS: Table<u64, u64> = Table::new("rows");
 const TEXTS: Table<(String, u8), u64> = Table::new("texts");
 const SUMS: Table<u64, Sum> = Table::new("sums");
+const SORTED: Table<u64, u64> = Table::new("sorted").ordered();
 const FIXED: Table<[u8; 3], u32, Fixed> = Table::fixed("fixed");
 const WATCHED: Table<u64, u64, Fixed> = Table::fixed("watched").watched(|key| key / 10);
 const GROUPED: Table<(u8, u64), u64> = Table::new("grouped").grouped("group", group);
@@ -37,6 +38,11 @@ enum Step {
     ReadWatched(u64),
     Merge(u64),
     WriteSum(u64),
+    Sort(u64),
+    ReadSorted(u64),
+    /// All keys of the ten.
+    Range(u64),
+    All,
     ReadWatchedGranule(u64),
     Group(u8, u64),
     ReadGroup(u8, u64),
@@ -71,6 +77,10 @@ impl Procedure for Call {
                 Bytes(key) => f.write(&FIXED, &[key, 0, 255]),
                 Watch(key) => f.write(&WATCHED, &key),
                 Merge(key) => f.merge(&SUMS, &key),
+                Sort(key) => f.write(&SORTED, &key),
+                ReadSorted(key) => f.read(&SORTED, &key),
+                Range(ten) => f.range(&SORTED, ten * 10..ten * 10 + 10),
+                All => f.range(&SORTED, ..),
                 WriteSum(key) => f.write(&SUMS, &key),
                 ReadWatched(key) => f.read(&WATCHED, &key),
                 ReadWatchedGranule(granule) => f.read_granule(&WATCHED, granule),
@@ -102,6 +112,12 @@ impl Procedure for Call {
                 Bytes(key) => tx.put(&FIXED, [key, 0, 255], 7),
                 Watch(key) => tx.put(&WATCHED, key, sum),
                 Merge(key) => sum += u64::from(tx.merge(&SUMS, key, 5)),
+                Sort(key) => tx.put(&SORTED, key, sum),
+                ReadSorted(key) => sum += tx.get(&SORTED, &key).copied().unwrap_or(0),
+                Range(ten) => {
+                    sum += tx.range(&SORTED, ten * 10..ten * 10 + 10).map(|(key, _)| key).sum::<u64>();
+                }
+                All => sum += tx.range(&SORTED, ..).map(|(key, _)| key).sum::<u64>(),
                 WriteSum(key) => tx.put(&SUMS, key, Sum(5)),
                 ReadWatched(key) => sum += tx.get(&WATCHED, &key).copied().unwrap_or(0),
                 Group(group, key) => tx.put(&GROUPED, (group, key), sum),
@@ -117,7 +133,13 @@ impl Procedure for Call {
 }
 
 fn builder() -> mixlog_engine::Builder {
-    let builder = Engine::builder().table(&ROWS).table(&TEXTS).table(&FIXED).table(&WATCHED).table(&SUMS);
+    let builder = Engine::builder()
+        .table(&ROWS)
+        .table(&TEXTS)
+        .table(&FIXED)
+        .table(&WATCHED)
+        .table(&SUMS)
+        .table(&SORTED);
     builder.table(&GROUPED).table(&ORDERED).procedure::<Call>().threads(2).mode(Mode::Parallel)
 }
 
@@ -155,6 +177,8 @@ fn exact_footprints_have_nothing_to_report() {
         &[Group(1, 1), Group(1, 2), ReadGroup(2, 1), Scan(1), Scan(3)],
         &[Text(1), Bytes(1), Abort],
         &[Merge(1), WriteSum(2), Merge(2)],
+        &[Sort(1), ReadSorted(2), Range(3)],
+        &[All, Range(3)],
     ] {
         check(steps, steps, &[], &[]);
     }
@@ -180,6 +204,9 @@ fn missing_accesses_are_named_in_the_mode_that_they_need() {
     check(&[], &[ReadWatched(11)], &["read 11 of \"watched\""], &[]);
     check(&[], &[Merge(3)], &["merge 3 of \"sums\""], &[]);
     check(&[Merge(3)], &[Merge(3), WriteSum(3)], &["write 3 of \"sums\""], &[]);
+    check(&[], &[Range(3)], &["read range 30..40 of \"sorted\""], &[]);
+    check(&[], &[All], &["read range .. of \"sorted\""], &[]);
+    check(&[All], &[Sort(2)], &["write 2 of \"sorted\""], &["read range .. of \"sorted\""]);
     // A granule counts once, whatever is done in it.
     check(&[ReadGranule(1)], &[Scan(1), Group(1, 7), Group(1, 8)], &["write granule 1 of \"ordered\""], &[]);
     check(&[], &[Scan(4)], &["read granule 4 of \"ordered\""], &[]);
@@ -206,6 +233,26 @@ fn accesses_declared_in_vain_are_named_with_what_would_be_enough() {
     check(&[WriteSum(3)], &[Merge(3)], &[], &["write 3 of \"sums\" (merge would be enough)"]);
     check(&[Merge(3)], &[], &[], &["merge 3 of \"sums\""]);
     check(&[ToBeFound, Write(1)], &[Read(2)], &[], &["write 1 of \"rows\""]);
+}
+
+/// Ranges that are more than a leaf: only what was walked counts.
+#[test]
+fn ranges_are_compared_leaf_by_leaf_and_reported_as_ranges() {
+    let engine = engine();
+    for chunk in (0..2000).collect::<Vec<_>>().chunks(100) {
+        let steps: Vec<_> = chunk.iter().map(|&key| Sort(key)).collect();
+        engine.submit(&call(&steps, &steps)).unwrap().wait().unwrap();
+    }
+    for _ in 0..20 {
+        engine.submit(&call(&[], &[])).unwrap().wait().unwrap();
+    }
+    let nothing: Vec<String> = Vec::new();
+    assert_eq!(told(&engine, &[All], &[All]), (nothing.clone(), nothing.clone()));
+    assert_eq!(told(&engine, &[Range(3)], &[Range(3)]), (nothing.clone(), nothing.clone()));
+    let all = vec!["read range .. of \"sorted\"".to_owned()];
+    assert_eq!(told(&engine, &[Range(3)], &[All]), (all.clone(), nothing.clone()));
+    assert_eq!(told(&engine, &[All], &[Range(3)]), (nothing.clone(), all));
+    assert_eq!(told(&engine, &[Range(3)], &[ReadSorted(35)]), (nothing.clone(), nothing));
 }
 
 #[test]
@@ -275,7 +322,7 @@ fn missing_accesses_are_reported_exactly_where_the_guard_stops_a_transaction() {
             (0..count)
                 .map(|_| {
                     let (key, group) = (next(12), next(3) as u8);
-                    match next(if with_granules { 15 } else { 12 }) {
+                    match next(if with_granules { 18 } else { 15 }) {
                         0 => Read(key),
                         1 => Write(key),
                         2 => Change(key),
@@ -287,8 +334,11 @@ fn missing_accesses_are_reported_exactly_where_the_guard_stops_a_transaction() {
                         9 => Scan(group),
                         10 => Merge(key / 3),
                         11 => WriteSum(key / 3),
-                        12 => ReadWatchedGranule(key / 10),
-                        13 => WriteGranule(group),
+                        12 => Sort(key),
+                        13 => ReadSorted(key),
+                        14 => Range(key / 10),
+                        15 => ReadWatchedGranule(key / 10),
+                        16 => WriteGranule(group),
                         _ => ReadGranule(group),
                     }
                 })

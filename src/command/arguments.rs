@@ -11,7 +11,7 @@ const EXIT_CODES: &str = "Exit codes:
   2  wrong usage, or a configuration or log that is refused
   3  the log is corrupt
   4  an I/O error: the disk is full, for example
-  5  a consistency check or a comparison of digests failed";
+  5  a consistency check or a comparison of digests failed, or a procedure is not deterministic (--paranoid)";
 
 /// Transactions on all cores, with the result of running them one by one in the order of a log.
 #[derive(Debug, Parser)]
@@ -25,6 +25,12 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Runs a workload, prints what it measured, and audits the state that it left.
     Run(RunOptions),
+    /// Applies transactions to the generic store: reads one JSON object a line, answers with one JSON object a line.
+    Apply(ApplyOptions),
+    /// Prints the values in a generic store, as one JSON object a line.
+    Dump(StateOptions),
+    /// Prints the position and the digest of the state and of all replies, for logs of any kind.
+    Digest(StateOptions),
     /// Executes a log from its start, and prints the position and the digest where it ended.
     Replay(ReplayOptions),
     /// Looks into a log without changing it.
@@ -110,11 +116,16 @@ pub(crate) struct EngineOptions {
     /// How windows are executed
     #[arg(long, value_enum, default_value_t = ModeName::Auto)]
     pub(crate) mode: ModeName,
+    /// Run one transaction in N twice (all of them without N), and fail with exit code 5 at the first one that does
+    /// two things from the same state
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) paranoid: Option<u32>,
 }
 
 impl EngineOptions {
     pub(crate) fn apply(&self, builder: mixlog::Builder) -> mixlog::Builder {
         let builder = builder.window(self.window).mode(self.mode.into());
+        let builder = builder.paranoid(self.paranoid.unwrap_or(0));
         match self.threads {
             Some(threads) => builder.threads(threads),
             None => builder,
@@ -128,6 +139,7 @@ const RUN_EXAMPLES: &str = "Examples:
   mixlog run ycsb-a --records 100000 --operations 10 --theta 0.9 --transactions 1000000
   mixlog run transfer --hot 0.5 --log /var/tmp/bank --durability buffered
   mixlog run tpcc --log memory --mode sequential
+  mixlog run tpcc --paranoid 100
 
 The same log can be run on again: its state is rebuilt first. Exit codes: mixlog --help.";
 
@@ -193,10 +205,85 @@ pub(crate) struct WorkloadOptions {
     pub(crate) hot: Option<f64>,
 }
 
+const APPLY_FORMAT: &str = r#"Each line on stdin is one transaction, and each is answered by one line on stdout, in the same
+order, which is the log's, once it is durable and committed:
+
+  {"id": "c1-17", "ops": [["put", "t", "k", "v"], ["get", "t", "k"]]}
+  {"id":"c1-17","position":[1,0],"status":"committed","results":[null,"v"]}
+
+ops are done in order, all or none, and see what those before them did:
+
+  ["get", table, key]                the value, or null
+  ["put", table, key, value]         null; to put null is to delete
+  ["delete", table, key]             whether there was a value
+  ["add", table, key, integer]       the sum, 64 bits with sign, wrapping; nothing counts as 0
+  ["append", table, key, value]      the new length of the list; nothing counts as an empty one
+  ["cas", table, key, old, new]      whether the value was old, and so is new now; null is nothing
+  ["scan", table, from, to, limit]   [[key, value], ...] with keys in [from, to), in byte order
+  ["abort_if", table, key, value]    null, or the transaction aborts as the value is this one
+  ["merge_add", table, key, integer] null: an add that does not tell the sum
+
+id (optional, a string): the same id again, even after a crash, changes nothing and is answered
+with the first answer, whether that was "committed" or "aborted". So send again whatever was not
+answered. Transactions without an id are answered with "id":null, and not remembered.
+
+footprint (optional): "exact" (the default), "none", or [[table, key, "read" or "write"], ...].
+A hint to the engine that changes speed and no result.
+
+A transaction that aborts changes nothing; its answer has "results":[] and a "reason". An add,
+append or merge_add to a value of another type aborts. position is [entry of the log, 0].
+
+A line that is no transaction (not JSON, not UTF-8, longer than 1 MiB, an unknown field or
+operation, a key twice in one object ..) is answered in its place by {"line":3,"error":"..."},
+changes nothing, and stops nothing. Empty lines are skipped, but counted.
+
+Examples:
+  mixlog apply --log /var/tmp/store < transactions.jsonl > answers.jsonl
+  echo '{"ops": [["add", "counters", "visits", 1]]}' | mixlog apply --log /var/tmp/store
+  mixlog apply --log /var/tmp/store --durability buffered --threads 2
+
+The log is made if missing, and can be gone on with later. Exit codes: mixlog --help."#;
+
+#[derive(Debug, Args)]
+#[command(after_help = APPLY_FORMAT)]
+pub(crate) struct ApplyOptions {
+    /// The log's directory, made if missing, or "memory"
+    #[arg(long, value_name = "DIR|memory")]
+    pub(crate) log: PathBuf,
+    #[command(flatten)]
+    pub(crate) engine: EngineOptions,
+    /// When a transaction is answered [default: flushed, or memory for a log in memory]
+    #[arg(long, value_enum)]
+    pub(crate) durability: Option<Durability>,
+}
+
+const STATE_EXAMPLES: &str = "Examples:
+  mixlog dump --log /var/tmp/store
+  mixlog dump --log /var/tmp/store --at 17
+  mixlog digest --log /var/tmp/store --at 17
+  mixlog digest --log /var/tmp/bank --threads 1 --mode sequential
+
+dump prints tables and keys in the order of their bytes, without spaces, and the keys of every
+object sorted: equal states give equal output. Nothing is written to the log.";
+
+#[derive(Debug, Args)]
+#[command(after_help = STATE_EXAMPLES)]
+pub(crate) struct StateOptions {
+    /// The log's directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) log: PathBuf,
+    #[command(flatten)]
+    pub(crate) engine: EngineOptions,
+    /// The position after which to look [default: the last one of the log]
+    #[arg(long, value_name = "POSITION", value_parser = position, allow_hyphen_values = true)]
+    pub(crate) at: Option<Position>,
+}
+
 const REPLAY_EXAMPLES: &str = "Examples:
   mixlog replay --log /var/tmp/bank
   mixlog replay --log /var/tmp/bank --threads 1 --mode sequential --to 4095
-  mixlog replay --log /var/tmp/bank --expect 0f..-3a..";
+  mixlog replay --log /var/tmp/bank --expect 0f..-3a..
+  mixlog replay --log /var/tmp/bank --paranoid";
 
 #[derive(Debug, Args)]
 #[command(after_help = REPLAY_EXAMPLES)]

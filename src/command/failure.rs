@@ -17,7 +17,7 @@ pub(crate) enum Failure {
     Corrupt(String),
     /// The operating system refused something: exit code 4.
     Io(String),
-    /// A consistency check or a comparison of digests failed: exit code 5.
+    /// A consistency check or a comparison of digests failed, or a procedure is not deterministic: exit code 5.
     CheckFailed(String),
     /// A bug: exit code 1.
     Bug(String),
@@ -85,7 +85,19 @@ impl From<OpenError> for Failure {
             OpenError::Read(error) => error.into(),
             OpenError::Append(error) => error.into(),
             OpenError::Panicked(_) => Self::Bug(text),
+            OpenError::NotDeterministic { .. } => Self::CheckFailed(text),
             _ => Self::Refused(text),
+        }
+    }
+}
+
+impl From<SubmitError> for Failure {
+    fn from(error: SubmitError) -> Self {
+        let text = error.to_string();
+        match error {
+            SubmitError::Append(error) => error.into(),
+            SubmitError::NotRegistered(_) => Self::Bug(text),
+            _ => Self::Io(text),
         }
     }
 }
@@ -94,9 +106,8 @@ impl From<DriveError> for Failure {
     fn from(error: DriveError) -> Self {
         let text = error.to_string();
         match error {
-            DriveError::Submit(SubmitError::Append(error)) => error.into(),
-            DriveError::Submit(SubmitError::NotRegistered(_)) => Self::Bug(text),
-            DriveError::Submit(_) | DriveError::Ticket(_) => Self::Io(text),
+            DriveError::Submit(error) => error.into(),
+            DriveError::Ticket(_) => Self::Io(text),
             _ => Self::Refused(text),
         }
     }
@@ -105,5 +116,21 @@ impl From<DriveError> for Failure {
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Self::Io(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mixlog::{Difference, Position};
+
+    use super::*;
+
+    /// The command has no procedure that is not deterministic, so this cannot be seen from outside.
+    #[test]
+    fn a_procedure_that_is_not_deterministic_is_a_failed_check() {
+        let (procedure, position, what) = ("transfer", Position(17), Difference::Reply);
+        let failure = Failure::from(OpenError::NotDeterministic { procedure, position, what });
+        assert!(matches!(&failure, Failure::CheckFailed(text) if text.contains("position 17")), "{failure}");
+        assert_eq!(failure.exit_code(), ExitCode::from(5));
     }
 }

@@ -6,8 +6,10 @@
 #![allow(unsafe_code)]
 
 mod arena;
+mod bytes;
 mod effect;
 mod hash_index;
+mod leaf_index;
 pub(crate) mod merging;
 mod ordered_index;
 pub(crate) mod overlay;
@@ -18,18 +20,21 @@ mod table_store;
 mod touched;
 
 use std::any::TypeId;
+use std::ops::Bound;
 use std::ptr::NonNull;
 
 pub(crate) use merging::{AnyMerging, Merging};
-pub(crate) use overlay::{Overlays, Through, Touched};
+pub(crate) use overlay::{Overlays, Speculative, Through, Touched};
 pub(crate) use row::Stamp;
 pub(crate) use slab::RowId;
 pub(crate) use table_store::{RowIds, TableStore};
 pub(crate) use touched::Unit;
 
-use crate::codec::Codec;
+use crate::codec::{Codec, DecodeError};
 use crate::footprint::Footprint;
+use crate::interactive::Intention;
 use crate::table::{Key, Table, TableId, Value};
+use crate::tx::Tx;
 
 /// Asks the cache for the line at an address that need not be valid.
 #[inline]
@@ -121,8 +126,35 @@ pub(crate) trait AnyTable: Send + Sync {
     fn declare(&self, overlays: &Overlays, number: u32, footprint: &mut Footprint<'_>);
     /// See [`TableStore::unit_of`].
     fn unit_of(&self, overlays: &Overlays, number: u32) -> Option<Unit>;
-    /// See [`TableStore::granule_named`].
-    fn granule_named(&self, overlays: &Overlays, hash: u64) -> Option<u64>;
+    /// See [`TableStore::granule_name`].
+    fn granule_name(&self, overlays: &Overlays, hash: u64) -> Option<String>;
+    /// Whether its granules are parts of ranges, which nobody can name.
+    fn has_ranges(&self) -> bool;
+
+    /// Declares an access to the row of a key, by its bytes.
+    fn declare_bytes(&self, key: &[u8], write: bool, f: &mut Footprint<'_>) -> Result<(), DecodeError>;
+    /// Declares a range, by the bytes of its bounds.
+    fn declare_range(
+        &self,
+        from: Bound<&Vec<u8>>,
+        to: Bound<&Vec<u8>>,
+        f: &mut Footprint<'_>,
+    ) -> Result<(), DecodeError>;
+    /// The hash of the row's value, if there is one.
+    fn hash_of(&self, tx: &Tx<'_>, key: &[u8]) -> Result<Option<u128>, DecodeError>;
+    /// The hash of the rows of a range.
+    fn hash_of_range(
+        &self,
+        tx: &Tx<'_>,
+        from: Bound<&Vec<u8>>,
+        to: Bound<&Vec<u8>>,
+    ) -> Result<u128, DecodeError>;
+    /// Puts or deletes a row.
+    fn write_bytes(&self, tx: &mut Tx<'_>, key: &[u8], value: Option<&[u8]>) -> Result<(), DecodeError>;
+    /// Adds what an interactive transaction at `at` did with a row to its intention.
+    fn intend(&self, overlays: &Overlays, number: u32, at: Stamp, intention: &mut Intention);
+    /// Adds the ranges that it walked.
+    fn intend_scans(&self, overlays: &Overlays, at: Stamp, intention: &mut Intention);
 
     /// Puts back one change of the running transaction.
     ///
@@ -150,6 +182,13 @@ pub(crate) trait AnyTable: Send + Sync {
     /// No worker runs a transaction, and the window was not ended for this worker; `end` tells of all registered
     /// snapshots. Workers may end a window at the same time.
     unsafe fn end_window(&self, worker: &mut Worker, end: &WindowEnd) -> u128;
+    /// Whether [`adapt`](Self::adapt) has something to do.
+    fn wants_adapting(&self) -> bool;
+    /// Cuts the keys anew into leaves.
+    ///
+    /// # Safety
+    /// No worker runs, and no window is prepared: footprints name leaves.
+    unsafe fn adapt(&self);
     /// Frees what only look-ups of the past could need.
     ///
     /// # Safety

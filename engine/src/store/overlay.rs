@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::ops::{Bound, RangeBounds};
 
 use hashbrown::HashTable;
+use mixlog_log::Position;
 
 use super::arena::Arena;
 use super::slab::RowId;
@@ -21,7 +22,7 @@ use crate::codec::Codec;
 use crate::merge::Merge;
 use crate::store::TableStore;
 use crate::store::merging::{AnyMerging, Merging};
-use crate::table::{Key, Value};
+use crate::table::{Key, Table, Value};
 
 /// A row as a speculation sees it.
 pub(crate) struct Looked<K, V> {
@@ -49,6 +50,12 @@ impl<K, V> Looked<K, V> {
         if self.merged.replace(false) {
             self.written.set(true);
         }
+    }
+
+    /// What the row shall hold, if the transaction changes it. Only for whoever holds the overlays alone.
+    pub(crate) fn written_value(&self) -> Option<&Option<V>> {
+        // SAFETY: a transaction that commits changes nothing any more.
+        self.written.get().then(|| unsafe { self.value() })
     }
 
     /// # Safety
@@ -207,16 +214,18 @@ impl Overlays {
         overlay.downcast_ref().expect("a table's number goes with its types")
     }
 
+    /// Whether a table has an overlay.
+    pub(crate) fn has(&self, number: u16) -> bool {
+        self.tables.get(usize::from(number)).is_some_and(|overlay| overlay.get().is_some())
+    }
+
     fn touch(&self, touched: Touched) {
         self.touched.borrow_mut().push(touched);
     }
 
     /// A merge was made into the row that was looked at last.
-    pub(crate) fn add_merge<K: Key, V: Merge, C: Codec<K> + Codec<V>>(
-        &self,
-        table: u16,
-        merging: Merging<K, V, C>,
-    ) {
+    pub(crate) fn add_merge<K: Key, V: Merge, C: Codec<K> + Codec<V>>(&self, merging: Merging<K, V, C>) {
+        let table = merging.number;
         let number =
             self.table::<K, V>(table).find(&merging.key, merging.key_hash).expect("it was looked at");
         let mut merges = self.merges.borrow_mut();
@@ -239,6 +248,121 @@ impl Overlays {
     }
 }
 
+/// A transaction that runs on the state as of `at`, and keeps its changes in the overlays.
+///
+/// Its methods hand out references for as long as the overlays are borrowed. Their callers promise that values are
+/// not changed while references to them live, as `&Tx` and `&mut Tx` do.
+#[derive(Clone, Copy)]
+pub(crate) struct Speculative<'a> {
+    pub(crate) overlays: &'a Overlays,
+    pub(crate) at: Stamp,
+    /// `None` for an interactive transaction.
+    pub(crate) position: Option<Position>,
+}
+
+impl<'a> Speculative<'a> {
+    /// # Safety
+    /// No change while the reference lives.
+    #[inline]
+    pub(crate) unsafe fn get<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        self,
+        store: &TableStore<K, V, C>,
+        key: &K,
+    ) -> Option<&'a V> {
+        let looked = store.look(key, self.at, self.overlays);
+        looked.note_read();
+        // SAFETY: the caller's promise.
+        unsafe { looked.value().as_ref() }
+    }
+
+    /// # Safety
+    /// No other reference to the row while this one lives.
+    pub(crate) unsafe fn get_mut<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        self,
+        store: &TableStore<K, V, C>,
+        key: &K,
+    ) -> Option<&'a mut V> {
+        let looked = store.look(key, self.at, self.overlays);
+        looked.note_read();
+        // Though there may be nothing to change now: at its position there may be.
+        looked.written.set(true);
+        // SAFETY: the caller's promise.
+        unsafe { looked.value_mut() }.as_mut()
+    }
+
+    /// # Safety
+    /// No reference to the row lives.
+    pub(crate) unsafe fn put<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        self,
+        store: &TableStore<K, V, C>,
+        key: K,
+        value: V,
+    ) {
+        let looked = store.look_away(key, self.overlays);
+        if looked.merged.get() {
+            looked.note_read();
+        }
+        looked.written.set(true);
+        // SAFETY: the caller's promise.
+        unsafe { *looked.value_mut() = Some(value) };
+    }
+
+    /// # Safety
+    /// As [`put`](Self::put).
+    pub(crate) unsafe fn delete<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        self,
+        store: &TableStore<K, V, C>,
+        key: &K,
+    ) -> bool {
+        // SAFETY: the caller's promise.
+        let there = unsafe { self.get_mut(store, key) }.is_some();
+        // SAFETY: the caller's promise.
+        unsafe { *store.look(key, self.at, self.overlays).value_mut() = None };
+        there
+    }
+
+    /// # Safety
+    /// As [`put`](Self::put).
+    pub(crate) unsafe fn merge<K: Key, V: Merge, C: Codec<K> + Codec<V>>(
+        self,
+        table: &Table<K, V, C>,
+        store: &TableStore<K, V, C>,
+        key: K,
+        delta: V::Delta,
+    ) -> bool {
+        let looked = store.look(&key, self.at, self.overlays);
+        // SAFETY: the caller's promise.
+        let value = unsafe { looked.value_mut() };
+        let accepts = V::accepts(value.as_ref());
+        // An interactive transaction has no position: its merges are reads and writes.
+        if !accepts || self.position.is_none() {
+            looked.note_read();
+            looked.written.set(true);
+        }
+        if !accepts {
+            return false;
+        }
+        V::merge(value, delta.clone(), self.position.unwrap_or_default());
+        if !looked.written.get() && !looked.read.get() {
+            looked.merged.set(true);
+            let (number, key_hash) = (store.number(), looked.key_hash);
+            self.overlays.add_merge(Merging { table: *table, number, key_hash, key, delta });
+        } else {
+            looked.written.set(true);
+        }
+        true
+    }
+
+    /// The rows of `range`: those of the state, with the transaction's own changes.
+    pub(crate) fn range<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        self,
+        store: &'a TableStore<K, V, C>,
+        range: &impl RangeBounds<K>,
+    ) -> Through<'a, K, V, C> {
+        store.look_through(range, self.at, self.overlays)
+    }
+}
+
 impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     /// The row as the speculation at hand sees it: its own copy, or a new one as of `at`.
     #[inline]
@@ -256,12 +380,12 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     }
 
     /// The same for a row that will be overwritten whatever it holds: nothing is looked up.
-    pub(crate) fn look_away<'o>(&self, key: &K, overlays: &'o Overlays) -> &'o Looked<K, V> {
+    pub(crate) fn look_away<'o>(&self, key: K, overlays: &'o Overlays) -> &'o Looked<K, V> {
         let overlay = overlays.table::<K, V>(self.number());
-        let key_hash = self.key_hash(key);
-        match overlay.find(key, key_hash) {
+        let key_hash = self.key_hash(&key);
+        match overlay.find(&key, key_hash) {
             Some(number) => overlay.get(number),
-            None => self.add(key.clone(), key_hash, None, None, overlays),
+            None => self.add(key, key_hash, None, None, overlays),
         }
     }
 
@@ -449,7 +573,7 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Through<'a, K, V, C> {
             }
             let key = key.expect("one of them was there");
             self.note(|scan| *(if from_back { &mut scan.back } else { &mut scan.front }) = Some(key.clone()));
-            let looked = self.store.look_away(&key, self.overlays);
+            let looked = self.store.look_away(key.clone(), self.overlays);
             // SAFETY: shared for as long as the transaction is borrowed for `'a`; changes need it mutably.
             if let Some(value) = unsafe { looked.value() } {
                 return Some((key, value));

@@ -25,21 +25,27 @@ use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
 use super::arena::Arena;
 use super::hash_index::HashIndex;
+use super::leaf_index::{self, LeafIndex};
 use super::ordered_index::OrderedIndex;
 use super::overlay::Overlays;
 use super::row::{Row, Stamp, Version};
 use super::slab::{RowId, Slab};
 use super::{AnyTable, Undo, Unit, WindowEnd, Worker};
-use crate::codec::Codec;
+use crate::codec::{Codec, DecodeError};
 use crate::footprint::{Footprint, NOWHERE};
+use crate::interactive::Intention;
 use crate::table::{Conflicts, Key, Table, TableId, Value};
+use crate::tx::Tx;
 
 /// How many row numbers a worker takes at once.
 const NUMBERS: u32 = 64;
 
 enum Index<K> {
     Hash(HashIndex),
+    /// A tree for each granule.
     Ordered(Box<OrderedIndex<K>>),
+    /// Rows by hash, and all keys in order.
+    Leaves(Box<(HashIndex, LeafIndex<K>)>),
 }
 
 /// What a worker keeps of a table.
@@ -95,7 +101,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         let domain = match table.conflicts() {
             // A domain and a table of one name must not share granules by accident.
             Conflicts::Grouped { domain, .. } => TableId(TableId::of(domain).0 ^ 0x5bd1_e995_9bd1_e995),
-            Conflicts::Rows | Conflicts::Watched(_) => TableId(!table.id().0),
+            Conflicts::Rows | Conflicts::Watched(_) | Conflicts::Ranges => TableId(!table.id().0),
         };
         Self {
             name: table.name(),
@@ -104,10 +110,10 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             conflicts: table.conflicts(),
             domain,
             rows: Slab::new(),
-            index: if table.is_ordered() {
-                Index::Ordered(Box::new(OrderedIndex::new()))
-            } else {
-                Index::Hash(HashIndex::new())
+            index: match table.conflicts() {
+                Conflicts::Ranges => Index::Leaves(Box::new((HashIndex::new(), LeafIndex::new()))),
+                _ if table.is_ordered() => Index::Ordered(Box::new(OrderedIndex::new())),
+                _ => Index::Hash(HashIndex::new()),
             },
             locals: (0..workers).map(local).collect(),
             creating: Mutex::new(()),
@@ -139,10 +145,8 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     #[inline]
     pub(crate) fn find(&self, key: &K, key_hash: u64) -> Option<RowId> {
         match &self.index {
-            Index::Hash(index) => index.find(key_hash, |id| {
-                // SAFETY: rows in the index exist, and are given back between windows only.
-                unsafe { self.row(id).key() == key }
-            }),
+            Index::Hash(index) => self.find_in(index, key, key_hash),
+            Index::Leaves(indexes) => self.find_in(&indexes.0, key, key_hash),
             Index::Ordered(index) => {
                 let tree = index.tree(self.granule_of(key))?;
                 tree.read().expect("no panic under the lock of a tree").get(key).copied()
@@ -150,14 +154,34 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         }
     }
 
+    #[inline]
+    fn find_in(&self, index: &HashIndex, key: &K, key_hash: u64) -> Option<RowId> {
+        index.find(key_hash, |id| {
+            // SAFETY: rows in the index exist, and are given back between windows only.
+            unsafe { self.row(id).key() == key }
+        })
+    }
+
     /// The hash of the granule that the key lies in.
     #[inline]
     pub(crate) fn granule_of(&self, key: &K) -> u64 {
         match self.conflicts {
             Conflicts::Rows => self.domain.0,
+            Conflicts::Ranges => self.leaf_hash(self.leaves().leaf_of(key)),
             Conflicts::Watched(granule) | Conflicts::Grouped { granule, .. } => {
                 self.granule_hash(granule(key))
             }
+        }
+    }
+
+    fn leaf_hash(&self, leaf: leaf_index::LeafId) -> u64 {
+        self.granule_hash(u64::from(leaf))
+    }
+
+    fn leaves(&self) -> &LeafIndex<K> {
+        match &self.index {
+            Index::Leaves(indexes) => &indexes.1,
+            Index::Hash(_) | Index::Ordered(_) => unreachable!("tables whose ranges conflict have leaves"),
         }
     }
 
@@ -190,7 +214,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
                 local.numbers.next().expect("just reserved")
             }),
         };
-        let in_index = matches!(self.index, Index::Ordered(_)).then(|| key.clone());
+        let in_index = (!matches!(self.index, Index::Hash(_))).then(|| key.clone());
         // SAFETY: the number is this worker's alone; it is either new or was freed two windows ago.
         unsafe { self.row(id).create(key, unit, granule) };
         match (&self.index, in_index) {
@@ -199,7 +223,12 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
                 let tree = index.tree_or_new(self.granule_of(&key));
                 tree.write().expect("no panic under the lock of a tree").insert(key, id);
             }
-            (Index::Ordered(_), None) => unreachable!("the key was cloned"),
+            (Index::Leaves(indexes), Some(key)) => {
+                let leaf = indexes.1.insert(key, id);
+                indexes.0.insert(key_hash, id);
+                assert_eq!(self.leaf_hash(leaf), granule, "the order of keys of {} changed", self.name);
+            }
+            (Index::Ordered(_) | Index::Leaves(_), None) => unreachable!("the key was cloned"),
         }
         id
     }
@@ -282,12 +311,8 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     /// The value of the key at `at`. For registered snapshots.
     pub(crate) fn get_at(&self, key: &K, at: Stamp) -> Option<V> {
         match &self.index {
-            Index::Hash(index) => {
-                let mut value = None;
-                index.find(self.key_hash(key), |id| {
-                    self.at(id, at, |k, v| (k == key).then(|| value = Some(v.clone()))).flatten().is_some()
-                });
-                value
+            Index::Hash(_) | Index::Leaves(_) => {
+                self.find_at(key, self.key_hash(key), at).map(|(_, _, value)| value)
             }
             Index::Ordered(index) => {
                 let tree = index.tree(self.granule_of(key))?;
@@ -351,17 +376,17 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     pub(super) fn find_at(&self, key: &K, key_hash: u64, at: Stamp) -> Option<(RowId, Stamp, V)> {
         let look =
             |id| self.version_at(id, at, |k, v, stamp| (k == key).then(|| (id, stamp, v.clone()))).flatten();
-        match &self.index {
-            Index::Hash(index) => {
-                let mut found = None;
-                index.find(key_hash, |id| {
-                    found = look(id);
-                    found.is_some()
-                });
-                found
-            }
-            Index::Ordered(_) => look(self.find(key, key_hash)?),
-        }
+        let index = match &self.index {
+            Index::Hash(index) => index,
+            Index::Leaves(indexes) => &indexes.0,
+            Index::Ordered(_) => return look(self.find(key, key_hash)?),
+        };
+        let mut found = None;
+        index.find(key_hash, |id| {
+            found = look(id);
+            found.is_some()
+        });
+        found
     }
 
     /// The row with this number as of `at`.
@@ -374,9 +399,19 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     pub(crate) fn unit_and_granule(&self, key: &K, key_hash: u64) -> (u64, u64) {
         match self.conflicts {
             Conflicts::Grouped { .. } => (self.granule_of(key), self.granule_of(key)),
-            Conflicts::Watched(_) => (key_hash, self.granule_of(key)),
+            Conflicts::Watched(_) | Conflicts::Ranges => (key_hash, self.granule_of(key)),
             Conflicts::Rows => (key_hash, key_hash),
         }
+    }
+
+    /// Calls `see` with the hash of each granule that a range touches, and how many rows it has, until that says no.
+    pub(crate) fn granules_of_range(
+        &self,
+        range: &impl RangeBounds<K>,
+        mut see: impl FnMut(u64, u32) -> bool,
+    ) {
+        self.leaves()
+            .leaves_of(range.start_bound(), range.end_bound(), |leaf, rows| see(self.leaf_hash(leaf), rows));
     }
 
     /// The hash of the granule that a range lies in.
@@ -403,8 +438,13 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     /// # Panics
     /// When the table is not ordered, and as [`granule_of_range`](Self::granule_of_range).
     pub(crate) fn row_ids<'a, R: RangeBounds<K>>(&'a self, range: &R) -> RowIds<'a, K> {
-        let Index::Ordered(index) = &self.index else {
-            panic!("table {} is not ordered: ranges need `Table::ordered`", self.name)
+        let index = match &self.index {
+            Index::Ordered(index) => index,
+            Index::Leaves(indexes) => {
+                let (from, to) = (range.start_bound().cloned(), range.end_bound().cloned());
+                return RowIds::Leaves { domain: self.domain, walk: indexes.1.walk(from, to) };
+            }
+            Index::Hash(_) => panic!("table {} is not ordered: ranges need `Table::ordered`", self.name),
         };
         let granule = self.granule_of_range(range);
         // A backwards range is empty, not a panic.
@@ -437,6 +477,10 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         let key = unsafe { row.key() };
         match &self.index {
             Index::Hash(index) => index.remove(self.key_hash(key), id),
+            Index::Leaves(indexes) => {
+                indexes.0.remove(self.key_hash(key), id);
+                indexes.1.remove(key, id);
+            }
             Index::Ordered(index) => {
                 let tree = index.tree(self.granule_of(key)).expect("the row's granule");
                 let removed = tree.write().expect("no panic under the lock of a tree").remove(key);
@@ -452,21 +496,31 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
 pub(crate) enum RowIds<'a, K> {
     /// One granule's tree, if there is one; and the granule, until it is told.
     Granule { granule: Option<u64>, rows: Option<Rows<'a, K>> },
+    /// Leaves, whose hashes come from their numbers.
+    Leaves { domain: TableId, walk: leaf_index::Walk<'a, K> },
 }
 
 impl<K: Key> RowIds<'_, K> {
     #[inline]
     pub(crate) fn next(&mut self, visit: &mut impl FnMut(u64)) -> Option<RowId> {
-        let Self::Granule { granule, rows } = self;
-        granule.take().into_iter().for_each(visit);
-        rows.as_mut()?.next()
+        match self {
+            Self::Granule { granule, rows } => {
+                granule.take().into_iter().for_each(visit);
+                rows.as_mut()?.next()
+            }
+            Self::Leaves { domain, walk } => walk.next(&mut |leaf| visit(domain.hash(&u64::from(leaf)))),
+        }
     }
 
     #[inline]
     pub(crate) fn next_back(&mut self, visit: &mut impl FnMut(u64)) -> Option<RowId> {
-        let Self::Granule { granule, rows } = self;
-        granule.take().into_iter().for_each(visit);
-        rows.as_mut()?.next_back()
+        match self {
+            Self::Granule { granule, rows } => {
+                granule.take().into_iter().for_each(visit);
+                rows.as_mut()?.next_back()
+            }
+            Self::Leaves { domain, walk } => walk.next_back(&mut |leaf| visit(domain.hash(&u64::from(leaf)))),
+        }
     }
 }
 
@@ -544,15 +598,20 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
 
     #[inline]
     fn prefetch_index(&self, key_hash: u64) {
-        if let Index::Hash(index) = &self.index {
-            index.prefetch(key_hash);
+        match &self.index {
+            Index::Hash(index) => index.prefetch(key_hash),
+            Index::Leaves(indexes) => indexes.0.prefetch(key_hash),
+            Index::Ordered(_) => {}
         }
     }
 
     #[inline]
     fn locate(&self, key_hash: u64) -> Option<RowId> {
-        let Index::Hash(index) = &self.index else { return None };
-        index.find(key_hash, |_| true)
+        match &self.index {
+            Index::Hash(index) => index.find(key_hash, |_| true),
+            Index::Leaves(indexes) => indexes.0.find(key_hash, |_| true),
+            Index::Ordered(_) => None,
+        }
     }
 
     #[inline]
@@ -569,6 +628,44 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
     unsafe fn adopt(&self, worker: &mut Worker, overlays: &Overlays, number: u32, window: Stamp, me: Stamp) {
         // SAFETY: the caller's promise.
         unsafe { Self::adopt(self, worker, overlays, number, window, me) }
+    }
+
+    fn declare_bytes(&self, key: &[u8], write: bool, f: &mut Footprint<'_>) -> Result<(), DecodeError> {
+        Self::declare_bytes(self, key, write, f)
+    }
+
+    fn declare_range(
+        &self,
+        from: Bound<&Vec<u8>>,
+        to: Bound<&Vec<u8>>,
+        f: &mut Footprint<'_>,
+    ) -> Result<(), DecodeError> {
+        Self::declare_range(self, from, to, f)
+    }
+
+    fn hash_of(&self, tx: &Tx<'_>, key: &[u8]) -> Result<Option<u128>, DecodeError> {
+        Self::hash_of(self, tx, key)
+    }
+
+    fn hash_of_range(
+        &self,
+        tx: &Tx<'_>,
+        from: Bound<&Vec<u8>>,
+        to: Bound<&Vec<u8>>,
+    ) -> Result<u128, DecodeError> {
+        Self::hash_of_range(self, tx, from, to)
+    }
+
+    fn write_bytes(&self, tx: &mut Tx<'_>, key: &[u8], value: Option<&[u8]>) -> Result<(), DecodeError> {
+        Self::write_bytes(self, tx, key, value)
+    }
+
+    fn intend(&self, overlays: &Overlays, number: u32, at: Stamp, intention: &mut Intention) {
+        Self::intend(self, overlays, number, at, intention);
+    }
+
+    fn intend_scans(&self, overlays: &Overlays, at: Stamp, intention: &mut Intention) {
+        Self::intend_scans(self, overlays, at, intention);
     }
 
     fn is_merged(&self, overlays: &Overlays, number: u32) -> bool {
@@ -591,8 +688,12 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
         Self::unit_of(self, overlays, number)
     }
 
-    fn granule_named(&self, overlays: &Overlays, hash: u64) -> Option<u64> {
-        Self::granule_named(self, overlays, hash)
+    fn granule_name(&self, overlays: &Overlays, hash: u64) -> Option<String> {
+        Self::granule_name(self, overlays, hash)
+    }
+
+    fn has_ranges(&self) -> bool {
+        matches!(self.conflicts, Conflicts::Ranges)
     }
 
     unsafe fn roll_back(&self, undo: Undo) {
@@ -706,12 +807,24 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
         digest
     }
 
+    fn wants_adapting(&self) -> bool {
+        matches!(&self.index, Index::Leaves(indexes) if indexes.1.wants_adapting())
+    }
+
+    unsafe fn adapt(&self) {
+        if let Index::Leaves(indexes) = &self.index {
+            // SAFETY: the caller's promise.
+            indexes.1.adapt(|id, leaf| unsafe { self.row(id).set_granule(self.leaf_hash(leaf)) });
+        }
+    }
+
     unsafe fn reclaim(&self) {
         // SAFETY: the caller's promise.
         unsafe {
             match &self.index {
                 Index::Hash(index) => index.reclaim(),
                 Index::Ordered(index) => index.reclaim(),
+                Index::Leaves(indexes) => indexes.0.reclaim(),
             }
         }
     }

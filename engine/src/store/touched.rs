@@ -1,6 +1,6 @@
 //! What a speculation touched, for people: units of conflict with names.
 
-use std::ops::Bound;
+use std::ops::{Bound, RangeBounds};
 
 use mixlog_mixer::Mode;
 
@@ -37,11 +37,11 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             mode,
             also_by,
             is_row: true,
-            name: <C as Codec<K>>::describe(&looked.key),
+            name: key_name::<K, C>(&looked.key),
         };
         Some(match self.conflicts {
             Conflicts::Rows => row(None),
-            Conflicts::Watched(_) => row(Some(self.granule_of(&looked.key))),
+            Conflicts::Watched(_) | Conflicts::Ranges => row(Some(self.granule_of(&looked.key))),
             Conflicts::Grouped { granule, .. } => {
                 let (granule, hash) = (granule(&looked.key), self.granule_of(&looked.key));
                 let mode = if mode == Mode::Read { Mode::Read } else { Mode::Write };
@@ -50,17 +50,51 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         })
     }
 
-    /// The number of the granule with this hash, if the bounds of a range that was walked tell it.
-    pub(crate) fn granule_named(&self, overlays: &Overlays, hash: u64) -> Option<u64> {
-        let (Conflicts::Watched(granule) | Conflicts::Grouped { granule, .. }) = self.conflicts else {
-            return None;
-        };
+    /// The name of the granule with this hash, if a range that was walked tells it.
+    pub(crate) fn granule_name(&self, overlays: &Overlays, hash: u64) -> Option<String> {
         let scans = overlays.table::<K, V>(self.number()).scans();
-        let bounds = scans.iter().flat_map(|scan| [&scan.from, &scan.to]);
-        let keys = bounds.filter_map(|bound| match bound {
+        let mut ranges = scans.iter().map(|scan| (scan.from.as_ref(), scan.to.as_ref()));
+        let range = ranges.find(|range| {
+            if !matches!(self.conflicts, Conflicts::Ranges) {
+                return self.granule_of_range(range) == hash;
+            }
+            let mut is_in = false;
+            self.granules_of_range(range, |granule, _| {
+                is_in |= granule == hash;
+                !is_in
+            });
+            is_in
+        });
+        range.map(|range| self.name_of_range(&range))
+    }
+
+    /// The range, or the number of the granule that it lies in.
+    pub(crate) fn name_of_range(&self, range: &impl RangeBounds<K>) -> String {
+        let key = |bound| match bound {
             Bound::Included(key) | Bound::Excluded(key) => Some(key),
             Bound::Unbounded => None,
-        });
-        keys.map(granule).find(|&number| self.granule_hash(number) == hash)
+        };
+        let (from, to) = (range.start_bound(), range.end_bound());
+        if let (Conflicts::Watched(granule) | Conflicts::Grouped { granule, .. }, Some(key)) =
+            (self.conflicts, key(from).or_else(|| key(to)))
+        {
+            return granule(key).to_string();
+        }
+        let name = |key| key_name::<K, C>(key);
+        let from = match from {
+            Bound::Included(key) => name(key),
+            Bound::Excluded(key) => format!("after {}", name(key)),
+            Bound::Unbounded => String::new(),
+        };
+        let to = match to {
+            Bound::Included(key) => format!("={}", name(key)),
+            Bound::Excluded(key) => name(key),
+            Bound::Unbounded => String::new(),
+        };
+        format!("{from}..{to}")
     }
+}
+
+fn key_name<K, C: Codec<K>>(key: &K) -> String {
+    C::describe(key)
 }
