@@ -1,5 +1,6 @@
 //! The embedded engine: build it, open it on a log, submit, read.
 
+use std::any::TypeId;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,19 +14,23 @@ use crate::codec::Codec;
 use crate::digest::Digest;
 use crate::entry::{self, Origin};
 use crate::error::{OpenError, SubmitError};
+use crate::index::{Index, IndexKey, Maintain};
 use crate::interactive::Intention;
 use crate::pipeline::{Config, Mode, Pipeline, Progress, Shared, Until, WINDOW_GRID};
 use crate::procedure::{Procedure, ProcedureId, Procedures, Registered};
 use crate::snapshot::Snapshot;
 use crate::stats::Stats;
-use crate::store::{AnyTable, MakeTable, Store, TableStore};
+use crate::store::{AnyTable, Indexes, MakeTable, Store, TableStore};
 use crate::table::{Key, Table, TableId, Value};
 use crate::ticket::Ticket;
 
 /// Names what an engine consists of, and opens it.
 #[must_use]
 pub struct Builder {
-    tables: Vec<(&'static str, MakeTable)>,
+    tables: Vec<(&'static str, TypeId, MakeTable)>,
+    indexes: Indexes,
+    /// Of each index: its name, its table's name and type.
+    indexed: Vec<(&'static str, &'static str, TypeId)>,
     procedures: Vec<Registered>,
     threads: usize,
     window: u32,
@@ -40,6 +45,8 @@ impl Default for Builder {
         let threads = thread::available_parallelism().map_or(1, usize::from);
         Self {
             tables: Vec::new(),
+            indexes: Vec::new(),
+            indexed: Vec::new(),
             procedures: Vec::new(),
             threads,
             window: 256,
@@ -55,11 +62,27 @@ impl Builder {
     /// Adds a table.
     pub fn table<K: Key, V: Value, C: Codec<K> + Codec<V>>(mut self, table: &Table<K, V, C>) -> Self {
         let description = *table;
-        let make: MakeTable = Box::new(move |number, workers| -> Box<dyn AnyTable> {
-            Box::new(TableStore::new(&description, number, workers))
+        let make: MakeTable = Box::new(move |number, workers, indexes| -> Box<dyn AnyTable> {
+            let own = indexes.extract_if(.., |(table, _)| *table == description.id());
+            let own =
+                own.map(|(_, index)| *index.downcast().expect("the types of an index's table were compared"));
+            let own = own.collect();
+            Box::new(TableStore::new(&description, number, workers, own))
         });
-        self.tables.push((table.name(), make));
+        self.tables.push((table.name(), TypeId::of::<Table<K, V, C>>(), make));
         self
+    }
+
+    /// Adds an index of a table, which has to be added, too. It needs no place in the log: it may be added to a
+    /// program, or left out, while its log exists.
+    pub fn index<K: IndexKey, V: Value, I: IndexKey, C: Codec<K> + Codec<V>>(
+        mut self,
+        index: &Index<K, V, I, C>,
+    ) -> Self {
+        let maintain: Box<dyn Maintain<K, V>> = Box::new(*index);
+        self.indexes.push((index.table().id(), Box::new(maintain)));
+        self.indexed.push((index.name(), index.table().name(), TypeId::of::<Table<K, V, C>>()));
+        self.table(&index.places())
     }
 
     /// Adds a procedure.
@@ -124,14 +147,23 @@ impl Builder {
         if self.max_in_flight == 0 {
             return refuse("at least 1 submission must be allowed in flight".to_owned());
         }
-        for (i, (name, _)) in self.tables.iter().enumerate() {
-            if self.tables[..i].iter().any(|(other, _)| other == name) {
+        for (i, (name, ..)) in self.tables.iter().enumerate() {
+            if self.tables[..i].iter().any(|(other, ..)| other == name) {
                 return refuse(format!("table {name:?} is registered twice"));
             }
-            if let Some((other, _)) =
-                self.tables[..i].iter().find(|(o, _)| TableId::of(o) == TableId::of(name))
+            if let Some((other, ..)) =
+                self.tables[..i].iter().find(|(o, ..)| TableId::of(o) == TableId::of(name))
             {
                 return refuse(format!("the names of tables {name:?} and {other:?} collide: rename one"));
+            }
+        }
+        for &(index, table, types) in &self.indexed {
+            match self.tables.iter().find(|(name, ..)| *name == table) {
+                Some((_, found, _)) if *found == types => {}
+                Some(_) => return refuse(format!("index {index:?} is of table {table:?} with other types")),
+                None => {
+                    return refuse(format!("index {index:?} is of table {table:?}, which is not registered"));
+                }
             }
         }
         if self.tables.len() > 2048 || self.procedures.len() > usize::from(u16::MAX) {
@@ -145,8 +177,8 @@ impl Builder {
                 format!("the names of procedures {a:?} and {b:?} collide: rename one")
             })
         })?;
-        let makers = self.tables.into_iter().map(|(_, make)| make).collect();
-        let (store, workers) = Store::new(makers, self.threads);
+        let makers = self.tables.into_iter().map(|(.., make)| make).collect();
+        let (store, workers) = Store::new(makers, self.indexes, self.threads);
         let shared = Arc::new(Shared::new(store, procedures, random(), self.max_in_flight));
         let (threads, window, mode, paranoid) = (self.threads, self.window, self.mode, self.paranoid);
         let config = Config { threads, window, mode, paranoid };

@@ -6,6 +6,7 @@ use mixlog_log::Position;
 use mixlog_mixer::Mode;
 
 use crate::codec::Codec;
+use crate::index::{Index, IndexKey, Place, places};
 use crate::merge::Merge;
 use crate::store::{RowId, Store, TableStore};
 use crate::table::{Conflicts, Key, Table, Value};
@@ -168,6 +169,33 @@ impl<'a> Footprint<'a> {
     ) -> &mut Self {
         self.range_in(self.store.table(table), &range);
         self
+    }
+
+    /// The procedure may read what an index finds for `range`.
+    ///
+    /// # Panics
+    /// When the index is not registered.
+    pub fn range_by<K: IndexKey, V: Value, I: IndexKey, C: Codec<K> + Codec<V>>(
+        &mut self,
+        index: &Index<K, V, I, C>,
+        range: impl RangeBounds<I>,
+    ) -> &mut Self {
+        self.range_in(self.store.table(&index.places()), &places::<I, K>(&range));
+        self
+    }
+
+    /// The procedure may insert, move or delete the row of `key`, so that it comes to or goes from `by` in an index.
+    /// Only needed where the row's place in the index changes.
+    ///
+    /// # Panics
+    /// As [`range_by`](Self::range_by).
+    pub fn write_by<K: IndexKey, V: Value, I: IndexKey, C: Codec<K> + Codec<V>>(
+        &mut self,
+        index: &Index<K, V, I, C>,
+        by: I,
+        key: K,
+    ) -> &mut Self {
+        self.write(&index.places(), &Place::new(by, key))
     }
 
     /// The procedure may read the first `rows` rows of `range`. A guess when the table changes meanwhile: if rows go

@@ -119,7 +119,8 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(store: Store, procedures: Procedures, origin: u64, in_flight_limit: usize) -> Self {
-        let table_names = store.tables().map(|table| table.name()).collect();
+        let table_names =
+            store.tables().filter(|table| !table.is_derived()).map(|table| table.name()).collect();
         Self {
             store,
             procedures,

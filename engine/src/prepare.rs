@@ -127,7 +127,12 @@ fn decode(
 /// Runs a call ahead.
 pub(crate) fn speculate(calls: &dyn Calls, call: u32, tx: &mut Tx<'_>, replies: &mut Vec<u8>) -> Speculation {
     let start = replies.len();
-    let status = match catch_unwind(AssertUnwindSafe(|| calls.run(call, tx, replies))) {
+    let run = || {
+        let ended = calls.run(call, tx, replies);
+        tx.keep_indexes();
+        ended
+    };
+    let status = match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ended::Committed) => Status::Committed,
         Ok(Ended::Aborted) => Status::Aborted,
         Err(payload) => {

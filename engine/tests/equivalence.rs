@@ -559,7 +559,7 @@ fn paranoid_parallel_equals_sequential() {
         (3, &[Says::Exact, Says::Exact, Says::ToBeFound, Says::TooLittle, Says::Panics]),
     ] {
         let (log, recorded, _) =
-            record(seed, 1500, Flavour { says, keys: 60, aborts: 5, panics: 2, may_diverge: seed == 3 });
+            record(seed, 800, Flavour { says, keys: 60, aborts: 5, panics: 2, may_diverge: seed == 3 });
         let (expected, state_of_all, _) = replay(&log, 1, 4096, Mode::Sequential);
         assert_eq!(recorded, expected);
         for mode in [Mode::Sequential, Mode::Parallel] {
@@ -568,15 +568,15 @@ fn paranoid_parallel_equals_sequential() {
                     format!("seed {seed}, {mode}, {threads} threads, window {window}, one in {one_in}");
                 let builder = builder().threads(threads).window(window).mode(mode).paranoid(one_in);
                 let replay = builder.replay(Arc::clone(&log) as Arc<dyn SharedLog>).unwrap();
-                let middle = replay.to(mixlog_engine::Position(700)).unwrap();
+                let middle = replay.to(mixlog_engine::Position(400)).unwrap();
                 let snapshot = replay.snapshot();
                 assert_eq!(replay.to_end().unwrap(), expected, "{what}");
                 assert_eq!(snapshot.state_digest(), middle.state, "{what}");
                 drop(snapshot);
                 assert_eq!(state(&replay), state_of_all, "{what}");
                 let stats = replay.stats();
-                assert_eq!(stats.transactions, 1500, "{what}");
-                assert!(stats.run_twice >= 1500 / (2 * u64::from(one_in)), "{what}: {stats:?}");
+                assert_eq!(stats.transactions, 800, "{what}");
+                assert!(stats.run_twice >= 800 / (2 * u64::from(one_in)), "{what}: {stats:?}");
             }
         }
     }

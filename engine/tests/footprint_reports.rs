@@ -37,6 +37,7 @@ enum Step {
     Watch(u64),
     ReadWatched(u64),
     Merge(u64),
+    CanMerge(u64),
     WriteSum(u64),
     Sort(u64),
     ReadSorted(u64),
@@ -76,7 +77,7 @@ impl Procedure for Call {
                 Text(key) => f.write(&TEXTS, &("text".to_owned(), key as u8)),
                 Bytes(key) => f.write(&FIXED, &[key, 0, 255]),
                 Watch(key) => f.write(&WATCHED, &key),
-                Merge(key) => f.merge(&SUMS, &key),
+                Merge(key) | CanMerge(key) => f.merge(&SUMS, &key),
                 Sort(key) => f.write(&SORTED, &key),
                 ReadSorted(key) => f.read(&SORTED, &key),
                 Range(ten) => f.range(&SORTED, ten * 10..ten * 10 + 10),
@@ -111,6 +112,7 @@ impl Procedure for Call {
                 Text(key) => tx.put(&TEXTS, ("text".to_owned(), key as u8), sum),
                 Bytes(key) => tx.put(&FIXED, [key, 0, 255], 7),
                 Watch(key) => tx.put(&WATCHED, key, sum),
+                CanMerge(key) => sum += u64::from(tx.can_merge(&SUMS, &key)),
                 Merge(key) => sum += u64::from(tx.merge(&SUMS, key, 5)),
                 Sort(key) => tx.put(&SORTED, key, sum),
                 ReadSorted(key) => sum += tx.get(&SORTED, &key).copied().unwrap_or(0),
@@ -177,6 +179,7 @@ fn exact_footprints_have_nothing_to_report() {
         &[Group(1, 1), Group(1, 2), ReadGroup(2, 1), Scan(1), Scan(3)],
         &[Text(1), Bytes(1), Abort],
         &[Merge(1), WriteSum(2), Merge(2)],
+        &[CanMerge(1), Merge(1), CanMerge(1), CanMerge(2)],
         &[Sort(1), ReadSorted(2), Range(3)],
         &[All, Range(3)],
     ] {
@@ -203,6 +206,8 @@ fn missing_accesses_are_named_in_the_mode_that_they_need() {
     );
     check(&[], &[ReadWatched(11)], &["read 11 of \"watched\""], &[]);
     check(&[], &[Merge(3)], &["merge 3 of \"sums\""], &[]);
+    check(&[], &[CanMerge(3)], &["merge 3 of \"sums\""], &[]);
+    check(&[CanMerge(3)], &[CanMerge(3), WriteSum(3)], &["write 3 of \"sums\""], &[]);
     check(&[Merge(3)], &[Merge(3), WriteSum(3)], &["write 3 of \"sums\""], &[]);
     check(&[], &[Range(3)], &["read range 30..40 of \"sorted\""], &[]);
     check(&[], &[All], &["read range .. of \"sorted\""], &[]);

@@ -146,7 +146,13 @@ impl Attempt<'_> {
             tx = tx.again();
         }
         // A procedure that panics leaves no trace: its changes are put back, and it can share nothing else.
-        let ended = catch_unwind(AssertUnwindSafe(|| calls.run(call, &mut tx, reply)));
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            let ended = calls.run(call, &mut tx, reply);
+            if ended == Ended::Committed {
+                tx.keep_indexes();
+            }
+            ended
+        }));
         let commits = matches!(ended, Ok(Ended::Committed));
         let effects = if commits && run != Run::Only { tx.effects() } else { Vec::new() };
         let outside = tx.finish(commits && run != Run::First);

@@ -48,6 +48,18 @@ pub(crate) trait AnyMerging: Send + Sync {
     ) -> Result<(), Box<dyn Any + Send>>;
 }
 
+/// Whether a row that others may be merging into takes merges.
+pub(crate) fn is_accepted<K: Key, V: Merge, C: Codec<K> + Codec<V>>(
+    table: &TableStore<K, V, C>,
+    key: &K,
+    key_hash: u64,
+) -> bool {
+    let Some(id) = table.find(key, key_hash) else { return V::accepts(None) };
+    let _latched = table.row(id).latch.lock();
+    // SAFETY: others merge under the latch, and the schedule keeps all else away.
+    V::accepts(unsafe { table.row(id).value() }.as_ref())
+}
+
 impl<K: Key, V: Merge, C: Codec<K> + Codec<V>> AnyMerging for Merging<K, V, C> {
     fn table(&self) -> &'static str {
         self.table.name()
@@ -58,11 +70,7 @@ impl<K: Key, V: Merge, C: Codec<K> + Codec<V>> AnyMerging for Merging<K, V, C> {
     }
 
     fn is_accepted(&self, store: &Store) -> bool {
-        let table = store.table(&self.table);
-        let Some(id) = table.find(&self.key, self.key_hash) else { return V::accepts(None) };
-        let _latched = table.row(id).latch.lock();
-        // SAFETY: others merge under the latch, and the schedule keeps all else away.
-        V::accepts(unsafe { table.row(id).value() }.as_ref())
+        is_accepted(store.table(&self.table), &self.key, self.key_hash)
     }
 
     fn try_out(&self, store: &Store, position: Position) -> Result<(), Box<dyn Any + Send>> {

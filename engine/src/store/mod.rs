@@ -19,7 +19,7 @@ pub(crate) mod slab;
 mod table_store;
 mod touched;
 
-use std::any::TypeId;
+use std::any::{Any, TypeId};
 use std::ops::Bound;
 use std::ptr::NonNull;
 
@@ -100,6 +100,8 @@ pub(crate) struct WindowEnd {
 pub(crate) trait AnyTable: Send + Sync {
     fn name(&self) -> &'static str;
     fn id(&self) -> TableId;
+    /// Whether its rows follow from those of other tables.
+    fn is_derived(&self) -> bool;
     /// The type of the `TableStore`.
     fn types(&self) -> TypeId;
 
@@ -221,13 +223,18 @@ unsafe impl Sync for Entry {}
 // SAFETY: as above.
 unsafe impl Send for Entry {}
 
-/// Makes one table of the store, given its number and the number of workers.
-pub(crate) type MakeTable = Box<dyn FnOnce(u16, usize) -> Box<dyn AnyTable> + Send>;
+/// Makes one table of the store, given its number, the number of workers, and the indexes of all tables, of which it
+/// takes its own.
+pub(crate) type MakeTable = Box<dyn FnOnce(u16, usize, &mut Indexes) -> Box<dyn AnyTable> + Send>;
+
+/// Indexes, each a `Box<dyn Maintain<K, V>>`, by the table that they index.
+pub(crate) type Indexes = Vec<(TableId, Box<dyn Any + Send>)>;
 
 impl Store {
     /// The tables, and the right to be each of `workers` workers.
-    pub(crate) fn new(makers: Vec<MakeTable>, workers: usize) -> (Self, Vec<Worker>) {
-        let tables: Vec<_> = (0u16..).zip(makers).map(|(number, make)| make(number, workers)).collect();
+    pub(crate) fn new(makers: Vec<MakeTable>, mut indexes: Indexes, workers: usize) -> (Self, Vec<Worker>) {
+        let tables: Vec<_> =
+            (0u16..).zip(makers).map(|(number, make)| make(number, workers, &mut indexes)).collect();
         let (directory, multiplier, shift) = Self::directory(&tables);
         let worker = |number| Worker { number, window: 0, undo: Vec::new(), scratch: Vec::new() };
         (Self { tables, directory, multiplier, shift }, (0..workers).map(worker).collect())

@@ -33,9 +33,10 @@ use super::slab::{RowId, Slab};
 use super::{AnyTable, Undo, Unit, WindowEnd, Worker};
 use crate::codec::{Codec, DecodeError};
 use crate::footprint::{Footprint, NOWHERE};
+use crate::index::Maintain;
 use crate::interactive::Intention;
 use crate::table::{Conflicts, Key, Table, TableId, Value};
-use crate::tx::Tx;
+use crate::tx::{Lent, Tx};
 
 /// How many row numbers a worker takes at once.
 const NUMBERS: u32 = 64;
@@ -71,6 +72,9 @@ pub(crate) struct TableStore<K, V, C> {
     number: u16,
     id: TableId,
     pub(crate) conflicts: Conflicts<K>,
+    /// Whether no digest counts its rows.
+    derived: bool,
+    secondary: Vec<Box<dyn Maintain<K, V>>>,
     domain: TableId,
     rows: Slab<Row<K, V>>,
     index: Index<K>,
@@ -86,7 +90,12 @@ unsafe impl<K: Key, V: Value, C> Sync for TableStore<K, V, C> {}
 unsafe impl<K: Key, V: Value, C> Send for TableStore<K, V, C> {}
 
 impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
-    pub(crate) fn new(table: &Table<K, V, C>, number: u16, workers: usize) -> Self {
+    pub(crate) fn new(
+        table: &Table<K, V, C>,
+        number: u16,
+        workers: usize,
+        secondary: Vec<Box<dyn Maintain<K, V>>>,
+    ) -> Self {
         let local = |_| {
             CachePadded::new(UnsafeCell::new(Local {
                 versions: Arena::new(),
@@ -108,6 +117,8 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             number,
             id: table.id(),
             conflicts: table.conflicts(),
+            derived: table.is_derived(),
+            secondary,
             domain,
             rows: Slab::new(),
             index: match table.conflicts() {
@@ -119,6 +130,24 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             creating: Mutex::new(()),
             codec: std::marker::PhantomData,
         }
+    }
+
+    #[inline]
+    pub(crate) fn is_indexed(&self) -> bool {
+        !self.secondary.is_empty()
+    }
+
+    /// What is to be done after the row, which held `old`, was lent to be changed.
+    pub(crate) fn lend(&self, key: K, old: Option<V>) -> Lent<'_> {
+        Box::new(move |tx| {
+            let new = tx.get_in(self, &key).cloned();
+            self.moved(tx, &key, old.as_ref(), new.as_ref());
+        })
+    }
+
+    /// A row changed: its indexes follow.
+    pub(crate) fn moved(&self, tx: &mut Tx<'_>, key: &K, old: Option<&V>, new: Option<&V>) {
+        self.secondary.iter().for_each(|index| index.moved(tx, key, old, new));
     }
 
     pub(crate) const fn number(&self) -> u16 {
@@ -592,6 +621,10 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
         self.id
     }
 
+    fn is_derived(&self) -> bool {
+        self.derived
+    }
+
     fn types(&self) -> TypeId {
         TypeId::of::<Self>()
     }
@@ -758,6 +791,12 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
             // SAFETY: no worker runs a transaction, so rows change no more; nor is this one given back by another
             // worker, since its stamp lies in the window.
             let (key, value) = unsafe { (row.key(), row.value()) };
+            if self.derived {
+                if value.is_none() && !row.listed.swap(true, Ordering::Relaxed) {
+                    local.absent.push_back(version.row);
+                }
+                continue;
+            }
             let seed = self.digest_seed(key, &mut scratch);
             if let Some(before) = &version.value {
                 digest = digest.wrapping_sub(Self::digest_value(before, seed, &mut scratch));
@@ -831,6 +870,9 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
 
     fn digest_at(&self, at: Stamp) -> u128 {
         let (mut sum, mut scratch) = (0u128, Vec::new());
+        if self.derived {
+            return sum;
+        }
         self.for_each_at(at, |key, value| {
             let seed = self.digest_seed(key, &mut scratch);
             sum = sum.wrapping_add(Self::digest_value(value, seed, &mut scratch));
@@ -891,8 +933,8 @@ mod tests {
     #[test]
     fn rows_without_a_value_are_given_back_though_others_change_in_every_window() {
         let make: crate::store::MakeTable =
-            Box::new(|number, workers| Box::new(TableStore::new(&TABLE, number, workers)));
-        let (store, mut workers) = Store::new(vec![make], 1);
+            Box::new(|number, workers, _| Box::new(TableStore::new(&TABLE, number, workers, Vec::new())));
+        let (store, mut workers) = Store::new(vec![make], Vec::new(), 1);
         let worker = &mut workers[0];
         for number in (0..20_000).step_by(2) {
             // Row 0 is there and gone in turn, row 1 is deleted every time; the others come and go once.

@@ -26,9 +26,10 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     /// a range, whose granule counts.
     pub(crate) fn unit_of(&self, overlays: &Overlays, number: u32) -> Option<Unit> {
         let looked = overlays.table::<K, V>(self.number()).get(number);
-        let mode = match (looked.written.get(), looked.merged.get(), looked.read.get()) {
-            (true, ..) => Mode::Write,
+        let merged = looked.merged.get() || looked.asked.get();
+        let mode = match (looked.written.get(), merged, looked.read.get()) {
             (_, true, _) => Mode::Merge,
+            (true, ..) => Mode::Write,
             (.., true) => Mode::Read,
             (false, false, false) => return None,
         };
