@@ -93,6 +93,8 @@ fn every_workload_runs_and_passes_its_checks() {
         &["ycsb-e", "--records", "1000", "--operations", "2", "--clients", "2", "--value-size", "100"],
         &["ycsb-f", "--records", "2000", "--value-size", "100", "--mode", "parallel", "--threads", "3"],
         &["transfer", "--hot", "1", "--accounts", "10", "--mode", "sequential"],
+        &["transfer", "--accounts", "1000", "--paranoid"],
+        &["ycsb-f", "--records", "500", "--value-size", "100", "--paranoid", "3", "--mode", "parallel"],
         &["smallbank", "--accounts", "300"],
         &["smallbank", "--accounts", "2000", "--hot", "0.9", "--hot-accounts", "20", "--mode", "parallel"],
         &["list-append", "--keys", "3"],
@@ -165,6 +167,11 @@ fn replay_gives_the_digest_of_the_run_in_every_mode_and_at_every_position() {
     let at = |mode| run(&["replay", "--log", path(&log), "--to", "1234", "--mode", mode]).1;
     assert!(at("parallel").starts_with("position 1234\n"));
     assert_eq!(at("parallel"), at("sequential"));
+    for paranoid in [&["--paranoid"][..], &["--paranoid", "7", "--mode", "parallel", "--threads", "2"]] {
+        let all = [&["replay", "--log", path(&log), "--expect", &digest], paranoid].concat();
+        assert_eq!(run(&all), (0, expected.clone(), String::new()), "{paranoid:?}");
+    }
+    refused(2, &["replay", "--log", path(&log), "--paranoid", "0"], "--paranoid");
     refused(5, &["replay", "--log", path(&log), "--expect", "0-0"], "the digest is");
     refused(2, &["replay", "--log", path(&log), "--to", "1000000"], "ends before position 1000000");
     refused(2, &["replay", "--log", path(&log), "--to", "-1"], "--to");

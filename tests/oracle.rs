@@ -81,6 +81,12 @@ fn check<W: Workload>(make: impl Fn(u64) -> W, transactions: u64) {
             }
         }
         assert_eq!(replay(&workload, &log, 2, 1000, Mode::Auto, middle), oracle, "auto");
+        for (mode, one_in) in [(Mode::Sequential, 1), (Mode::Parallel, 1), (Mode::Parallel, 5)] {
+            let builder = workload.register(Engine::builder()).threads(2).mode(mode).paranoid(one_in);
+            let replay = builder.replay(Arc::clone(&log)).expect("it opens");
+            assert_eq!(replay.to_end().expect("it is deterministic"), oracle[1], "one in {one_in} twice");
+            assert!(replay.stats().run_twice > 0);
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! What can go wrong between an engine and its user.
 
+use std::fmt;
+
 use mixlog_log::{AppendError, Position, ReadError};
 use thiserror::Error;
 
@@ -58,9 +60,46 @@ pub enum OpenError {
     /// The log does not take the engine's catalog.
     #[error("cannot append to the log: {0}")]
     Append(#[from] AppendError),
+    /// Paranoid mode ran a transaction twice from the same state, and it did two things. Everything before it was
+    /// executed. Without paranoid mode the log can be executed still, but replicas may come to differ: correct the
+    /// procedure.
+    #[error("procedure {procedure:?} is not deterministic: run twice at position {position}, {what}")]
+    NotDeterministic {
+        /// The procedure's name.
+        procedure: &'static str,
+        /// Where the transaction stands in the log.
+        position: Position,
+        /// What was not the same.
+        what: Difference,
+    },
     /// Code that must not panic did: a row's `Clone`, `Serialize` or `Drop`, or a bug of the engine.
     #[error("the engine panicked: {0}")]
     Panicked(String),
+}
+
+/// What two runs of a transaction did not have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Difference {
+    /// Whether it committed, aborted or panicked.
+    Ending,
+    /// What it returned.
+    Reply,
+    /// The rows that it left in this table, and perhaps in others.
+    Rows {
+        /// The table's name.
+        table: &'static str,
+    },
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ending => f.write_str("it ended in two ways"),
+            Self::Reply => f.write_str("it gave two replies"),
+            Self::Rows { table } => write!(f, "it made two different changes to table {table:?}"),
+        }
+    }
 }
 
 /// Why a transaction was not submitted. Nothing was appended.

@@ -8,7 +8,7 @@ use mixlog_log::Position;
 
 use crate::codec::Codec;
 use crate::pipeline::Shared;
-use crate::store::Stamp;
+use crate::store::{Stamp, Store};
 use crate::table::{Key, Table, Value};
 
 /// Which positions snapshots look at, and how far the state reaches.
@@ -85,6 +85,11 @@ impl Snapshot {
         self.tail.previous()
     }
 
+    pub(crate) fn store(&self) -> &Store {
+        &self.shared.store
+    }
+
+    /// The newest change that it sees.
     pub(crate) const fn stamp(&self) -> Stamp {
         Stamp::last_before(self.tail)
     }

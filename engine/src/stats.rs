@@ -16,6 +16,8 @@ pub struct Stats {
     pub reconnoitred: u64,
     /// Of those, the ones whose result was used as it stood, since nothing that they had read had changed.
     pub adopted: u64,
+    /// Transactions that paranoid mode ran twice.
+    pub run_twice: u64,
     /// Transactions found to touch what they had not declared.
     pub violations: u64,
     /// The same by procedure, those without any left out. Windows that go one by one are not looked at.

@@ -137,6 +137,22 @@ impl<'a> Tx<'a> {
         Self { store, way: Way::Speculative(tx), position: None, time_us: 0, drawn: Cell::new(0), lent: None }
     }
 
+    /// The same for a transaction that ran before at this position and was put back.
+    pub(crate) const fn again(mut self) -> Self {
+        if let Way::InPlace(tx) = &mut self.way {
+            tx.me = tx.me.again();
+        }
+        self
+    }
+
+    /// What it changed so far; see [`Store::effects`].
+    pub(crate) fn effects(&mut self) -> Vec<(u16, u128)> {
+        match &mut self.way {
+            Way::InPlace(tx) => self.store.effects(tx.worker, &tx.merges),
+            Way::Speculative { .. } => Vec::new(),
+        }
+    }
+
     /// Makes the changes stay, or puts them back; tells of the table that was touched without being declared.
     pub(crate) fn finish(self, keep: bool) -> Option<&'static str> {
         let Way::InPlace(tx) = self.way else { return None };
@@ -359,7 +375,9 @@ impl<'a> Tx<'a> {
             Way::InPlace(tx) if tx.merges_only(store, key) => {
                 merging::is_accepted(store, key, store.key_hash(key))
             }
-            _ => V::accepts(self.get_in(store, key)),
+            Way::InPlace(_) => V::accepts(self.get_in(store, key)),
+            // SAFETY: changes take `&mut self`.
+            Way::Speculative(tx) => unsafe { tx.can_merge(store, key) },
         }
     }
 
@@ -703,8 +721,7 @@ impl InPlace<'_> {
     #[inline]
     fn declared(&self, table: u16, key: u64, mode: Mode) -> Option<RowId> {
         let (Guard::Stop(accesses) | Guard::Note(accesses)) = self.guard else { return Some(NOWHERE) };
-        let covers =
-            |access: &Access| access.key == key && (access.mode == Mode::Write || access.mode == mode);
+        let covers = |access: &Access| access.covers(key, mode);
         let cursor = &self.cursors[usize::from(table) % CURSORS];
         let start = cursor.get() as usize;
         // The same row again, or the next one: what procedures do that follow their footprint.

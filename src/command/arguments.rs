@@ -11,7 +11,7 @@ const EXIT_CODES: &str = "Exit codes:
   2  wrong usage, or a configuration or log that is refused
   3  the log is corrupt
   4  an I/O error: the disk is full, for example
-  5  a consistency check or a comparison of digests failed";
+  5  a consistency check or a comparison of digests failed, or a procedure is not deterministic (--paranoid)";
 
 /// Transactions on all cores, with the result of running them one by one in the order of a log.
 #[derive(Debug, Parser)]
@@ -125,11 +125,16 @@ pub(crate) struct EngineOptions {
     /// How windows are executed
     #[arg(long, value_enum, default_value_t = ModeName::Auto)]
     pub(crate) mode: ModeName,
+    /// Run one transaction in N twice (all of them without N), and fail with exit code 5 at the first one that does
+    /// two things from the same state
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) paranoid: Option<u32>,
 }
 
 impl EngineOptions {
     pub(crate) fn apply(&self, builder: mixlog::Builder) -> mixlog::Builder {
         let builder = builder.window(self.window).mode(self.mode.into());
+        let builder = builder.paranoid(self.paranoid.unwrap_or(0));
         match self.threads {
             Some(threads) => builder.threads(threads),
             None => builder,
@@ -145,6 +150,7 @@ const RUN_EXAMPLES: &str = "Examples:
   mixlog run transfer --hot 0.5 --log /var/tmp/bank --durability buffered
   mixlog run list-append --keys 5 --transactions 100000 --clients 4 --history history.jsonl
   mixlog run tpcc --log memory --mode sequential
+  mixlog run tpcc --paranoid 100
 
 The same log can be run on again: its state is rebuilt first. Exit codes: mixlog --help.";
 
@@ -306,7 +312,8 @@ pub(crate) struct StateOptions {
 const REPLAY_EXAMPLES: &str = "Examples:
   mixlog replay --log /var/tmp/bank
   mixlog replay --log /var/tmp/bank --threads 1 --mode sequential --to 4095
-  mixlog replay --log /var/tmp/bank --expect 0f..-3a..";
+  mixlog replay --log /var/tmp/bank --expect 0f..-3a..
+  mixlog replay --log /var/tmp/bank --paranoid";
 
 #[derive(Debug, Args)]
 #[command(after_help = REPLAY_EXAMPLES)]

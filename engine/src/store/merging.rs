@@ -5,6 +5,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use mixlog_log::Position;
+use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::{Stamp, Store, TableStore, Worker};
 use crate::codec::Codec;
@@ -30,6 +31,8 @@ pub(crate) trait AnyMerging: Send + Sync {
     fn is_accepted(&self, store: &Store) -> bool;
     /// Makes it in a copy, to see whether the operator panics.
     fn try_out(&self, store: &Store, position: Position) -> Result<(), Box<dyn Any + Send>>;
+    /// Its table's number, and a hash of row and delta.
+    fn effect(&self, scratch: &mut Vec<u8>) -> (u16, u128);
     /// Makes it. A panic of the operator leaves the row as it may be: the window is to be undone.
     ///
     /// # Safety
@@ -78,6 +81,12 @@ impl<K: Key, V: Merge, C: Codec<K> + Codec<V>> AnyMerging for Merging<K, V, C> {
             unsafe { table.row(id).value() }.clone()
         });
         catch_unwind(AssertUnwindSafe(|| V::merge(&mut copy, self.delta.clone(), position)))
+    }
+
+    fn effect(&self, scratch: &mut Vec<u8>) -> (u16, u128) {
+        scratch.clear();
+        crate::codec::encode(&self.delta, scratch);
+        (self.number, xxh3_128_with_seed(scratch, self.key_hash))
     }
 
     unsafe fn make(

@@ -7,6 +7,7 @@
 
 mod arena;
 mod bytes;
+mod effect;
 mod hash_index;
 mod leaf_index;
 pub(crate) mod merging;
@@ -16,6 +17,7 @@ mod region;
 pub(crate) mod row;
 pub(crate) mod slab;
 mod table_store;
+mod touched;
 
 use std::any::{Any, TypeId};
 use std::ops::Bound;
@@ -26,6 +28,7 @@ pub(crate) use overlay::{Overlays, Speculative, Through, Touched};
 pub(crate) use row::Stamp;
 pub(crate) use slab::RowId;
 pub(crate) use table_store::{RowIds, TableStore};
+pub(crate) use touched::Unit;
 
 use crate::codec::{Codec, DecodeError};
 use crate::footprint::Footprint;
@@ -123,6 +126,12 @@ pub(crate) trait AnyTable: Send + Sync {
     fn is_merged(&self, overlays: &Overlays, number: u32) -> bool;
     /// Adds what a speculation did with a row to a footprint.
     fn declare(&self, overlays: &Overlays, number: u32, footprint: &mut Footprint<'_>);
+    /// See [`TableStore::unit_of`].
+    fn unit_of(&self, overlays: &Overlays, number: u32) -> Option<Unit>;
+    /// See [`TableStore::granule_name`].
+    fn granule_name(&self, overlays: &Overlays, hash: u64) -> Option<String>;
+    /// Whether its granules are parts of ranges, which nobody can name.
+    fn has_ranges(&self) -> bool;
 
     /// Declares an access to the row of a key, by its bytes.
     fn declare_bytes(&self, key: &[u8], write: bool, f: &mut Footprint<'_>) -> Result<(), DecodeError>;
@@ -155,6 +164,11 @@ pub(crate) trait AnyTable: Send + Sync {
     /// `undo` is a change of this table by the calling worker's running transaction; later ones are put back
     /// already.
     unsafe fn roll_back(&self, undo: Undo);
+    /// What one change of the running transaction makes to the digest; see [`Store::effects`].
+    ///
+    /// # Safety
+    /// `undo` is a change of this table by the calling worker's running transaction.
+    unsafe fn effect(&self, undo: Undo, scratch: &mut Vec<u8>) -> u128;
     /// Empties the transaction's own undo space.
     fn clear_within(&self, worker: &mut Worker);
 

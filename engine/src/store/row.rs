@@ -18,7 +18,8 @@ use mixlog_log::Position;
 use super::slab::{RowId, ZeroValid};
 use crate::sync::{AtomicU64, Ordering, spin_loop, yield_now};
 
-/// When a row changed: greater stamps are later. The first two mean that nothing was written yet.
+/// When a row changed: greater stamps are later. The first two mean that nothing was written yet; then come two for
+/// every position, since a transaction may run, be put back, and run again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Stamp(u64);
 
@@ -31,13 +32,20 @@ impl Stamp {
     /// The newest change that a snapshot of everything before `tail` sees.
     #[inline]
     pub(crate) const fn last_before(tail: Position) -> Self {
-        Self(tail.0 + 1)
+        Self(2 * tail.0 + 1)
     }
 
     /// The change made by the entry at `position`.
     #[inline]
     pub(crate) const fn of(position: Position) -> Self {
-        Self(position.0 + 2)
+        Self(2 * position.0 + 2)
+    }
+
+    /// The change made by the second run of the transaction with this stamp. Rows that the first run touched need to be
+    /// saved again, though they were put back: they do not hold this stamp.
+    #[inline]
+    pub(crate) const fn again(self) -> Self {
+        Self(self.0 + 1)
     }
 }
 

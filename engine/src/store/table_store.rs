@@ -30,7 +30,7 @@ use super::ordered_index::OrderedIndex;
 use super::overlay::Overlays;
 use super::row::{Row, Stamp, Version};
 use super::slab::{RowId, Slab};
-use super::{AnyTable, Undo, WindowEnd, Worker};
+use super::{AnyTable, Undo, Unit, WindowEnd, Worker};
 use crate::codec::{Codec, DecodeError};
 use crate::footprint::{Footprint, NOWHERE};
 use crate::index::Maintain;
@@ -717,12 +717,35 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
         }
     }
 
+    fn unit_of(&self, overlays: &Overlays, number: u32) -> Option<Unit> {
+        Self::unit_of(self, overlays, number)
+    }
+
+    fn granule_name(&self, overlays: &Overlays, hash: u64) -> Option<String> {
+        Self::granule_name(self, overlays, hash)
+    }
+
+    fn has_ranges(&self) -> bool {
+        matches!(self.conflicts, Conflicts::Ranges)
+    }
+
     unsafe fn roll_back(&self, undo: Undo) {
         let row = self.row(undo.row);
         let version = undo.version.cast::<Version<V>>();
         // SAFETY: the caller's promise: the worker wrote the row in the running transaction, and `save` made
         // the version, in an arena that was not cleared since.
         unsafe { row.value_mut().clone_from(&version.as_ref().value) };
+    }
+
+    unsafe fn effect(&self, undo: Undo, scratch: &mut Vec<u8>) -> u128 {
+        let row = self.row(undo.row);
+        // SAFETY: the caller's promise, as in `roll_back`.
+        let (key, before, after) =
+            unsafe { (row.key(), &undo.version.cast::<Version<V>>().as_ref().value, row.value()) };
+        let seed = self.digest_seed(key, scratch);
+        let mut digest =
+            |value: &Option<V>| value.as_ref().map_or(0, |value| Self::digest_value(value, seed, scratch));
+        digest(after).wrapping_sub(digest(before))
     }
 
     fn clear_within(&self, worker: &mut Worker) {

@@ -4,6 +4,7 @@
 #[path = "../../../benches/baseline/mod.rs"]
 mod baseline;
 mod baselines;
+mod footprint_reports;
 mod footprints;
 mod list_append_check;
 mod list_append_runs;
