@@ -7,7 +7,7 @@
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
-use std::ops::{Bound, RangeBounds};
+use std::ops::RangeBounds;
 use std::panic::resume_unwind;
 
 use mixlog_log::Position;
@@ -263,18 +263,7 @@ impl<'a> Tx<'a> {
         store: &TableStore<K, V, C>,
         range: &impl RangeBounds<K>,
     ) -> u64 {
-        let of = |bound: Bound<&K>| match bound {
-            Bound::Included(key) | Bound::Excluded(key) => Some(store.granule_of(key)),
-            Bound::Unbounded => None,
-        };
-        let granule = match (of(range.start_bound()), of(range.end_bound())) {
-            (Some(from), Some(to)) => {
-                assert_eq!(from, to, "a range lies in one granule");
-                from
-            }
-            (Some(one), None) | (None, Some(one)) => one,
-            (None, None) => panic!("a range needs a bound that tells its granule"),
-        };
+        let granule = store.granule_of_range(range);
         if self.declared(store.number(), granule, Mode::Read).is_none() {
             self.violated(store);
         }

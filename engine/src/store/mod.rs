@@ -8,6 +8,7 @@
 mod arena;
 mod hash_index;
 mod ordered_index;
+mod pins;
 mod region;
 pub(crate) mod row;
 pub(crate) mod slab;
@@ -21,6 +22,7 @@ pub(crate) use slab::RowId;
 pub(crate) use table_store::TableStore;
 
 use crate::codec::Codec;
+use crate::stats::TableMemory;
 use crate::table::{Key, Table, TableId, Value};
 
 /// Asks the cache for the line at an address that need not be valid.
@@ -79,7 +81,7 @@ pub(crate) struct WindowEnd {
     pub(crate) window: u64,
     /// The lowest stamp of the window.
     pub(crate) first: Stamp,
-    /// The newest stamp that the oldest registered snapshot sees.
+    /// The newest stamp that the oldest snapshot sees that is registered or may still be opened.
     pub(crate) oldest_snapshot: Option<Stamp>,
 }
 
@@ -121,8 +123,10 @@ pub(crate) trait AnyTable: Send + Sync {
     /// Frees what only look-ups of the past could need.
     ///
     /// # Safety
-    /// No worker runs, and no snapshot is registered.
+    /// No worker runs.
     unsafe fn reclaim(&self);
+    /// How much memory is in use. Reads a few counters, without a lock.
+    fn memory(&self) -> TableMemory;
     /// The digest of all rows at `at`, from scratch. For registered snapshots.
     fn digest_at(&self, at: Stamp) -> u128;
 }
