@@ -3,6 +3,8 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod kv;
+
 pub use mixlog_engine::*;
 /// The shared log and its backends.
 pub use mixlog_log as log;

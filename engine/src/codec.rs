@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
-use zerocopy::{Immutable, IntoBytes};
+use zerocopy::{Immutable, IntoBytes, TryFromBytes};
 
 /// Canonical bytes of a key or row: equal values give equal bytes on every machine.
 ///
@@ -12,6 +12,12 @@ use zerocopy::{Immutable, IntoBytes};
 pub trait Codec<T>: Send + Sync + 'static {
     /// Calls `read` with the value's bytes; `scratch` may be used to build them.
     fn with_bytes<R>(value: &T, scratch: &mut Vec<u8>, read: impl FnOnce(&[u8]) -> R) -> R;
+
+    /// The value whose bytes these are.
+    ///
+    /// # Errors
+    /// [`DecodeError`] for any other bytes; it must not panic.
+    fn from_bytes(bytes: &[u8]) -> Result<T, DecodeError>;
 }
 
 /// Any serde type, in postcard's format.
@@ -27,18 +33,28 @@ pub struct Serde;
 #[derive(Clone, Copy, Debug)]
 pub struct Fixed;
 
-impl<T: Serialize> Codec<T> for Serde {
+impl<T: Serialize + DeserializeOwned> Codec<T> for Serde {
     fn with_bytes<R>(value: &T, scratch: &mut Vec<u8>, read: impl FnOnce(&[u8]) -> R) -> R {
         scratch.clear();
         encode(value, scratch);
         read(scratch)
     }
+
+    fn from_bytes(bytes: &[u8]) -> Result<T, DecodeError> {
+        decode(bytes)
+    }
 }
 
-impl<T: IntoBytes + Immutable> Codec<T> for Fixed {
+impl<T: IntoBytes + Immutable + TryFromBytes> Codec<T> for Fixed {
     #[inline]
     fn with_bytes<R>(value: &T, _scratch: &mut Vec<u8>, read: impl FnOnce(&[u8]) -> R) -> R {
         read(value.as_bytes())
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<T, DecodeError> {
+        T::try_read_from_bytes(bytes).map_err(|_| {
+            DecodeError::new(format!("{} bytes are no {}", bytes.len(), std::any::type_name::<T>()))
+        })
     }
 }
 

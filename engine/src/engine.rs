@@ -13,6 +13,7 @@ use crate::codec::Codec;
 use crate::digest::Digest;
 use crate::entry::{self, Origin};
 use crate::error::{OpenError, SnapshotError, SubmitError};
+use crate::interactive::Intention;
 use crate::pipeline::{Config, Mode, Pipeline, Progress, Shared, Until, WINDOW_GRID};
 use crate::procedure::{Procedure, ProcedureId, Procedures, Registered};
 use crate::snapshot::Snapshot;
@@ -108,7 +109,7 @@ impl Builder {
         self
     }
 
-    fn build(self) -> Result<(Pipeline, Option<Progress>), OpenError> {
+    fn build(mut self) -> Result<(Pipeline, Option<Progress>), OpenError> {
         let refuse = |message: String| Err(OpenError::Configuration(message));
         if self.threads == 0 || self.threads > 1024 {
             return refuse(format!("an engine runs on 1 to 1024 threads, not {}", self.threads));
@@ -132,6 +133,7 @@ impl Builder {
         if self.tables.len() > 2048 || self.procedures.len() > usize::from(u16::MAX) {
             return refuse("an engine has at most 2,048 tables and 65,535 procedures".to_owned());
         }
+        self.procedures.push(Registered::new::<Intention>());
         let procedures = Procedures::new(self.procedures).map_err(|(a, b)| {
             OpenError::Configuration(if a == b {
                 format!("procedure {a:?} is registered twice")
@@ -212,7 +214,7 @@ fn append_catalog(shared: &Shared, log: &dyn SharedLog) -> Result<(), OpenError>
 }
 
 /// A number that no other engine has, with near certainty.
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     // std seeds its hasher from the operating system's randomness.
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_u32(std::process::id());
@@ -277,6 +279,10 @@ pub struct Engine {
 }
 
 impl Engine {
+    pub(crate) fn store(&self) -> &Store {
+        &self.shared.store
+    }
+
     /// Starts to describe an engine.
     pub fn builder() -> Builder {
         Builder::default()

@@ -1,10 +1,13 @@
 //! What a procedure declares that it will touch.
 
+use std::ops::RangeBounds;
+
 use mixlog_log::Position;
 use mixlog_mixer::Mode;
 
 use crate::codec::Codec;
-use crate::store::{RowId, Store};
+use crate::merge::Merge;
+use crate::store::{RowId, Store, TableStore};
 use crate::table::{Conflicts, Key, Table, Value};
 
 /// One declared access, and where its row most likely is.
@@ -53,6 +56,7 @@ pub struct Footprint<'a> {
     granules: [u64; GRANULES],
     position: Position,
     unknown: bool,
+    reconnoitre: bool,
 }
 
 impl<'a> Footprint<'a> {
@@ -61,7 +65,7 @@ impl<'a> Footprint<'a> {
         declarations: &'a mut Declarations,
         position: Position,
     ) -> Self {
-        Self { store, declarations, granules: [0; GRANULES], position, unknown: false }
+        Self { store, declarations, granules: [0; GRANULES], position, unknown: false, reconnoitre: false }
     }
 
     /// Whether the procedure said that it may touch anything.
@@ -86,15 +90,7 @@ impl<'a> Footprint<'a> {
         key: &K,
     ) -> &mut Self {
         let store = self.store.table(table);
-        match store.conflicts {
-            Conflicts::Grouped { granule, .. } => {
-                self.granule(store.number(), store.granule_hash(granule(key)), Mode::Read);
-                self.locate(store.number(), store.key_hash(key));
-            }
-            Conflicts::Rows | Conflicts::Watched(_) => {
-                self.row(store.number(), store.key_hash(key), Mode::Read);
-            }
-        }
+        self.access(store, key, store.key_hash(key), NOWHERE, Mode::Read);
         self
     }
 
@@ -108,18 +104,86 @@ impl<'a> Footprint<'a> {
         key: &K,
     ) -> &mut Self {
         let store = self.store.table(table);
-        match store.conflicts {
-            Conflicts::Grouped { granule, .. } => {
-                self.granule(store.number(), store.granule_hash(granule(key)), Mode::Write);
-                self.locate(store.number(), store.key_hash(key));
-            }
-            Conflicts::Watched(granule) => {
-                self.row(store.number(), store.key_hash(key), Mode::Write);
-                self.granule(store.number(), store.granule_hash(granule(key)), Mode::Merge);
-            }
-            Conflicts::Rows => self.row(store.number(), store.key_hash(key), Mode::Write),
-        }
+        self.access(store, key, store.key_hash(key), NOWHERE, Mode::Write);
         self
+    }
+
+    /// The procedure may [merge](crate::Tx::merge) into the row of `key`, and does nothing else with it: one that
+    /// also reads the row declares a [`write`](Self::write). In a grouped table it is one.
+    ///
+    /// # Panics
+    /// As [`read`](Self::read).
+    pub fn merge<K: Key, V: Merge, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        key: &K,
+    ) -> &mut Self {
+        let store = self.store.table(table);
+        self.access(store, key, store.key_hash(key), NOWHERE, Mode::Merge);
+        self
+    }
+
+    pub(crate) const fn store(&self) -> &'a Store {
+        self.store
+    }
+
+    /// The procedure may read the rows of `range` in an [`ordered`](Table::ordered) table, in any direction.
+    ///
+    /// Cost: one access for every leaf of some hundred rows, or for the one granule of a grouped table.
+    ///
+    /// # Panics
+    /// As [`Tx::range`](crate::Tx::range).
+    pub fn range<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        range: impl RangeBounds<K>,
+    ) -> &mut Self {
+        self.range_in(self.store.table(table), &range);
+        self
+    }
+
+    /// The procedure may read the first `rows` rows of `range`. A guess when the table changes meanwhile: if rows go
+    /// away and the walk gets further than foreseen, the guard notices.
+    ///
+    /// # Panics
+    /// As [`range`](Self::range).
+    pub fn range_first<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        range: impl RangeBounds<K>,
+        rows: usize,
+    ) -> &mut Self {
+        self.leaves_in(self.store.table(table), &range, rows);
+        self
+    }
+
+    /// Declares a walk through a range of an ordered table.
+    pub(crate) fn range_in<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        store: &TableStore<K, V, C>,
+        range: &impl RangeBounds<K>,
+    ) {
+        self.leaves_in(store, range, usize::MAX);
+    }
+
+    fn leaves_in<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        store: &TableStore<K, V, C>,
+        range: &impl RangeBounds<K>,
+        rows: usize,
+    ) {
+        if !matches!(store.conflicts, Conflicts::Ranges) {
+            self.granule(store.number(), store.granule_of_range(range), Mode::Read);
+            return;
+        }
+        // How much of the first leaf lies before the range is not known.
+        let mut ahead = None;
+        store.granules_of_range(range, |granule, count| {
+            self.granule(store.number(), granule, Mode::Read);
+            let seen = ahead.map_or(0, |ahead: usize| ahead.saturating_add(count as usize));
+            ahead = Some(seen);
+            seen < rows
+        });
     }
 
     /// The procedure may read all rows of a granule, of this table and, for a
@@ -134,7 +198,7 @@ impl<'a> Footprint<'a> {
     ) -> &mut Self {
         let store = self.store.table(table);
         assert!(
-            !matches!(store.conflicts, Conflicts::Rows),
+            matches!(store.conflicts, Conflicts::Watched(_) | Conflicts::Grouped { .. }),
             "table {:?} has no granules: see Table::watched and Table::grouped",
             table.name()
         );
@@ -161,27 +225,60 @@ impl<'a> Footprint<'a> {
         self
     }
 
+    /// The engine finds out by itself: it runs the procedure on a state of the past, apart from the others, and
+    /// sees what it touches (reconnaissance; Calvin, SIGMOD 2012, section 3.2.1). The result is used as it stands if
+    /// nothing that was read has changed since; else the procedure runs again at its position. What else is declared
+    /// counts too.
+    ///
+    /// Cost: a copy of every row that is touched; and a second run for those whose rows are hot.
+    pub const fn reconnoitre(&mut self) -> &mut Self {
+        self.reconnoitre = true;
+        self
+    }
+
     /// The procedure may touch anything: it runs alone, between all transactions before and after it.
     pub const fn unknown(&mut self) -> &mut Self {
         self.unknown = true;
         self
     }
 
-    #[inline]
-    fn row(&mut self, table: u16, key: u64, mode: Mode) {
-        self.store.any(table).prefetch_index(key);
-        self.declarations.accesses.push(Access { key, row: NOWHERE, table, mode, is_row: true });
+    /// Whether the engine is to find out.
+    pub(crate) const fn is_to_be_found(&self) -> bool {
+        self.reconnoitre
     }
 
+    /// Adds an access to a row, which is most likely the one with this number.
     #[inline]
-    fn locate(&mut self, table: u16, key_hash: u64) {
-        self.store.any(table).prefetch_index(key_hash);
-        self.declarations.located.push(Located { key_hash, row: NOWHERE, table });
+    pub(crate) fn access<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        store: &TableStore<K, V, C>,
+        key: &K,
+        key_hash: u64,
+        row: RowId,
+        mode: Mode,
+    ) {
+        let table = store.number();
+        if row == NOWHERE {
+            self.store.any(table).prefetch_index(key_hash);
+        }
+        match store.conflicts {
+            Conflicts::Grouped { granule, .. } => {
+                let mode = if mode == Mode::Read { Mode::Read } else { Mode::Write };
+                self.granule(table, store.granule_hash(granule(key)), mode);
+                self.declarations.located.push(Located { key_hash, row, table });
+                return;
+            }
+            Conflicts::Watched(_) | Conflicts::Ranges if mode != Mode::Read => {
+                self.granule(table, store.granule_of(key), Mode::Merge);
+            }
+            Conflicts::Rows | Conflicts::Watched(_) | Conflicts::Ranges => {}
+        }
+        self.declarations.accesses.push(Access { key: key_hash, row, table, mode, is_row: true });
     }
 
     /// Granules repeat from line to line of an order: remembering some spares the mixer nearly all repetitions.
     #[inline]
-    fn granule(&mut self, table: u16, key: u64, mode: Mode) {
+    pub(crate) fn granule(&mut self, table: u16, key: u64, mode: Mode) {
         let tagged = key ^ (mode as u64 + 1);
         let remembered = &mut self.granules[(key % GRANULES as u64) as usize];
         if *remembered != tagged {

@@ -85,6 +85,9 @@ const WORTH_MIXING: u32 = 64;
 const WORTH_SHARING: f64 = 1.3;
 /// After a window that was not worth mixing, how many are not even mixed, at most. Doubles each time.
 const LONGEST_ABSTINENCE: u32 = 32;
+/// After so many windows tables that want to cut their keys anew are heard, though it costs the overlap of two
+/// windows.
+const LONGEST_UNADAPTED: u64 = 16;
 /// How long the leader waits for the log before it looks whether it should stop.
 const LOOK_UP: Duration = Duration::from_millis(20);
 
@@ -265,6 +268,8 @@ struct Leader {
     /// The first entry that is in no window yet.
     next: Position,
     windows: u64,
+    /// When tables last had nothing to adapt, or adapted.
+    adapted: u64,
     /// The window that is prepared and mixed.
     ready: Option<usize>,
     /// An entry that cannot be executed. Windows end before it.
@@ -410,10 +415,14 @@ impl Pipeline {
                 continue;
             }
             let slot = leader.ready.map_or(0, |ready| 1 - ready);
-            let loaded = match self.load(leader, log, until, slot) {
-                // What is prepared is executed before the error is told.
-                Err(_) if leader.ready.is_some() => false,
-                loaded => loaded?,
+            let loaded = if self.adapt(leader) {
+                match self.load(leader, log, until, slot) {
+                    // What is prepared is executed before the error is told.
+                    Err(_) if leader.ready.is_some() => false,
+                    loaded => loaded?,
+                }
+            } else {
+                false
             };
             match (leader.ready.take(), loaded) {
                 (None, false) => match until {
@@ -461,6 +470,24 @@ impl Pipeline {
                 progress(self.shared.snapshots.tail(), log.tail().tail);
             }
         }
+    }
+
+    /// Lets tables cut their keys anew, if they want to and no window is prepared. When they have waited for long, no
+    /// further window is to be prepared, so that the next time it works out. Tells whether one may be.
+    fn adapt(&self, leader: &mut Leader) -> bool {
+        if !self.shared.store.tables().any(AnyTable::wants_adapting) {
+            leader.adapted = leader.windows;
+            return true;
+        }
+        if leader.ready.is_some() {
+            return leader.windows - leader.adapted < LONGEST_UNADAPTED;
+        }
+        for table in self.shared.store.tables() {
+            // SAFETY: the drivers wait at the gate, and no window is prepared.
+            unsafe { table.adapt() };
+        }
+        leader.adapted = leader.windows;
+        true
     }
 
     /// Loads the next window into a slot; tells whether there is one.
@@ -577,8 +604,11 @@ impl Pipeline {
         let mut driver = self.driver(number);
         if let Some(slot) = prepare {
             let window = self.windows[slot].read().expect("no panic with a window");
+            // The window at hand is not published before all drivers have prepared and executed, and until then all
+            // that was there before it can be read.
+            let past = Stamp::last_before(self.shared.snapshots.tail());
             while let Some(chunk) = window.claim_chunk() {
-                prepare::chunk(&self.shared, &window, chunk);
+                prepare::chunk(&self.shared, &window, chunk, Some(past));
                 lap.add_to(&mut driver.stages.prepare);
                 if window.chunk_done()
                     && window.bad_entry.lock().expect("no panic with a bad entry").is_none()
@@ -631,7 +661,7 @@ impl Pipeline {
         let mut lap = Lap::start();
         let window = self.windows[slot].read().expect("no panic with a window");
         while let Some(chunk) = window.claim_chunk() {
-            prepare::chunk(&self.shared, &window, chunk);
+            prepare::chunk(&self.shared, &window, chunk, None);
         }
         lap.add_to(&mut leader.stages.prepare);
     }
@@ -727,6 +757,8 @@ impl Pipeline {
             stats.transactions += std::mem::take(&mut driver.replies.executed);
             stats.aborts += std::mem::take(&mut driver.replies.aborted);
             stats.panics += std::mem::take(&mut driver.replies.panicked);
+            stats.reconnoitred += std::mem::take(&mut driver.replies.reconnoitred);
+            stats.adopted += std::mem::take(&mut driver.replies.adopted);
             stats.stages += std::mem::take(&mut driver.stages);
         }
         stats.windows += 1;

@@ -6,23 +6,33 @@
 //! the slots, the next reads them. The rows themselves are asked for when their transaction is about to run:
 //! asked for here, they would be gone from the nearer caches by then.
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use mixlog_log::{Entry, Position};
-use mixlog_mixer::{self as mixer, Declared, KeyHash, Mixer};
+use mixlog_mixer::{self as mixer, Declared, KeyHash, Mixer, Mode};
 
 use crate::entry::{self, Content};
 use crate::error::OpenError;
+use crate::execute::panic_message;
 use crate::footprint::{Declarations, Footprint, NOWHERE};
 use crate::pipeline::Shared;
-use crate::window::{CHUNK, Chunk, Prepared, Window};
+use crate::procedure::{Calls, Ended};
+use crate::reply::Status;
+use crate::store::{Overlays, Stamp, Store, Touched};
+use crate::tx::Tx;
+use crate::window::{CHUNK, Chunk, Prepared, Speculation, Window};
 
-/// Prepares one chunk of the window.
-pub(crate) fn chunk(shared: &Shared, window: &Window, chunk: u32) {
+/// What touches more rows than this runs alone, if the engine has to find out: its footprint would be long to search.
+const MOST_TOUCHED: usize = 4096;
+
+/// Prepares one chunk of the window. Footprints that are to be found are looked for on the state as of `past`, unless
+/// the window is not going to be mixed.
+pub(crate) fn chunk(shared: &Shared, window: &Window, chunk: u32, past: Option<Stamp>) {
     let mut prepared = window.chunks[chunk as usize].write().expect("no panic with a chunk");
     prepared.clear();
     for (position, entry) in window.entries(chunk) {
-        let transaction = match decode(shared, position, entry, &mut prepared) {
+        let transaction = match decode(shared, position, entry, &mut prepared, past) {
             Ok(transaction) => transaction,
             Err(error) => {
                 let mut bad = window.bad_entry.lock().expect("no panic with a bad entry");
@@ -36,11 +46,11 @@ pub(crate) fn chunk(shared: &Shared, window: &Window, chunk: u32) {
     }
     let Declarations { accesses, located } = &mut prepared.declarations;
     for access in accesses {
-        if access.is_row {
+        if access.is_row && access.row == NOWHERE {
             access.row = shared.store.any(access.table).locate(access.key).unwrap_or(NOWHERE);
         }
     }
-    for row in located {
+    for row in located.iter_mut().filter(|row| row.row == NOWHERE) {
         row.row = shared.store.any(row.table).locate(row.key_hash).unwrap_or(NOWHERE);
     }
 }
@@ -50,12 +60,14 @@ fn decode(
     position: Position,
     entry: Entry<'_>,
     chunk: &mut Chunk,
+    past: Option<Stamp>,
 ) -> Result<Prepared, OpenError> {
     let nothing = |chunk: &Chunk| Prepared {
         call: None,
         accesses_end: chunk.declarations.accesses.len() as u32,
         located_end: chunk.declarations.located.len() as u32,
         unknown: false,
+        speculation: None,
         time_us: 0,
         sequence: None,
     };
@@ -78,20 +90,76 @@ fn decode(
             let call = calls
                 .push(arguments)
                 .map_err(|error| bad(format!("arguments of procedure {:?}: {error}", registered.name)))?;
-            let mut footprint = Footprint::new(&shared.store, &mut chunk.declarations, position);
+            let Chunk { declarations, overlays, speculations, replies, .. } = chunk;
+            let mut footprint = Footprint::new(&shared.store, declarations, position);
             // A footprint that panics says nothing; its procedure then runs alone, and speaks for itself.
             let done = catch_unwind(AssertUnwindSafe(|| calls.footprint(call, &mut footprint)));
-            let unknown = done.is_err() || footprint.is_unknown();
+            let mut unknown = done.is_err() || footprint.is_unknown();
+            let mut speculation = None;
+            if footprint.is_to_be_found()
+                && !unknown
+                && let Some(past) = past
+            {
+                let mut tx = Tx::speculative(&shared.store, overlays, past, Some(position), time_us);
+                let found = speculate(&**calls, call, &mut tx, replies);
+                drop(tx);
+                let touched = overlays.at_hand();
+                unknown = touched.len() > MOST_TOUCHED;
+                let reusable =
+                    declare(&shared.store, overlays, touched.clone(), &mut footprint, found.status);
+                speculation = Some(speculations.len() as u32);
+                speculations.push(Speculation { touched, reusable, ..found });
+            }
             Ok(Prepared {
                 call: Some((index, call)),
                 accesses_end: chunk.declarations.accesses.len() as u32,
                 located_end: chunk.declarations.located.len() as u32,
                 unknown,
+                speculation,
                 time_us,
                 sequence: (origin.engine == shared.origin).then_some(origin.sequence),
             })
         }
     }
+}
+
+/// Runs a call ahead.
+fn speculate(calls: &dyn Calls, call: u32, tx: &mut Tx<'_>, replies: &mut Vec<u8>) -> Speculation {
+    let start = replies.len();
+    let status = match catch_unwind(AssertUnwindSafe(|| calls.run(call, tx, replies))) {
+        Ok(Ended::Committed) => Status::Committed,
+        Ok(Ended::Aborted) => Status::Aborted,
+        Err(payload) => {
+            replies.truncate(start);
+            replies.extend_from_slice(panic_message(&*payload).as_bytes());
+            Status::Panicked
+        }
+    };
+    Speculation { touched: 0..0, status, reply: start..replies.len(), reusable: false }
+}
+
+/// Declares what a speculation touched; tells whether its result may be used as it stands.
+fn declare(
+    store: &Store,
+    overlays: &Overlays,
+    touched: Range<u32>,
+    footprint: &mut Footprint<'_>,
+    status: Status,
+) -> bool {
+    let mut reusable = true;
+    for touched in overlays.touched(touched) {
+        match touched {
+            Touched::Row { table, number } => store.any(table).declare(overlays, number, footprint),
+            Touched::Granule { table, hash } => {
+                footprint.granule(table, hash, Mode::Read);
+                // Whether a row came or went in it is not noted anywhere.
+                reusable = false;
+            }
+            // What was merged into is not compared, though an operator may panic for it; who commits runs it again.
+            Touched::Merge { .. } => reusable &= status == Status::Committed,
+        }
+    }
+    reusable
 }
 
 /// The other half: makes the window's schedule. All its chunks are prepared.

@@ -73,9 +73,9 @@ pub trait Procedure: Serialize + DeserializeOwned + Send + Sync + 'static {
     }
 
     /// Declares what [`run`](Self::run) will touch: a function of the arguments, and a hint (see
-    /// [`Footprint`]). By default nothing is known, and the transaction runs alone.
+    /// [`Footprint`]). By default the engine finds out by itself ([`Footprint::reconnoitre`]).
     fn footprint(&self, f: &mut Footprint<'_>) {
-        f.unknown();
+        f.reconnoitre();
     }
 
     /// Runs the transaction.

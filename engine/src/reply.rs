@@ -33,6 +33,9 @@ pub(crate) struct Replies {
     pub(crate) executed: u64,
     pub(crate) aborted: u64,
     pub(crate) panicked: u64,
+    /// Transactions that ran ahead, and of those the ones whose result was used as it stood.
+    pub(crate) reconnoitred: u64,
+    pub(crate) adopted: u64,
 }
 
 impl Replies {
@@ -43,6 +46,8 @@ impl Replies {
         self.executed = 0;
         self.aborted = 0;
         self.panicked = 0;
+        self.reconnoitred = 0;
+        self.adopted = 0;
     }
 
     /// Adds a reply whose bytes `write` appends, telling how the transaction ended; `None` takes the bytes back.

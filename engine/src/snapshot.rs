@@ -166,7 +166,7 @@ impl Snapshot {
         self.tail.previous()
     }
 
-    const fn stamp(&self) -> Stamp {
+    pub(crate) const fn stamp(&self) -> Stamp {
         Stamp::last_before(self.tail)
     }
 
@@ -212,13 +212,13 @@ impl Snapshot {
         self.len(table) == 0
     }
 
-    /// The rows with keys in `range`, in key order. All of the range must lie in one granule of an
-    /// [`ordered`](Table::ordered) table; a range that is backwards is empty.
+    /// The rows with keys in `range`, in key order, from an [`ordered`](Table::ordered) table. In a
+    /// [`grouped`](Table::grouped) one all of the range must lie in one granule. A range that is backwards is empty.
     ///
     /// Cost: rows are looked up as the iterator goes on, some at a time, and copied one by one.
     ///
     /// # Panics
-    /// When the table is not ordered, the range has no bound that tells its granule, or it spans two.
+    /// When the table is not ordered, or is grouped and the range has no bound that tells its granule, or spans two.
     pub fn range<K: Key, V: Value, C: Codec<K> + Codec<V>, R: RangeBounds<K>>(
         &self,
         table: &Table<K, V, C>,

@@ -14,6 +14,10 @@ pub struct Stats {
     pub aborts: u64,
     /// Transactions whose procedure panicked.
     pub panics: u64,
+    /// Transactions whose footprint the engine found by running them ahead.
+    pub reconnoitred: u64,
+    /// Of those, the ones whose result was used as it stood, since nothing that they had read had changed.
+    pub adopted: u64,
     /// Transactions found to touch what they had not declared.
     pub violations: u64,
     /// The same by procedure, those without any left out. Windows that go one by one are not looked at.

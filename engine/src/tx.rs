@@ -15,7 +15,11 @@ use mixlog_mixer::Mode;
 
 use crate::codec::Codec;
 use crate::footprint::{Access, Located, NOWHERE};
-use crate::store::{AnyTable, RowId, Stamp, Store, TableStore, Worker};
+use crate::merge::Merge;
+use crate::store::{
+    AnyMerging, AnyTable, Merging, Overlays, RowId, RowIds, Speculative, Stamp, Store, TableStore, Through,
+    Worker,
+};
 use crate::table::{Conflicts, Key, Table, Value};
 
 /// What the guard does with an access that was not declared.
@@ -40,6 +44,23 @@ pub(crate) struct Stopped;
 /// It sees its own changes. It never sees those of later transactions, nor half of an earlier one.
 pub struct Tx<'a> {
     store: &'a Store,
+    way: Way<'a>,
+    position: Option<Position>,
+    time_us: u64,
+    /// How many random numbers were drawn.
+    drawn: Cell<u64>,
+}
+
+/// Where a transaction's changes go.
+enum Way<'a> {
+    /// Rows change in place: the transaction runs at its position.
+    InPlace(InPlace<'a>),
+    /// Rows are copied as of a position of the past, and changes stay in the copies.
+    Speculative(Speculative<'a>),
+}
+
+/// A transaction at its position.
+struct InPlace<'a> {
     worker: &'a mut Worker,
     guard: Guard<'a>,
     /// Where in the footprint the newest access of a table was found, by the table's number: the next one is most
@@ -48,12 +69,15 @@ pub struct Tx<'a> {
     /// Rows looked up ahead, and the one after the newest that was used.
     located: &'a [Located],
     next_located: Cell<usize>,
+    /// The granule that was last allowed to be merged on.
+    merged: Cell<u64>,
     /// The first table that was touched without being declared.
     violation: Cell<Option<&'static str>>,
+    /// Merges to be made at the end.
+    merges: Vec<Box<dyn AnyMerging>>,
     position: Position,
     window: Stamp,
     me: Stamp,
-    time_us: u64,
 }
 
 impl<'a> Tx<'a> {
@@ -70,36 +94,78 @@ impl<'a> Tx<'a> {
         position: Position,
         time_us: u64,
     ) -> Self {
-        Self {
-            store,
+        let way = Way::InPlace(InPlace {
             worker,
             guard,
             cursors: [const { Cell::new(0) }; CURSORS],
             located,
             next_located: Cell::new(0),
+            merged: Cell::new(0),
             violation: Cell::new(None),
+            merges: Vec::new(),
             position,
             window: Stamp::of(window),
             me: Stamp::of(position),
-            time_us,
-        }
+        });
+        Self { store, way, position: Some(position), time_us, drawn: Cell::new(0) }
+    }
+
+    /// A transaction that runs on the state as of `at`, apart from all others, and changes nothing. What it touches
+    /// is in the overlays afterwards.
+    ///
+    /// The state of `at` must be readable: a registered snapshot, or the end of the window before the one at hand.
+    pub(crate) fn speculative(
+        store: &'a Store,
+        overlays: &'a mut Overlays,
+        at: Stamp,
+        position: Option<Position>,
+        time_us: u64,
+    ) -> Self {
+        overlays.start(store.tables().len());
+        let way = Way::Speculative(Speculative { overlays, at, position });
+        Self { store, way, position, time_us, drawn: Cell::new(0) }
     }
 
     /// Makes the changes stay, or puts them back; tells of the table that was touched without being declared.
     pub(crate) fn finish(self, keep: bool) -> Option<&'static str> {
-        let stopped = matches!(self.guard, Guard::Stop(_)) && self.violation.get().is_some();
-        if keep && !stopped {
-            self.store.keep_changes(self.worker);
-        } else {
-            self.store.roll_back(self.worker);
+        let Way::InPlace(tx) = self.way else { return None };
+        let mut stopped = matches!(tx.guard, Guard::Stop(_)) && tx.violation.get().is_some();
+        if !stopped {
+            for merging in &tx.merges {
+                let made = if keep {
+                    // SAFETY: the guard allowed it when it was noted.
+                    unsafe { merging.make(self.store, tx.worker, tx.window, tx.me, tx.position) }
+                } else {
+                    // One by one, an operator that panics ends the transaction before it aborts.
+                    merging.try_out(self.store, tx.position)
+                };
+                if made.is_err() {
+                    // One by one it can be put back, and panics as any procedure.
+                    stopped = true;
+                    tx.violation.set(Some(merging.table()));
+                    break;
+                }
+            }
         }
-        self.violation.get()
+        if keep && !stopped {
+            self.store.keep_changes(tx.worker);
+        } else {
+            self.store.roll_back(tx.worker);
+        }
+        tx.violation.get()
+    }
+
+    pub(crate) const fn store(&self) -> &'a Store {
+        self.store
     }
 
     /// The position of this transaction in the log: unique, and the same on every replica.
+    ///
+    /// # Panics
+    /// In an interactive transaction, which has no position before it commits.
     #[must_use]
     pub const fn position(&self) -> Position {
-        self.position
+        self.position.expect("an interactive transaction has no position before it commits")
     }
 
     /// When the transaction was submitted, by its submitter's clock.
@@ -108,6 +174,27 @@ impl<'a> Tx<'a> {
     #[must_use]
     pub const fn time_us(&self) -> u64 {
         self.time_us
+    }
+
+    /// A random number: the next of a sequence that depends on the transaction's entry in the log alone, so that it
+    /// is the same on every replica and in every run. Not for secrets: whoever reads the log can tell it.
+    ///
+    /// Splitmix64 (Steele, Lea, Flood, OOPSLA 2014) from the entry's position and time.
+    ///
+    /// # Panics
+    /// As [`position`](Self::position).
+    #[must_use]
+    pub fn random(&self) -> u64 {
+        const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mix = |mut z: u64| {
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ (z >> 31)
+        };
+        let seed = mix(mix(self.position().0.wrapping_add(GAMMA)) ^ self.time_us);
+        let drawn = self.drawn.get() + 1;
+        self.drawn.set(drawn);
+        mix(seed.wrapping_add(drawn.wrapping_mul(GAMMA)))
     }
 
     /// The row of `key`, if there is one.
@@ -121,11 +208,26 @@ impl<'a> Tx<'a> {
         table: &Table<K, V, C>,
         key: &K,
     ) -> Option<&V> {
-        let store = self.store.table(table);
-        let (id, _, _) = self.find(store, key, Mode::Read);
-        // SAFETY: `find` asked the guard, and the row's own unit of conflict is the one declared: the schedule
-        // keeps writers away while `&self` lives, and this transaction writes through `&mut self` only.
-        unsafe { store.row(id?).value().as_ref() }
+        self.get_in(self.store.table(table), key)
+    }
+
+    #[inline]
+    pub(crate) fn get_in<'s, K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &'s self,
+        store: &'s TableStore<K, V, C>,
+        key: &K,
+    ) -> Option<&'s V> {
+        match &self.way {
+            Way::InPlace(tx) => {
+                let id = tx.find(store, key, Mode::Read).id;
+                // SAFETY: `find` asked the guard, and the row's own unit of conflict is the one declared: the
+                // schedule keeps writers away while `&self` lives, and this transaction writes through `&mut self`
+                // only.
+                unsafe { store.row(id?).value().as_ref() }
+            }
+            // SAFETY: shared while `&self` lives; changes take `&mut self`.
+            Way::Speculative(tx) => unsafe { tx.get(store, key) },
+        }
     }
 
     /// The row of `key` to be changed in place, if there is one.
@@ -136,15 +238,20 @@ impl<'a> Tx<'a> {
         key: &K,
     ) -> Option<&mut V> {
         let store = self.store.table(table);
-        let (id, _, _) = self.find(store, key, Mode::Write);
-        let id = id?;
-        // SAFETY: `find` asked the guard for writing: nobody else touches the row while `&mut self` lives.
-        unsafe {
-            if store.row(id).value().is_none() {
-                return None;
+        match &mut self.way {
+            Way::InPlace(tx) => {
+                let id = tx.find(store, key, Mode::Write).id?;
+                // SAFETY: `find` asked the guard for writing: nobody else touches the row while `&mut self` lives.
+                unsafe {
+                    if store.row(id).value().is_none() {
+                        return None;
+                    }
+                    store.save(tx.worker, id, tx.window, tx.me);
+                    store.row(id).value_mut().as_mut()
+                }
             }
-            store.save(self.worker, id, self.window, self.me);
-            store.row(id).value_mut().as_mut()
+            // SAFETY: `&mut self` keeps all others away.
+            Way::Speculative(tx) => unsafe { tx.get_mut(store, key) },
         }
     }
 
@@ -156,13 +263,28 @@ impl<'a> Tx<'a> {
         key: K,
         value: V,
     ) {
-        let store = self.store.table(table);
-        let (id, key_hash, conflict) = self.find(store, &key, Mode::Write);
-        let id = id.unwrap_or_else(|| store.create(self.worker, key, key_hash, conflict));
-        // SAFETY: as in `get_mut`; a row made just now is in the same unit of conflict.
-        unsafe {
-            store.save(self.worker, id, self.window, self.me);
-            *store.row(id).value_mut() = Some(value);
+        self.put_in(self.store.table(table), key, value);
+    }
+
+    #[inline]
+    pub(crate) fn put_in<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        store: &TableStore<K, V, C>,
+        key: K,
+        value: V,
+    ) {
+        match &mut self.way {
+            Way::InPlace(tx) => {
+                let Found { id, key_hash, unit, granule } = tx.find(store, &key, Mode::Write);
+                let id = id.unwrap_or_else(|| store.create(tx.worker, key, key_hash, unit, granule));
+                // SAFETY: as in `get_mut`; a row made just now is in the same unit of conflict.
+                unsafe {
+                    store.save(tx.worker, id, tx.window, tx.me);
+                    *store.row(id).value_mut() = Some(value);
+                }
+            }
+            // SAFETY: as in `get_mut`.
+            Way::Speculative(tx) => unsafe { tx.put(store, key, value) },
         }
     }
 
@@ -173,17 +295,75 @@ impl<'a> Tx<'a> {
         table: &Table<K, V, C>,
         key: &K,
     ) -> bool {
-        let store = self.store.table(table);
-        let (Some(id), _, _) = self.find(store, key, Mode::Write) else { return false };
-        // SAFETY: as in `get_mut`.
-        unsafe {
-            if store.row(id).value().is_none() {
-                return false;
+        self.delete_in(self.store.table(table), key)
+    }
+
+    #[inline]
+    pub(crate) fn delete_in<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        store: &TableStore<K, V, C>,
+        key: &K,
+    ) -> bool {
+        match &mut self.way {
+            Way::InPlace(tx) => {
+                let Some(id) = tx.find(store, key, Mode::Write).id else { return false };
+                // SAFETY: as in `get_mut`.
+                unsafe {
+                    if store.row(id).value().is_none() {
+                        return false;
+                    }
+                    store.save(tx.worker, id, tx.window, tx.me);
+                    *store.row(id).value_mut() = None;
+                }
+                true
             }
-            store.save(self.worker, id, self.window, self.me);
-            *store.row(id).value_mut() = None;
+            // SAFETY: as in `get_mut`.
+            Way::Speculative(tx) => unsafe { tx.delete(store, key) },
         }
-        true
+    }
+
+    /// Merges into the row of `key`, which need not exist; tells whether it
+    /// [accepts](Merge::accepts) that. Transactions that merge one row do not wait for each other; one that also
+    /// looks at it does.
+    pub fn merge<K: Key, V: Merge, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        key: K,
+        delta: V::Delta,
+    ) -> bool {
+        let store = self.store.table(table);
+        match &mut self.way {
+            Way::InPlace(tx) => {
+                if tx.merges_only(store, &key) {
+                    let merging = Merging {
+                        table: *table,
+                        number: store.number(),
+                        key_hash: store.key_hash(&key),
+                        key,
+                        delta,
+                    };
+                    if !merging.is_accepted(self.store) {
+                        return false;
+                    }
+                    // Made when nothing can fail any more: a merge cannot be put back alone.
+                    tx.merges.push(Box::new(merging));
+                    return true;
+                }
+                let Found { id, key_hash, unit, granule } = tx.find(store, &key, Mode::Write);
+                // SAFETY: as in `get_mut`; a row made just now is in the same unit of conflict.
+                unsafe {
+                    if !V::accepts(id.and_then(|id| store.row(id).value().as_ref())) {
+                        return false;
+                    }
+                    let id = id.unwrap_or_else(|| store.create(tx.worker, key, key_hash, unit, granule));
+                    store.save(tx.worker, id, tx.window, tx.me);
+                    V::merge(store.row(id).value_mut(), delta, tx.position);
+                }
+                true
+            }
+            // SAFETY: as in `get_mut`.
+            Way::Speculative(tx) => unsafe { tx.merge(table, store, key, delta) },
+        }
     }
 
     /// Asks the cache for the rows of these keys, so that their misses overlap instead of following each other.
@@ -207,31 +387,33 @@ impl<'a> Tx<'a> {
         }
     }
 
-    /// The rows with keys in `range`, in key order. All of the range must lie in one granule of an
-    /// [`ordered`](Table::ordered) table.
+    /// The rows with keys in `range`, in key order, from an [`ordered`](Table::ordered) table. In a
+    /// [`grouped`](Table::grouped) one all of the range must lie in one granule.
     ///
-    /// Cost: a descent of the granule's tree per row.
+    /// Rows are looked at as they are asked for: who takes three of them depends on those three and on nothing
+    /// behind them.
+    ///
+    /// Cost: a descent of the tree for every 32 rows.
     ///
     /// # Panics
-    /// When the table is not ordered, the range has no bound that tells its granule, or it spans two.
+    /// When the table is not ordered, or is grouped and the range has no bound that tells its granule, or spans two.
     pub fn range<K: Key, V: Value, C: Codec<K> + Codec<V>>(
         &self,
         table: &Table<K, V, C>,
         range: impl RangeBounds<K>,
     ) -> impl DoubleEndedIterator<Item = (K, &V)> {
-        let store = self.store.table(table);
-        let granule = self.granule_of_range(store, &range);
-        store.range(granule, &range).filter_map(move |id| {
-            let row = store.row(id);
-            // SAFETY: the guard allowed reading the granule, and the row's own unit of conflict is that
-            // granule, so nobody writes it while `&self` lives.
-            unsafe {
-                if row.conflict() != granule && !matches!(self.guard, Guard::Off) {
-                    self.violated(store);
-                }
-                Some((row.key().clone(), row.value().as_ref()?))
-            }
-        })
+        self.range_in(self.store.table(table), range)
+    }
+
+    pub(crate) fn range_in<'s, K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &'s self,
+        store: &'s TableStore<K, V, C>,
+        range: impl RangeBounds<K>,
+    ) -> impl DoubleEndedIterator<Item = (K, &'s V)> {
+        match &self.way {
+            Way::InPlace(tx) => Range::InPlace { tx, store, rows: store.row_ids(&range), granule: 0 },
+            Way::Speculative(tx) => Range::Speculative(tx.range(store, &range)),
+        }
     }
 
     /// The row with the least key in `range`; see [`range`](Self::range).
@@ -257,64 +439,177 @@ impl<'a> Tx<'a> {
     ) -> Option<(K, &V)> {
         self.range(table, range).next_back()
     }
+}
 
-    fn granule_of_range<K: Key, V: Value, C: Codec<K> + Codec<V>>(
-        &self,
-        store: &TableStore<K, V, C>,
-        range: &impl RangeBounds<K>,
-    ) -> u64 {
-        let granule = store.granule_of_range(range);
-        if self.declared(store.number(), granule, Mode::Read).is_none() {
-            self.violated(store);
+/// See [`Tx::range`].
+enum Range<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> {
+    InPlace {
+        tx: &'a InPlace<'a>,
+        store: &'a TableStore<K, V, C>,
+        rows: RowIds<'a, K>,
+        /// The granule of the last row.
+        granule: u64,
+    },
+    Speculative(Through<'a, K, V, C>),
+}
+
+impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Range<'a, K, V, C> {
+    #[inline]
+    fn step(&mut self, from_back: bool) -> Option<(K, &'a V)> {
+        let (tx, store, rows, granule) = match self {
+            Self::InPlace { tx, store, rows, granule } => (*tx, *store, rows, granule),
+            Self::Speculative(rows) if from_back => return rows.next_back(),
+            Self::Speculative(rows) => return rows.next(),
+        };
+        loop {
+            let visit = &mut |entered: u64| {
+                if tx.declared(store.number(), entered, Mode::Read).is_none() {
+                    tx.violated(store);
+                }
+            };
+            let id = if from_back { rows.next_back(visit) } else { rows.next(visit) }?;
+            let row = store.row(id);
+            // SAFETY: the guard allowed reading the granule in which the row itself says that it lies, so nobody
+            // writes it while `&Tx` lives.
+            unsafe {
+                if row.granule() != *granule {
+                    *granule = row.granule();
+                    if tx.declared(store.number(), *granule, Mode::Read).is_none() {
+                        tx.violated(store);
+                    }
+                }
+                if let Some(value) = row.value().as_ref() {
+                    return Some((row.key().clone(), value));
+                }
+            }
         }
-        granule
     }
+}
 
-    /// The row of the key (or none), the key's hash, and the hash of its unit of conflict. Asks the guard.
+impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Iterator for Range<'a, K, V, C> {
+    type Item = (K, &'a V);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        self.step(false)
+    }
+}
+
+impl<K: Key, V: Value, C: Codec<K> + Codec<V>> DoubleEndedIterator for Range<'_, K, V, C> {
+    #[inline]
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.step(true)
+    }
+}
+
+/// Where a row is and belongs, as the guard allowed.
+struct Found {
+    id: Option<RowId>,
+    key_hash: u64,
+    /// The hash of its unit of conflict.
+    unit: u64,
+    /// The hash of its granule; the unit's where that is not asked for.
+    granule: u64,
+}
+
+impl InPlace<'_> {
+    /// The row of the key, if there is one, and where it belongs. Asks the guard.
     #[inline]
     fn find<K: Key, V: Value, C: Codec<K> + Codec<V>>(
         &self,
         store: &TableStore<K, V, C>,
         key: &K,
         mode: Mode,
-    ) -> (Option<RowId>, u64, u64) {
+    ) -> Found {
         let (number, key_hash) = (store.number(), store.key_hash(key));
-        let (conflict, hint) = match store.conflicts {
+        if self.merges.iter().any(|merging| merging.is_of(number, key_hash)) {
+            // It should have declared a write: its own merge is not made yet.
+            self.violated(store);
+        }
+        let (unit, hint) = match store.conflicts {
             Conflicts::Rows => (key_hash, self.declared(number, key_hash, mode)),
             Conflicts::Grouped { .. } => {
                 let granule = store.granule_of(key);
                 (granule, self.declared(number, granule, mode).map(|_| self.located(key_hash)))
             }
-            Conflicts::Watched(_) => {
-                let mut hint = self.declared(number, key_hash, mode);
-                if hint.is_none() && mode == Mode::Read {
-                    hint = self.declared(number, store.granule_of(key), mode);
-                }
-                (key_hash, hint)
-            }
+            Conflicts::Watched(_) | Conflicts::Ranges => (key_hash, self.declared(number, key_hash, mode)),
         };
+        let mut found = Found { id: None, key_hash, unit, granule: unit };
+        // A row of a watched table is read as a row or as one of its granule, and written as both.
+        let watched = matches!(store.conflicts, Conflicts::Watched(_) | Conflicts::Ranges);
+        let by_granule = watched && hint.is_none() && mode == Mode::Read;
+        if watched && (by_granule || mode != Mode::Read) {
+            found.granule = store.granule_of(key);
+        }
+        let hint = if by_granule { self.declared(number, found.granule, mode) } else { hint };
         let Some(hint) = hint else {
             self.violated(store);
-            return (store.find(key, key_hash), key_hash, conflict);
+            found.id = store.find(key, key_hash);
+            return found;
         };
         if hint != NOWHERE {
             let row = store.row(hint);
             // SAFETY: a row that is not free keeps its key and unit until the window ends.
-            let same =
-                row.latch.stamp() != Stamp::FREE && unsafe { row.conflict() == conflict && row.key() == key };
+            let same = row.latch.stamp() != Stamp::FREE && unsafe { row.unit() == unit && row.key() == key };
             if same {
-                return (Some(hint), key_hash, conflict);
+                found.id = Some(hint);
             }
         }
-        let found = store.find(key, key_hash);
-        if let Some(id) = found {
-            // A table whose granule function or hash is not a function of the key could lead to a row that
-            // belongs to another unit than the one declared.
-            // SAFETY: rows in the index exist until the window ends.
-            let actual = unsafe { store.row(id).conflict() };
-            assert_eq!(actual, conflict, "the granule of a key of {} changed", store_name(store));
+        if found.id.is_none() {
+            found.id = store.find(key, key_hash);
         }
-        (found, key_hash, conflict)
+        let Some(id) = found.id else {
+            if watched && mode != Mode::Read {
+                self.may_merge(store, found.granule);
+            }
+            return found;
+        };
+        // A table whose granule function, order or hash is not a function of the key could lead to a row that
+        // belongs to another unit or granule than the one declared. The row knows.
+        // SAFETY: rows in the index exist until the window ends.
+        let (actual, granule) = unsafe { (store.row(id).unit(), store.row(id).granule()) };
+        assert_eq!(actual, unit, "the unit of conflict of a key of {} changed", store_name(store));
+        if by_granule {
+            assert_eq!(granule, found.granule, "the granule of a key of {} changed", store_name(store));
+        }
+        if watched && mode != Mode::Read {
+            self.may_merge(store, granule);
+        }
+        found
+    }
+
+    /// Whether the transaction may merge into the row, and nothing else: then others may, too, at the same time.
+    fn merges_only<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        store: &TableStore<K, V, C>,
+        key: &K,
+    ) -> bool {
+        if !matches!(self.guard, Guard::Stop(_)) || matches!(store.conflicts, Conflicts::Grouped { .. }) {
+            return false;
+        }
+        let (number, key_hash) = (store.number(), store.key_hash(key));
+        if self.declared(number, key_hash, Mode::Write).is_some() {
+            return false;
+        }
+        if self.declared(number, key_hash, Mode::Merge).is_none() {
+            self.violated(store);
+        }
+        if !matches!(store.conflicts, Conflicts::Rows) {
+            self.may_merge(store, store.unit_and_granule(key, key_hash).1);
+        }
+        true
+    }
+
+    /// Asks the guard whether rows of a granule may be changed: what keeps those away who read it as a whole.
+    #[inline]
+    fn may_merge<K: Key, V: Value, C: Codec<K> + Codec<V>>(&self, store: &TableStore<K, V, C>, granule: u64) {
+        if self.merged.get() == granule || matches!(self.guard, Guard::Off) {
+            return;
+        }
+        match self.declared(store.number(), granule, Mode::Merge) {
+            Some(_) => self.merged.set(granule),
+            None => self.violated(store),
+        }
     }
 
     /// The row that was looked up ahead for this key, if it comes in about the order in which the footprint named
@@ -337,10 +632,8 @@ impl<'a> Tx<'a> {
     #[inline]
     fn declared(&self, table: u16, key: u64, mode: Mode) -> Option<RowId> {
         let (Guard::Stop(accesses) | Guard::Note(accesses)) = self.guard else { return Some(NOWHERE) };
-        let covers = |access: &Access| {
-            access.key == key
-                && (access.mode == Mode::Write || (access.mode == Mode::Read && mode == Mode::Read))
-        };
+        let covers =
+            |access: &Access| access.key == key && (access.mode == Mode::Write || access.mode == mode);
         let cursor = &self.cursors[usize::from(table) % CURSORS];
         let start = cursor.get() as usize;
         // The same row again, or the next one: what procedures do that follow their footprint.

@@ -1,5 +1,6 @@
 //! A window: consecutive entries of the log that are mixed and executed together.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
@@ -11,6 +12,8 @@ use crate::error::OpenError;
 use crate::execute::Release;
 use crate::footprint::{Access, Declarations, Located};
 use crate::procedure::Calls;
+use crate::reply::Status;
+use crate::store::Overlays;
 
 /// Transactions that are decoded together. Small enough that two drivers share a window evenly, large enough
 /// that their cache misses overlap.
@@ -26,9 +29,23 @@ pub(crate) struct Prepared {
     /// The same for its located rows.
     pub(crate) located_end: u32,
     pub(crate) unknown: bool,
+    /// The chunk's speculation that ran it ahead, if one did.
+    pub(crate) speculation: Option<u32>,
     pub(crate) time_us: u64,
     /// The submission of this engine that it is, if it is one.
     pub(crate) sequence: Option<u64>,
+}
+
+/// A transaction that ran ahead on a state of the past: what it touched, and how it ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Speculation {
+    /// In the chunk's overlays.
+    pub(crate) touched: Range<u32>,
+    pub(crate) status: Status,
+    /// In the chunk's replies.
+    pub(crate) reply: Range<usize>,
+    /// Whether the result can be used as it stands if nothing that was read has changed.
+    pub(crate) reusable: bool,
 }
 
 /// Up to [`CHUNK`] transactions of a window: what one driver decoded.
@@ -38,6 +55,10 @@ pub(crate) struct Chunk {
     pub(crate) declarations: Declarations,
     /// By index of procedure.
     pub(crate) calls: Vec<Option<Box<dyn Calls>>>,
+    pub(crate) speculations: Vec<Speculation>,
+    pub(crate) overlays: Overlays,
+    /// Of the speculations.
+    pub(crate) replies: Vec<u8>,
 }
 
 impl Chunk {
@@ -47,6 +68,11 @@ impl Chunk {
         self.declarations.located.clear();
         for calls in self.calls.iter_mut().flatten() {
             calls.clear();
+        }
+        if !self.speculations.is_empty() {
+            self.speculations.clear();
+            self.overlays.clear();
+            self.replies.clear();
         }
     }
 

@@ -25,6 +25,12 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Runs a workload, prints what it measured, and audits the state that it left.
     Run(RunOptions),
+    /// Applies transactions to the generic store: reads one JSON object a line, answers with one JSON object a line.
+    Apply(ApplyOptions),
+    /// Prints the values in a generic store, as one JSON object a line.
+    Dump(StateOptions),
+    /// Prints the position and the digest of the state and of all replies, for logs of any kind.
+    Digest(StateOptions),
     /// Executes a log from its start, and prints the position and the digest where it ended.
     Replay(ReplayOptions),
     /// Looks into a log without changing it.
@@ -191,6 +197,80 @@ pub(crate) struct WorkloadOptions {
     /// transfer: probability, 0 to 1, that one side is always the same account [default: 0]
     #[arg(long, value_name = "P")]
     pub(crate) hot: Option<f64>,
+}
+
+const APPLY_FORMAT: &str = r#"Each line on stdin is one transaction, and each is answered by one line on stdout, in the same
+order, which is the log's, once it is durable and committed:
+
+  {"id": "c1-17", "ops": [["put", "t", "k", "v"], ["get", "t", "k"]]}
+  {"id":"c1-17","position":[1,0],"status":"committed","results":[null,"v"]}
+
+ops are done in order, all or none, and see what those before them did:
+
+  ["get", table, key]                the value, or null
+  ["put", table, key, value]         null; to put null is to delete
+  ["delete", table, key]             whether there was a value
+  ["add", table, key, integer]       the sum, 64 bits with sign, wrapping; nothing counts as 0
+  ["append", table, key, value]      the new length of the list; nothing counts as an empty one
+  ["cas", table, key, old, new]      whether the value was old, and so is new now; null is nothing
+  ["scan", table, from, to, limit]   [[key, value], ...] with keys in [from, to), in byte order
+  ["abort_if", table, key, value]    null, or the transaction aborts as the value is this one
+  ["merge_add", table, key, integer] null: an add that does not tell the sum
+
+id (optional, a string): the same id again, even after a crash, changes nothing and is answered
+with the first answer, whether that was "committed" or "aborted". So send again whatever was not
+answered. Transactions without an id are answered with "id":null, and not remembered.
+
+footprint (optional): "exact" (the default), "none", or [[table, key, "read" or "write"], ...].
+A hint to the engine that changes speed and no result.
+
+A transaction that aborts changes nothing; its answer has "results":[] and a "reason". An add,
+append or merge_add to a value of another type aborts. position is [entry of the log, 0].
+
+A line that is no transaction (not JSON, not UTF-8, longer than 1 MiB, an unknown field or
+operation, a key twice in one object ..) is answered in its place by {"line":3,"error":"..."},
+changes nothing, and stops nothing. Empty lines are skipped, but counted.
+
+Examples:
+  mixlog apply --log /var/tmp/store < transactions.jsonl > answers.jsonl
+  echo '{"ops": [["add", "counters", "visits", 1]]}' | mixlog apply --log /var/tmp/store
+  mixlog apply --log /var/tmp/store --durability buffered --threads 2
+
+The log is made if missing, and can be gone on with later. Exit codes: mixlog --help."#;
+
+#[derive(Debug, Args)]
+#[command(after_help = APPLY_FORMAT)]
+pub(crate) struct ApplyOptions {
+    /// The log's directory, made if missing, or "memory"
+    #[arg(long, value_name = "DIR|memory")]
+    pub(crate) log: PathBuf,
+    #[command(flatten)]
+    pub(crate) engine: EngineOptions,
+    /// When a transaction is answered [default: flushed, or memory for a log in memory]
+    #[arg(long, value_enum)]
+    pub(crate) durability: Option<Durability>,
+}
+
+const STATE_EXAMPLES: &str = "Examples:
+  mixlog dump --log /var/tmp/store
+  mixlog dump --log /var/tmp/store --at 17
+  mixlog digest --log /var/tmp/store --at 17
+  mixlog digest --log /var/tmp/bank --threads 1 --mode sequential
+
+dump prints tables and keys in the order of their bytes, without spaces, and the keys of every
+object sorted: equal states give equal output. Nothing is written to the log.";
+
+#[derive(Debug, Args)]
+#[command(after_help = STATE_EXAMPLES)]
+pub(crate) struct StateOptions {
+    /// The log's directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) log: PathBuf,
+    #[command(flatten)]
+    pub(crate) engine: EngineOptions,
+    /// The position after which to look [default: the last one of the log]
+    #[arg(long, value_name = "POSITION", value_parser = position, allow_hyphen_values = true)]
+    pub(crate) at: Option<Position>,
 }
 
 const REPLAY_EXAMPLES: &str = "Examples:

@@ -6,6 +6,7 @@ use mixlog::workloads::transfer::{self, Transfers};
 use mixlog::workloads::workload::Workload;
 use mixlog::workloads::ycsb::client::{Config, Mix, Ycsb};
 use mixlog::workloads::ycsb::record::{Boxed, Inline};
+use mixlog::{Builder, Procedure, kv};
 
 use super::arguments::{Name, WorkloadOptions};
 use super::failure::Failure;
@@ -86,11 +87,13 @@ fn refuse_foreign(name: Name, options: &WorkloadOptions) -> Result<(), Failure> 
     }
 }
 
-/// The workload whose procedures a log names.
-pub(crate) fn with_log<V: Visit>(procedures: &[String], visit: V) -> Result<V::Result, Failure> {
+/// Adds the tables and procedures of the workload, or of the generic store, whose procedures a log names.
+pub(crate) fn register(procedures: &[String], builder: Builder) -> Result<Builder, Failure> {
     let has = |name: &str| procedures.iter().any(|procedure| procedure == name);
     let mut options = WorkloadOptions::default();
-    let name = if has("tpcc.new_order") {
+    let name = if has(kv::Transaction::NAME) {
+        return Ok(kv::register(builder));
+    } else if has("tpcc.new_order") {
         Name::Tpcc
     } else if procedures.iter().any(|name| name.starts_with("transfer")) {
         Name::Transfer
@@ -107,5 +110,15 @@ pub(crate) fn with_log<V: Visit>(procedures: &[String], visit: V) -> Result<V::R
             procedures.join(", ")
         )));
     };
-    with(name, &options, 1, visit)
+    with(name, &options, 1, Register(builder))
+}
+
+struct Register(Builder);
+
+impl Visit for Register {
+    type Result = Builder;
+
+    fn visit<W: Workload>(self, workload: &W) -> Builder {
+        workload.register(self.0)
+    }
 }

@@ -18,9 +18,9 @@ use crate::footprint::NOWHERE;
 use crate::pipeline::{Driver, Shared};
 use crate::procedure::Ended;
 use crate::reply::Status;
-use crate::store::Store;
+use crate::store::{AnyMerging, AnyTable, Overlays, Stamp, Store, Touched, Worker};
 use crate::tx::{Guard, Tx};
-use crate::window::Chunk;
+use crate::window::{Chunk, Speculation};
 
 /// A transaction that touched what it had not declared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +49,26 @@ unsafe fn run(
     let (procedure, call) = prepared.call?;
     let calls = chunk.calls[usize::from(procedure)].as_ref().expect("the call was decoded");
     let Driver { worker, replies, .. } = driver;
+    if let Some(speculation) = prepared.speculation
+        && matches!(guard, Guard::Stop(_))
+    {
+        let speculation = &chunk.speculations[speculation as usize];
+        replies.reconnoitred += 1;
+        let window = Stamp::of(window);
+        // SAFETY: the caller's promise; the footprint was made of what the speculation touched.
+        match unsafe { adopt(&shared.store, worker, &chunk.overlays, speculation, window, position) } {
+            Ok(false) => {}
+            Ok(true) => {
+                replies.adopted += 1;
+                replies.add(position, prepared.sequence, |reply| {
+                    reply.extend_from_slice(&chunk.replies[speculation.reply.clone()]);
+                    Some(speculation.status)
+                });
+                return None;
+            }
+            Err(table) => return Some(Violation { position, procedure, table }),
+        }
+    }
     let mut violation = None;
     replies.add(position, prepared.sequence, |reply| {
         let start = reply.len();
@@ -75,6 +95,59 @@ unsafe fn run(
         })
     });
     violation
+}
+
+/// Makes the changes of a transaction that ran ahead, if it would do the same now: nothing that it read has changed.
+/// Tells whether it did; the error is a table whose merge operator panicked.
+///
+/// # Safety
+/// The schedule allows the worker, and no other, what the speculation touched, in the window that starts at
+/// `window`; the transaction is the one at `position`, and runs once.
+#[allow(unsafe_code)]
+unsafe fn adopt(
+    store: &Store,
+    worker: &mut Worker,
+    overlays: &Overlays,
+    speculation: &Speculation,
+    window: Stamp,
+    position: Position,
+) -> Result<bool, &'static str> {
+    let me = Stamp::of(position);
+    let rows = || {
+        overlays.touched(speculation.touched.clone()).filter_map(|touched| match touched {
+            Touched::Row { table, number } => Some((store.any(table), number)),
+            Touched::Granule { .. } | Touched::Merge { .. } => None,
+        })
+    };
+    // Those that count: of a row that was looked at later, the copy counts.
+    let merges = || {
+        overlays.touched(speculation.touched.clone()).filter_map(|touched| match touched {
+            Touched::Merge { table, number, merge } if store.any(table).is_merged(overlays, number) => {
+                Some(overlays.merge(merge))
+            }
+            _ => None,
+        })
+    };
+    // SAFETY: the caller's promise.
+    let same = |(table, number): (&dyn AnyTable, u32)| unsafe { table.is_current(overlays, number) };
+    let accepted = |merging: &dyn AnyMerging| merging.is_accepted(store);
+    if !speculation.reusable || !rows().all(same) || !merges().all(accepted) {
+        return Ok(false);
+    }
+    if speculation.status == Status::Committed {
+        for merging in merges() {
+            // SAFETY: the caller's promise.
+            let made = unsafe { merging.make(store, worker, window, me, position) };
+            // An operator that panics: one by one it can be put back.
+            made.map_err(|_| merging.table())?;
+        }
+        for (table, number) in rows() {
+            // SAFETY: the caller's promise.
+            unsafe { table.adopt(worker, overlays, number, window, me) };
+        }
+        store.keep_changes(worker);
+    }
+    Ok(true)
 }
 
 /// Asks the cache for all rows that the transaction named, so that their misses overlap instead of following each

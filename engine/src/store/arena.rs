@@ -67,16 +67,19 @@ impl<T> Arena<T> {
         drop(unsafe { Box::from_raw(chunk.as_ptr()) });
     }
 
-    fn at(&self, i: usize) -> NonNull<T> {
-        assert!(self.items.contains(&i));
-        // SAFETY: `i` is that of an item, so the chunk exists and the index lies inside.
+    /// The address of an item, counted from the oldest.
+    #[inline]
+    pub(crate) fn at(&self, i: usize) -> NonNull<T> {
+        assert!(i < self.len());
+        let i = self.items.start + i;
+        // SAFETY: `i` is now the place of an item, so the chunk exists and the index lies inside.
         unsafe { self.chunks[i / Self::CHUNK].add(i % Self::CHUNK).cast() }
     }
 
     /// The addresses of the newest `count` items, in the order of pushes.
     pub(crate) fn newest(&self, count: usize) -> impl DoubleEndedIterator<Item = NonNull<T>> + '_ {
         assert!(count <= self.len());
-        (self.items.end - count..self.items.end).map(|i| self.at(i))
+        (self.len() - count..self.len()).map(|i| self.at(i))
     }
 
     fn drop_items(&self, items: Range<usize>) {
@@ -91,7 +94,7 @@ impl<T> Arena<T> {
     /// Drops the oldest `count` items.
     pub(crate) fn drop_oldest(&mut self, count: usize) {
         assert!(count <= self.len());
-        self.drop_items(self.items.start..self.items.start + count);
+        self.drop_items(0..count);
         self.items.start += count;
         if self.items.is_empty() {
             self.items = 0..0;
@@ -106,7 +109,7 @@ impl<T> Arena<T> {
     #[inline]
     pub(crate) fn drop_newest(&mut self, count: usize) {
         assert!(count <= self.len());
-        self.drop_items(self.items.end - count..self.items.end);
+        self.drop_items(self.len() - count..self.len());
         self.items.end -= count;
         if self.items.is_empty() {
             self.items = 0..0;

@@ -6,8 +6,12 @@
 #![allow(unsafe_code)]
 
 mod arena;
+mod bytes;
 mod hash_index;
+mod leaf_index;
+pub(crate) mod merging;
 mod ordered_index;
+pub(crate) mod overlay;
 mod pins;
 mod region;
 pub(crate) mod row;
@@ -15,15 +19,21 @@ pub(crate) mod slab;
 mod table_store;
 
 use std::any::TypeId;
+use std::ops::Bound;
 use std::ptr::NonNull;
 
+pub(crate) use merging::{AnyMerging, Merging};
+pub(crate) use overlay::{Overlays, Speculative, Through, Touched};
 pub(crate) use row::Stamp;
 pub(crate) use slab::RowId;
-pub(crate) use table_store::TableStore;
+pub(crate) use table_store::{RowIds, TableStore};
 
-use crate::codec::Codec;
+use crate::codec::{Codec, DecodeError};
+use crate::footprint::Footprint;
+use crate::interactive::Intention;
 use crate::stats::TableMemory;
 use crate::table::{Key, Table, TableId, Value};
+use crate::tx::Tx;
 
 /// Asks the cache for the line at an address that need not be valid.
 #[inline]
@@ -99,6 +109,46 @@ pub(crate) trait AnyTable: Send + Sync {
     /// Asks the cache for a row.
     fn prefetch_row(&self, id: RowId);
 
+    /// See [`TableStore::is_current`].
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn is_current(&self, overlays: &Overlays, number: u32) -> bool;
+    /// See [`TableStore::adopt`].
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn adopt(&self, worker: &mut Worker, overlays: &Overlays, number: u32, window: Stamp, me: Stamp);
+    /// Whether all that a speculation did with a row was to merge into it.
+    fn is_merged(&self, overlays: &Overlays, number: u32) -> bool;
+    /// Adds what a speculation did with a row to a footprint.
+    fn declare(&self, overlays: &Overlays, number: u32, footprint: &mut Footprint<'_>);
+
+    /// Declares an access to the row of a key, by its bytes.
+    fn declare_bytes(&self, key: &[u8], write: bool, f: &mut Footprint<'_>) -> Result<(), DecodeError>;
+    /// Declares a range, by the bytes of its bounds.
+    fn declare_range(
+        &self,
+        from: Bound<&Vec<u8>>,
+        to: Bound<&Vec<u8>>,
+        f: &mut Footprint<'_>,
+    ) -> Result<(), DecodeError>;
+    /// The hash of the row's value, if there is one.
+    fn hash_of(&self, tx: &Tx<'_>, key: &[u8]) -> Result<Option<u128>, DecodeError>;
+    /// The hash of the rows of a range.
+    fn hash_of_range(
+        &self,
+        tx: &Tx<'_>,
+        from: Bound<&Vec<u8>>,
+        to: Bound<&Vec<u8>>,
+    ) -> Result<u128, DecodeError>;
+    /// Puts or deletes a row.
+    fn write_bytes(&self, tx: &mut Tx<'_>, key: &[u8], value: Option<&[u8]>) -> Result<(), DecodeError>;
+    /// Adds what an interactive transaction at `at` did with a row to its intention.
+    fn intend(&self, overlays: &Overlays, number: u32, at: Stamp, intention: &mut Intention);
+    /// Adds the ranges that it walked.
+    fn intend_scans(&self, overlays: &Overlays, at: Stamp, intention: &mut Intention);
+
     /// Puts back one change of the running transaction.
     ///
     /// # Safety
@@ -120,6 +170,13 @@ pub(crate) trait AnyTable: Send + Sync {
     /// No worker runs a transaction, and the window was not ended for this worker; `end` tells of all registered
     /// snapshots. Workers may end a window at the same time.
     unsafe fn end_window(&self, worker: &mut Worker, end: &WindowEnd) -> u128;
+    /// Whether [`adapt`](Self::adapt) has something to do.
+    fn wants_adapting(&self) -> bool;
+    /// Cuts the keys anew into leaves.
+    ///
+    /// # Safety
+    /// No worker runs, and no window is prepared: footprints name leaves.
+    unsafe fn adapt(&self);
     /// Frees what only look-ups of the past could need.
     ///
     /// # Safety
@@ -219,7 +276,7 @@ impl Store {
         &*self.tables[usize::from(number)]
     }
 
-    pub(crate) fn tables(&self) -> impl Iterator<Item = &dyn AnyTable> {
+    pub(crate) fn tables(&self) -> impl ExactSizeIterator<Item = &dyn AnyTable> {
         self.tables.iter().map(|table| &**table)
     }
 

@@ -116,7 +116,9 @@ pub(crate) struct Row<K, V> {
     pub(crate) latch: Latch,
     /// The hash of the row's unit of conflict: an access must have declared exactly this one, whatever the hash
     /// of its key or the granule function say now. Written with the key.
-    conflict: UnsafeCell<u64>,
+    unit: UnsafeCell<u64>,
+    /// The hash of the granule with which the row is read as a whole: the same holds for it.
+    granule: UnsafeCell<u64>,
     chain: UnsafeCell<*const Version<V>>,
     /// Whether the row stands in a worker's list of rows without a value.
     pub(crate) listed: AtomicBool,
@@ -132,14 +134,15 @@ impl<K, V> Row<K, V> {
     ///
     /// # Safety
     /// The stamp is [`Stamp::FREE`], and the caller is the only one who was given the number.
-    pub(crate) unsafe fn create(&self, key: K, conflict: u64) {
+    pub(crate) unsafe fn create(&self, key: K, unit: u64, granule: u64) {
         let mut latched = self.latch.lock();
         assert_eq!(latched.stamp, Stamp::FREE);
         // SAFETY: the latch keeps snapshots out, and nobody else knows the number.
         unsafe {
             (*self.key.get()).write(key);
             (*self.value.get()).write(None);
-            *self.conflict.get() = conflict;
+            *self.unit.get() = unit;
+            *self.granule.get() = granule;
             *self.chain.get() = ptr::null();
         }
         self.listed.store(false, Ordering::Relaxed);
@@ -173,9 +176,24 @@ impl<K, V> Row<K, V> {
     /// # Safety
     /// As [`key`](Self::key).
     #[inline]
-    pub(crate) unsafe fn conflict(&self) -> u64 {
+    pub(crate) unsafe fn unit(&self) -> u64 {
         // SAFETY: written only in `create`, which the caller excludes.
-        unsafe { *self.conflict.get() }
+        unsafe { *self.unit.get() }
+    }
+
+    /// # Safety
+    /// As [`key`](Self::key).
+    #[inline]
+    pub(crate) unsafe fn granule(&self) -> u64 {
+        // SAFETY: written only in `create` and `set_granule`, which the caller excludes.
+        unsafe { *self.granule.get() }
+    }
+
+    /// # Safety
+    /// The row exists, and no worker runs.
+    pub(crate) unsafe fn set_granule(&self, granule: u64) {
+        // SAFETY: only workers look at it.
+        unsafe { *self.granule.get() = granule };
     }
 
     /// # Safety

@@ -24,21 +24,27 @@ use std::cell::UnsafeCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Bound, Range, RangeBounds};
 use std::ptr::{self, NonNull};
-use std::sync::RwLock;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, RwLock};
 
 use crossbeam_utils::CachePadded;
+use mixlog_mixer::Mode;
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
 use super::arena::Arena;
 use super::hash_index::HashIndex;
+use super::leaf_index::{self, LeafIndex};
 use super::ordered_index::OrderedIndex;
+use super::overlay::Overlays;
 use super::row::{Row, Stamp, Version};
 use super::slab::{RowId, Slab};
 use super::{AnyTable, Undo, WindowEnd, Worker};
-use crate::codec::Codec;
+use crate::codec::{Codec, DecodeError};
+use crate::footprint::{Footprint, NOWHERE};
+use crate::interactive::Intention;
 use crate::stats::TableMemory;
 use crate::table::{Conflicts, Key, Table, TableId, Value};
+use crate::tx::Tx;
 
 /// How many row numbers a worker takes at once.
 const NUMBERS: u32 = 64;
@@ -46,7 +52,10 @@ const ENDLESS: &str = "a chain ends in a version that is older than any snapshot
 
 enum Index<K> {
     Hash(HashIndex),
+    /// A tree for each granule.
     Ordered(Box<OrderedIndex<K>>),
+    /// Rows by hash, and all keys in order.
+    Leaves(Box<(HashIndex, LeafIndex<K>)>),
 }
 
 /// What a worker keeps of a table.
@@ -122,6 +131,8 @@ pub(crate) struct TableStore<K, V, C> {
     index: Index<K>,
     locals: Box<[CachePadded<UnsafeCell<Local<V>>>]>,
     told: Box<[CachePadded<Told>]>,
+    /// Held while a row is made that several transactions may miss at once.
+    pub(super) creating: Mutex<()>,
     codec: std::marker::PhantomData<fn() -> C>,
 }
 
@@ -148,7 +159,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         let domain = match table.conflicts() {
             // A domain and a table of one name must not share granules by accident.
             Conflicts::Grouped { domain, .. } => TableId(TableId::of(domain).0 ^ 0x5bd1_e995_9bd1_e995),
-            Conflicts::Rows | Conflicts::Watched(_) => TableId(!table.id().0),
+            Conflicts::Rows | Conflicts::Watched(_) | Conflicts::Ranges => TableId(!table.id().0),
         };
         Self {
             name: table.name(),
@@ -157,13 +168,14 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             conflicts: table.conflicts(),
             domain,
             rows: Slab::new(),
-            index: if table.is_ordered() {
-                Index::Ordered(Box::new(OrderedIndex::new()))
-            } else {
-                Index::Hash(HashIndex::new())
+            index: match table.conflicts() {
+                Conflicts::Ranges => Index::Leaves(Box::new((HashIndex::new(), LeafIndex::new()))),
+                _ if table.is_ordered() => Index::Ordered(Box::new(OrderedIndex::new())),
+                _ => Index::Hash(HashIndex::new()),
             },
             locals: (0..workers).map(local).collect(),
             told: (0..workers).map(|_| CachePadded::default()).collect(),
+            creating: Mutex::new(()),
             codec: std::marker::PhantomData,
         }
     }
@@ -188,33 +200,12 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         self.rows.get(id)
     }
 
-    /// The granule that a range lies in, by its bounds.
-    ///
-    /// # Panics
-    /// When the bounds lie in two granules, or there is none.
-    pub(crate) fn granule_of_range(&self, range: &impl RangeBounds<K>) -> u64 {
-        let of = |bound: Bound<&K>| match bound {
-            Bound::Included(key) | Bound::Excluded(key) => Some(self.granule_of(key)),
-            Bound::Unbounded => None,
-        };
-        match (of(range.start_bound()), of(range.end_bound())) {
-            (Some(from), Some(to)) => {
-                assert_eq!(from, to, "a range lies in one granule");
-                from
-            }
-            (Some(one), None) | (None, Some(one)) => one,
-            (None, None) => panic!("a range needs a bound that tells its granule"),
-        }
-    }
-
     /// The row of the key. For workers, in a window.
     #[inline]
     pub(crate) fn find(&self, key: &K, key_hash: u64) -> Option<RowId> {
         match &self.index {
-            Index::Hash(index) => index.find(key_hash, |id| {
-                // SAFETY: rows in the index exist, and are given back between windows only.
-                unsafe { self.row(id).key() == key }
-            }),
+            Index::Hash(index) => self.find_in(index, key, key_hash),
+            Index::Leaves(indexes) => self.find_in(&indexes.0, key, key_hash),
             Index::Ordered(index) => {
                 let tree = index.tree(self.granule_of(key))?;
                 tree.read().expect("no panic under the lock of a tree").get(key).copied()
@@ -222,14 +213,34 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         }
     }
 
+    #[inline]
+    fn find_in(&self, index: &HashIndex, key: &K, key_hash: u64) -> Option<RowId> {
+        index.find(key_hash, |id| {
+            // SAFETY: rows in the index exist, and are given back between windows only.
+            unsafe { self.row(id).key() == key }
+        })
+    }
+
     /// The hash of the granule that the key lies in.
     #[inline]
     pub(crate) fn granule_of(&self, key: &K) -> u64 {
         match self.conflicts {
             Conflicts::Rows => self.domain.0,
+            Conflicts::Ranges => self.leaf_hash(self.leaves().leaf_of(key)),
             Conflicts::Watched(granule) | Conflicts::Grouped { granule, .. } => {
                 self.granule_hash(granule(key))
             }
+        }
+    }
+
+    fn leaf_hash(&self, leaf: leaf_index::LeafId) -> u64 {
+        self.granule_hash(u64::from(leaf))
+    }
+
+    fn leaves(&self) -> &LeafIndex<K> {
+        match &self.index {
+            Index::Leaves(indexes) => &indexes.1,
+            Index::Hash(_) | Index::Ordered(_) => unreachable!("tables whose ranges conflict have leaves"),
         }
     }
 
@@ -242,7 +253,14 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     }
 
     /// Makes a row without a value. The caller may write the key's unit of conflict, and it is not in the index.
-    pub(crate) fn create(&self, worker: &mut Worker, key: K, key_hash: u64, conflict: u64) -> RowId {
+    pub(crate) fn create(
+        &self,
+        worker: &mut Worker,
+        key: K,
+        key_hash: u64,
+        unit: u64,
+        granule: u64,
+    ) -> RowId {
         let window = worker.window();
         let local = self.local(worker);
         local.existing += 1;
@@ -256,18 +274,28 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
                 local.numbers.next().expect("just reserved")
             }),
         };
-        let in_index = matches!(self.index, Index::Ordered(_)).then(|| key.clone());
+        let in_index = (!matches!(self.index, Index::Hash(_))).then(|| key.clone());
         // SAFETY: the number is this worker's alone; it is either new or was freed two windows ago.
-        unsafe { self.row(id).create(key, conflict) };
+        unsafe { self.row(id).create(key, unit, granule) };
         match (&self.index, in_index) {
             (Index::Hash(index), _) => index.insert(key_hash, id),
             (Index::Ordered(index), Some(key)) => {
                 let tree = index.tree_or_new(self.granule_of(&key));
                 tree.write().expect("no panic under the lock of a tree").insert(key, id);
             }
-            (Index::Ordered(_), None) => unreachable!("the key was cloned"),
+            (Index::Leaves(indexes), Some(key)) => {
+                let leaf = indexes.1.insert(key, id);
+                indexes.0.insert(key_hash, id);
+                assert_eq!(self.leaf_hash(leaf), granule, "the order of keys of {} changed", self.name);
+            }
+            (Index::Ordered(_) | Index::Leaves(_), None) => unreachable!("the key was cloned"),
         }
         id
+    }
+
+    /// Keeps the first version of a row in this window.
+    pub(super) fn keep_version(&self, worker: &mut Worker, version: Version<V>) -> NonNull<Version<V>> {
+        self.local(worker).versions.push(version)
     }
 
     /// Makes the row's value this transaction's to change: saves what it was, once per transaction, and hides
@@ -301,27 +329,6 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         worker.undo.push(Undo { table: self.number, within: !first, row: id, version: version.cast() });
     }
 
-    fn ordered(&self) -> &OrderedIndex<K> {
-        let Index::Ordered(index) = &self.index else {
-            panic!("table {} is not ordered: ranges need `Table::ordered`", self.name)
-        };
-        index
-    }
-
-    /// The rows of `range` that have a value, in key order. For workers, in a window; `range` lies in the
-    /// granule with this hash.
-    pub(crate) fn range<'a, R: RangeBounds<K>>(
-        &'a self,
-        granule: u64,
-        range: &R,
-    ) -> impl DoubleEndedIterator<Item = RowId> + use<'a, K, V, C, R> {
-        let rows = Rows::of(self.ordered().tree(granule), range);
-        rows.into_iter().flatten().filter(|&id| {
-            // SAFETY: the schedule allows the caller to read the granule's rows.
-            unsafe { self.row(id).value().is_some() }
-        })
-    }
-
     /// What the digest of a row's value depends on besides the value: table and key.
     #[inline]
     fn digest_seed(&self, key: &K, scratch: &mut Vec<u8>) -> u64 {
@@ -333,9 +340,10 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         C::with_bytes(value, scratch, |bytes| xxh3_128_with_seed(bytes, seed))
     }
 
-    /// Calls `see` with what the row with this number held at `at`, if anything. For registered snapshots; `see`
-    /// is to be quick, wait for nothing, and look at no other row: the row may be latched.
-    fn at<R>(&self, id: RowId, at: Stamp, see: impl FnOnce(&K, &V) -> R) -> Option<R> {
+    /// Calls `see` with what the row with this number held at `at`, if anything, and since when. For registered
+    /// snapshots, and for speculations on the state before the window at hand; `see` is to be quick, wait for nothing,
+    /// and look at no other row: the row may be latched.
+    fn at<R>(&self, id: RowId, at: Stamp, see: impl FnOnce(&K, &V, Stamp) -> R) -> Option<R> {
         let row = self.row(id);
         // Without the latch: a row that the snapshot sees was there when it was registered, and is not given back.
         if row.latch.stamp() == Stamp::FREE {
@@ -349,22 +357,23 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         let key = unsafe { row.key() };
         if latched.stamp <= at {
             // SAFETY: the stamp lies before the window at hand, so a writer must take the latch first.
-            return unsafe { row.value() }.as_ref().map(|value| see(key, value));
+            return unsafe { row.value() }.as_ref().map(|value| see(key, value, latched.stamp));
         }
         // SAFETY: under the latch. The row was changed after the snapshot, so the newest version is of a window that
         // is at hand or retained, and putting it back takes the latch.
         let newest = unsafe { row.chain().as_ref() }.expect(ENDLESS);
         if newest.stamp <= at {
-            return newest.value.as_ref().map(|value| see(key, value));
+            return newest.value.as_ref().map(|value| see(key, value, newest.stamp));
         }
         let mut next = newest.next;
         drop(latched);
         loop {
             // SAFETY: a version behind the newest, and the value in front of it is later than the snapshot: it is of an
-            // ended window, which is retained (see the module's documentation).
+            // ended window, which is retained (see the module's documentation). Speculations do not come here: the window
+            // at hand, of which the newest version is, is the only one after `at`.
             let version = unsafe { next.as_ref() }.expect(ENDLESS);
             if version.stamp <= at {
-                return version.value.as_ref().map(|value| see(key, value));
+                return version.value.as_ref().map(|value| see(key, value, version.stamp));
             }
             next = version.next;
         }
@@ -372,21 +381,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
 
     /// The value of the key at `at`. For registered snapshots.
     pub(crate) fn get_at(&self, key: &K, at: Stamp) -> Option<V> {
-        match &self.index {
-            Index::Hash(index) => {
-                let mut value = None;
-                index.find_pinned(self.key_hash(key), |id| {
-                    self.at(id, at, |k, v| (k == key).then(|| value = Some(v.clone()))).flatten().is_some()
-                });
-                value
-            }
-            Index::Ordered(index) => {
-                let tree = index.tree_pinned(self.granule_of(key))?;
-                let id = *tree.read().expect("no panic under the lock of a tree").get(key)?;
-                // The number may be another row's by now, unless the snapshot sees this one.
-                self.at(id, at, |k, value| (k == key).then(|| value.clone())).flatten()
-            }
-        }
+        self.find_at(key, self.key_hash(key), at).map(|(_, _, value)| value)
     }
 
     /// All rows at `at`, in no order. For registered snapshots.
@@ -396,7 +391,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     pub(crate) fn for_each_at(&self, at: Stamp, mut see: impl FnMut(&K, &V)) {
         let mut copy: Option<V> = None;
         for id in 0..self.rows.len() {
-            let seen = self.at(id, at, |_, value| match &mut copy {
+            let seen = self.at(id, at, |_, value, _| match &mut copy {
                 Some(copy) => copy.clone_from(value),
                 none => *none = Some(value.clone()),
             });
@@ -408,17 +403,109 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     }
 
     /// The rows of `range` at `at`, in key order. For registered snapshots, longer than the iterator lives.
-    pub(crate) fn range_at<'a, R: RangeBounds<K>>(
+    ///
+    /// # Panics
+    /// As [`row_ids`](Self::row_ids).
+    pub(crate) fn range_at<R: RangeBounds<K>>(&self, range: &R, at: Stamp) -> RangeAt<'_, K, V, C> {
+        RangeAt { store: self, rows: self.row_ids_pinned(range), at }
+    }
+
+    /// The row of the key as of `at`: its number, since when, and a copy of its value. As [`at`](Self::at).
+    pub(super) fn find_at(&self, key: &K, key_hash: u64, at: Stamp) -> Option<(RowId, Stamp, V)> {
+        // The number may be another row's by now, unless somebody at `at` sees this one.
+        let look = |id| self.at(id, at, |k, v, stamp| (k == key).then(|| (id, stamp, v.clone()))).flatten();
+        let index = match &self.index {
+            Index::Hash(index) => index,
+            Index::Leaves(indexes) => &indexes.0,
+            Index::Ordered(index) => {
+                let tree = index.tree_pinned(self.granule_of(key))?;
+                let id = *tree.read().expect("no panic under the lock of a tree").get(key)?;
+                return look(id);
+            }
+        };
+        let mut found = None;
+        index.find_pinned(key_hash, |id| {
+            found = look(id);
+            found.is_some()
+        });
+        found
+    }
+
+    /// The row with this number as of `at`.
+    pub(super) fn copy_at(&self, id: RowId, at: Stamp) -> Option<(K, Stamp, V)> {
+        self.at(id, at, |key, value, stamp| (key.clone(), stamp, value.clone()))
+    }
+
+    /// The hashes of the unit of conflict and of the granule that the row of the key belongs to.
+    #[inline]
+    pub(crate) fn unit_and_granule(&self, key: &K, key_hash: u64) -> (u64, u64) {
+        match self.conflicts {
+            Conflicts::Grouped { .. } => (self.granule_of(key), self.granule_of(key)),
+            Conflicts::Watched(_) | Conflicts::Ranges => (key_hash, self.granule_of(key)),
+            Conflicts::Rows => (key_hash, key_hash),
+        }
+    }
+
+    /// Calls `see` with the hash of each granule that a range touches, and how many rows it has, until that says no.
+    pub(crate) fn granules_of_range(
+        &self,
+        range: &impl RangeBounds<K>,
+        mut see: impl FnMut(u64, u32) -> bool,
+    ) {
+        self.leaves()
+            .leaves_of(range.start_bound(), range.end_bound(), |leaf, rows| see(self.leaf_hash(leaf), rows));
+    }
+
+    /// The hash of the granule that a range lies in.
+    ///
+    /// # Panics
+    /// When no bound tells, or the bounds lie in two.
+    pub(crate) fn granule_of_range(&self, range: &impl RangeBounds<K>) -> u64 {
+        let of = |bound: Bound<&K>| match bound {
+            Bound::Included(key) | Bound::Excluded(key) => Some(self.granule_of(key)),
+            Bound::Unbounded => None,
+        };
+        match (of(range.start_bound()), of(range.end_bound())) {
+            (Some(from), Some(to)) => {
+                assert_eq!(from, to, "a range lies in one granule");
+                from
+            }
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => panic!("a range needs a bound that tells its granule"),
+        }
+    }
+
+    /// The numbers of the rows in `range`, those without a value included. For workers in a window.
+    ///
+    /// # Panics
+    /// When the table is not ordered, and as [`granule_of_range`](Self::granule_of_range).
+    pub(crate) fn row_ids<R: RangeBounds<K>>(&self, range: &R) -> RowIds<'_, K> {
+        self.row_ids_of(range, OrderedIndex::tree)
+    }
+
+    /// [`row_ids`](Self::row_ids) for those who are not workers in a window.
+    ///
+    /// What a snapshot sees stays in the index, and rows that come and go meanwhile have no value at its position.
+    pub(super) fn row_ids_pinned<R: RangeBounds<K>>(&self, range: &R) -> RowIds<'_, K> {
+        self.row_ids_of(range, OrderedIndex::tree_pinned)
+    }
+
+    fn row_ids_of<'a, R: RangeBounds<K>>(
         &'a self,
         range: &R,
-        at: Stamp,
-    ) -> impl DoubleEndedIterator<Item = (K, V)> + use<'a, K, V, C, R> {
-        // A few numbers at a time: writers of the granule must not wait for the whole range. What the snapshot sees
-        // stays in the tree, and rows that come and go meanwhile have no value at `at`.
-        let index = self.ordered();
-        let rows = Rows::of(index.tree_pinned(self.granule_of_range(range)), range);
-        let rows = rows.into_iter().flatten();
-        rows.filter_map(move |id| self.at(id, at, |key, value| (key.clone(), value.clone())))
+        tree: impl FnOnce(&'a OrderedIndex<K>, u64) -> Option<&'a RwLock<BTreeMap<K, RowId>>>,
+    ) -> RowIds<'a, K> {
+        match &self.index {
+            Index::Ordered(index) => {
+                let granule = self.granule_of_range(range);
+                RowIds::Granule { granule: Some(granule), rows: Rows::of(tree(index, granule), range) }
+            }
+            Index::Leaves(indexes) => {
+                let (from, to) = (range.start_bound().cloned(), range.end_bound().cloned());
+                RowIds::Leaves { domain: self.domain, walk: indexes.1.walk(from, to) }
+            }
+            Index::Hash(_) => panic!("table {} is not ordered: ranges need `Table::ordered`", self.name),
+        }
     }
 
     /// Takes a row without a value out of the index and gives its number back.
@@ -431,6 +518,10 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         let key = unsafe { row.key() };
         match &self.index {
             Index::Hash(index) => index.remove(self.key_hash(key), id),
+            Index::Leaves(indexes) => {
+                indexes.0.remove(self.key_hash(key), id);
+                indexes.1.remove(key, id);
+            }
             Index::Ordered(index) => {
                 let tree = index.tree(self.granule_of(key)).expect("the row's granule");
                 let removed = tree.write().expect("no panic under the lock of a tree").remove(key);
@@ -442,8 +533,72 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     }
 }
 
+/// The rows of a range at a position; see [`TableStore::range_at`].
+pub(crate) struct RangeAt<'a, K, V, C> {
+    store: &'a TableStore<K, V, C>,
+    rows: RowIds<'a, K>,
+    at: Stamp,
+}
+
+impl<K: Key, V: Value, C: Codec<K> + Codec<V>> Iterator for RangeAt<'_, K, V, C> {
+    type Item = (K, V);
+
+    fn next(&mut self) -> Option<(K, V)> {
+        loop {
+            let id = self.rows.next(&mut |_| ())?;
+            if let Some((key, _, value)) = self.store.copy_at(id, self.at) {
+                return Some((key, value));
+            }
+        }
+    }
+}
+
+impl<K: Key, V: Value, C: Codec<K> + Codec<V>> DoubleEndedIterator for RangeAt<'_, K, V, C> {
+    fn next_back(&mut self) -> Option<(K, V)> {
+        loop {
+            let id = self.rows.next_back(&mut |_| ())?;
+            if let Some((key, _, value)) = self.store.copy_at(id, self.at) {
+                return Some((key, value));
+            }
+        }
+    }
+}
+
+/// The numbers of a range's rows. Tells of each granule before anything in it is read.
+#[expect(clippy::large_enum_variant, reason = "lives on the stack of a walk, and is not moved")]
+pub(crate) enum RowIds<'a, K> {
+    /// One granule's tree, if there is one; and the granule, until it is told.
+    Granule { granule: Option<u64>, rows: Option<Rows<'a, K>> },
+    /// Leaves, whose hashes come from their numbers.
+    Leaves { domain: TableId, walk: leaf_index::Walk<'a, K> },
+}
+
+impl<K: Key> RowIds<'_, K> {
+    #[inline]
+    pub(crate) fn next(&mut self, visit: &mut impl FnMut(u64)) -> Option<RowId> {
+        match self {
+            Self::Granule { granule, rows } => {
+                granule.take().into_iter().for_each(visit);
+                rows.as_mut()?.next()
+            }
+            Self::Leaves { domain, walk } => walk.next(&mut |leaf| visit(domain.hash(&u64::from(leaf)))),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn next_back(&mut self, visit: &mut impl FnMut(u64)) -> Option<RowId> {
+        match self {
+            Self::Granule { granule, rows } => {
+                granule.take().into_iter().for_each(visit);
+                rows.as_mut()?.next_back()
+            }
+            Self::Leaves { domain, walk } => walk.next_back(&mut |leaf| visit(domain.hash(&u64::from(leaf)))),
+        }
+    }
+}
+
 /// The numbers of a range's rows. Takes some at a time, so that no lock is held while the caller looks at rows.
-struct Rows<'a, K> {
+pub(crate) struct Rows<'a, K> {
     tree: &'a RwLock<BTreeMap<K, RowId>>,
     /// What is not taken yet; `None` when nothing is left.
     bounds: Option<(Bound<K>, Bound<K>)>,
@@ -529,21 +684,90 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
 
     #[inline]
     fn prefetch_index(&self, key_hash: u64) {
-        if let Index::Hash(index) = &self.index {
-            index.prefetch(key_hash);
+        match &self.index {
+            Index::Hash(index) => index.prefetch(key_hash),
+            Index::Leaves(indexes) => indexes.0.prefetch(key_hash),
+            Index::Ordered(_) => {}
         }
     }
 
     #[inline]
     fn locate(&self, key_hash: u64) -> Option<RowId> {
-        let Index::Hash(index) = &self.index else { return None };
-        index.find(key_hash, |_| true)
+        match &self.index {
+            Index::Hash(index) => index.find(key_hash, |_| true),
+            Index::Leaves(indexes) => indexes.0.find(key_hash, |_| true),
+            Index::Ordered(_) => None,
+        }
     }
 
     #[inline]
     fn prefetch_row(&self, id: RowId) {
         // A row of two lines may lie on three; of long rows the rest comes by itself.
         self.rows.prefetch(id, (size_of::<Row<K, V>>() / 64 + 1).min(4));
+    }
+
+    unsafe fn is_current(&self, overlays: &Overlays, number: u32) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe { Self::is_current(self, overlays, number) }
+    }
+
+    unsafe fn adopt(&self, worker: &mut Worker, overlays: &Overlays, number: u32, window: Stamp, me: Stamp) {
+        // SAFETY: the caller's promise.
+        unsafe { Self::adopt(self, worker, overlays, number, window, me) }
+    }
+
+    fn declare_bytes(&self, key: &[u8], write: bool, f: &mut Footprint<'_>) -> Result<(), DecodeError> {
+        Self::declare_bytes(self, key, write, f)
+    }
+
+    fn declare_range(
+        &self,
+        from: Bound<&Vec<u8>>,
+        to: Bound<&Vec<u8>>,
+        f: &mut Footprint<'_>,
+    ) -> Result<(), DecodeError> {
+        Self::declare_range(self, from, to, f)
+    }
+
+    fn hash_of(&self, tx: &Tx<'_>, key: &[u8]) -> Result<Option<u128>, DecodeError> {
+        Self::hash_of(self, tx, key)
+    }
+
+    fn hash_of_range(
+        &self,
+        tx: &Tx<'_>,
+        from: Bound<&Vec<u8>>,
+        to: Bound<&Vec<u8>>,
+    ) -> Result<u128, DecodeError> {
+        Self::hash_of_range(self, tx, from, to)
+    }
+
+    fn write_bytes(&self, tx: &mut Tx<'_>, key: &[u8], value: Option<&[u8]>) -> Result<(), DecodeError> {
+        Self::write_bytes(self, tx, key, value)
+    }
+
+    fn intend(&self, overlays: &Overlays, number: u32, at: Stamp, intention: &mut Intention) {
+        Self::intend(self, overlays, number, at, intention);
+    }
+
+    fn intend_scans(&self, overlays: &Overlays, at: Stamp, intention: &mut Intention) {
+        Self::intend_scans(self, overlays, at, intention);
+    }
+
+    fn is_merged(&self, overlays: &Overlays, number: u32) -> bool {
+        overlays.table::<K, V>(self.number).get(number).merged.get()
+    }
+
+    fn declare(&self, overlays: &Overlays, number: u32, footprint: &mut Footprint<'_>) {
+        let looked = overlays.table::<K, V>(self.number).get(number);
+        let row = looked.seen.map_or(NOWHERE, |(id, _)| id);
+        if looked.written.get() {
+            footprint.access(self, &looked.key, looked.key_hash, row, Mode::Write);
+        } else if looked.merged.get() {
+            footprint.access(self, &looked.key, looked.key_hash, row, Mode::Merge);
+        } else if looked.read.get() {
+            footprint.access(self, &looked.key, looked.key_hash, row, Mode::Read);
+        }
     }
 
     unsafe fn roll_back(&self, undo: Undo) {
@@ -669,7 +893,21 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
                 Index::Ordered(index) => {
                     index.bytes() + sum(|told| &told.existing) * size_of::<(K, RowId)>() as u64
                 }
+                Index::Leaves(indexes) => {
+                    indexes.0.bytes() + sum(|told| &told.existing) * size_of::<(K, RowId)>() as u64
+                }
             },
+        }
+    }
+
+    fn wants_adapting(&self) -> bool {
+        matches!(&self.index, Index::Leaves(indexes) if indexes.1.wants_adapting())
+    }
+
+    unsafe fn adapt(&self) {
+        if let Index::Leaves(indexes) = &self.index {
+            // SAFETY: the caller's promise.
+            indexes.1.adapt(|id, leaf| unsafe { self.row(id).set_granule(self.leaf_hash(leaf)) });
         }
     }
 
@@ -679,6 +917,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
             match &self.index {
                 Index::Hash(index) => index.reclaim(),
                 Index::Ordered(index) => index.reclaim(),
+                Index::Leaves(indexes) => indexes.0.reclaim(),
             }
         }
     }
@@ -729,7 +968,7 @@ mod tests {
         worker.start_window(number);
         for &(key, value) in changes {
             let hash = table.key_hash(&key);
-            let id = table.find(&key, hash).unwrap_or_else(|| table.create(worker, key, hash, hash));
+            let id = table.find(&key, hash).unwrap_or_else(|| table.create(worker, key, hash, hash, hash));
             // SAFETY: this thread is the only one.
             unsafe {
                 table.save(worker, id, Stamp::of(position), Stamp::of(position));
