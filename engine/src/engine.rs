@@ -13,13 +13,13 @@ use mixlog_log::{Batch, Durability, Position, SharedLog};
 use crate::codec::Codec;
 use crate::digest::Digest;
 use crate::entry::{self, Origin};
-use crate::error::{OpenError, SubmitError};
+use crate::error::{OpenError, SnapshotError, SubmitError};
 use crate::index::{Index, IndexKey, Maintain};
 use crate::interactive::Intention;
 use crate::pipeline::{Config, Mode, Pipeline, Progress, Shared, Until, WINDOW_GRID};
 use crate::procedure::{Procedure, ProcedureId, Procedures, Registered};
 use crate::snapshot::Snapshot;
-use crate::stats::Stats;
+use crate::stats::{Memory, Stats};
 use crate::store::{AnyTable, Indexes, MakeTable, Store, TableStore};
 use crate::table::{Key, Table, TableId, Value};
 use crate::ticket::Ticket;
@@ -37,6 +37,7 @@ pub struct Builder {
     mode: Mode,
     paranoid: u32,
     max_in_flight: usize,
+    retain: u64,
     progress: Option<Progress>,
 }
 
@@ -53,6 +54,7 @@ impl Default for Builder {
             mode: Mode::Auto,
             paranoid: 0,
             max_in_flight: 1 << 20,
+            retain: 0,
             progress: None,
         }
     }
@@ -129,6 +131,14 @@ impl Builder {
         self
     }
 
+    /// For how many positions behind the newest committed one [`Engine::snapshot_at`] finds the ends of windows.
+    /// Default: 0, none. More costs the memory of an open snapshot of that age (see [`Snapshot`]), and 8 bytes per
+    /// window.
+    pub const fn retain(mut self, positions: u64) -> Self {
+        self.retain = positions;
+        self
+    }
+
     /// Calls `progress` after every window with the tail of what was executed and the tail of the log: for long
     /// replays. It must be quick.
     pub fn on_progress(mut self, progress: impl Fn(Position, Position) + Send + Sync + 'static) -> Self {
@@ -179,7 +189,7 @@ impl Builder {
         })?;
         let makers = self.tables.into_iter().map(|(.., make)| make).collect();
         let (store, workers) = Store::new(makers, self.indexes, self.threads);
-        let shared = Arc::new(Shared::new(store, procedures, random(), self.max_in_flight));
+        let shared = Arc::new(Shared::new(store, procedures, random(), self.max_in_flight, self.retain));
         let (threads, window, mode, paranoid) = (self.threads, self.window, self.mode, self.paranoid);
         let config = Config { threads, window, mode, paranoid };
         let pipeline = Pipeline::new(shared, workers, config).map_err(|error| {
@@ -366,6 +376,32 @@ impl Engine {
         Snapshot::new(Arc::clone(&self.shared))
     }
 
+    /// A view of the state after `position`, where a window ended and is retained: the newest one, those that a
+    /// snapshot is open at, those that [`Builder::retain`] asks for.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] tells the nearest positions that there are.
+    pub fn snapshot_at(&self, position: Position) -> Result<Snapshot, SnapshotError> {
+        Snapshot::at(Arc::clone(&self.shared), position)
+    }
+
+    /// The positions that [`snapshot_at`](Self::snapshot_at) finds now, oldest first; the last is the newest committed
+    /// one. Those that no snapshot is open at may be gone a window later.
+    ///
+    /// Cost: a copy of the list, while which no window commits.
+    #[must_use]
+    pub fn retained(&self) -> Vec<Position> {
+        self.shared.snapshots.retained()
+    }
+
+    /// How much memory the tables use, and what for.
+    ///
+    /// Cost: some loads per table and thread, no pass over anything: cheap enough to be asked every second.
+    #[must_use]
+    pub fn memory(&self) -> Memory {
+        self.shared.memory()
+    }
+
     /// The digest of the newest committed state and of all replies so far.
     #[must_use]
     pub fn digest(&self) -> Digest {
@@ -500,6 +536,26 @@ impl Replay {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::new(Arc::clone(self.pipeline.shared()))
+    }
+
+    /// As [`Engine::snapshot_at`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn snapshot_at(&self, position: Position) -> Result<Snapshot, SnapshotError> {
+        Snapshot::at(Arc::clone(self.pipeline.shared()), position)
+    }
+
+    /// As [`Engine::retained`].
+    #[must_use]
+    pub fn retained(&self) -> Vec<Position> {
+        self.pipeline.shared().snapshots.retained()
+    }
+
+    /// As [`Engine::memory`].
+    #[must_use]
+    pub fn memory(&self) -> Memory {
+        self.pipeline.shared().memory()
     }
 
     /// What was counted so far.

@@ -116,3 +116,47 @@ pub enum SubmitError {
     #[error("the engine has stopped: {0}")]
     Stopped(String),
 }
+
+/// Why there is no snapshot at a position.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// The position was not executed yet: wait for it.
+    #[error("position {position} is not committed yet: {}", last_committed(.committed))]
+    NotCommitted {
+        /// The position asked for.
+        position: Position,
+        /// The last committed one.
+        committed: Option<Position>,
+    },
+    /// The position lies before all that is retained: ask for a later one, or replay the log up to there. More is
+    /// retained with [`Builder::retain`](crate::Builder::retain), or while a snapshot is held.
+    #[error("the state after position {position} is no longer retained: the oldest is that after {oldest}")]
+    NoLongerRetained {
+        /// The position asked for.
+        position: Position,
+        /// The oldest one that is retained.
+        oldest: Position,
+    },
+    /// Between two positions that are retained: no window ended here, or nobody asked to retain its end.
+    #[error(
+        "the state after position {position} is not retained: the next one is that after {after}{}",
+        and_before(.before)
+    )]
+    BetweenRetained {
+        /// The position asked for.
+        position: Position,
+        /// The nearest retained one before; `None` for the empty state, which an open snapshot looks at.
+        before: Option<Position>,
+        /// The nearest retained one after.
+        after: Position,
+    },
+}
+
+fn last_committed(committed: &Option<Position>) -> String {
+    committed.map_or_else(|| "nothing is".to_owned(), |committed| format!("the last one is {committed}"))
+}
+
+fn and_before(before: &Option<Position>) -> String {
+    before.map_or_else(String::new, |before| format!(", the one before it that after {before}"))
+}

@@ -49,7 +49,7 @@ use crate::prepare;
 use crate::procedure::Procedures;
 use crate::reply::Replies;
 use crate::snapshot::Registry;
-use crate::stats::{Stages, Stats};
+use crate::stats::{Memory, Stages, Stats};
 use crate::store::{AnyTable, Stamp, Store, WindowEnd, Worker};
 use crate::verify::{self, Executed, Verdict, Verified};
 use crate::window::Window;
@@ -118,7 +118,13 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(store: Store, procedures: Procedures, origin: u64, in_flight_limit: usize) -> Self {
+    pub(crate) fn new(
+        store: Store,
+        procedures: Procedures,
+        origin: u64,
+        in_flight_limit: usize,
+        retain: u64,
+    ) -> Self {
         let table_names =
             store.tables().filter(|table| !table.is_derived()).map(|table| table.name()).collect();
         Self {
@@ -126,7 +132,7 @@ impl Shared {
             procedures,
             origin,
             in_flight: InFlight::new(in_flight_limit),
-            snapshots: Registry::default(),
+            snapshots: Registry::new(retain),
             stats: Mutex::default(),
             catalog: Mutex::default(),
             digest: Default::default(),
@@ -177,6 +183,13 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// How much memory the tables use, and what for.
+    pub(crate) fn memory(&self) -> Memory {
+        let (snapshots, oldest) = self.snapshots.opened();
+        let tables = self.store.tables().map(AnyTable::memory).collect();
+        Memory::new(tables, snapshots, oldest.and_then(Position::previous))
     }
 
     /// The digest of the newest committed window; at least of all that snapshots see.
@@ -749,12 +762,10 @@ impl Pipeline {
     fn publish(&self, verified: &Verified<'_>) -> WindowEnd {
         let window = verified.window;
         let oldest_snapshot = self.shared.snapshots.advance(window.end());
-        self.shared.snapshots.if_none_open(|| {
-            for table in self.shared.store.tables() {
-                // SAFETY: the drivers wait for this one, and no snapshot is open.
-                unsafe { table.reclaim() };
-            }
-        });
+        for table in self.shared.store.tables() {
+            // SAFETY: the drivers wait for this one.
+            unsafe { table.reclaim() };
+        }
         WindowEnd {
             window: window.number,
             first: Stamp::of(window.first()),

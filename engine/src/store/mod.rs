@@ -13,6 +13,7 @@ mod leaf_index;
 pub(crate) mod merging;
 mod ordered_index;
 pub(crate) mod overlay;
+mod pins;
 mod region;
 pub(crate) mod row;
 pub(crate) mod slab;
@@ -33,6 +34,7 @@ pub(crate) use touched::Unit;
 use crate::codec::{Codec, DecodeError};
 use crate::footprint::Footprint;
 use crate::interactive::Intention;
+use crate::stats::TableMemory;
 use crate::table::{Key, Table, TableId, Value};
 use crate::tx::Tx;
 
@@ -92,7 +94,7 @@ pub(crate) struct WindowEnd {
     pub(crate) window: u64,
     /// The lowest stamp of the window.
     pub(crate) first: Stamp,
-    /// The newest stamp that the oldest registered snapshot sees.
+    /// The newest stamp that the oldest snapshot sees that is registered or may still be opened.
     pub(crate) oldest_snapshot: Option<Stamp>,
 }
 
@@ -194,8 +196,10 @@ pub(crate) trait AnyTable: Send + Sync {
     /// Frees what only look-ups of the past could need.
     ///
     /// # Safety
-    /// No worker runs, and no snapshot is registered.
+    /// No worker runs.
     unsafe fn reclaim(&self);
+    /// How much memory is in use. Reads a few counters, without a lock.
+    fn memory(&self) -> TableMemory;
     /// The digest of all rows at `at`, from scratch. For registered snapshots.
     fn digest_at(&self, at: Stamp) -> u128;
 }

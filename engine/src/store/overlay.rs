@@ -467,7 +467,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             store: self,
             overlays,
             at,
-            rows: self.row_ids(range),
+            rows: self.row_ids_pinned(range),
             front: None,
             back: None,
             own: own.into(),

@@ -7,6 +7,9 @@
 //! an old stamp, while the window's first change begins. That is what the latch is for, one bit of the stamp,
 //! held for a copy of the value by a snapshot and for two stores by a writer. Later changes in the window take
 //! it only to move the stamp, and transactions that read take none: the schedule keeps them apart from writers.
+//!
+//! The chain's newest version is looked at under the latch, too, for a window that is put back takes it out again.
+//! Those behind it stay as they are for as long as a snapshot needs them, and are read without (see `table_store`).
 
 use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
@@ -286,6 +289,72 @@ mod loom_tests {
                 drop(latched);
                 assert_eq!(seen, 10);
             }
+            writer.join().unwrap();
+        });
+    }
+
+    /// A version: what was before a change, when that was written, and which version is behind.
+    struct Before {
+        value: UnsafeCell<u64>,
+        stamp: Stamp,
+        next: Option<usize>,
+    }
+
+    struct Chained {
+        latch: Latch,
+        newest: UnsafeCell<Option<usize>>,
+        versions: [Before; 2],
+    }
+
+    /// A snapshot goes past the newest version and reads the one behind it without the latch, while the window
+    /// that made the newest is put back, which empties it, and then runs again: loom sees no race, and the
+    /// snapshot sees its value.
+    #[test]
+    fn loom_latch_snapshot_behind_a_window_that_is_put_back_never_races() {
+        loom::model(|| {
+            let (old, middle, new) = (Stamp::of(Position(0)), Stamp::of(Position(1)), Stamp::of(Position(2)));
+            // Window 1 has ended and made version 0; version 1 is to be made by window 2.
+            let row = Arc::new(Chained {
+                latch: Latch::new(middle),
+                newest: UnsafeCell::new(Some(0)),
+                versions: [
+                    Before { value: UnsafeCell::new(10), stamp: old, next: None },
+                    Before { value: UnsafeCell::new(0), stamp: middle, next: Some(0) },
+                ],
+            });
+            let writer = {
+                let row = Arc::clone(&row);
+                thread::spawn(move || {
+                    for run in 0..2 {
+                        // The first change of the window, as `save` makes it.
+                        row.versions[1].value.with_mut(|v| unsafe { *v = 11 + run });
+                        let mut latched = row.latch.lock();
+                        row.newest.with_mut(|n| unsafe { *n = Some(1) });
+                        latched.stamp = new;
+                        drop(latched);
+                        if run == 0 {
+                            // As `undo_window` takes it back.
+                            let mut latched = row.latch.lock();
+                            row.versions[1].value.with_mut(|v| unsafe { *v = 0 });
+                            row.newest.with_mut(|n| unsafe { *n = Some(0) });
+                            latched.stamp = middle;
+                        }
+                    }
+                })
+            };
+            let mut latched = Some(row.latch.lock());
+            assert!(latched.as_ref().unwrap().stamp > old);
+            let newest = row.newest.with(|n| unsafe { *n }).unwrap();
+            let mut version = &row.versions[newest];
+            let seen = loop {
+                if version.stamp <= old {
+                    break version.value.with(|v| unsafe { *v });
+                }
+                version = &row.versions[version.next.unwrap()];
+                latched = None;
+            };
+            assert_eq!(seen, 10);
+            drop(latched);
             writer.join().unwrap();
         });
     }
