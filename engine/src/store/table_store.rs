@@ -441,19 +441,42 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
 
     /// The row of the key as of `at`: its number, since when, and a copy of its value. As [`at`](Self::at).
     pub(super) fn find_at(&self, key: &K, key_hash: u64, at: Stamp) -> Option<(RowId, Stamp, V)> {
+        self.look_up_at(
+            key,
+            key_hash,
+            at,
+            |i, hash, is_it| i.find_pinned(hash, is_it),
+            OrderedIndex::tree_pinned,
+        )
+    }
+
+    /// The same for workers in a window.
+    pub(super) fn find_at_in_window(&self, key: &K, key_hash: u64, at: Stamp) -> Option<(RowId, Stamp, V)> {
+        self.look_up_at(key, key_hash, at, |i, hash, is_it| i.find(hash, is_it), OrderedIndex::tree)
+    }
+
+    #[inline]
+    fn look_up_at<'a>(
+        &'a self,
+        key: &K,
+        key_hash: u64,
+        at: Stamp,
+        find: impl FnOnce(&HashIndex, u64, &mut dyn FnMut(RowId) -> bool) -> Option<RowId>,
+        tree: impl FnOnce(&'a OrderedIndex<K>, u64) -> Option<&'a RwLock<BTreeMap<K, RowId>>>,
+    ) -> Option<(RowId, Stamp, V)> {
         // The number may be another row's by now, unless somebody at `at` sees this one.
         let look = |id| self.at(id, at, |k, v, stamp| (k == key).then(|| (id, stamp, v.clone()))).flatten();
         let index = match &self.index {
             Index::Hash(index) => index,
             Index::Leaves(indexes) => &indexes.0,
             Index::Ordered(index) => {
-                let tree = index.tree_pinned(self.granule_of(key))?;
+                let tree = tree(index, self.granule_of(key))?;
                 let id = *tree.read().expect("no panic under the lock of a tree").get(key)?;
                 return look(id);
             }
         };
         let mut found = None;
-        index.find_pinned(key_hash, |id| {
+        find(index, key_hash, &mut |id| {
             found = look(id);
             found.is_some()
         });
