@@ -13,6 +13,7 @@ use crate::codec::Codec;
 use crate::digest::Digest;
 use crate::entry::{self, Origin};
 use crate::error::{OpenError, SubmitError};
+use crate::explanation::Explanation;
 use crate::pipeline::{Config, Mode, Pipeline, Progress, Shared, Until, WINDOW_GRID};
 use crate::procedure::{Procedure, ProcedureId, Procedures, Registered};
 use crate::snapshot::Snapshot;
@@ -30,6 +31,7 @@ pub struct Builder {
     window: u32,
     mode: Mode,
     max_in_flight: usize,
+    explain: u32,
     progress: Option<Progress>,
 }
 
@@ -43,6 +45,7 @@ impl Default for Builder {
             window: 256,
             mode: Mode::Auto,
             max_in_flight: 1 << 20,
+            explain: 0,
             progress: None,
         }
     }
@@ -91,6 +94,14 @@ impl Builder {
         self
     }
 
+    /// Explains conflicts in every mixed window (1) or every n-th (n): see [`Engine::explain`]. Default: 0, none, which
+    /// costs nothing. Cost otherwise: one driver looks at each window explained for about as long as mixing it takes five
+    /// times, and a sixteenth of all transactions is timed.
+    pub const fn explain(mut self, every: u32) -> Self {
+        self.explain = every;
+        self
+    }
+
     /// Calls `progress` after every window with the tail of what was executed and the tail of the log: for long
     /// replays. It must be quick.
     pub fn on_progress(mut self, progress: impl Fn(Position, Position) + Send + Sync + 'static) -> Self {
@@ -131,7 +142,7 @@ impl Builder {
         })?;
         let makers = self.tables.into_iter().map(|(_, make)| make).collect();
         let (store, workers) = Store::new(makers, self.threads);
-        let shared = Arc::new(Shared::new(store, procedures, random(), self.max_in_flight));
+        let shared = Arc::new(Shared::new(store, procedures, random(), self.max_in_flight, self.explain));
         let config = Config { threads: self.threads, window: self.window, mode: self.mode };
         let pipeline = Pipeline::new(shared, workers, config).map_err(|error| {
             OpenError::Configuration(format!("cannot start {} threads: {error}", self.threads))
@@ -325,6 +336,21 @@ impl Engine {
         self.shared.stats.lock().expect("no panic in a short section").clone()
     }
 
+    /// Which keys and tables made transactions wait, since the engine was opened or
+    /// [`explain_anew`](Self::explain_anew) was called. Empty unless [`Builder::explain`] was asked for.
+    ///
+    /// Cost: to find the numbers of granules, a pass over the tables that they belong to.
+    #[must_use]
+    pub fn explain(&self) -> Explanation {
+        self.shared.explain()
+    }
+
+    /// Forgets what was explained so far: what follows is explained by itself. Windows that are being executed may
+    /// count on either side.
+    pub fn explain_anew(&self) {
+        self.shared.explain_anew();
+    }
+
     /// The last committed position, or `None` before the first.
     #[must_use]
     pub fn position(&self) -> Option<Position> {
@@ -453,6 +479,12 @@ impl Replay {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.pipeline.shared().stats.lock().expect("no panic in a short section").clone()
+    }
+
+    /// Which keys and tables made transactions wait: see [`Engine::explain`].
+    #[must_use]
+    pub fn explain(&self) -> Explanation {
+        self.pipeline.shared().explain()
     }
 
     /// An entry of the log as JSON, for people: position, and what stands there.

@@ -42,13 +42,15 @@ use crate::error::OpenError;
 use crate::execute::parallel::{self, FirstViolation};
 use crate::execute::sequential::{self, Given};
 use crate::execute::{Violation, panic_message};
+use crate::explain::Explainer;
+use crate::explanation::Explanation;
 use crate::handover::{BROKEN, Barrier, Call, Gate};
 use crate::in_flight::InFlight;
 use crate::prepare;
 use crate::procedure::Procedures;
 use crate::reply::Replies;
-use crate::snapshot::Registry;
-use crate::stats::{Stages, Stats};
+use crate::snapshot::{Registry, Snapshot};
+use crate::stats::{OneByOne, Stages, Stats};
 use crate::store::{Stamp, Store, WindowEnd, Worker};
 use crate::verify::{self, Executed, Verdict, Verified};
 use crate::window::Window;
@@ -85,6 +87,26 @@ const WORTH_MIXING: u32 = 64;
 const WORTH_SHARING: f64 = 1.3;
 /// After a window that was not worth mixing, how many are not even mixed, at most. Doubles each time.
 const LONGEST_ABSTINENCE: u32 = 32;
+/// Why a window goes one by one: see [`OneByOne`].
+#[derive(Clone, Copy, Debug)]
+enum Why {
+    AskedFor,
+    Small,
+    Serial,
+    AfterSerial,
+}
+
+impl Why {
+    fn count(self, counts: &mut OneByOne) {
+        *match self {
+            Self::AskedFor => &mut counts.asked_for,
+            Self::Small => &mut counts.small,
+            Self::Serial => &mut counts.serial,
+            Self::AfterSerial => &mut counts.after_serial,
+        } += 1;
+    }
+}
+
 /// How long the leader waits for the log before it looks whether it should stop.
 const LOOK_UP: Duration = Duration::from_millis(20);
 
@@ -106,6 +128,8 @@ pub(crate) struct Shared {
     pub(crate) in_flight: InFlight,
     pub(crate) snapshots: Registry,
     pub(crate) stats: Mutex<Stats>,
+    /// `None` unless somebody wants to know.
+    pub(crate) explainer: Option<Explainer>,
     /// All names in the log so far.
     pub(crate) catalog: Mutex<Option<Catalog>>,
     digest: (Mutex<Digest>, Condvar),
@@ -113,8 +137,16 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(store: Store, procedures: Procedures, origin: u64, in_flight_limit: usize) -> Self {
+    /// `explain`: every how many mixed windows one is explained; 0 for none.
+    pub(crate) fn new(
+        store: Store,
+        procedures: Procedures,
+        origin: u64,
+        in_flight_limit: usize,
+        explain: u32,
+    ) -> Self {
         let table_names = store.tables().map(|table| table.name()).collect();
+        let explainer = (explain > 0).then(|| Explainer::new(&store, &procedures, explain));
         Self {
             store,
             procedures,
@@ -122,6 +154,7 @@ impl Shared {
             in_flight: InFlight::new(in_flight_limit),
             snapshots: Registry::default(),
             stats: Mutex::default(),
+            explainer,
             catalog: Mutex::default(),
             digest: Default::default(),
             table_names,
@@ -171,6 +204,22 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// What is known of conflicts, as far as somebody wanted to know.
+    pub(crate) fn explain(self: &Arc<Self>) -> Explanation {
+        let Some(explainer) = &self.explainer else { return Explanation::default() };
+        // Keys are looked up, which only holders of a snapshot may do.
+        let _snapshot = Snapshot::new(Arc::clone(self));
+        let stats = self.stats.lock().expect("no panic in a short section").clone();
+        explainer.explain(self, &stats)
+    }
+
+    /// Starts a new explanation.
+    pub(crate) fn explain_anew(&self) {
+        if let Some(explainer) = &self.explainer {
+            explainer.forget(self.stats.lock().expect("no panic in a short section").clone());
+        }
     }
 
     /// The digest of the newest committed window; at least of all that snapshots see.
@@ -286,14 +335,16 @@ impl Pipeline {
         workers: Vec<Worker>,
         config: Config,
     ) -> Result<Self, rayon::ThreadPoolBuildError> {
+        let tallies = || shared.explainer.as_ref().map_or_else(Vec::new, Explainer::tallies);
         let driver = |worker| {
             CachePadded::new(Mutex::new(Driver {
                 worker,
-                replies: Replies::default(),
+                replies: Replies::new(tallies()),
                 state_digest: 0,
                 stages: Stages::default(),
             }))
         };
+        let drivers = workers.into_iter().map(driver).collect();
         Ok(Self {
             shared,
             config,
@@ -301,7 +352,7 @@ impl Pipeline {
                 .num_threads(config.threads)
                 .thread_name(|i| format!("mixlog-driver-{i}"))
                 .build()?,
-            drivers: workers.into_iter().map(driver).collect(),
+            drivers,
             windows: [RwLock::new(Window::new()), RwLock::new(Window::new())],
             round: RwLock::default(),
             mixer: Mutex::default(),
@@ -393,7 +444,7 @@ impl Pipeline {
                 && !self.is_worth_sharing(leader, ready)
             {
                 leader.ready = None;
-                self.execute_alone(leader, ready);
+                self.execute_alone(leader, ready, Why::Serial);
                 continue;
             }
             let slot = leader.ready.map_or(0, |ready| 1 - ready);
@@ -402,8 +453,9 @@ impl Pipeline {
                 Err(_) if leader.ready.is_some() => false,
                 loaded => loaded?,
             };
-            match (leader.ready.take(), loaded) {
-                (None, false) => match until {
+            let why = if loaded && leader.ready.is_none() { self.why_not_mix(leader, slot) } else { None };
+            match (leader.ready.take(), loaded, why) {
+                (None, false, _) => match until {
                     Until::Tail(tail) if leader.next >= *tail => return Ok(()),
                     Until::Tail(tail) => {
                         return Err(OpenError::BeyondTail {
@@ -424,13 +476,13 @@ impl Pipeline {
                         }
                     }
                 },
-                (None, true) if !self.is_worth_mixing(leader, slot) => {
+                (_, _, Some(why)) => {
                     self.prepare_alone(leader, slot);
                     if self.cut_before_bad_entry(leader, slot) {
-                        self.execute_alone(leader, slot);
+                        self.execute_alone(leader, slot, why);
                     }
                 }
-                (execute, loaded) => {
+                (execute, loaded, None) => {
                     let prepare = loaded.then_some(slot);
                     *self.round.write().expect("no panic between rounds") = Round { execute, prepare };
                     self.first_violation.reset();
@@ -502,17 +554,20 @@ impl Pipeline {
         Ok(true)
     }
 
-    /// Whether the window should be mixed at all.
-    fn is_worth_mixing(&self, leader: &mut Leader, slot: usize) -> bool {
+    /// Why the window should not be mixed, if it should not.
+    fn why_not_mix(&self, leader: &mut Leader, slot: usize) -> Option<Why> {
         match self.config.mode {
-            Mode::Parallel => true,
-            Mode::Sequential => false,
-            Mode::Auto if self.config.threads == 1 => false,
+            Mode::Parallel => None,
+            Mode::Sequential => Some(Why::AskedFor),
+            Mode::Auto if self.config.threads == 1 => Some(Why::AskedFor),
             Mode::Auto if leader.abstain > 0 => {
                 leader.abstain -= 1;
-                false
+                Some(Why::AfterSerial)
             }
-            Mode::Auto => self.windows[slot].read().expect("no panic with a window").len() >= WORTH_MIXING,
+            Mode::Auto => {
+                let len = self.windows[slot].read().expect("no panic with a window").len();
+                (len < WORTH_MIXING).then_some(Why::Small)
+            }
         }
     }
 
@@ -575,6 +630,9 @@ impl Pipeline {
                 {
                     prepare::mix(&window, &mut self.mixer.lock().expect("no panic while mixing"));
                     lap.add_to(&mut driver.stages.mix);
+                    if let Some(explainer) = &self.shared.explainer {
+                        explainer.look_at(&window);
+                    }
                 }
             }
         }
@@ -627,7 +685,7 @@ impl Pipeline {
     }
 
     /// Executes a decoded window while the other drivers wait at the gate, through the same stages.
-    fn execute_alone(&self, leader: &mut Leader, slot: usize) {
+    fn execute_alone(&self, leader: &mut Leader, slot: usize, why: Why) {
         let mut lap = Lap::start();
         let window = self.windows[slot].read().expect("no panic with a window");
         let mut driver = self.driver(0);
@@ -645,7 +703,10 @@ impl Pipeline {
         }
         self.commit(&window, &mut leader.stages);
         self.acknowledge(&mut self.driver(0));
-        self.shared.stats.lock().expect("no panic in a short section").sequential_windows += 1;
+        let mut stats = self.shared.stats.lock().expect("no panic in a short section");
+        stats.sequential_windows += 1;
+        why.count(&mut stats.one_by_one);
+        drop(stats);
         lap.add_to(&mut leader.stages.commit);
     }
 
@@ -677,6 +738,10 @@ impl Pipeline {
             }
         }
         stats.violations_by_procedure.sort_unstable();
+        drop(stats);
+        if let Some(explainer) = &self.shared.explainer {
+            explainer.add_violations(violations);
+        }
     }
 
     /// Lets snapshots see the window. From here on it is not undone.
@@ -724,7 +789,11 @@ impl Pipeline {
             stats.stages += std::mem::take(&mut driver.stages);
         }
         stats.windows += 1;
-        drop((stats, drivers));
+        drop(stats);
+        if let Some(explainer) = &self.shared.explainer {
+            drivers.iter_mut().for_each(|driver| explainer.add(&mut driver.replies.tallies));
+        }
+        drop(drivers);
         self.shared.publish_digest(window.end().previous(), state, replies);
     }
 

@@ -110,11 +110,15 @@ pub(crate) struct EngineOptions {
     /// How windows are executed
     #[arg(long, value_enum, default_value_t = ModeName::Auto)]
     pub(crate) mode: ModeName,
+    /// Tell which keys and tables made transactions wait, looking at every mixed window, or at every N-th
+    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "1",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) explain: Option<u32>,
 }
 
 impl EngineOptions {
     pub(crate) fn apply(&self, builder: mixlog::Builder) -> mixlog::Builder {
-        let builder = builder.window(self.window).mode(self.mode.into());
+        let builder = builder.window(self.window).mode(self.mode.into()).explain(self.explain.unwrap_or(0));
         match self.threads {
             Some(threads) => builder.threads(threads),
             None => builder,
@@ -128,6 +132,7 @@ const RUN_EXAMPLES: &str = "Examples:
   mixlog run ycsb-a --records 100000 --operations 10 --theta 0.9 --transactions 1000000
   mixlog run transfer --hot 0.5 --log /var/tmp/bank --durability buffered
   mixlog run tpcc --log memory --mode sequential
+  mixlog run tpcc --explain
 
 The same log can be run on again: its state is rebuilt first. Exit codes: mixlog --help.";
 
@@ -196,6 +201,7 @@ pub(crate) struct WorkloadOptions {
 const REPLAY_EXAMPLES: &str = "Examples:
   mixlog replay --log /var/tmp/bank
   mixlog replay --log /var/tmp/bank --threads 1 --mode sequential --to 4095
+  mixlog replay --log /var/tmp/bank --mode parallel --explain
   mixlog replay --log /var/tmp/bank --expect 0f..-3a..";
 
 #[derive(Debug, Args)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mixlog::log::{FileLog, SharedLog};
 use mixlog::workloads::workload::Workload;
-use mixlog::{Digest, Engine, Position};
+use mixlog::{Digest, Engine, Explanation, Position};
 
 use super::arguments::{DumpOptions, EngineOptions, ReplayOptions};
 use super::failure::Failure;
@@ -24,30 +24,32 @@ struct Execute<'a> {
 }
 
 impl Visit for Execute<'_> {
-    type Result = Result<Digest, Failure>;
+    type Result = Result<(Digest, Option<Explanation>), Failure>;
 
     fn visit<W: Workload>(self, workload: &W) -> Self::Result {
         let replay = self.engine.apply(workload.register(Engine::builder())).replay(self.log)?;
-        Ok(match self.to {
+        let digest = match self.to {
             Some(position) => replay.to(position)?,
             None => replay.to_end()?,
-        })
+        };
+        Ok((digest, self.engine.explain.map(|_| replay.explain())))
     }
 }
 
 /// Executes a log, and prints where it ended.
 pub(crate) fn replay(options: &ReplayOptions) -> Result<(), Failure> {
     let log = open(&options.log)?;
-    let digest = match mixlog::procedures_in(&*log)? {
+    let (digest, explanation) = match mixlog::procedures_in(&*log)? {
         Some(procedures) => {
             let names: Vec<_> = procedures.into_iter().map(|(name, _)| name).collect();
             workload::with_log(&names, Execute { log, engine: &options.engine, to: options.to })??
         }
-        None if options.to.is_none() => Digest::default(),
+        None if options.to.is_none() => (Digest::default(), None),
         None => return Err(Failure::Refused("the log is empty".to_owned())),
     };
     let position = digest.position.map_or_else(|| "none".to_owned(), |position| position.to_string());
-    print_to_stdout(&format!("position {position}\ndigest {digest}\n"))?;
+    let explained = explanation.map_or_else(String::new, |explanation| format!("\n{explanation}"));
+    print_to_stdout(&format!("position {position}\ndigest {digest}\n{explained}"))?;
     match &options.expect {
         Some(expected) if *expected != digest.to_string() => {
             Err(Failure::CheckFailed(format!("the digest is {digest}, and not {expected}")))

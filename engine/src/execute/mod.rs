@@ -14,6 +14,7 @@ use mixlog_log::Position;
 
 pub(crate) use release::Release;
 
+use crate::explain::Tally;
 use crate::footprint::NOWHERE;
 use crate::pipeline::{Driver, Shared};
 use crate::procedure::Ended;
@@ -49,6 +50,9 @@ unsafe fn run(
     let (procedure, call) = prepared.call?;
     let calls = chunk.calls[usize::from(procedure)].as_ref().expect("the call was decoded");
     let Driver { worker, replies, .. } = driver;
+    // Only an engine that explains has any.
+    let explains = !replies.tallies.is_empty();
+    let start = if explains { Tally::start(position) } else { None };
     if let Some(speculation) = prepared.speculation
         && matches!(guard, Guard::Stop(_))
     {
@@ -56,17 +60,24 @@ unsafe fn run(
         replies.reconnoitred += 1;
         let (window, me) = (Stamp::of(window), Stamp::of(position));
         // SAFETY: the caller's promise; the footprint was made of what the speculation touched.
-        if unsafe { adopt(&shared.store, worker, &chunk.overlays, speculation, window, me) } {
+        let adopted = unsafe { adopt(&shared.store, worker, &chunk.overlays, speculation, window, me) };
+        if explains {
+            replies.tallies[usize::from(procedure)].ran_ahead(adopted);
+        }
+        if adopted {
             replies.adopted += 1;
             replies.add(position, prepared.sequence, |reply| {
                 reply.extend_from_slice(&chunk.replies[speculation.reply.clone()]);
                 Some(speculation.status)
             });
+            if explains {
+                replies.tallies[usize::from(procedure)].add(speculation.status, start);
+            }
             return None;
         }
     }
     let mut violation = None;
-    replies.add(position, prepared.sequence, |reply| {
+    let status = replies.add(position, prepared.sequence, |reply| {
         let start = reply.len();
         // SAFETY: the caller's promise.
         let mut tx = unsafe {
@@ -90,6 +101,9 @@ unsafe fn run(
             }
         })
     });
+    if explains && let Some(status) = status {
+        replies.tallies[usize::from(procedure)].add(status, start);
+    }
     violation
 }
 

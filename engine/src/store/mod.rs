@@ -15,6 +15,7 @@ pub(crate) mod slab;
 mod table_store;
 
 use std::any::TypeId;
+use std::collections::BTreeMap;
 use std::ptr::NonNull;
 
 pub(crate) use overlay::{Overlays, Through, Touched};
@@ -92,6 +93,13 @@ pub(crate) trait AnyTable: Send + Sync {
     fn id(&self) -> TableId;
     /// The type of the `TableStore`.
     fn types(&self) -> TypeId;
+
+    /// The domain whose granules are its unit of conflict, if it is grouped.
+    fn domain(&self) -> Option<&'static str>;
+    /// The key with this hash as people read it, if it has a row. For holders of a snapshot.
+    fn describe_key(&self, key_hash: u64) -> Option<String>;
+    /// Looks through all rows for granules with these hashes, and fills in their numbers. Any time.
+    fn number_granules(&self, wanted: &mut BTreeMap<u64, Option<u64>>);
 
     /// Asks the cache for where the index will look for a key.
     fn prefetch_index(&self, key_hash: u64);

@@ -311,6 +311,14 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         rows.filter_map(|id| self.at(id, at, |key, value| (key.clone(), value.clone()))).collect()
     }
 
+    /// The key of the row with this number, if there is one, with a value or without. Any time.
+    fn key_of(&self, id: RowId) -> Option<K> {
+        let row = self.row(id);
+        let latched = row.latch.lock();
+        // SAFETY: the row exists, and the latch keeps it from being given back.
+        (latched.stamp != Stamp::FREE).then(|| unsafe { row.key() }.clone())
+    }
+
     /// What the row with this number held at `at`, if anything, and since when.
     fn version_at<R>(&self, id: RowId, at: Stamp, see: impl FnOnce(&K, &V, Stamp) -> R) -> Option<R> {
         let row = self.row(id);
@@ -532,6 +540,41 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
 
     fn types(&self) -> TypeId {
         TypeId::of::<Self>()
+    }
+
+    fn domain(&self) -> Option<&'static str> {
+        match self.conflicts {
+            Conflicts::Grouped { domain, .. } => Some(domain),
+            Conflicts::Rows | Conflicts::Watched(_) => None,
+        }
+    }
+
+    fn describe_key(&self, key_hash: u64) -> Option<String> {
+        let Index::Hash(index) = &self.index else { return None };
+        let mut found = None;
+        index.find(key_hash, |id| {
+            found = self.key_of(id).filter(|key| self.key_hash(key) == key_hash);
+            found.is_some()
+        });
+        found.map(|key| <C as Codec<K>>::describe(&key))
+    }
+
+    fn number_granules(&self, wanted: &mut BTreeMap<u64, Option<u64>>) {
+        let (Conflicts::Watched(granule) | Conflicts::Grouped { granule, .. }) = self.conflicts else {
+            return;
+        };
+        let mut missing = wanted.values().filter(|number| number.is_none()).count();
+        for id in 0..self.rows.len() {
+            if missing == 0 {
+                return;
+            }
+            let Some(key) = self.key_of(id) else { continue };
+            let number = granule(&key);
+            if let Some(unknown @ None) = wanted.get_mut(&self.granule_hash(number)) {
+                *unknown = Some(number);
+                missing -= 1;
+            }
+        }
     }
 
     #[inline]
