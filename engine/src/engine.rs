@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use mixlog_log::{Batch, Durability, Position, SharedLog};
 
@@ -14,6 +14,7 @@ use crate::digest::Digest;
 use crate::entry::{self, Origin};
 use crate::error::{OpenError, SubmitError};
 use crate::explanation::Explanation;
+use crate::observe;
 use crate::pipeline::{Config, Mode, Pipeline, Progress, Shared, Until, WINDOW_GRID};
 use crate::procedure::{Procedure, ProcedureId, Procedures, Registered};
 use crate::snapshot::Snapshot;
@@ -158,8 +159,11 @@ impl Builder {
     pub fn open(self, log: Arc<dyn SharedLog>) -> Result<Engine, OpenError> {
         let (pipeline, progress) = self.build()?;
         refuse_trimmed(&*log)?;
+        observe::describe();
+        let start = Instant::now();
         pipeline.run(&*log, &Until::Tail(log.tail().tail), progress.as_ref())?;
         let shared = Arc::clone(pipeline.shared());
+        observe::opened(shared.snapshots.tail(), start.elapsed());
         append_catalog(&shared, &*log)?;
         let pipeline = Arc::new(pipeline);
         let stop = Arc::new(AtomicBool::new(false));

@@ -20,6 +20,7 @@ mod explanation;
 mod footprint;
 mod handover;
 mod in_flight;
+mod observe;
 mod pipeline;
 mod prepare;
 mod procedure;

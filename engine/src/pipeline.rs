@@ -46,6 +46,7 @@ use crate::explain::Explainer;
 use crate::explanation::Explanation;
 use crate::handover::{BROKEN, Barrier, Call, Gate};
 use crate::in_flight::InFlight;
+use crate::observe::{self, Committed};
 use crate::prepare;
 use crate::procedure::Procedures;
 use crate::reply::Replies;
@@ -87,6 +88,9 @@ const WORTH_MIXING: u32 = 64;
 const WORTH_SHARING: f64 = 1.3;
 /// After a window that was not worth mixing, how many are not even mixed, at most. Doubles each time.
 const LONGEST_ABSTINENCE: u32 = 32;
+/// What windows that all drivers share are called where a [`Why`] stands for the others.
+const PARALLEL: &str = "parallel";
+
 /// Why a window goes one by one: see [`OneByOne`].
 #[derive(Clone, Copy, Debug)]
 enum Why {
@@ -97,6 +101,15 @@ enum Why {
 }
 
 impl Why {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::AskedFor => "asked_for",
+            Self::Small => "small",
+            Self::Serial => "serial",
+            Self::AfterSerial => "after_serial",
+        }
+    }
+
     fn count(self, counts: &mut OneByOne) {
         *match self {
             Self::AskedFor => &mut counts.asked_for,
@@ -386,6 +399,7 @@ impl Pipeline {
             let outcome = pipeline.run(&*log, &Until::Stopped(&stop), None);
             let reason = outcome.as_ref().map_or_else(ToString::to_string, |()| "it was closed".to_owned());
             pipeline.shared.stop(&reason);
+            observe::stopped(&outcome, pipeline.shared.snapshots.tail());
             outcome
         })
     }
@@ -496,8 +510,10 @@ impl Pipeline {
                     }
                 }
             }
+            let (executed, tail) = (self.shared.snapshots.tail(), log.tail().tail);
+            observe::reached(executed, tail, self.shared.in_flight.len());
             if let Some(progress) = progress {
-                progress(self.shared.snapshots.tail(), log.tail().tail);
+                progress(executed, tail);
             }
         }
     }
@@ -595,6 +611,8 @@ impl Pipeline {
         stats.mixed_windows += 1;
         stats.mixed_entries += u64::from(plan.schedule.transactions());
         stats.batches += u64::from(plan.schedule.batches());
+        drop(stats);
+        observe::mixed(&window, plan.schedule.batches(), plan.schedule.parallelism());
     }
 
     /// When the prepared window holds an entry that cannot be executed, takes the window back, so that it is
@@ -642,6 +660,7 @@ impl Pipeline {
             return;
         };
         let window = self.windows[slot].read().expect("no panic with a window");
+        let _span = (number == 0).then(|| observe::window(&window, PARALLEL).entered());
         driver.replies.clear();
         parallel::execute(&self.shared, &window, &mut driver, &self.first_violation, self.barrier.broken());
         lap.add_to(&mut driver.stages.execute);
@@ -665,11 +684,13 @@ impl Pipeline {
         drop(driver);
         self.barrier.wait();
         lap.add_to(&mut waited);
-        if number == 0 {
-            self.commit(&window, &mut Stages::default());
-        }
+        let committed = (number == 0).then(|| self.commit(&window, &mut Stages::default()));
         let mut driver = self.driver(number);
         self.acknowledge(&mut driver);
+        // Last: nobody waits for it but the leader.
+        if let Some(committed) = committed {
+            observe::committed(&committed, PARALLEL);
+        }
         lap.add_to(&mut driver.stages.commit);
         driver.stages.wait += waited;
     }
@@ -688,6 +709,7 @@ impl Pipeline {
     fn execute_alone(&self, leader: &mut Leader, slot: usize, why: Why) {
         let mut lap = Lap::start();
         let window = self.windows[slot].read().expect("no panic with a window");
+        let _span = observe::window(&window, why.name()).entered();
         let mut driver = self.driver(0);
         driver.replies.clear();
         sequential::execute(&self.shared, &window, &mut driver, Given::Transactions, |_| ());
@@ -701,8 +723,9 @@ impl Pipeline {
             // The others changed nothing, but what they keep for snapshots grows old.
             (1..self.drivers.len()).for_each(|number| self.end_window(&mut self.driver(number), &end));
         }
-        self.commit(&window, &mut leader.stages);
+        let committed = self.commit(&window, &mut leader.stages);
         self.acknowledge(&mut self.driver(0));
+        observe::committed(&committed, why.name());
         let mut stats = self.shared.stats.lock().expect("no panic in a short section");
         stats.sequential_windows += 1;
         why.count(&mut stats.one_by_one);
@@ -739,6 +762,7 @@ impl Pipeline {
         }
         stats.violations_by_procedure.sort_unstable();
         drop(stats);
+        observe::replayed(violations, &self.shared.procedures);
         if let Some(explainer) = &self.shared.explainer {
             explainer.add_violations(violations);
         }
@@ -772,8 +796,9 @@ impl Pipeline {
     }
 
     /// Adds up what the drivers did.
-    fn commit(&self, window: &Window, leader_stages: &mut Stages) {
+    fn commit(&self, window: &Window, leader_stages: &mut Stages) -> Committed {
         let (mut state, mut replies) = (0u128, 0u128);
+        let mut sums = Committed { entries: window.len(), ..Committed::default() };
         self.driver(0).stages += std::mem::take(leader_stages);
         let mut drivers: Vec<_> = (0..self.drivers.len()).map(|number| self.driver(number)).collect();
         // After the drivers: one of them may be waking a task that asks for statistics.
@@ -781,13 +806,18 @@ impl Pipeline {
         for driver in &mut drivers {
             state = state.wrapping_add(std::mem::take(&mut driver.state_digest));
             replies = replies.wrapping_add(std::mem::take(&mut driver.replies.digest));
-            stats.transactions += std::mem::take(&mut driver.replies.executed);
-            stats.aborts += std::mem::take(&mut driver.replies.aborted);
-            stats.panics += std::mem::take(&mut driver.replies.panicked);
-            stats.reconnoitred += std::mem::take(&mut driver.replies.reconnoitred);
-            stats.adopted += std::mem::take(&mut driver.replies.adopted);
+            sums.transactions += std::mem::take(&mut driver.replies.executed);
+            sums.aborts += std::mem::take(&mut driver.replies.aborted);
+            sums.panics += std::mem::take(&mut driver.replies.panicked);
+            sums.reconnoitred += std::mem::take(&mut driver.replies.reconnoitred);
+            sums.adopted += std::mem::take(&mut driver.replies.adopted);
             stats.stages += std::mem::take(&mut driver.stages);
         }
+        stats.transactions += sums.transactions;
+        stats.aborts += sums.aborts;
+        stats.panics += sums.panics;
+        stats.reconnoitred += sums.reconnoitred;
+        stats.adopted += sums.adopted;
         stats.windows += 1;
         drop(stats);
         if let Some(explainer) = &self.shared.explainer {
@@ -795,6 +825,7 @@ impl Pipeline {
         }
         drop(drivers);
         self.shared.publish_digest(window.end().previous(), state, replies);
+        sums
     }
 
     /// Hands the replies of one driver to those who wait for them.
