@@ -152,6 +152,6 @@ mod tests {
         assert_eq!(<Fixed as Codec<_>>::describe(&7u64), "7");
         assert_eq!(<Fixed as Codec<_>>::describe(&[1u32, 3]), "(1, 3)");
         assert_eq!(<Fixed as Codec<_>>::describe(&9u8), "9");
-        assert_eq!(<Fixed as Codec<_>>::describe(&*b"\x01\xff\x00"), "0x01ff00");
+        assert_eq!(<Fixed as Codec<_>>::describe(&[1u8, 0xff, 0]), "0x01ff00");
     }
 }

@@ -367,7 +367,7 @@ impl Explainer {
         for entry in &*transactions {
             let others = accesses[start..entry.end].iter();
             let others = others.filter(|access| self.place_of[usize::from(access.table)] != place);
-            rest.extend(others.map(Access::to_mixer));
+            rest.extend(others.map(|access| access.to_mixer()));
             ends.push(rest.len());
             start = entry.end;
         }
@@ -534,13 +534,17 @@ impl Desk {
         let mut start = 0;
         reasons.find(transactions.iter().map(|entry| {
             let own = &accesses[std::mem::replace(&mut start, entry.end)..entry.end];
-            if entry.unknown { Declared::Unknown } else { Declared::Keys(own.iter().map(Access::to_mixer)) }
+            if entry.unknown {
+                Declared::Unknown
+            } else {
+                Declared::Keys(own.iter().map(|access| access.to_mixer()))
+            }
         }));
     }
 }
 
 impl Access {
-    fn to_mixer(&self) -> mixer::Access {
+    const fn to_mixer(self) -> mixer::Access {
         mixer::Access { key: KeyHash(self.key), mode: self.mode }
     }
 }
