@@ -4,7 +4,11 @@
 use std::sync::Arc;
 
 use mixlog::log::{FileLog, SharedLog, file};
+use mixlog::workloads::list_append;
+use mixlog::workloads::list_append::client::ListAppends;
 use mixlog::workloads::runner::{self, Stop};
+use mixlog::workloads::smallbank::client::SmallBank;
+use mixlog::workloads::smallbank::driver;
 use mixlog::workloads::tpcc::client::Tpcc;
 use mixlog::workloads::tpcc::schema::Scale;
 use mixlog::workloads::transfer::{self, Transfers};
@@ -87,7 +91,7 @@ fn tpcc_parallel_equals_sequential() {
 
 #[test]
 fn ycsb_parallel_equals_sequential() {
-    for mix in [Mix::A, Mix::B, Mix::C, Mix::F] {
+    for mix in [Mix::A, Mix::B, Mix::C, Mix::D, Mix::F] {
         check::<Ycsb<Inline<100>>>(
             |seed| {
                 let theta = if seed == 0 { 0.99 } else { 0.5 };
@@ -108,6 +112,28 @@ fn transfers_parallel_equals_sequential() {
                 hot,
                 initial: mixlog::workloads::money::Cents(50_00),
             })
+        },
+        1500,
+    );
+}
+
+#[test]
+fn smallbank_parallel_equals_sequential() {
+    check::<SmallBank>(
+        |seed| {
+            let hot = if seed == 0 { 0.5 } else { 1.0 };
+            SmallBank::new(driver::Config { accounts: 200, hot, hot_accounts: 10 }, seed)
+        },
+        1500,
+    );
+}
+
+#[test]
+fn list_append_parallel_equals_sequential() {
+    check::<ListAppends>(
+        |seed| {
+            let keys = if seed == 0 { 3 } else { 30 };
+            ListAppends::new(list_append::driver::Config { keys, abort: 0.1, ..Default::default() })
         },
         1500,
     );

@@ -1,5 +1,6 @@
 //! The embedded engine: build it, open it on a log, submit, read.
 
+use std::any::TypeId;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,19 +15,24 @@ use crate::digest::Digest;
 use crate::entry::{self, Origin};
 use crate::error::{OpenError, SubmitError};
 use crate::explanation::Explanation;
+use crate::index::{Index, IndexKey, Maintain};
+use crate::interactive::Intention;
 use crate::observe;
 use crate::pipeline::{Config, Mode, Pipeline, Progress, Shared, Until, WINDOW_GRID};
 use crate::procedure::{Procedure, ProcedureId, Procedures, Registered};
 use crate::snapshot::Snapshot;
 use crate::stats::Stats;
-use crate::store::{AnyTable, MakeTable, Store, TableStore};
+use crate::store::{AnyTable, Indexes, MakeTable, Store, TableStore};
 use crate::table::{Key, Table, TableId, Value};
 use crate::ticket::Ticket;
 
 /// Names what an engine consists of, and opens it.
 #[must_use]
 pub struct Builder {
-    tables: Vec<(&'static str, MakeTable)>,
+    tables: Vec<(&'static str, TypeId, MakeTable)>,
+    indexes: Indexes,
+    /// Of each index: its name, its table's name and type.
+    indexed: Vec<(&'static str, &'static str, TypeId)>,
     procedures: Vec<Registered>,
     threads: usize,
     window: u32,
@@ -41,6 +47,8 @@ impl Default for Builder {
         let threads = thread::available_parallelism().map_or(1, usize::from);
         Self {
             tables: Vec::new(),
+            indexes: Vec::new(),
+            indexed: Vec::new(),
             procedures: Vec::new(),
             threads,
             window: 256,
@@ -56,11 +64,27 @@ impl Builder {
     /// Adds a table.
     pub fn table<K: Key, V: Value, C: Codec<K> + Codec<V>>(mut self, table: &Table<K, V, C>) -> Self {
         let description = *table;
-        let make: MakeTable = Box::new(move |number, workers| -> Box<dyn AnyTable> {
-            Box::new(TableStore::new(&description, number, workers))
+        let make: MakeTable = Box::new(move |number, workers, indexes| -> Box<dyn AnyTable> {
+            let own = indexes.extract_if(.., |(table, _)| *table == description.id());
+            let own =
+                own.map(|(_, index)| *index.downcast().expect("the types of an index's table were compared"));
+            let own = own.collect();
+            Box::new(TableStore::new(&description, number, workers, own))
         });
-        self.tables.push((table.name(), make));
+        self.tables.push((table.name(), TypeId::of::<Table<K, V, C>>(), make));
         self
+    }
+
+    /// Adds an index of a table, which has to be added, too. It needs no place in the log: it may be added to a
+    /// program, or left out, while its log exists.
+    pub fn index<K: IndexKey, V: Value, I: IndexKey, C: Codec<K> + Codec<V>>(
+        mut self,
+        index: &Index<K, V, I, C>,
+    ) -> Self {
+        let maintain: Box<dyn Maintain<K, V>> = Box::new(*index);
+        self.indexes.push((index.table().id(), Box::new(maintain)));
+        self.indexed.push((index.name(), index.table().name(), TypeId::of::<Table<K, V, C>>()));
+        self.table(&index.places())
     }
 
     /// Adds a procedure.
@@ -110,7 +134,7 @@ impl Builder {
         self
     }
 
-    fn build(self) -> Result<(Pipeline, Option<Progress>), OpenError> {
+    fn build(mut self) -> Result<(Pipeline, Option<Progress>), OpenError> {
         let refuse = |message: String| Err(OpenError::Configuration(message));
         if self.threads == 0 || self.threads > 1024 {
             return refuse(format!("an engine runs on 1 to 1024 threads, not {}", self.threads));
@@ -121,19 +145,29 @@ impl Builder {
         if self.max_in_flight == 0 {
             return refuse("at least 1 submission must be allowed in flight".to_owned());
         }
-        for (i, (name, _)) in self.tables.iter().enumerate() {
-            if self.tables[..i].iter().any(|(other, _)| other == name) {
+        for (i, (name, ..)) in self.tables.iter().enumerate() {
+            if self.tables[..i].iter().any(|(other, ..)| other == name) {
                 return refuse(format!("table {name:?} is registered twice"));
             }
-            if let Some((other, _)) =
-                self.tables[..i].iter().find(|(o, _)| TableId::of(o) == TableId::of(name))
+            if let Some((other, ..)) =
+                self.tables[..i].iter().find(|(o, ..)| TableId::of(o) == TableId::of(name))
             {
                 return refuse(format!("the names of tables {name:?} and {other:?} collide: rename one"));
+            }
+        }
+        for &(index, table, types) in &self.indexed {
+            match self.tables.iter().find(|(name, ..)| *name == table) {
+                Some((_, found, _)) if *found == types => {}
+                Some(_) => return refuse(format!("index {index:?} is of table {table:?} with other types")),
+                None => {
+                    return refuse(format!("index {index:?} is of table {table:?}, which is not registered"));
+                }
             }
         }
         if self.tables.len() > 2048 || self.procedures.len() > usize::from(u16::MAX) {
             return refuse("an engine has at most 2,048 tables and 65,535 procedures".to_owned());
         }
+        self.procedures.push(Registered::new::<Intention>());
         let procedures = Procedures::new(self.procedures).map_err(|(a, b)| {
             OpenError::Configuration(if a == b {
                 format!("procedure {a:?} is registered twice")
@@ -141,8 +175,8 @@ impl Builder {
                 format!("the names of procedures {a:?} and {b:?} collide: rename one")
             })
         })?;
-        let makers = self.tables.into_iter().map(|(_, make)| make).collect();
-        let (store, workers) = Store::new(makers, self.threads);
+        let makers = self.tables.into_iter().map(|(.., make)| make).collect();
+        let (store, workers) = Store::new(makers, self.indexes, self.threads);
         let shared = Arc::new(Shared::new(store, procedures, random(), self.max_in_flight, self.explain));
         let config = Config { threads: self.threads, window: self.window, mode: self.mode };
         let pipeline = Pipeline::new(shared, workers, config).map_err(|error| {
@@ -217,7 +251,7 @@ fn append_catalog(shared: &Shared, log: &dyn SharedLog) -> Result<(), OpenError>
 }
 
 /// A number that no other engine has, with near certainty.
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     // std seeds its hasher from the operating system's randomness.
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_u32(std::process::id());
@@ -282,6 +316,10 @@ pub struct Engine {
 }
 
 impl Engine {
+    pub(crate) fn store(&self) -> &Store {
+        &self.shared.store
+    }
+
     /// Starts to describe an engine.
     pub fn builder() -> Builder {
         Builder::default()

@@ -13,7 +13,7 @@ use mixlog_log::Position;
 use mixlog_mixer::{self as mixer, Declared, KeyHash, Mixer, Reasons, Schedule};
 
 use crate::execute::Violation;
-use crate::explanation::{Conflict, Contention, Explanation, HotKey, Link, Missed, Path, ProcedureCounts};
+use crate::explanation::{Contention, Explanation, HotKey, Link, Missed, Path, ProcedureCounts, WaitsFor};
 use crate::footprint::Access;
 use crate::pipeline::Shared;
 use crate::procedure::Procedures;
@@ -418,7 +418,7 @@ impl Explainer {
         let mut conflicts: Vec<_> = counts.conflicts.iter().collect();
         conflicts.sort_by_key(|(_, tried)| tried.rank());
         let conflicts =
-            conflicts.into_iter().map(|(&(waiting, on, place), &Tried { waits, critical, path })| Conflict {
+            conflicts.into_iter().map(|(&(waiting, on, place), &Tried { waits, critical, path })| WaitsFor {
                 waiting: name(waiting),
                 on: name(on),
                 name: self.places[usize::from(place)].name,
@@ -552,12 +552,12 @@ impl Access {
 /// Names of keys.
 struct Texts<'a> {
     store: &'a Store,
-    /// By place: numbers of granules by their hashes, as far as known.
-    granules: Vec<BTreeMap<u64, Option<u64>>>,
+    /// By place: what granules are called, by their hashes, as far as known.
+    granules: Vec<BTreeMap<u64, Option<String>>>,
 }
 
 impl<'a> Texts<'a> {
-    /// Looks for the numbers of all granules at once: that takes a pass over their tables.
+    /// Looks for the names of all granules at once: that takes a pass over their tables.
     fn new(store: &'a Store, places: &[Place], place_of: &[u16], counts: &Counts) -> Self {
         let mut granules = vec![BTreeMap::new(); places.len()];
         let on_path =
@@ -568,7 +568,7 @@ impl<'a> Texts<'a> {
             }
         }
         for (table, &place) in store.tables().zip(place_of) {
-            table.number_granules(&mut granules[usize::from(place)]);
+            table.describe_granules(&mut granules[usize::from(place)]);
         }
         Self { store, granules }
     }
@@ -580,7 +580,7 @@ impl<'a> Texts<'a> {
                 self.store.any(table).describe_key(key).unwrap_or_else(|| format!("#{key:016x}"))
             }
             Unit { place, key, .. } => match self.granules[usize::from(place)].get(&key) {
-                Some(Some(number)) => format!("granule {number}"),
+                Some(Some(text)) => text.clone(),
                 _ => format!("granule #{key:016x}"),
             },
         }

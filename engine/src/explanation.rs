@@ -50,7 +50,7 @@ pub struct Explanation {
     /// The keys with the most waits, [`KEYS`](Self::KEYS) at most.
     pub keys: Vec<HotKey>,
     /// Which procedures wait for which.
-    pub conflicts: Vec<Conflict>,
+    pub conflicts: Vec<WaitsFor>,
     /// All that ran, by procedure. Windows that were not looked at are included, except in `waits` and `waiting`.
     pub procedures: Vec<ProcedureCounts>,
     /// What wrong footprints left out. Windows that go one by one are not looked at.
@@ -83,7 +83,8 @@ pub struct Contention {
 pub struct HotKey {
     /// The table, or the domain of grouped tables.
     pub name: &'static str,
-    /// The key as its table's [`Codec`](crate::Codec) describes it, `granule n`, or a hash if no such row exists.
+    /// The key as its table's [`Codec`](crate::Codec) describes it, `granule n`, `leaf from` a
+    /// key (of a table whose ranges conflict, as its leaves are now), or a hash if no such row exists.
     pub key: String,
     /// Waits; an estimate that is never too low.
     pub waits: u64,
@@ -98,7 +99,7 @@ pub struct HotKey {
 /// How often one procedure waited for another in one table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct Conflict {
+pub struct WaitsFor {
     /// The procedure that waits.
     pub waiting: &'static str,
     /// The one it waits for.
@@ -294,7 +295,7 @@ impl Explanation {
         }
         writeln!(f, "{columns}")?;
         let mut columns = Columns::new(3, ["waits of", "for", "in", "waits", "critical", "on path"]);
-        for Conflict { waiting, on, name, waits, critical, path } in self.conflicts.iter().take(LINES) {
+        for WaitsFor { waiting, on, name, waits, critical, path } in self.conflicts.iter().take(LINES) {
             columns.row([waiting, on, name, waits, critical, path]);
         }
         write!(f, "{columns}")

@@ -52,7 +52,7 @@ use crate::procedure::Procedures;
 use crate::reply::Replies;
 use crate::snapshot::{Registry, Snapshot};
 use crate::stats::{OneByOne, Stages, Stats};
-use crate::store::{Stamp, Store, WindowEnd, Worker};
+use crate::store::{AnyTable, Stamp, Store, WindowEnd, Worker};
 use crate::verify::{self, Executed, Verdict, Verified};
 use crate::window::Window;
 
@@ -120,6 +120,9 @@ impl Why {
     }
 }
 
+/// After so many windows tables that want to cut their keys anew are heard, though it costs the overlap of two
+/// windows.
+const LONGEST_UNADAPTED: u64 = 16;
 /// How long the leader waits for the log before it looks whether it should stop.
 const LOOK_UP: Duration = Duration::from_millis(20);
 
@@ -158,7 +161,8 @@ impl Shared {
         in_flight_limit: usize,
         explain: u32,
     ) -> Self {
-        let table_names = store.tables().map(|table| table.name()).collect();
+        let table_names =
+            store.tables().filter(|table| !table.is_derived()).map(|table| table.name()).collect();
         let explainer = (explain > 0).then(|| Explainer::new(&store, &procedures, explain));
         Self {
             store,
@@ -314,6 +318,8 @@ struct Leader {
     /// The first entry that is in no window yet.
     next: Position,
     windows: u64,
+    /// When tables last had nothing to adapt, or adapted.
+    adapted: u64,
     /// The window that is prepared and mixed.
     ready: Option<usize>,
     /// An entry that cannot be executed. Windows end before it.
@@ -462,10 +468,14 @@ impl Pipeline {
                 continue;
             }
             let slot = leader.ready.map_or(0, |ready| 1 - ready);
-            let loaded = match self.load(leader, log, until, slot) {
-                // What is prepared is executed before the error is told.
-                Err(_) if leader.ready.is_some() => false,
-                loaded => loaded?,
+            let loaded = if self.adapt(leader) {
+                match self.load(leader, log, until, slot) {
+                    // What is prepared is executed before the error is told.
+                    Err(_) if leader.ready.is_some() => false,
+                    loaded => loaded?,
+                }
+            } else {
+                false
             };
             let why = if loaded && leader.ready.is_none() { self.why_not_mix(leader, slot) } else { None };
             match (leader.ready.take(), loaded, why) {
@@ -516,6 +526,24 @@ impl Pipeline {
                 progress(executed, tail);
             }
         }
+    }
+
+    /// Lets tables cut their keys anew, if they want to and no window is prepared. When they have waited for long, no
+    /// further window is to be prepared, so that the next time it works out. Tells whether one may be.
+    fn adapt(&self, leader: &mut Leader) -> bool {
+        if !self.shared.store.tables().any(AnyTable::wants_adapting) {
+            leader.adapted = leader.windows;
+            return true;
+        }
+        if leader.ready.is_some() {
+            return leader.windows - leader.adapted < LONGEST_UNADAPTED;
+        }
+        for table in self.shared.store.tables() {
+            // SAFETY: the drivers wait at the gate, and no window is prepared.
+            unsafe { table.adapt() };
+        }
+        leader.adapted = leader.windows;
+        true
     }
 
     /// Loads the next window into a slot; tells whether there is one.

@@ -105,7 +105,8 @@ fn decode(
                 drop(tx);
                 let touched = overlays.at_hand();
                 unknown = touched.len() > MOST_TOUCHED;
-                let reusable = declare(&shared.store, overlays, touched.clone(), &mut footprint);
+                let reusable =
+                    declare(&shared.store, overlays, touched.clone(), &mut footprint, found.status);
                 speculation = Some(speculations.len() as u32);
                 speculations.push(Speculation { touched, reusable, ..found });
             }
@@ -125,7 +126,12 @@ fn decode(
 /// Runs a call ahead.
 fn speculate(calls: &dyn Calls, call: u32, tx: &mut Tx<'_>, replies: &mut Vec<u8>) -> Speculation {
     let start = replies.len();
-    let status = match catch_unwind(AssertUnwindSafe(|| calls.run(call, tx, replies))) {
+    let run = || {
+        let ended = calls.run(call, tx, replies);
+        tx.keep_indexes();
+        ended
+    };
+    let status = match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ended::Committed) => Status::Committed,
         Ok(Ended::Aborted) => Status::Aborted,
         Err(payload) => {
@@ -138,7 +144,13 @@ fn speculate(calls: &dyn Calls, call: u32, tx: &mut Tx<'_>, replies: &mut Vec<u8
 }
 
 /// Declares what a speculation touched; tells whether its result may be used as it stands.
-fn declare(store: &Store, overlays: &Overlays, touched: Range<u32>, footprint: &mut Footprint<'_>) -> bool {
+fn declare(
+    store: &Store,
+    overlays: &Overlays,
+    touched: Range<u32>,
+    footprint: &mut Footprint<'_>,
+    status: Status,
+) -> bool {
     let mut reusable = true;
     for touched in overlays.touched(touched) {
         match touched {
@@ -148,6 +160,8 @@ fn declare(store: &Store, overlays: &Overlays, touched: Range<u32>, footprint: &
                 // Whether a row came or went in it is not noted anywhere.
                 reusable = false;
             }
+            // What was merged into is not compared, though an operator may panic for it; who commits runs it again.
+            Touched::Merge { .. } => reusable &= status == Status::Committed,
         }
     }
     reusable

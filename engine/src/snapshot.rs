@@ -85,7 +85,7 @@ impl Snapshot {
         self.tail.previous()
     }
 
-    const fn stamp(&self) -> Stamp {
+    pub(crate) const fn stamp(&self) -> Stamp {
         Stamp::last_before(self.tail)
     }
 

@@ -32,6 +32,7 @@ pub struct Table<K, V, C = Serde> {
     name: &'static str,
     conflicts: Conflicts<K>,
     ordered: bool,
+    derived: bool,
     types: PhantomData<fn() -> (V, C)>,
 }
 
@@ -44,6 +45,8 @@ pub(crate) enum Conflicts<K> {
     Rows,
     /// Each row is a unit, and groups can be read as a whole.
     Watched(Granule<K>),
+    /// Each row is a unit, and ranges can be read as a whole.
+    Ranges,
     /// Each group is a unit, shared by all tables of the domain.
     Grouped { domain: &'static str, granule: Granule<K> },
 }
@@ -66,7 +69,7 @@ impl<K, V> Table<K, V, Serde> {
     /// A table whose keys and rows are serde types.
     #[must_use]
     pub const fn new(name: &'static str) -> Self {
-        Self { name, conflicts: Conflicts::Rows, ordered: false, types: PhantomData }
+        Self { name, conflicts: Conflicts::Rows, ordered: false, derived: false, types: PhantomData }
     }
 }
 
@@ -75,7 +78,7 @@ impl<K, V> Table<K, V, Fixed> {
     /// (zerocopy's `IntoBytes + Immutable`): their digests cost nothing to encode.
     #[must_use]
     pub const fn fixed(name: &'static str) -> Self {
-        Self { name, conflicts: Conflicts::Rows, ordered: false, types: PhantomData }
+        Self { name, conflicts: Conflicts::Rows, ordered: false, derived: false, types: PhantomData }
     }
 }
 
@@ -98,15 +101,27 @@ impl<K, V, C> Table<K, V, C> {
         Self { conflicts: Conflicts::Grouped { domain, granule }, ..self }
     }
 
-    /// Keeps the keys of each granule in order, for [`Tx::range`](crate::Tx::range),
-    /// [`first`](crate::Tx::first) and [`last`](crate::Tx::last).
+    /// Keeps the keys in order, for [`Tx::range`](crate::Tx::range), [`first`](crate::Tx::first) and
+    /// [`last`](crate::Tx::last).
+    ///
+    /// In a [`grouped`](Self::grouped) table the keys of each granule are in an order of their own. Otherwise rows
+    /// conflict one by one, and a range conflicts with every change of a row in it: the engine cuts the keys into
+    /// leaves of some hundred rows, splits them as the table grows, and takes them for granules.
+    ///
+    /// Cost, if not grouped: a second index, and one more key for the mixer for every declared write.
     ///
     /// # Panics
-    /// At compile time, for a table that is not [`grouped`](Self::grouped).
+    /// At compile time, for a [`watched`](Self::watched) table.
     #[must_use]
     pub const fn ordered(self) -> Self {
-        assert!(matches!(self.conflicts, Conflicts::Grouped { .. }), "an ordered table must be grouped");
-        Self { ordered: true, ..self }
+        let conflicts = match self.conflicts {
+            Conflicts::Grouped { domain, granule } => Conflicts::Grouped { domain, granule },
+            Conflicts::Rows | Conflicts::Ranges => Conflicts::Ranges,
+            Conflicts::Watched(_) => {
+                panic!("a watched table cannot be ordered: ordered tables can be read in ranges")
+            }
+        };
+        Self { ordered: true, conflicts, ..self }
     }
 
     /// The table's name, its identity.
@@ -121,6 +136,15 @@ impl<K, V, C> Table<K, V, C> {
 
     pub(crate) const fn conflicts(&self) -> Conflicts<K> {
         self.conflicts
+    }
+
+    /// Its rows follow from those of other tables: no digest counts them.
+    pub(crate) const fn derived(self) -> Self {
+        Self { derived: true, ..self }
+    }
+
+    pub(crate) const fn is_derived(&self) -> bool {
+        self.derived
     }
 
     pub(crate) const fn is_ordered(&self) -> bool {

@@ -15,7 +15,12 @@ use mixlog_mixer::Mode;
 
 use crate::codec::Codec;
 use crate::footprint::{Access, Located, NOWHERE};
-use crate::store::{AnyTable, Overlays, RowId, RowIds, Stamp, Store, TableStore, Through, Worker};
+use crate::index::{Index, IndexKey, places};
+use crate::merge::Merge;
+use crate::store::{
+    AnyMerging, AnyTable, Merging, Overlays, RowId, RowIds, Speculative, Stamp, Store, TableStore, Through,
+    Worker, merging,
+};
 use crate::table::{Conflicts, Key, Table, Value};
 
 /// What the guard does with an access that was not declared.
@@ -35,6 +40,9 @@ const CURSORS: usize = 16;
 /// The payload with which the guard unwinds a procedure.
 pub(crate) struct Stopped;
 
+/// What remains to be done when a row of an indexed table was lent to be changed.
+pub(crate) type Lent<'a> = Box<dyn for<'t> FnOnce(&mut Tx<'t>) + 'a>;
+
 /// A transaction while it runs: the procedure's only way to data.
 ///
 /// It sees its own changes. It never sees those of later transactions, nor half of an earlier one.
@@ -45,6 +53,8 @@ pub struct Tx<'a> {
     time_us: u64,
     /// How many random numbers were drawn.
     drawn: Cell<u64>,
+    /// A row of an indexed table that was lent to be changed.
+    lent: Option<Lent<'a>>,
 }
 
 /// Where a transaction's changes go.
@@ -52,7 +62,7 @@ enum Way<'a> {
     /// Rows change in place: the transaction runs at its position.
     InPlace(InPlace<'a>),
     /// Rows are copied as of a position of the past, and changes stay in the copies.
-    Speculative { overlays: &'a Overlays, at: Stamp },
+    Speculative(Speculative<'a>),
 }
 
 /// A transaction at its position.
@@ -69,6 +79,9 @@ struct InPlace<'a> {
     merged: Cell<u64>,
     /// The first table that was touched without being declared.
     violation: Cell<Option<&'static str>>,
+    /// Merges to be made at the end.
+    merges: Vec<Box<dyn AnyMerging>>,
+    position: Position,
     window: Stamp,
     me: Stamp,
 }
@@ -95,10 +108,12 @@ impl<'a> Tx<'a> {
             next_located: Cell::new(0),
             merged: Cell::new(0),
             violation: Cell::new(None),
+            merges: Vec::new(),
+            position,
             window: Stamp::of(window),
             me: Stamp::of(position),
         });
-        Self { store, way, position: Some(position), time_us, drawn: Cell::new(0) }
+        Self { store, way, position: Some(position), time_us, drawn: Cell::new(0), lent: None }
     }
 
     /// A transaction that runs on the state as of `at`, apart from all others, and changes nothing. What it touches
@@ -113,19 +128,46 @@ impl<'a> Tx<'a> {
         time_us: u64,
     ) -> Self {
         overlays.start(store.tables().len());
-        Self { store, way: Way::Speculative { overlays, at }, position, time_us, drawn: Cell::new(0) }
+        let way = Way::Speculative(Speculative { overlays, at, position });
+        Self { store, way, position, time_us, drawn: Cell::new(0), lent: None }
+    }
+
+    /// A transaction that goes on with what is in the overlays.
+    pub(crate) const fn resume(store: &'a Store, tx: Speculative<'a>) -> Self {
+        Self { store, way: Way::Speculative(tx), position: None, time_us: 0, drawn: Cell::new(0), lent: None }
     }
 
     /// Makes the changes stay, or puts them back; tells of the table that was touched without being declared.
     pub(crate) fn finish(self, keep: bool) -> Option<&'static str> {
         let Way::InPlace(tx) = self.way else { return None };
-        let stopped = matches!(tx.guard, Guard::Stop(_)) && tx.violation.get().is_some();
+        let mut stopped = matches!(tx.guard, Guard::Stop(_)) && tx.violation.get().is_some();
+        if !stopped {
+            for merging in &tx.merges {
+                let made = if keep {
+                    // SAFETY: the guard allowed it when it was noted.
+                    unsafe { merging.make(self.store, tx.worker, tx.window, tx.me, tx.position) }
+                } else {
+                    // One by one, an operator that panics ends the transaction before it aborts.
+                    merging.try_out(self.store, tx.position)
+                };
+                if made.is_err() {
+                    // One by one it can be put back, and panics as any procedure.
+                    stopped = true;
+                    tx.violation.set(Some(merging.table()));
+                    break;
+                }
+            }
+        }
         if keep && !stopped {
             self.store.keep_changes(tx.worker);
         } else {
             self.store.roll_back(tx.worker);
         }
         tx.violation.get()
+    }
+
+    pub(crate) const fn store(&self) -> &'a Store {
+        self.store
     }
 
     /// The position of this transaction in the log: unique, and the same on every replica.
@@ -177,7 +219,15 @@ impl<'a> Tx<'a> {
         table: &Table<K, V, C>,
         key: &K,
     ) -> Option<&V> {
-        let store = self.store.table(table);
+        self.get_in(self.store.table(table), key)
+    }
+
+    #[inline]
+    pub(crate) fn get_in<'s, K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &'s self,
+        store: &'s TableStore<K, V, C>,
+        key: &K,
+    ) -> Option<&'s V> {
         match &self.way {
             Way::InPlace(tx) => {
                 let id = tx.find(store, key, Mode::Read).id;
@@ -186,12 +236,8 @@ impl<'a> Tx<'a> {
                 // only.
                 unsafe { store.row(id?).value().as_ref() }
             }
-            Way::Speculative { overlays, at } => {
-                let looked = store.look(key, *at, overlays);
-                looked.note_read();
-                // SAFETY: shared while `&self` lives; changes take `&mut self`.
-                unsafe { looked.value().as_ref() }
-            }
+            // SAFETY: shared while `&self` lives; changes take `&mut self`.
+            Way::Speculative(tx) => unsafe { tx.get(store, key) },
         }
     }
 
@@ -202,7 +248,11 @@ impl<'a> Tx<'a> {
         table: &Table<K, V, C>,
         key: &K,
     ) -> Option<&mut V> {
+        self.keep_indexes();
         let store = self.store.table(table);
+        if store.is_indexed() {
+            self.lent = Some(store.lend(key.clone(), self.get_in(store, key).cloned()));
+        }
         match &mut self.way {
             Way::InPlace(tx) => {
                 let id = tx.find(store, key, Mode::Write).id?;
@@ -215,14 +265,8 @@ impl<'a> Tx<'a> {
                     store.row(id).value_mut().as_mut()
                 }
             }
-            Way::Speculative { overlays, at } => {
-                let looked = store.look(key, *at, overlays);
-                looked.note_read();
-                // SAFETY: `&mut self` keeps all others away.
-                let value = unsafe { looked.value_mut() }.as_mut()?;
-                looked.written.set(true);
-                Some(value)
-            }
+            // SAFETY: `&mut self` keeps all others away.
+            Way::Speculative(tx) => unsafe { tx.get_mut(store, key) },
         }
     }
 
@@ -234,7 +278,21 @@ impl<'a> Tx<'a> {
         key: K,
         value: V,
     ) {
-        let store = self.store.table(table);
+        self.put_in(self.store.table(table), key, value);
+    }
+
+    #[inline]
+    pub(crate) fn put_in<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        store: &TableStore<K, V, C>,
+        key: K,
+        value: V,
+    ) {
+        self.keep_indexes();
+        if store.is_indexed() {
+            let old = self.get_in(store, &key).cloned();
+            store.moved(self, &key, old.as_ref(), Some(&value));
+        }
         match &mut self.way {
             Way::InPlace(tx) => {
                 let Found { id, key_hash, unit, granule } = tx.find(store, &key, Mode::Write);
@@ -245,12 +303,8 @@ impl<'a> Tx<'a> {
                     *store.row(id).value_mut() = Some(value);
                 }
             }
-            Way::Speculative { overlays, .. } => {
-                let looked = store.look_away(&key, overlays);
-                looked.written.set(true);
-                // SAFETY: `&mut self` keeps all others away.
-                unsafe { *looked.value_mut() = Some(value) };
-            }
+            // SAFETY: as in `get_mut`.
+            Way::Speculative(tx) => unsafe { tx.put(store, key, value) },
         }
     }
 
@@ -261,7 +315,20 @@ impl<'a> Tx<'a> {
         table: &Table<K, V, C>,
         key: &K,
     ) -> bool {
-        let store = self.store.table(table);
+        self.delete_in(self.store.table(table), key)
+    }
+
+    #[inline]
+    pub(crate) fn delete_in<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        store: &TableStore<K, V, C>,
+        key: &K,
+    ) -> bool {
+        self.keep_indexes();
+        if store.is_indexed() {
+            let old = self.get_in(store, key).cloned();
+            store.moved(self, key, old.as_ref(), None);
+        }
         match &mut self.way {
             Way::InPlace(tx) => {
                 let Some(id) = tx.find(store, key, Mode::Write).id else { return false };
@@ -275,15 +342,98 @@ impl<'a> Tx<'a> {
                 }
                 true
             }
-            Way::Speculative { overlays, at } => {
-                let looked = store.look(key, *at, overlays);
-                looked.note_read();
-                // SAFETY: `&mut self` keeps all others away.
-                let value = unsafe { looked.value_mut() };
-                // Deleting what is not there needs the right to write all the same.
-                looked.written.set(true);
-                value.take().is_some()
+            // SAFETY: as in `get_mut`.
+            Way::Speculative(tx) => unsafe { tx.delete(store, key) },
+        }
+    }
+
+    /// Whether the row of `key` [accepts](Merge::accepts) merges. At its position a transaction that declared a
+    /// merge may ask that; found by reconnaissance it counts as a read.
+    pub fn can_merge<K: Key, V: Merge, C: Codec<K> + Codec<V>>(
+        &self,
+        table: &Table<K, V, C>,
+        key: &K,
+    ) -> bool {
+        let store = self.store.table(table);
+        match &self.way {
+            Way::InPlace(tx) if tx.merges_only(store, key) => {
+                merging::is_accepted(store, key, store.key_hash(key))
             }
+            _ => V::accepts(self.get_in(store, key)),
+        }
+    }
+
+    /// Merges into the row of `key`, which need not exist; tells whether it
+    /// [accepts](Merge::accepts) that. Transactions that merge one row do not wait for each other; one that also
+    /// looks at it does.
+    pub fn merge<K: Key, V: Merge, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        key: K,
+        delta: V::Delta,
+    ) -> bool {
+        self.keep_indexes();
+        let store = self.store.table(table);
+        assert!(
+            !store.is_indexed(),
+            "table {:?} has an index, so its rows cannot be merged into",
+            table.name()
+        );
+        match &mut self.way {
+            Way::InPlace(tx) => {
+                if tx.merges_only(store, &key) {
+                    let merging = Merging {
+                        table: *table,
+                        number: store.number(),
+                        key_hash: store.key_hash(&key),
+                        key,
+                        delta,
+                    };
+                    if !merging.is_accepted(self.store) {
+                        return false;
+                    }
+                    // Made when nothing can fail any more: a merge cannot be put back alone.
+                    tx.merges.push(Box::new(merging));
+                    return true;
+                }
+                let Found { id, key_hash, unit, granule } = tx.find(store, &key, Mode::Write);
+                // SAFETY: as in `get_mut`; a row made just now is in the same unit of conflict.
+                unsafe {
+                    if !V::accepts(id.and_then(|id| store.row(id).value().as_ref())) {
+                        return false;
+                    }
+                    let id = id.unwrap_or_else(|| store.create(tx.worker, key, key_hash, unit, granule));
+                    store.save(tx.worker, id, tx.window, tx.me);
+                    V::merge(store.row(id).value_mut(), delta, tx.position);
+                }
+                true
+            }
+            // SAFETY: as in `get_mut`.
+            Way::Speculative(tx) => unsafe { tx.merge(table, store, key, delta) },
+        }
+    }
+
+    /// The rows that an index finds for `range` of what it orders by: that and the row's key, in this order. Rows
+    /// are looked at as they are asked for, as by [`range`](Self::range).
+    ///
+    /// # Panics
+    /// When the index is not registered.
+    pub fn range_by<K: IndexKey, V: Value, I: IndexKey, C: Codec<K> + Codec<V>>(
+        &mut self,
+        index: &Index<K, V, I, C>,
+        range: impl RangeBounds<I>,
+    ) -> impl DoubleEndedIterator<Item = (I, K)> {
+        self.keep_indexes();
+        self.range_in(self.store.table(&index.places()), places::<I, K>(&range))
+            .map(|(place, _)| place.into_parts())
+    }
+
+    /// Moves the row that was lent, if one was and it changed, in its indexes. Before it is lent again, before an index
+    /// is read, and before the transaction ends.
+    #[inline]
+    pub(crate) fn keep_indexes(&mut self) {
+        if let Some(moved) = self.lent.take() {
+            moved(self);
         }
     }
 
@@ -323,12 +473,17 @@ impl<'a> Tx<'a> {
         table: &Table<K, V, C>,
         range: impl RangeBounds<K>,
     ) -> impl DoubleEndedIterator<Item = (K, &V)> {
-        let store = self.store.table(table);
+        self.range_in(self.store.table(table), range)
+    }
+
+    pub(crate) fn range_in<'s, K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &'s self,
+        store: &'s TableStore<K, V, C>,
+        range: impl RangeBounds<K>,
+    ) -> impl DoubleEndedIterator<Item = (K, &'s V)> {
         match &self.way {
             Way::InPlace(tx) => Range::InPlace { tx, store, rows: store.row_ids(&range), granule: 0 },
-            Way::Speculative { overlays, at } => {
-                Range::Speculative(store.look_through(&range, *at, overlays))
-            }
+            Way::Speculative(tx) => Range::Speculative(tx.range(store, &range)),
         }
     }
 
@@ -363,7 +518,7 @@ enum Range<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> {
         tx: &'a InPlace<'a>,
         store: &'a TableStore<K, V, C>,
         rows: RowIds<'a, K>,
-        /// The granule that was told of last.
+        /// The granule of the last row.
         granule: u64,
     },
     Speculative(Through<'a, K, V, C>),
@@ -379,18 +534,20 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Range<'a, K, V, C> {
         };
         loop {
             let visit = &mut |entered: u64| {
-                *granule = entered;
                 if tx.declared(store.number(), entered, Mode::Read).is_none() {
                     tx.violated(store);
                 }
             };
             let id = if from_back { rows.next_back(visit) } else { rows.next(visit) }?;
             let row = store.row(id);
-            // SAFETY: the guard allowed reading the granule, and the row itself says that it lies in it, so nobody
+            // SAFETY: the guard allowed reading the granule in which the row itself says that it lies, so nobody
             // writes it while `&Tx` lives.
             unsafe {
-                if row.granule() != *granule && !matches!(tx.guard, Guard::Off) {
-                    tx.violated(store);
+                if row.granule() != *granule {
+                    *granule = row.granule();
+                    if tx.declared(store.number(), *granule, Mode::Read).is_none() {
+                        tx.violated(store);
+                    }
                 }
                 if let Some(value) = row.value().as_ref() {
                     return Some((row.key().clone(), value));
@@ -436,17 +593,21 @@ impl InPlace<'_> {
         mode: Mode,
     ) -> Found {
         let (number, key_hash) = (store.number(), store.key_hash(key));
+        if self.merges.iter().any(|merging| merging.is_of(number, key_hash)) {
+            // It should have declared a write: its own merge is not made yet.
+            self.violated(store);
+        }
         let (unit, hint) = match store.conflicts {
             Conflicts::Rows => (key_hash, self.declared(number, key_hash, mode)),
             Conflicts::Grouped { .. } => {
                 let granule = store.granule_of(key);
                 (granule, self.declared(number, granule, mode).map(|_| self.located(key_hash)))
             }
-            Conflicts::Watched(_) => (key_hash, self.declared(number, key_hash, mode)),
+            Conflicts::Watched(_) | Conflicts::Ranges => (key_hash, self.declared(number, key_hash, mode)),
         };
         let mut found = Found { id: None, key_hash, unit, granule: unit };
         // A row of a watched table is read as a row or as one of its granule, and written as both.
-        let watched = matches!(store.conflicts, Conflicts::Watched(_));
+        let watched = matches!(store.conflicts, Conflicts::Watched(_) | Conflicts::Ranges);
         let by_granule = watched && hint.is_none() && mode == Mode::Read;
         if watched && (by_granule || mode != Mode::Read) {
             found.granule = store.granule_of(key);
@@ -486,6 +647,28 @@ impl InPlace<'_> {
             self.may_merge(store, granule);
         }
         found
+    }
+
+    /// Whether the transaction may merge into the row, and nothing else: then others may, too, at the same time.
+    fn merges_only<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        store: &TableStore<K, V, C>,
+        key: &K,
+    ) -> bool {
+        if !matches!(self.guard, Guard::Stop(_)) || matches!(store.conflicts, Conflicts::Grouped { .. }) {
+            return false;
+        }
+        let (number, key_hash) = (store.number(), store.key_hash(key));
+        if self.declared(number, key_hash, Mode::Write).is_some() {
+            return false;
+        }
+        if self.declared(number, key_hash, Mode::Merge).is_none() {
+            self.violated(store);
+        }
+        if !matches!(store.conflicts, Conflicts::Rows) {
+            self.may_merge(store, store.unit_and_granule(key, key_hash).1);
+        }
+        true
     }
 
     /// Asks the guard whether rows of a granule may be changed: what keeps those away who read it as a whole.

@@ -24,7 +24,13 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Runs a workload, prints what it measured, and audits the state that it left.
-    Run(RunOptions),
+    Run(Box<RunOptions>),
+    /// Applies transactions to the generic store: reads one JSON object a line, answers with one JSON object a line.
+    Apply(ApplyOptions),
+    /// Prints the values in a generic store, as one JSON object a line.
+    Dump(StateOptions),
+    /// Prints the position and the digest of the state and of all replies, for logs of any kind.
+    Digest(StateOptions),
     /// Executes a log from its start, and prints the position and the digest where it ended.
     Replay(ReplayOptions),
     /// Looks into a log without changing it.
@@ -54,10 +60,17 @@ pub(crate) enum Name {
     YcsbB,
     /// YCSB C: reads.
     YcsbC,
+    /// YCSB D: 95 % reads of the latest records, 5 % inserts.
+    YcsbD,
     /// YCSB F: half reads, half read-modify-writes.
     YcsbF,
+    /// SmallBank's six transactions on savings and checking accounts.
+    #[value(name = "smallbank")]
+    SmallBank,
     /// Transfers between two accounts.
     Transfer,
+    /// Appends to lists and reads of them, with a history for checkers of isolation.
+    ListAppend,
 }
 
 impl Name {
@@ -130,7 +143,9 @@ const RUN_EXAMPLES: &str = "Examples:
   mixlog run tpcc
   mixlog run tpcc --warehouses 8 --threads 4 --seconds 30 --json report.json
   mixlog run ycsb-a --records 100000 --operations 10 --theta 0.9 --transactions 1000000
+  mixlog run smallbank --accounts 18000 --hot 0.9
   mixlog run transfer --hot 0.5 --log /var/tmp/bank --durability buffered
+  mixlog run list-append --keys 5 --transactions 100000 --clients 4 --history history.jsonl
   mixlog run tpcc --log memory --mode sequential
   mixlog run tpcc --explain
 
@@ -173,7 +188,7 @@ pub(crate) struct RunOptions {
 }
 
 /// Options that belong to single workloads.
-#[derive(Clone, Copy, Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct WorkloadOptions {
     /// tpcc: warehouses [default: 4]
     #[arg(long, value_name = "N")]
@@ -190,12 +205,105 @@ pub(crate) struct WorkloadOptions {
     /// ycsb: skew, from 0 (uniform) to below 1 [default: 0.99]
     #[arg(long, value_name = "THETA")]
     pub(crate) theta: Option<f64>,
-    /// transfer: accounts [default: 100000]
+    /// transfer: accounts [default: 100000]; smallbank: customers [default: 1000000]
     #[arg(long, value_name = "N")]
     pub(crate) accounts: Option<u64>,
-    /// transfer: probability, 0 to 1, that one side is always the same account [default: 0]
+    /// transfer: probability, 0 to 1, that one side is always the same account; smallbank: that the customers are
+    /// hot ones [default: 0]
     #[arg(long, value_name = "P")]
     pub(crate) hot: Option<f64>,
+    /// smallbank: hot customers [default: 1000]
+    #[arg(long, value_name = "N")]
+    pub(crate) hot_accounts: Option<u64>,
+    /// list-append: keys in use at a time [default: 10]
+    #[arg(long, value_name = "N")]
+    pub(crate) keys: Option<u64>,
+    /// list-append: operations of a transaction, at most [default: 4]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_ops: Option<u32>,
+    /// list-append: appends to a key before another takes its place [default: 64]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_writes_per_key: Option<u32>,
+    /// list-append: share of transactions, 0 to 1, that abort after all their operations [default: 0]
+    #[arg(long, value_name = "P")]
+    pub(crate) abort: Option<f64>,
+    /// list-append: write what clients saw to this file, one JSON object for each transaction
+    #[arg(long, value_name = "FILE")]
+    pub(crate) history: Option<PathBuf>,
+}
+
+const APPLY_FORMAT: &str = r#"Each line on stdin is one transaction, and each is answered by one line on stdout, in the same
+order, which is the log's, once it is durable and committed:
+
+  {"id": "c1-17", "ops": [["put", "t", "k", "v"], ["get", "t", "k"]]}
+  {"id":"c1-17","position":[1,0],"status":"committed","results":[null,"v"]}
+
+ops are done in order, all or none, and see what those before them did:
+
+  ["get", table, key]                the value, or null
+  ["put", table, key, value]         null; to put null is to delete
+  ["delete", table, key]             whether there was a value
+  ["add", table, key, integer]       the sum, 64 bits with sign, wrapping; nothing counts as 0
+  ["append", table, key, value]      the new length of the list; nothing counts as an empty one
+  ["cas", table, key, old, new]      whether the value was old, and so is new now; null is nothing
+  ["scan", table, from, to, limit]   [[key, value], ...] with keys in [from, to), in byte order
+  ["abort_if", table, key, value]    null, or the transaction aborts as the value is this one
+  ["merge_add", table, key, integer] null: an add that does not tell the sum
+
+id (optional, a string): the same id again, even after a crash, changes nothing and is answered
+with the first answer, whether that was "committed" or "aborted". So send again whatever was not
+answered. Transactions without an id are answered with "id":null, and not remembered.
+
+footprint (optional): "exact" (the default), "none", or [[table, key, "read" or "write"], ...].
+A hint to the engine that changes speed and no result.
+
+A transaction that aborts changes nothing; its answer has "results":[] and a "reason". An add,
+append or merge_add to a value of another type aborts. position is [entry of the log, 0].
+
+A line that is no transaction (not JSON, not UTF-8, longer than 1 MiB, an unknown field or
+operation, a key twice in one object ..) is answered in its place by {"line":3,"error":"..."},
+changes nothing, and stops nothing. Empty lines are skipped, but counted.
+
+Examples:
+  mixlog apply --log /var/tmp/store < transactions.jsonl > answers.jsonl
+  echo '{"ops": [["add", "counters", "visits", 1]]}' | mixlog apply --log /var/tmp/store
+  mixlog apply --log /var/tmp/store --durability buffered --threads 2
+
+The log is made if missing, and can be gone on with later. Exit codes: mixlog --help."#;
+
+#[derive(Debug, Args)]
+#[command(after_help = APPLY_FORMAT)]
+pub(crate) struct ApplyOptions {
+    /// The log's directory, made if missing, or "memory"
+    #[arg(long, value_name = "DIR|memory")]
+    pub(crate) log: PathBuf,
+    #[command(flatten)]
+    pub(crate) engine: EngineOptions,
+    /// When a transaction is answered [default: flushed, or memory for a log in memory]
+    #[arg(long, value_enum)]
+    pub(crate) durability: Option<Durability>,
+}
+
+const STATE_EXAMPLES: &str = "Examples:
+  mixlog dump --log /var/tmp/store
+  mixlog dump --log /var/tmp/store --at 17
+  mixlog digest --log /var/tmp/store --at 17
+  mixlog digest --log /var/tmp/bank --threads 1 --mode sequential
+
+dump prints tables and keys in the order of their bytes, without spaces, and the keys of every
+object sorted: equal states give equal output. Nothing is written to the log.";
+
+#[derive(Debug, Args)]
+#[command(after_help = STATE_EXAMPLES)]
+pub(crate) struct StateOptions {
+    /// The log's directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) log: PathBuf,
+    #[command(flatten)]
+    pub(crate) engine: EngineOptions,
+    /// The position after which to look [default: the last one of the log]
+    #[arg(long, value_name = "POSITION", value_parser = position, allow_hyphen_values = true)]
+    pub(crate) at: Option<Position>,
 }
 
 const REPLAY_EXAMPLES: &str = "Examples:

@@ -90,13 +90,23 @@ impl From<OpenError> for Failure {
     }
 }
 
+impl From<SubmitError> for Failure {
+    fn from(error: SubmitError) -> Self {
+        let text = error.to_string();
+        match error {
+            SubmitError::Append(error) => error.into(),
+            SubmitError::NotRegistered(_) => Self::Bug(text),
+            _ => Self::Io(text),
+        }
+    }
+}
+
 impl From<DriveError> for Failure {
     fn from(error: DriveError) -> Self {
         let text = error.to_string();
         match error {
-            DriveError::Submit(SubmitError::Append(error)) => error.into(),
-            DriveError::Submit(SubmitError::NotRegistered(_)) => Self::Bug(text),
-            DriveError::Submit(_) | DriveError::Ticket(_) => Self::Io(text),
+            DriveError::Submit(error) => error.into(),
+            DriveError::Ticket(_) => Self::Io(text),
             _ => Self::Refused(text),
         }
     }

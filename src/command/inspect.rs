@@ -1,55 +1,66 @@
-//! `mixlog replay` and `mixlog log`: look at logs, change nothing.
+//! `mixlog replay`, `digest`, `dump` and `log`: look at logs, change nothing.
 
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
 
+use mixlog::kv::{self, Json};
 use mixlog::log::{FileLog, SharedLog};
-use mixlog::workloads::workload::Workload;
-use mixlog::{Digest, Engine, Explanation, Position};
+use mixlog::{Digest, Engine, Position, Procedure, Replay};
+use serde::Serialize;
 
-use super::arguments::{DumpOptions, EngineOptions, ReplayOptions};
+use super::arguments::{DumpOptions, EngineOptions, ReplayOptions, StateOptions};
 use super::failure::Failure;
-use super::run::print_to_stdout;
-use super::workload::{self, Visit};
+use super::run::{is_read, print_to_stdout};
+use super::workload;
 
 fn open(directory: &Path) -> Result<Arc<FileLog>, Failure> {
     Ok(Arc::new(FileLog::open_read_only(directory)?))
 }
 
-struct Execute<'a> {
-    log: Arc<FileLog>,
-    engine: &'a EngineOptions,
-    to: Option<Position>,
+/// The names of the procedures that wrote a log; `None` for an empty one.
+fn procedures(log: &FileLog) -> Result<Option<Vec<String>>, Failure> {
+    let procedures = mixlog::procedures_in(log)?;
+    Ok(procedures.map(|procedures| procedures.into_iter().map(|(name, _)| name).collect()))
 }
 
-impl Visit for Execute<'_> {
-    type Result = Result<(Digest, Option<Explanation>), Failure>;
-
-    fn visit<W: Workload>(self, workload: &W) -> Self::Result {
-        let replay = self.engine.apply(workload.register(Engine::builder())).replay(self.log)?;
-        let digest = match self.to {
-            Some(position) => replay.to(position)?,
-            None => replay.to_end()?,
+/// Executes a log up to a position, or to its end. `None` for an empty log, which has no position.
+fn execute(
+    log: &Arc<FileLog>,
+    engine: &EngineOptions,
+    to: Option<Position>,
+) -> Result<Option<(Replay, Digest)>, Failure> {
+    let Some(procedures) = procedures(log)? else {
+        return match to {
+            None => Ok(None),
+            Some(_) => Err(Failure::Refused("the log is empty".to_owned())),
         };
-        Ok((digest, self.engine.explain.map(|_| replay.explain())))
-    }
+    };
+    let builder = engine.apply(workload::register(&procedures, Engine::builder())?);
+    let replay = builder.replay(Arc::clone(log) as _)?;
+    let digest = match to {
+        Some(position) => replay.to(position)?,
+        None => replay.to_end()?,
+    };
+    Ok(Some((replay, digest)))
 }
 
 /// Executes a log, and prints where it ended.
-pub(crate) fn replay(options: &ReplayOptions) -> Result<(), Failure> {
-    let log = open(&options.log)?;
-    let (digest, explanation) = match mixlog::procedures_in(&*log)? {
-        Some(procedures) => {
-            let names: Vec<_> = procedures.into_iter().map(|(name, _)| name).collect();
-            workload::with_log(&names, Execute { log, engine: &options.engine, to: options.to })??
-        }
-        None if options.to.is_none() => (Digest::default(), None),
-        None => return Err(Failure::Refused("the log is empty".to_owned())),
-    };
+fn print_digest(directory: &Path, engine: &EngineOptions, to: Option<Position>) -> Result<Digest, Failure> {
+    let executed = execute(&open(directory)?, engine, to)?;
+    let digest = executed.as_ref().map_or_else(Digest::default, |&(_, digest)| digest);
     let position = digest.position.map_or_else(|| "none".to_owned(), |position| position.to_string());
-    let explained = explanation.map_or_else(String::new, |explanation| format!("\n{explanation}"));
+    let explained = match (&executed, engine.explain) {
+        (Some((replay, _)), Some(_)) => format!("\n{}", replay.explain()),
+        _ => String::new(),
+    };
     print_to_stdout(&format!("position {position}\ndigest {digest}\n{explained}"))?;
+    Ok(digest)
+}
+
+/// Executes a log, prints where it ended, and compares.
+pub(crate) fn replay(options: &ReplayOptions) -> Result<(), Failure> {
+    let digest = print_digest(&options.log, &options.engine, options.to)?;
     match &options.expect {
         Some(expected) if *expected != digest.to_string() => {
             Err(Failure::CheckFailed(format!("the digest is {digest}, and not {expected}")))
@@ -58,47 +69,70 @@ pub(crate) fn replay(options: &ReplayOptions) -> Result<(), Failure> {
     }
 }
 
-struct Dump<'a> {
-    log: Arc<FileLog>,
-    options: &'a DumpOptions,
+/// Prints the digest after a position.
+pub(crate) fn digest(options: &StateOptions) -> Result<(), Failure> {
+    print_digest(&options.log, &options.engine, options.at).map(|_| ())
 }
 
-impl Visit for Dump<'_> {
-    type Result = Result<(), Failure>;
+/// Prints what a generic store holds after a position.
+pub(crate) fn dump_state(options: &StateOptions) -> Result<(), Failure> {
+    let log = open(&options.log)?;
+    // Before a long log is executed in vain.
+    if let Some(procedures) = procedures(&log)?
+        && !procedures.iter().any(|name| name == kv::Transaction::NAME)
+    {
+        return Err(Failure::Refused(format!(
+            "the log holds no generic store to dump, but what these procedures wrote: {}",
+            procedures.join(", ")
+        )));
+    }
+    let Some((replay, _)) = execute(&log, &options.engine, options.at)? else { return Ok(()) };
+    let mut rows = Vec::new();
+    replay.snapshot().for_each(&kv::ROWS, |key, value| rows.push((key.clone(), value.clone())));
+    rows.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    let mut out = BufWriter::new(io::stdout().lock());
+    for ((table, key), value) in &rows {
+        if !is_read(writeln!(out, "{}", Row { table, key, value }.line()?))? {
+            return Ok(());
+        }
+    }
+    is_read(out.flush()).map(|_| ())
+}
 
-    fn visit<W: Workload>(self, workload: &W) -> Self::Result {
-        let replay = workload.register(Engine::builder()).threads(1).replay(Arc::clone(&self.log) as _)?;
-        let tail = self.log.tail();
-        let end = self.options.to.map_or(tail.tail, |to| to.next().min(tail.tail));
-        let mut position = self.options.from.unwrap_or(tail.head);
-        let mut out = BufWriter::new(io::stdout().lock());
-        while position < end {
-            let Some(block) = self.log.read(position)? else { break };
-            for (at, entry) in block.iter().filter(|(at, _)| (position..end).contains(at)) {
-                match writeln!(out, "{}", replay.describe(at, entry)) {
-                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-                    result => result?,
-                }
-            }
-            position = block.end();
-        }
-        match out.flush() {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-            _ => Ok(()),
-        }
+/// A line of a dump.
+#[derive(Serialize)]
+struct Row<'a> {
+    table: &'a str,
+    key: &'a str,
+    value: &'a Json,
+}
+
+impl Row<'_> {
+    fn line(&self) -> Result<String, Failure> {
+        serde_json::to_string(self).map_err(|error| Failure::Bug(format!("a row is no JSON: {error}")))
     }
 }
 
 /// Prints a log's entries.
-pub(crate) fn dump(options: &DumpOptions) -> Result<(), Failure> {
+pub(crate) fn dump_entries(options: &DumpOptions) -> Result<(), Failure> {
     let log = open(&options.directory)?;
-    match mixlog::procedures_in(&*log)? {
-        None => Ok(()),
-        Some(procedures) => {
-            let names: Vec<_> = procedures.into_iter().map(|(name, _)| name).collect();
-            workload::with_log(&names, Dump { log, options })?
+    let Some(procedures) = procedures(&log)? else { return Ok(()) };
+    let replay =
+        workload::register(&procedures, Engine::builder())?.threads(1).replay(Arc::clone(&log) as _)?;
+    let tail = log.tail();
+    let end = options.to.map_or(tail.tail, |to| to.next().min(tail.tail));
+    let mut position = options.from.unwrap_or(tail.head);
+    let mut out = BufWriter::new(io::stdout().lock());
+    while position < end {
+        let Some(block) = log.read(position)? else { break };
+        for (at, entry) in block.iter().filter(|(at, _)| (position..end).contains(at)) {
+            if !is_read(writeln!(out, "{}", replay.describe(at, entry)))? {
+                return Ok(());
+            }
         }
+        position = block.end();
     }
+    is_read(out.flush()).map(|_| ())
 }
 
 /// Checks a log's bytes.

@@ -1,5 +1,6 @@
 //! The command line, from arguments to exit codes.
 
+mod apply;
 mod arguments;
 mod failure;
 mod inspect;
@@ -18,8 +19,11 @@ pub(crate) fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match &arguments.command {
         Command::Run(options) => run::run(options),
+        Command::Apply(options) => apply::apply(options),
+        Command::Dump(options) => inspect::dump_state(options),
+        Command::Digest(options) => inspect::digest(options),
         Command::Replay(options) => inspect::replay(options),
-        Command::Log(LogCommand::Dump(options)) => inspect::dump(options),
+        Command::Log(LogCommand::Dump(options)) => inspect::dump_entries(options),
         Command::Log(LogCommand::Verify { directory }) => inspect::verify(directory),
     };
     match result {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mixlog::log::{self, FileLog, MemoryLog, SharedLog, file};
+use mixlog::log::{self as shared_log, FileLog, MemoryLog, SharedLog, file};
 use mixlog::workloads::report::Report;
 use mixlog::workloads::runner::{self, Stop};
 use mixlog::workloads::workload::Workload;
@@ -78,12 +78,17 @@ impl Json {
     }
 }
 
-/// A reader that hangs up has what it wanted.
-pub(crate) fn print_to_stdout(text: &str) -> Result<(), Failure> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
+/// Whether somebody still reads: one who hangs up has what he wanted, and that is no error.
+pub(super) fn is_read(written: io::Result<()>) -> Result<bool, Failure> {
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error.into()),
     }
+}
+
+pub(super) fn print_to_stdout(text: &str) -> Result<(), Failure> {
+    is_read(io::stdout().lock().write_all(text.as_bytes())).map(|_| ())
 }
 
 /// One line on a terminal that is written again and again; nothing where nobody watches.
@@ -126,24 +131,10 @@ impl Visit for Run<'_> {
             ));
         }
         // The temporary directory goes last, after the log was closed.
-        let (log, _directory) = open_log(options)?;
-        let builder = options.engine.apply(workload.register(Engine::builder()));
-        let line = std::sync::Mutex::new(Line::new());
-        let builder = builder.on_progress(move |done: Position, tail| {
-            let mut line = line.lock().expect("no panic while showing");
-            line.show(|| format!("replaying the log: {done} of {tail} entries"));
-        });
-        let engine = builder.open(log)?;
+        let (log, _directory) = open_log(options.log.as_deref(), options.durability)?;
+        let engine =
+            open_engine(options.engine.apply(workload.register(Engine::builder())), log, &workload.name())?;
         let mut line = Line::new();
-        line.clear();
-        eprintln!(
-            "mixlog: {}, {} threads, window {}, mode {}, durability {}",
-            workload.name(),
-            engine.threads(),
-            engine.window(),
-            engine.mode(),
-            engine.durability()
-        );
         let start = Instant::now();
         let populated = runner::prepare(&engine, workload, &mut |done, total| {
             line.show(|| format!("populating: {done} of {total}"));
@@ -180,10 +171,36 @@ impl Visit for Run<'_> {
     }
 }
 
-/// The log that the options name, and the directory to remove afterwards.
-fn open_log(options: &RunOptions) -> Result<(Arc<dyn SharedLog>, Option<TempDir>), Failure> {
-    let in_memory = options.log.as_deref() == Some(Path::new("memory"));
-    let durability = match (options.durability, in_memory, &options.log) {
+/// Opens the engine, shows how far it is meanwhile, and says how it will execute.
+pub(super) fn open_engine(
+    builder: mixlog::Builder,
+    log: Arc<dyn SharedLog>,
+    what: &str,
+) -> Result<Engine, Failure> {
+    let line = std::sync::Mutex::new(Line::new());
+    let builder = builder.on_progress(move |done: Position, tail| {
+        let mut line = line.lock().expect("no panic while showing");
+        line.show(|| format!("replaying the log: {done} of {tail} entries"));
+    });
+    let engine = builder.open(log)?;
+    Line::new().clear();
+    eprintln!(
+        "mixlog: {what}, {} threads, window {}, mode {}, durability {}",
+        engine.threads(),
+        engine.window(),
+        engine.mode(),
+        engine.durability()
+    );
+    Ok(engine)
+}
+
+/// The log that the options name (a temporary one if none), and the directory to remove afterwards.
+pub(super) fn open_log(
+    log: Option<&Path>,
+    durability: Option<Durability>,
+) -> Result<(Arc<dyn SharedLog>, Option<TempDir>), Failure> {
+    let in_memory = log == Some(Path::new("memory"));
+    let durability = match (durability, in_memory, log) {
         (Some(Durability::Memory), false, Some(directory)) => {
             return Err(Failure::Refused(format!(
                 "a log in {} is buffered or flushed; --durability memory needs --log memory",
@@ -196,11 +213,11 @@ fn open_log(options: &RunOptions) -> Result<(Arc<dyn SharedLog>, Option<TempDir>
             ));
         }
         (Some(Durability::Memory), _, _) | (None, true, _) => return Ok((Arc::new(MemoryLog::new()), None)),
-        (Some(Durability::Buffered), ..) => log::Durability::Buffered,
-        (Some(Durability::Flushed) | None, ..) => log::Durability::Flushed,
+        (Some(Durability::Buffered), ..) => shared_log::Durability::Buffered,
+        (Some(Durability::Flushed) | None, ..) => shared_log::Durability::Flushed,
     };
     let config = file::Config { durability, ..file::Config::default() };
-    match &options.log {
+    match log {
         Some(directory) => Ok((Arc::new(FileLog::open(directory, config)?), None)),
         None => {
             let directory = TempDir::with_prefix("mixlog-")

@@ -4,6 +4,7 @@ use std::fmt;
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Neg, Sub, SubAssign};
 
+use mixlog_engine::{Merge, Position};
 use serde::{Deserialize, Serialize};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -31,6 +32,21 @@ pub struct Cents(pub i64);
 impl Cents {
     /// Nothing.
     pub const ZERO: Self = Self(0);
+}
+
+/// Money paid into a row that exists.
+impl Merge for Cents {
+    type Delta = Self;
+
+    fn accepts(row: Option<&Self>) -> bool {
+        row.is_some()
+    }
+
+    fn merge(row: &mut Option<Self>, delta: Self, _: Position) {
+        if let Some(sum) = row {
+            *sum += delta;
+        }
+    }
 }
 
 impl Add for Cents {

@@ -19,7 +19,7 @@ use crate::footprint::NOWHERE;
 use crate::pipeline::{Driver, Shared};
 use crate::procedure::Ended;
 use crate::reply::Status;
-use crate::store::{AnyTable, Overlays, Stamp, Store, Touched, Worker};
+use crate::store::{AnyMerging, AnyTable, Overlays, Stamp, Store, Touched, Worker};
 use crate::tx::{Guard, Tx};
 use crate::window::{Chunk, Speculation};
 
@@ -58,22 +58,26 @@ unsafe fn run(
     {
         let speculation = &chunk.speculations[speculation as usize];
         replies.reconnoitred += 1;
-        let (window, me) = (Stamp::of(window), Stamp::of(position));
+        let window = Stamp::of(window);
         // SAFETY: the caller's promise; the footprint was made of what the speculation touched.
-        let adopted = unsafe { adopt(&shared.store, worker, &chunk.overlays, speculation, window, me) };
+        let adopted = unsafe { adopt(&shared.store, worker, &chunk.overlays, speculation, window, position) };
         if explains {
-            replies.tallies[usize::from(procedure)].ran_ahead(adopted);
+            replies.tallies[usize::from(procedure)].ran_ahead(adopted == Ok(true));
         }
-        if adopted {
-            replies.adopted += 1;
-            replies.add(position, prepared.sequence, |reply| {
-                reply.extend_from_slice(&chunk.replies[speculation.reply.clone()]);
-                Some(speculation.status)
-            });
-            if explains {
-                replies.tallies[usize::from(procedure)].add(speculation.status, start);
+        match adopted {
+            Ok(false) => {}
+            Ok(true) => {
+                replies.adopted += 1;
+                replies.add(position, prepared.sequence, |reply| {
+                    reply.extend_from_slice(&chunk.replies[speculation.reply.clone()]);
+                    Some(speculation.status)
+                });
+                if explains {
+                    replies.tallies[usize::from(procedure)].add(speculation.status, start);
+                }
+                return None;
             }
-            return None;
+            Err(table) => return Some(Violation { position, procedure, table }),
         }
     }
     let mut violation = None;
@@ -84,7 +88,13 @@ unsafe fn run(
             Tx::new(&shared.store, worker, guard, chunk.located_of(index), window, position, prepared.time_us)
         };
         // A procedure that panics leaves no trace: its changes are put back, and it can share nothing else.
-        let ended = catch_unwind(AssertUnwindSafe(|| calls.run(call, &mut tx, reply)));
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            let ended = calls.run(call, &mut tx, reply);
+            if ended == Ended::Committed {
+                tx.keep_indexes();
+            }
+            ended
+        }));
         if let Some(table) = tx.finish(matches!(ended, Ok(Ended::Committed))) {
             violation = Some(Violation { position, procedure, table });
             if matches!(guard, Guard::Stop(_)) {
@@ -108,10 +118,11 @@ unsafe fn run(
 }
 
 /// Makes the changes of a transaction that ran ahead, if it would do the same now: nothing that it read has changed.
+/// Tells whether it did; the error is a table whose merge operator panicked.
 ///
 /// # Safety
 /// The schedule allows the worker, and no other, what the speculation touched, in the window that starts at
-/// `window`; the transaction is `me`, and runs once.
+/// `window`; the transaction is the one at `position`, and runs once.
 #[allow(unsafe_code)]
 unsafe fn adopt(
     store: &Store,
@@ -119,27 +130,44 @@ unsafe fn adopt(
     overlays: &Overlays,
     speculation: &Speculation,
     window: Stamp,
-    me: Stamp,
-) -> bool {
+    position: Position,
+) -> Result<bool, &'static str> {
+    let me = Stamp::of(position);
     let rows = || {
         overlays.touched(speculation.touched.clone()).filter_map(|touched| match touched {
             Touched::Row { table, number } => Some((store.any(table), number)),
-            Touched::Granule { .. } => None,
+            Touched::Granule { .. } | Touched::Merge { .. } => None,
+        })
+    };
+    // Those that count: of a row that was looked at later, the copy counts.
+    let merges = || {
+        overlays.touched(speculation.touched.clone()).filter_map(|touched| match touched {
+            Touched::Merge { table, number, merge } if store.any(table).is_merged(overlays, number) => {
+                Some(overlays.merge(merge))
+            }
+            _ => None,
         })
     };
     // SAFETY: the caller's promise.
     let same = |(table, number): (&dyn AnyTable, u32)| unsafe { table.is_current(overlays, number) };
-    if !speculation.reusable || !rows().all(same) {
-        return false;
+    let accepted = |merging: &dyn AnyMerging| merging.is_accepted(store);
+    if !speculation.reusable || !rows().all(same) || !merges().all(accepted) {
+        return Ok(false);
     }
     if speculation.status == Status::Committed {
+        for merging in merges() {
+            // SAFETY: the caller's promise.
+            let made = unsafe { merging.make(store, worker, window, me, position) };
+            // An operator that panics: one by one it can be put back.
+            made.map_err(|_| merging.table())?;
+        }
         for (table, number) in rows() {
             // SAFETY: the caller's promise.
             unsafe { table.adopt(worker, overlays, number, window, me) };
         }
         store.keep_changes(worker);
     }
-    true
+    Ok(true)
 }
 
 /// Asks the cache for all rows that the transaction named, so that their misses overlap instead of following each

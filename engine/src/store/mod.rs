@@ -6,7 +6,10 @@
 #![allow(unsafe_code)]
 
 mod arena;
+mod bytes;
 mod hash_index;
+mod leaf_index;
+pub(crate) mod merging;
 mod ordered_index;
 pub(crate) mod overlay;
 mod region;
@@ -14,18 +17,22 @@ pub(crate) mod row;
 pub(crate) mod slab;
 mod table_store;
 
-use std::any::TypeId;
+use std::any::{Any, TypeId};
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::ptr::NonNull;
 
-pub(crate) use overlay::{Overlays, Through, Touched};
+pub(crate) use merging::{AnyMerging, Merging};
+pub(crate) use overlay::{Overlays, Speculative, Through, Touched};
 pub(crate) use row::Stamp;
 pub(crate) use slab::RowId;
 pub(crate) use table_store::{RowIds, TableStore};
 
-use crate::codec::Codec;
+use crate::codec::{Codec, DecodeError};
 use crate::footprint::Footprint;
+use crate::interactive::Intention;
 use crate::table::{Key, Table, TableId, Value};
+use crate::tx::Tx;
 
 /// Asks the cache for the line at an address that need not be valid.
 #[inline]
@@ -91,6 +98,8 @@ pub(crate) struct WindowEnd {
 pub(crate) trait AnyTable: Send + Sync {
     fn name(&self) -> &'static str;
     fn id(&self) -> TableId;
+    /// Whether its rows follow from those of other tables.
+    fn is_derived(&self) -> bool;
     /// The type of the `TableStore`.
     fn types(&self) -> TypeId;
 
@@ -98,8 +107,8 @@ pub(crate) trait AnyTable: Send + Sync {
     fn domain(&self) -> Option<&'static str>;
     /// The key with this hash as people read it, if it has a row. For holders of a snapshot.
     fn describe_key(&self, key_hash: u64) -> Option<String>;
-    /// Looks through all rows for granules with these hashes, and fills in their numbers. Any time.
-    fn number_granules(&self, wanted: &mut BTreeMap<u64, Option<u64>>);
+    /// Looks through all rows for granules with these hashes, and fills in what people call them. Any time.
+    fn describe_granules(&self, wanted: &mut BTreeMap<u64, Option<String>>);
 
     /// Asks the cache for where the index will look for a key.
     fn prefetch_index(&self, key_hash: u64);
@@ -118,8 +127,35 @@ pub(crate) trait AnyTable: Send + Sync {
     /// # Safety
     /// As there.
     unsafe fn adopt(&self, worker: &mut Worker, overlays: &Overlays, number: u32, window: Stamp, me: Stamp);
+    /// Whether all that a speculation did with a row was to merge into it.
+    fn is_merged(&self, overlays: &Overlays, number: u32) -> bool;
     /// Adds what a speculation did with a row to a footprint.
     fn declare(&self, overlays: &Overlays, number: u32, footprint: &mut Footprint<'_>);
+
+    /// Declares an access to the row of a key, by its bytes.
+    fn declare_bytes(&self, key: &[u8], write: bool, f: &mut Footprint<'_>) -> Result<(), DecodeError>;
+    /// Declares a range, by the bytes of its bounds.
+    fn declare_range(
+        &self,
+        from: Bound<&Vec<u8>>,
+        to: Bound<&Vec<u8>>,
+        f: &mut Footprint<'_>,
+    ) -> Result<(), DecodeError>;
+    /// The hash of the row's value, if there is one.
+    fn hash_of(&self, tx: &Tx<'_>, key: &[u8]) -> Result<Option<u128>, DecodeError>;
+    /// The hash of the rows of a range.
+    fn hash_of_range(
+        &self,
+        tx: &Tx<'_>,
+        from: Bound<&Vec<u8>>,
+        to: Bound<&Vec<u8>>,
+    ) -> Result<u128, DecodeError>;
+    /// Puts or deletes a row.
+    fn write_bytes(&self, tx: &mut Tx<'_>, key: &[u8], value: Option<&[u8]>) -> Result<(), DecodeError>;
+    /// Adds what an interactive transaction at `at` did with a row to its intention.
+    fn intend(&self, overlays: &Overlays, number: u32, at: Stamp, intention: &mut Intention);
+    /// Adds the ranges that it walked.
+    fn intend_scans(&self, overlays: &Overlays, at: Stamp, intention: &mut Intention);
 
     /// Puts back one change of the running transaction.
     ///
@@ -142,6 +178,13 @@ pub(crate) trait AnyTable: Send + Sync {
     /// No worker runs a transaction, and the window was not ended for this worker; `end` tells of all registered
     /// snapshots. Workers may end a window at the same time.
     unsafe fn end_window(&self, worker: &mut Worker, end: &WindowEnd) -> u128;
+    /// Whether [`adapt`](Self::adapt) has something to do.
+    fn wants_adapting(&self) -> bool;
+    /// Cuts the keys anew into leaves.
+    ///
+    /// # Safety
+    /// No worker runs, and no window is prepared: footprints name leaves.
+    unsafe fn adapt(&self);
     /// Frees what only look-ups of the past could need.
     ///
     /// # Safety
@@ -174,13 +217,18 @@ unsafe impl Sync for Entry {}
 // SAFETY: as above.
 unsafe impl Send for Entry {}
 
-/// Makes one table of the store, given its number and the number of workers.
-pub(crate) type MakeTable = Box<dyn FnOnce(u16, usize) -> Box<dyn AnyTable> + Send>;
+/// Makes one table of the store, given its number, the number of workers, and the indexes of all tables, of which it
+/// takes its own.
+pub(crate) type MakeTable = Box<dyn FnOnce(u16, usize, &mut Indexes) -> Box<dyn AnyTable> + Send>;
+
+/// Indexes, each a `Box<dyn Maintain<K, V>>`, by the table that they index.
+pub(crate) type Indexes = Vec<(TableId, Box<dyn Any + Send>)>;
 
 impl Store {
     /// The tables, and the right to be each of `workers` workers.
-    pub(crate) fn new(makers: Vec<MakeTable>, workers: usize) -> (Self, Vec<Worker>) {
-        let tables: Vec<_> = (0u16..).zip(makers).map(|(number, make)| make(number, workers)).collect();
+    pub(crate) fn new(makers: Vec<MakeTable>, mut indexes: Indexes, workers: usize) -> (Self, Vec<Worker>) {
+        let tables: Vec<_> =
+            (0u16..).zip(makers).map(|(number, make)| make(number, workers, &mut indexes)).collect();
         let (directory, multiplier, shift) = Self::directory(&tables);
         let worker = |number| Worker { number, window: 0, undo: Vec::new(), scratch: Vec::new() };
         (Self { tables, directory, multiplier, shift }, (0..workers).map(worker).collect())

@@ -13,13 +13,16 @@ use std::collections::VecDeque;
 use std::ops::{Bound, RangeBounds};
 
 use hashbrown::HashTable;
+use mixlog_log::Position;
 
 use super::arena::Arena;
 use super::slab::RowId;
 use super::{Stamp, Worker};
 use crate::codec::Codec;
+use crate::merge::Merge;
 use crate::store::TableStore;
-use crate::table::{Key, Value};
+use crate::store::merging::{AnyMerging, Merging};
+use crate::table::{Key, Table, Value};
 
 /// A row as a speculation sees it.
 pub(crate) struct Looked<K, V> {
@@ -30,6 +33,8 @@ pub(crate) struct Looked<K, V> {
     /// Whether the transaction depends on what was there.
     pub(crate) read: Cell<bool>,
     pub(crate) written: Cell<bool>,
+    /// Whether all that the transaction did was to merge into it.
+    pub(crate) merged: Cell<bool>,
     /// What the transaction sees: shared through `&Tx`, changed through `&mut Tx`.
     value: UnsafeCell<Option<V>>,
 }
@@ -41,6 +46,16 @@ impl<K, V> Looked<K, V> {
         if !self.written.get() {
             self.read.set(true);
         }
+        // What was merged is looked at: the copy, which holds it, counts.
+        if self.merged.replace(false) {
+            self.written.set(true);
+        }
+    }
+
+    /// What the row shall hold, if the transaction changes it. Only for whoever holds the overlays alone.
+    pub(crate) fn written_value(&self) -> Option<&Option<V>> {
+        // SAFETY: a transaction that commits changes nothing any more.
+        self.written.get().then(|| unsafe { self.value() })
     }
 
     /// # Safety
@@ -146,6 +161,8 @@ pub(crate) enum Touched {
     Row { table: u16, number: u32 },
     /// A granule was read as a whole.
     Granule { table: u16, hash: u64 },
+    /// The merge with this number was made into the row.
+    Merge { table: u16, number: u32, merge: u32 },
 }
 
 /// What one speculation after another touched, in all tables.
@@ -153,6 +170,7 @@ pub(crate) enum Touched {
 pub(crate) struct Overlays {
     tables: Vec<OnceCell<Box<dyn AnyOverlay>>>,
     touched: RefCell<Vec<Touched>>,
+    merges: RefCell<Vec<Box<dyn AnyMerging>>>,
     /// Where the speculation at hand starts in `touched`.
     start: Cell<u32>,
 }
@@ -166,6 +184,7 @@ impl Overlays {
     pub(crate) fn clear(&mut self) {
         self.tables.iter_mut().filter_map(OnceCell::get_mut).for_each(|overlay| overlay.clear());
         self.touched.get_mut().clear();
+        self.merges.get_mut().clear();
     }
 
     /// Starts a speculation in an engine with so many tables. Exclusive, though nothing but cells changes.
@@ -195,8 +214,28 @@ impl Overlays {
         overlay.downcast_ref().expect("a table's number goes with its types")
     }
 
+    /// Whether a table has an overlay.
+    pub(crate) fn has(&self, number: u16) -> bool {
+        self.tables.get(usize::from(number)).is_some_and(|overlay| overlay.get().is_some())
+    }
+
     fn touch(&self, touched: Touched) {
         self.touched.borrow_mut().push(touched);
+    }
+
+    /// A merge was made into the row that was looked at last.
+    pub(crate) fn add_merge<K: Key, V: Merge, C: Codec<K> + Codec<V>>(&self, merging: Merging<K, V, C>) {
+        let table = merging.number;
+        let number =
+            self.table::<K, V>(table).find(&merging.key, merging.key_hash).expect("it was looked at");
+        let mut merges = self.merges.borrow_mut();
+        self.touch(Touched::Merge { table, number, merge: merges.len() as u32 });
+        merges.push(Box::new(merging));
+    }
+
+    pub(crate) fn merge(&self, number: u32) -> &dyn AnyMerging {
+        // SAFETY: as in `touched`.
+        unsafe { &*(&*self.merges.as_ptr())[number as usize] }
     }
 
     /// A granule is read as a whole.
@@ -206,6 +245,121 @@ impl Overlays {
         if !touched[self.start.get() as usize..].contains(&granule) {
             touched.push(granule);
         }
+    }
+}
+
+/// A transaction that runs on the state as of `at`, and keeps its changes in the overlays.
+///
+/// Its methods hand out references for as long as the overlays are borrowed. Their callers promise that values are
+/// not changed while references to them live, as `&Tx` and `&mut Tx` do.
+#[derive(Clone, Copy)]
+pub(crate) struct Speculative<'a> {
+    pub(crate) overlays: &'a Overlays,
+    pub(crate) at: Stamp,
+    /// `None` for an interactive transaction.
+    pub(crate) position: Option<Position>,
+}
+
+impl<'a> Speculative<'a> {
+    /// # Safety
+    /// No change while the reference lives.
+    #[inline]
+    pub(crate) unsafe fn get<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        self,
+        store: &TableStore<K, V, C>,
+        key: &K,
+    ) -> Option<&'a V> {
+        let looked = store.look(key, self.at, self.overlays);
+        looked.note_read();
+        // SAFETY: the caller's promise.
+        unsafe { looked.value().as_ref() }
+    }
+
+    /// # Safety
+    /// No other reference to the row while this one lives.
+    pub(crate) unsafe fn get_mut<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        self,
+        store: &TableStore<K, V, C>,
+        key: &K,
+    ) -> Option<&'a mut V> {
+        let looked = store.look(key, self.at, self.overlays);
+        looked.note_read();
+        // Though there may be nothing to change now: at its position there may be.
+        looked.written.set(true);
+        // SAFETY: the caller's promise.
+        unsafe { looked.value_mut() }.as_mut()
+    }
+
+    /// # Safety
+    /// No reference to the row lives.
+    pub(crate) unsafe fn put<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        self,
+        store: &TableStore<K, V, C>,
+        key: K,
+        value: V,
+    ) {
+        let looked = store.look_away(key, self.overlays);
+        if looked.merged.get() {
+            looked.note_read();
+        }
+        looked.written.set(true);
+        // SAFETY: the caller's promise.
+        unsafe { *looked.value_mut() = Some(value) };
+    }
+
+    /// # Safety
+    /// As [`put`](Self::put).
+    pub(crate) unsafe fn delete<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        self,
+        store: &TableStore<K, V, C>,
+        key: &K,
+    ) -> bool {
+        // SAFETY: the caller's promise.
+        let there = unsafe { self.get_mut(store, key) }.is_some();
+        // SAFETY: the caller's promise.
+        unsafe { *store.look(key, self.at, self.overlays).value_mut() = None };
+        there
+    }
+
+    /// # Safety
+    /// As [`put`](Self::put).
+    pub(crate) unsafe fn merge<K: Key, V: Merge, C: Codec<K> + Codec<V>>(
+        self,
+        table: &Table<K, V, C>,
+        store: &TableStore<K, V, C>,
+        key: K,
+        delta: V::Delta,
+    ) -> bool {
+        let looked = store.look(&key, self.at, self.overlays);
+        // SAFETY: the caller's promise.
+        let value = unsafe { looked.value_mut() };
+        let accepts = V::accepts(value.as_ref());
+        // An interactive transaction has no position: its merges are reads and writes.
+        if !accepts || self.position.is_none() {
+            looked.note_read();
+            looked.written.set(true);
+        }
+        if !accepts {
+            return false;
+        }
+        V::merge(value, delta.clone(), self.position.unwrap_or_default());
+        if !looked.written.get() && !looked.read.get() {
+            looked.merged.set(true);
+            let (number, key_hash) = (store.number(), looked.key_hash);
+            self.overlays.add_merge(Merging { table: *table, number, key_hash, key, delta });
+        } else {
+            looked.written.set(true);
+        }
+        true
+    }
+
+    /// The rows of `range`: those of the state, with the transaction's own changes.
+    pub(crate) fn range<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        self,
+        store: &'a TableStore<K, V, C>,
+        range: &impl RangeBounds<K>,
+    ) -> Through<'a, K, V, C> {
+        store.look_through(range, self.at, self.overlays)
     }
 }
 
@@ -226,12 +380,12 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     }
 
     /// The same for a row that will be overwritten whatever it holds: nothing is looked up.
-    pub(crate) fn look_away<'o>(&self, key: &K, overlays: &'o Overlays) -> &'o Looked<K, V> {
+    pub(crate) fn look_away<'o>(&self, key: K, overlays: &'o Overlays) -> &'o Looked<K, V> {
         let overlay = overlays.table::<K, V>(self.number());
-        let key_hash = self.key_hash(key);
-        match overlay.find(key, key_hash) {
+        let key_hash = self.key_hash(&key);
+        match overlay.find(&key, key_hash) {
             Some(number) => overlay.get(number),
-            None => self.add(key.clone(), key_hash, None, None, overlays),
+            None => self.add(key, key_hash, None, None, overlays),
         }
     }
 
@@ -244,9 +398,16 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         overlays: &'o Overlays,
     ) -> &'o Looked<K, V> {
         let overlay = overlays.table::<K, V>(self.number());
-        let (read, written) = (Cell::new(false), Cell::new(false));
-        let number =
-            overlay.push(Looked { key, key_hash, seen, read, written, value: UnsafeCell::new(value) });
+        let (read, written, merged) = (Cell::new(false), Cell::new(false), Cell::new(false));
+        let number = overlay.push(Looked {
+            key,
+            key_hash,
+            seen,
+            read,
+            written,
+            merged,
+            value: UnsafeCell::new(value),
+        });
         overlays.touch(Touched::Row { table: self.number(), number });
         overlay.get(number)
     }
@@ -412,7 +573,7 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Through<'a, K, V, C> {
             }
             let key = key.expect("one of them was there");
             self.note(|scan| *(if from_back { &mut scan.back } else { &mut scan.front }) = Some(key.clone()));
-            let looked = self.store.look_away(&key, self.overlays);
+            let looked = self.store.look_away(key.clone(), self.overlays);
             // SAFETY: shared for as long as the transaction is borrowed for `'a`; changes need it mutably.
             if let Some(value) = unsafe { looked.value() } {
                 return Some((key, value));

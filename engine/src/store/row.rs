@@ -182,8 +182,15 @@ impl<K, V> Row<K, V> {
     /// As [`key`](Self::key).
     #[inline]
     pub(crate) unsafe fn granule(&self) -> u64 {
-        // SAFETY: written only in `create`, which the caller excludes.
+        // SAFETY: written only in `create` and `set_granule`, which the caller excludes.
         unsafe { *self.granule.get() }
+    }
+
+    /// # Safety
+    /// The row exists, and no worker runs.
+    pub(crate) unsafe fn set_granule(&self, granule: u64) {
+        // SAFETY: only workers look at it.
+        unsafe { *self.granule.get() = granule };
     }
 
     /// # Safety

@@ -16,8 +16,8 @@ use std::cell::UnsafeCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Bound, Range, RangeBounds};
 use std::ptr::{self, NonNull};
-use std::sync::RwLock;
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, RwLock};
 
 use crossbeam_utils::CachePadded;
 use mixlog_mixer::Mode;
@@ -25,21 +25,28 @@ use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
 use super::arena::Arena;
 use super::hash_index::HashIndex;
+use super::leaf_index::{self, LeafIndex};
 use super::ordered_index::OrderedIndex;
 use super::overlay::Overlays;
 use super::row::{Row, Stamp, Version};
 use super::slab::{RowId, Slab};
 use super::{AnyTable, Undo, WindowEnd, Worker};
-use crate::codec::Codec;
+use crate::codec::{Codec, DecodeError};
 use crate::footprint::{Footprint, NOWHERE};
+use crate::index::Maintain;
+use crate::interactive::Intention;
 use crate::table::{Conflicts, Key, Table, TableId, Value};
+use crate::tx::{Lent, Tx};
 
 /// How many row numbers a worker takes at once.
 const NUMBERS: u32 = 64;
 
 enum Index<K> {
     Hash(HashIndex),
+    /// A tree for each granule.
     Ordered(Box<OrderedIndex<K>>),
+    /// Rows by hash, and all keys in order.
+    Leaves(Box<(HashIndex, LeafIndex<K>)>),
 }
 
 /// What a worker keeps of a table.
@@ -65,10 +72,15 @@ pub(crate) struct TableStore<K, V, C> {
     number: u16,
     id: TableId,
     pub(crate) conflicts: Conflicts<K>,
+    /// Whether no digest counts its rows.
+    derived: bool,
+    secondary: Vec<Box<dyn Maintain<K, V>>>,
     domain: TableId,
     rows: Slab<Row<K, V>>,
     index: Index<K>,
     locals: Box<[CachePadded<UnsafeCell<Local<V>>>]>,
+    /// Held while a row is made that several transactions may miss at once.
+    pub(super) creating: Mutex<()>,
     codec: std::marker::PhantomData<fn() -> C>,
 }
 
@@ -78,7 +90,12 @@ unsafe impl<K: Key, V: Value, C> Sync for TableStore<K, V, C> {}
 unsafe impl<K: Key, V: Value, C> Send for TableStore<K, V, C> {}
 
 impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
-    pub(crate) fn new(table: &Table<K, V, C>, number: u16, workers: usize) -> Self {
+    pub(crate) fn new(
+        table: &Table<K, V, C>,
+        number: u16,
+        workers: usize,
+        secondary: Vec<Box<dyn Maintain<K, V>>>,
+    ) -> Self {
         let local = |_| {
             CachePadded::new(UnsafeCell::new(Local {
                 versions: Arena::new(),
@@ -93,23 +110,44 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         let domain = match table.conflicts() {
             // A domain and a table of one name must not share granules by accident.
             Conflicts::Grouped { domain, .. } => TableId(TableId::of(domain).0 ^ 0x5bd1_e995_9bd1_e995),
-            Conflicts::Rows | Conflicts::Watched(_) => TableId(!table.id().0),
+            Conflicts::Rows | Conflicts::Watched(_) | Conflicts::Ranges => TableId(!table.id().0),
         };
         Self {
             name: table.name(),
             number,
             id: table.id(),
             conflicts: table.conflicts(),
+            derived: table.is_derived(),
+            secondary,
             domain,
             rows: Slab::new(),
-            index: if table.is_ordered() {
-                Index::Ordered(Box::new(OrderedIndex::new()))
-            } else {
-                Index::Hash(HashIndex::new())
+            index: match table.conflicts() {
+                Conflicts::Ranges => Index::Leaves(Box::new((HashIndex::new(), LeafIndex::new()))),
+                _ if table.is_ordered() => Index::Ordered(Box::new(OrderedIndex::new())),
+                _ => Index::Hash(HashIndex::new()),
             },
             locals: (0..workers).map(local).collect(),
+            creating: Mutex::new(()),
             codec: std::marker::PhantomData,
         }
+    }
+
+    #[inline]
+    pub(crate) fn is_indexed(&self) -> bool {
+        !self.secondary.is_empty()
+    }
+
+    /// What is to be done after the row, which held `old`, was lent to be changed.
+    pub(crate) fn lend(&self, key: K, old: Option<V>) -> Lent<'_> {
+        Box::new(move |tx| {
+            let new = tx.get_in(self, &key).cloned();
+            self.moved(tx, &key, old.as_ref(), new.as_ref());
+        })
+    }
+
+    /// A row changed: its indexes follow.
+    pub(crate) fn moved(&self, tx: &mut Tx<'_>, key: &K, old: Option<&V>, new: Option<&V>) {
+        self.secondary.iter().for_each(|index| index.moved(tx, key, old, new));
     }
 
     pub(crate) const fn number(&self) -> u16 {
@@ -136,10 +174,8 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     #[inline]
     pub(crate) fn find(&self, key: &K, key_hash: u64) -> Option<RowId> {
         match &self.index {
-            Index::Hash(index) => index.find(key_hash, |id| {
-                // SAFETY: rows in the index exist, and are given back between windows only.
-                unsafe { self.row(id).key() == key }
-            }),
+            Index::Hash(index) => self.find_in(index, key, key_hash),
+            Index::Leaves(indexes) => self.find_in(&indexes.0, key, key_hash),
             Index::Ordered(index) => {
                 let tree = index.tree(self.granule_of(key))?;
                 tree.read().expect("no panic under the lock of a tree").get(key).copied()
@@ -147,14 +183,34 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         }
     }
 
+    #[inline]
+    fn find_in(&self, index: &HashIndex, key: &K, key_hash: u64) -> Option<RowId> {
+        index.find(key_hash, |id| {
+            // SAFETY: rows in the index exist, and are given back between windows only.
+            unsafe { self.row(id).key() == key }
+        })
+    }
+
     /// The hash of the granule that the key lies in.
     #[inline]
     pub(crate) fn granule_of(&self, key: &K) -> u64 {
         match self.conflicts {
             Conflicts::Rows => self.domain.0,
+            Conflicts::Ranges => self.leaf_hash(self.leaves().leaf_of(key)),
             Conflicts::Watched(granule) | Conflicts::Grouped { granule, .. } => {
                 self.granule_hash(granule(key))
             }
+        }
+    }
+
+    fn leaf_hash(&self, leaf: leaf_index::LeafId) -> u64 {
+        self.granule_hash(u64::from(leaf))
+    }
+
+    fn leaves(&self) -> &LeafIndex<K> {
+        match &self.index {
+            Index::Leaves(indexes) => &indexes.1,
+            Index::Hash(_) | Index::Ordered(_) => unreachable!("tables whose ranges conflict have leaves"),
         }
     }
 
@@ -187,7 +243,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
                 local.numbers.next().expect("just reserved")
             }),
         };
-        let in_index = matches!(self.index, Index::Ordered(_)).then(|| key.clone());
+        let in_index = (!matches!(self.index, Index::Hash(_))).then(|| key.clone());
         // SAFETY: the number is this worker's alone; it is either new or was freed two windows ago.
         unsafe { self.row(id).create(key, unit, granule) };
         match (&self.index, in_index) {
@@ -196,9 +252,19 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
                 let tree = index.tree_or_new(self.granule_of(&key));
                 tree.write().expect("no panic under the lock of a tree").insert(key, id);
             }
-            (Index::Ordered(_), None) => unreachable!("the key was cloned"),
+            (Index::Leaves(indexes), Some(key)) => {
+                let leaf = indexes.1.insert(key, id);
+                indexes.0.insert(key_hash, id);
+                assert_eq!(self.leaf_hash(leaf), granule, "the order of keys of {} changed", self.name);
+            }
+            (Index::Ordered(_) | Index::Leaves(_), None) => unreachable!("the key was cloned"),
         }
         id
+    }
+
+    /// Keeps the first version of a row in this window.
+    pub(super) fn keep_version(&self, worker: &mut Worker, version: Version<V>) -> NonNull<Version<V>> {
+        self.local(worker).versions.push(version)
     }
 
     /// Makes the row's value this transaction's to change: saves what it was, once per transaction, and hides
@@ -274,12 +340,8 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     /// The value of the key at `at`. For registered snapshots.
     pub(crate) fn get_at(&self, key: &K, at: Stamp) -> Option<V> {
         match &self.index {
-            Index::Hash(index) => {
-                let mut value = None;
-                index.find(self.key_hash(key), |id| {
-                    self.at(id, at, |k, v| (k == key).then(|| value = Some(v.clone()))).flatten().is_some()
-                });
-                value
+            Index::Hash(_) | Index::Leaves(_) => {
+                self.find_at(key, self.key_hash(key), at).map(|(_, _, value)| value)
             }
             Index::Ordered(index) => {
                 let tree = index.tree(self.granule_of(key))?;
@@ -351,17 +413,17 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     pub(super) fn find_at(&self, key: &K, key_hash: u64, at: Stamp) -> Option<(RowId, Stamp, V)> {
         let look =
             |id| self.version_at(id, at, |k, v, stamp| (k == key).then(|| (id, stamp, v.clone()))).flatten();
-        match &self.index {
-            Index::Hash(index) => {
-                let mut found = None;
-                index.find(key_hash, |id| {
-                    found = look(id);
-                    found.is_some()
-                });
-                found
-            }
-            Index::Ordered(_) => look(self.find(key, key_hash)?),
-        }
+        let index = match &self.index {
+            Index::Hash(index) => index,
+            Index::Leaves(indexes) => &indexes.0,
+            Index::Ordered(_) => return look(self.find(key, key_hash)?),
+        };
+        let mut found = None;
+        index.find(key_hash, |id| {
+            found = look(id);
+            found.is_some()
+        });
+        found
     }
 
     /// The row with this number as of `at`.
@@ -374,9 +436,19 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     pub(crate) fn unit_and_granule(&self, key: &K, key_hash: u64) -> (u64, u64) {
         match self.conflicts {
             Conflicts::Grouped { .. } => (self.granule_of(key), self.granule_of(key)),
-            Conflicts::Watched(_) => (key_hash, self.granule_of(key)),
+            Conflicts::Watched(_) | Conflicts::Ranges => (key_hash, self.granule_of(key)),
             Conflicts::Rows => (key_hash, key_hash),
         }
+    }
+
+    /// Calls `see` with the hash of each granule that a range touches, and how many rows it has, until that says no.
+    pub(crate) fn granules_of_range(
+        &self,
+        range: &impl RangeBounds<K>,
+        mut see: impl FnMut(u64, u32) -> bool,
+    ) {
+        self.leaves()
+            .leaves_of(range.start_bound(), range.end_bound(), |leaf, rows| see(self.leaf_hash(leaf), rows));
     }
 
     /// The hash of the granule that a range lies in.
@@ -403,8 +475,13 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     /// # Panics
     /// When the table is not ordered, and as [`granule_of_range`](Self::granule_of_range).
     pub(crate) fn row_ids<'a, R: RangeBounds<K>>(&'a self, range: &R) -> RowIds<'a, K> {
-        let Index::Ordered(index) = &self.index else {
-            panic!("table {} is not ordered: ranges need `Table::ordered`", self.name)
+        let index = match &self.index {
+            Index::Ordered(index) => index,
+            Index::Leaves(indexes) => {
+                let (from, to) = (range.start_bound().cloned(), range.end_bound().cloned());
+                return RowIds::Leaves { domain: self.domain, walk: indexes.1.walk(from, to) };
+            }
+            Index::Hash(_) => panic!("table {} is not ordered: ranges need `Table::ordered`", self.name),
         };
         let granule = self.granule_of_range(range);
         // A backwards range is empty, not a panic.
@@ -437,6 +514,10 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         let key = unsafe { row.key() };
         match &self.index {
             Index::Hash(index) => index.remove(self.key_hash(key), id),
+            Index::Leaves(indexes) => {
+                indexes.0.remove(self.key_hash(key), id);
+                indexes.1.remove(key, id);
+            }
             Index::Ordered(index) => {
                 let tree = index.tree(self.granule_of(key)).expect("the row's granule");
                 let removed = tree.write().expect("no panic under the lock of a tree").remove(key);
@@ -452,21 +533,31 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
 pub(crate) enum RowIds<'a, K> {
     /// One granule's tree, if there is one; and the granule, until it is told.
     Granule { granule: Option<u64>, rows: Option<Rows<'a, K>> },
+    /// Leaves, whose hashes come from their numbers.
+    Leaves { domain: TableId, walk: leaf_index::Walk<'a, K> },
 }
 
 impl<K: Key> RowIds<'_, K> {
     #[inline]
     pub(crate) fn next(&mut self, visit: &mut impl FnMut(u64)) -> Option<RowId> {
-        let Self::Granule { granule, rows } = self;
-        granule.take().into_iter().for_each(visit);
-        rows.as_mut()?.next()
+        match self {
+            Self::Granule { granule, rows } => {
+                granule.take().into_iter().for_each(visit);
+                rows.as_mut()?.next()
+            }
+            Self::Leaves { domain, walk } => walk.next(&mut |leaf| visit(domain.hash(&u64::from(leaf)))),
+        }
     }
 
     #[inline]
     pub(crate) fn next_back(&mut self, visit: &mut impl FnMut(u64)) -> Option<RowId> {
-        let Self::Granule { granule, rows } = self;
-        granule.take().into_iter().for_each(visit);
-        rows.as_mut()?.next_back()
+        match self {
+            Self::Granule { granule, rows } => {
+                granule.take().into_iter().for_each(visit);
+                rows.as_mut()?.next_back()
+            }
+            Self::Leaves { domain, walk } => walk.next_back(&mut |leaf| visit(domain.hash(&u64::from(leaf)))),
+        }
     }
 }
 
@@ -538,6 +629,10 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
         self.id
     }
 
+    fn is_derived(&self) -> bool {
+        self.derived
+    }
+
     fn types(&self) -> TypeId {
         TypeId::of::<Self>()
     }
@@ -545,12 +640,16 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
     fn domain(&self) -> Option<&'static str> {
         match self.conflicts {
             Conflicts::Grouped { domain, .. } => Some(domain),
-            Conflicts::Rows | Conflicts::Watched(_) => None,
+            Conflicts::Rows | Conflicts::Watched(_) | Conflicts::Ranges => None,
         }
     }
 
     fn describe_key(&self, key_hash: u64) -> Option<String> {
-        let Index::Hash(index) = &self.index else { return None };
+        let index = match &self.index {
+            Index::Hash(index) => index,
+            Index::Leaves(indexes) => &indexes.0,
+            Index::Ordered(_) => return None,
+        };
         let mut found = None;
         index.find(key_hash, |id| {
             found = self.key_of(id).filter(|key| self.key_hash(key) == key_hash);
@@ -559,11 +658,21 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
         found.map(|key| <C as Codec<K>>::describe(&key))
     }
 
-    fn number_granules(&self, wanted: &mut BTreeMap<u64, Option<u64>>) {
-        let (Conflicts::Watched(granule) | Conflicts::Grouped { granule, .. }) = self.conflicts else {
-            return;
+    fn describe_granules(&self, wanted: &mut BTreeMap<u64, Option<String>>) {
+        let granule = match self.conflicts {
+            Conflicts::Watched(granule) | Conflicts::Grouped { granule, .. } => granule,
+            Conflicts::Ranges => {
+                for (leaf, fence) in self.leaves().fences() {
+                    if let Some(text) = wanted.get_mut(&self.leaf_hash(leaf)) {
+                        let from = fence.map(|key| <C as Codec<K>>::describe(&key));
+                        *text = Some(format!("leaf from {}", from.as_deref().unwrap_or("the start")));
+                    }
+                }
+                return;
+            }
+            Conflicts::Rows => return,
         };
-        let mut missing = wanted.values().filter(|number| number.is_none()).count();
+        let mut missing = wanted.values().filter(|text| text.is_none()).count();
         for id in 0..self.rows.len() {
             if missing == 0 {
                 return;
@@ -571,7 +680,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
             let Some(key) = self.key_of(id) else { continue };
             let number = granule(&key);
             if let Some(unknown @ None) = wanted.get_mut(&self.granule_hash(number)) {
-                *unknown = Some(number);
+                *unknown = Some(format!("granule {number}"));
                 missing -= 1;
             }
         }
@@ -579,15 +688,20 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
 
     #[inline]
     fn prefetch_index(&self, key_hash: u64) {
-        if let Index::Hash(index) = &self.index {
-            index.prefetch(key_hash);
+        match &self.index {
+            Index::Hash(index) => index.prefetch(key_hash),
+            Index::Leaves(indexes) => indexes.0.prefetch(key_hash),
+            Index::Ordered(_) => {}
         }
     }
 
     #[inline]
     fn locate(&self, key_hash: u64) -> Option<RowId> {
-        let Index::Hash(index) = &self.index else { return None };
-        index.find(key_hash, |_| true)
+        match &self.index {
+            Index::Hash(index) => index.find(key_hash, |_| true),
+            Index::Leaves(indexes) => indexes.0.find(key_hash, |_| true),
+            Index::Ordered(_) => None,
+        }
     }
 
     #[inline]
@@ -606,11 +720,55 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
         unsafe { Self::adopt(self, worker, overlays, number, window, me) }
     }
 
+    fn declare_bytes(&self, key: &[u8], write: bool, f: &mut Footprint<'_>) -> Result<(), DecodeError> {
+        Self::declare_bytes(self, key, write, f)
+    }
+
+    fn declare_range(
+        &self,
+        from: Bound<&Vec<u8>>,
+        to: Bound<&Vec<u8>>,
+        f: &mut Footprint<'_>,
+    ) -> Result<(), DecodeError> {
+        Self::declare_range(self, from, to, f)
+    }
+
+    fn hash_of(&self, tx: &Tx<'_>, key: &[u8]) -> Result<Option<u128>, DecodeError> {
+        Self::hash_of(self, tx, key)
+    }
+
+    fn hash_of_range(
+        &self,
+        tx: &Tx<'_>,
+        from: Bound<&Vec<u8>>,
+        to: Bound<&Vec<u8>>,
+    ) -> Result<u128, DecodeError> {
+        Self::hash_of_range(self, tx, from, to)
+    }
+
+    fn write_bytes(&self, tx: &mut Tx<'_>, key: &[u8], value: Option<&[u8]>) -> Result<(), DecodeError> {
+        Self::write_bytes(self, tx, key, value)
+    }
+
+    fn intend(&self, overlays: &Overlays, number: u32, at: Stamp, intention: &mut Intention) {
+        Self::intend(self, overlays, number, at, intention);
+    }
+
+    fn intend_scans(&self, overlays: &Overlays, at: Stamp, intention: &mut Intention) {
+        Self::intend_scans(self, overlays, at, intention);
+    }
+
+    fn is_merged(&self, overlays: &Overlays, number: u32) -> bool {
+        overlays.table::<K, V>(self.number).get(number).merged.get()
+    }
+
     fn declare(&self, overlays: &Overlays, number: u32, footprint: &mut Footprint<'_>) {
         let looked = overlays.table::<K, V>(self.number).get(number);
         let row = looked.seen.map_or(NOWHERE, |(id, _)| id);
         if looked.written.get() {
             footprint.access(self, &looked.key, looked.key_hash, row, Mode::Write);
+        } else if looked.merged.get() {
+            footprint.access(self, &looked.key, looked.key_hash, row, Mode::Merge);
         } else if looked.read.get() {
             footprint.access(self, &looked.key, looked.key_hash, row, Mode::Read);
         }
@@ -667,6 +825,12 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
             // SAFETY: no worker runs a transaction, so rows change no more; nor is this one given back by another
             // worker, since its stamp lies in the window.
             let (key, value) = unsafe { (row.key(), row.value()) };
+            if self.derived {
+                if value.is_none() && !row.listed.swap(true, Ordering::Relaxed) {
+                    local.absent.push_back(version.row);
+                }
+                continue;
+            }
             let seed = self.digest_seed(key, &mut scratch);
             if let Some(before) = &version.value {
                 digest = digest.wrapping_sub(Self::digest_value(before, seed, &mut scratch));
@@ -716,18 +880,33 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
         digest
     }
 
+    fn wants_adapting(&self) -> bool {
+        matches!(&self.index, Index::Leaves(indexes) if indexes.1.wants_adapting())
+    }
+
+    unsafe fn adapt(&self) {
+        if let Index::Leaves(indexes) = &self.index {
+            // SAFETY: the caller's promise.
+            indexes.1.adapt(|id, leaf| unsafe { self.row(id).set_granule(self.leaf_hash(leaf)) });
+        }
+    }
+
     unsafe fn reclaim(&self) {
         // SAFETY: the caller's promise.
         unsafe {
             match &self.index {
                 Index::Hash(index) => index.reclaim(),
                 Index::Ordered(index) => index.reclaim(),
+                Index::Leaves(indexes) => indexes.0.reclaim(),
             }
         }
     }
 
     fn digest_at(&self, at: Stamp) -> u128 {
         let (mut sum, mut scratch) = (0u128, Vec::new());
+        if self.derived {
+            return sum;
+        }
         self.for_each_at(at, |key, value| {
             let seed = self.digest_seed(key, &mut scratch);
             sum = sum.wrapping_add(Self::digest_value(value, seed, &mut scratch));
@@ -788,8 +967,8 @@ mod tests {
     #[test]
     fn rows_without_a_value_are_given_back_though_others_change_in_every_window() {
         let make: crate::store::MakeTable =
-            Box::new(|number, workers| Box::new(TableStore::new(&TABLE, number, workers)));
-        let (store, mut workers) = Store::new(vec![make], 1);
+            Box::new(|number, workers, _| Box::new(TableStore::new(&TABLE, number, workers, Vec::new())));
+        let (store, mut workers) = Store::new(vec![make], Vec::new(), 1);
         let worker = &mut workers[0];
         for number in (0..20_000).step_by(2) {
             // Row 0 is there and gone in turn, row 1 is deleted every time; the others come and go once.

@@ -182,8 +182,8 @@ impl Procedure for Payment {
     fn footprint(&self, f: &mut Footprint<'_>) {
         let home = self.customer_district_key().packed();
         f.read_granule(&WAREHOUSE, u64::from(self.warehouse));
-        f.write(&WAREHOUSE_YTD, &WarehouseKey::new(self.warehouse))
-            .write(&DISTRICT_YTD, &self.district_key());
+        f.merge(&WAREHOUSE_YTD, &WarehouseKey::new(self.warehouse))
+            .merge(&DISTRICT_YTD, &self.district_key());
         match self.customer {
             // Naming the rows lets the engine fetch them ahead.
             Selector::Id(id) => {
@@ -200,8 +200,12 @@ impl Procedure for Payment {
     fn run(&self, tx: &mut Tx<'_>) -> Result<Paid, Missing> {
         let (warehouse_key, district_key) = (WarehouseKey::new(self.warehouse), self.district_key());
         let (date_us, position) = (tx.time_us(), tx.position().0);
-        *tx.get_mut(&WAREHOUSE_YTD, &warehouse_key).ok_or(Missing::Warehouse)? += self.cents();
-        *tx.get_mut(&DISTRICT_YTD, &district_key).ok_or(Missing::District)? += self.cents();
+        if !tx.merge(&WAREHOUSE_YTD, warehouse_key, self.cents()) {
+            return Err(Missing::Warehouse);
+        }
+        if !tx.merge(&DISTRICT_YTD, district_key, self.cents()) {
+            return Err(Missing::District);
+        }
 
         let key = self.customer.find(tx, self.customer_district_key()).ok_or(Missing::Customer)?;
         tx.fetch_ahead(&CUSTOMER_ACCOUNT, &[key]);

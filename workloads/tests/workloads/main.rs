@@ -5,8 +5,11 @@
 mod baseline;
 mod baselines;
 mod footprints;
+mod list_append_check;
+mod list_append_runs;
 mod other_audits;
 mod runs;
+mod smallbank_transactions;
 mod support;
 mod tpcc_audit;
 mod tpcc_population;

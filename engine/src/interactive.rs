@@ -1,0 +1,440 @@
+//! Interactive transactions: read on a snapshot, keep the changes, append the intention.
+//!
+//! Not every transaction can be written as a procedure: some talk to other services, or to people, between their
+//! reads and their writes. Such a one runs in its own process on a snapshot. When it commits, what goes into the log
+//! is its *intention* (Hyder, CIDR 2011; Tango, SOSP 2013): what it read, as hashes, and what it will write. An
+//! intention is a procedure like any other, with an exact footprint; at its position every replica compares the hashes
+//! with what is there then, and decides alike. Rows and ranges are compared by what they hold, not by version
+//! numbers: so a decision depends on the log alone, whatever a replica has collected or recovered from.
+//!
+//! Strictly serializable: at its position the transaction would have read the same, ranges included.
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::ops::{Bound, RangeBounds};
+use std::thread;
+use std::time::Duration;
+
+use mixlog_log::Position;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::codec::Codec;
+use crate::engine::Engine;
+use crate::error::SubmitError;
+use crate::footprint::Footprint;
+use crate::index::{Index, IndexKey, places};
+use crate::merge::Merge;
+use crate::procedure::Procedure;
+use crate::snapshot::Snapshot;
+use crate::store::{AnyTable, Overlays, Speculative, Store, Touched};
+use crate::table::{Key, Table, TableId, Value};
+use crate::ticket::{Outcome, Ticket, TicketError};
+use crate::tx::{Lent, Tx};
+
+/// What an interactive transaction read and will write: the procedure that commits it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Intention {
+    pub(crate) reads: Vec<Read>,
+    pub(crate) scans: Vec<Scanned>,
+    pub(crate) writes: Vec<Written>,
+}
+
+/// A row, and the hash of what it held, if it was there.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Read {
+    pub(crate) table: u64,
+    pub(crate) key: Vec<u8>,
+    pub(crate) hash: Option<u128>,
+}
+
+/// A range, and the hash of its rows in order.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Scanned {
+    pub(crate) table: u64,
+    pub(crate) from: Bound<Vec<u8>>,
+    pub(crate) to: Bound<Vec<u8>>,
+    pub(crate) hash: u128,
+}
+
+/// A row, and what it shall hold.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Written {
+    pub(crate) table: u64,
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Option<Vec<u8>>,
+}
+
+/// Why an interactive transaction did not commit: something that it read had changed when its intention came to its
+/// position.
+#[derive(Clone, Debug, PartialEq, Eq, Error, Serialize, Deserialize)]
+pub enum Conflict {
+    /// A row had changed, appeared or disappeared.
+    #[error("a row of table {table:?} changed since it was read")]
+    Row {
+        /// The table's name.
+        table: String,
+    },
+    /// A row of a range had changed, appeared or disappeared.
+    #[error("a range of table {table:?} changed since it was read")]
+    Range {
+        /// The table's name.
+        table: String,
+    },
+}
+
+fn table(store: &Store, id: u64) -> &dyn AnyTable {
+    let table = store.tables().find(|table| table.id() == TableId(id));
+    table.unwrap_or_else(|| panic!("an intention names a table with id {id:016x}, which is not registered"))
+}
+
+/// The bytes were written by an engine with the same tables.
+const FOREIGN: &str = "keys and rows of an intention have the types of their tables";
+
+impl Procedure for Intention {
+    const NAME: &'static str = "mixlog.intention";
+    type Output = ();
+    type Abort = Conflict;
+
+    fn footprint(&self, f: &mut Footprint<'_>) {
+        let store = f.store();
+        for read in &self.reads {
+            table(store, read.table).declare_bytes(&read.key, false, f).expect(FOREIGN);
+        }
+        for scan in &self.scans {
+            table(store, scan.table).declare_range(scan.from.as_ref(), scan.to.as_ref(), f).expect(FOREIGN);
+        }
+        for write in &self.writes {
+            table(store, write.table).declare_bytes(&write.key, true, f).expect(FOREIGN);
+        }
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<(), Conflict> {
+        let store = tx.store();
+        for read in &self.reads {
+            let table = table(store, read.table);
+            if table.hash_of(tx, &read.key).expect(FOREIGN) != read.hash {
+                return Err(Conflict::Row { table: table.name().to_owned() });
+            }
+        }
+        for scan in &self.scans {
+            let table = table(store, scan.table);
+            if table.hash_of_range(tx, scan.from.as_ref(), scan.to.as_ref()).expect(FOREIGN) != scan.hash {
+                return Err(Conflict::Range { table: table.name().to_owned() });
+            }
+        }
+        for write in &self.writes {
+            table(store, write.table).write_bytes(tx, &write.key, write.value.as_deref()).expect(FOREIGN);
+        }
+        Ok(())
+    }
+}
+
+/// Why an interactive transaction is not known to have committed.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// It did not: something that it read had changed. Begin again, or see [`Engine::transact`].
+    #[error("conflict at position {position}: {reason}")]
+    Conflict {
+        /// Where its intention stands.
+        position: Position,
+        /// What had changed.
+        reason: Conflict,
+    },
+    /// It did not: the engine takes no transactions.
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    /// Nobody knows: the engine stopped first.
+    #[error(transparent)]
+    Ticket(#[from] TicketError),
+    /// It did not: its keys or rows do not fit the tables, or a row's type panics.
+    #[error("the intention at position {position} panicked: {message}")]
+    Panicked {
+        /// Where its intention stands.
+        position: Position,
+        /// The panic's message.
+        message: String,
+    },
+}
+
+/// A transaction that its program drives step by step: reads see the state at its beginning and its own changes,
+/// which nobody else sees before [`commit`](Self::commit). Dropping it forgets them.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use mixlog_engine::{Engine, Table};
+/// # use mixlog_log::MemoryLog;
+/// const ACCOUNTS: Table<String, i64> = Table::new("accounts");
+/// let engine = Engine::builder().table(&ACCOUNTS).open(Arc::new(MemoryLog::new())).unwrap();
+///
+/// let mut transaction = engine.begin();
+/// let balance = transaction.get(&ACCOUNTS, &"ann".to_owned()).copied().unwrap_or(0);
+/// transaction.put(&ACCOUNTS, "ann".to_owned(), balance + 10);
+/// transaction.commit().unwrap();
+/// assert_eq!(engine.snapshot().get(&ACCOUNTS, &"ann".to_owned()), Some(10));
+/// ```
+pub struct Transaction<'e> {
+    engine: &'e Engine,
+    snapshot: Snapshot,
+    overlays: Overlays,
+    lent: Option<Lent<'e>>,
+    /// Looking changes the overlays: not from two threads at once.
+    one_thread: PhantomData<Cell<()>>,
+}
+
+#[allow(unsafe_code)]
+impl<'e> Transaction<'e> {
+    fn new(engine: &'e Engine) -> Self {
+        let mut overlays = Overlays::default();
+        overlays.start(engine.store().tables().len());
+        Self { engine, snapshot: engine.snapshot(), overlays, lent: None, one_thread: PhantomData }
+    }
+
+    const fn speculative(&self) -> Speculative<'_> {
+        Speculative { overlays: &self.overlays, at: self.snapshot.stamp(), position: None }
+    }
+
+    fn tx(&mut self) -> Tx<'_> {
+        self.keep_indexes();
+        Tx::resume(self.engine.store(), self.speculative())
+    }
+
+    /// See [`Tx::keep_indexes`].
+    fn keep_indexes(&mut self) {
+        if let Some(moved) = self.lent.take() {
+            moved(&mut Tx::resume(self.engine.store(), self.speculative()));
+        }
+    }
+
+    /// The last position whose changes it sees, or `None` for the empty state before the first.
+    #[must_use]
+    pub const fn position(&self) -> Option<Position> {
+        self.snapshot.position()
+    }
+
+    /// The row of `key`, if there is one.
+    ///
+    /// # Panics
+    /// Here and below: when the table is not registered with the engine.
+    pub fn get<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        table: &Table<K, V, C>,
+        key: &K,
+    ) -> Option<&V> {
+        // SAFETY: shared while `&self` lives; changes take `&mut self`.
+        unsafe { self.speculative().get(self.engine.store().table(table), key) }
+    }
+
+    /// The row of `key` to be changed, if there is one.
+    pub fn get_mut<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        key: &K,
+    ) -> Option<&mut V> {
+        self.keep_indexes();
+        let store = self.engine.store().table(table);
+        if store.is_indexed() {
+            self.lent = Some(store.lend(key.clone(), self.get(table, key).cloned()));
+        }
+        // SAFETY: `&mut self` keeps all others away.
+        unsafe { self.speculative().get_mut(store, key) }
+    }
+
+    /// Inserts the row of `key`, or overwrites it: whatever it holds, unless it was read as well.
+    pub fn put<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        key: K,
+        value: V,
+    ) {
+        self.tx().put(table, key, value);
+    }
+
+    /// Deletes the row of `key`; tells whether there was one.
+    pub fn delete<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        key: &K,
+    ) -> bool {
+        self.tx().delete(table, key)
+    }
+
+    /// Merges into the row of `key`, as a read and a write of it: who wants merges that do not conflict writes a
+    /// procedure. The operator is told position 0.
+    pub fn merge<K: Key, V: Merge, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        key: K,
+        delta: V::Delta,
+    ) -> bool {
+        self.tx().merge(table, key, delta)
+    }
+
+    /// The rows with keys in `range`, in key order; see [`Tx::range`]. It depends on the part of the range that was
+    /// walked: a row that somebody else inserts there is a conflict.
+    ///
+    /// # Panics
+    /// As [`Tx::range`].
+    pub fn range<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        table: &Table<K, V, C>,
+        range: impl RangeBounds<K>,
+    ) -> impl DoubleEndedIterator<Item = (K, &V)> {
+        self.speculative().range(self.engine.store().table(table), &range)
+    }
+
+    /// The row with the least key in `range`.
+    ///
+    /// # Panics
+    /// As [`Tx::range`].
+    pub fn first<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        table: &Table<K, V, C>,
+        range: impl RangeBounds<K>,
+    ) -> Option<(K, &V)> {
+        self.range(table, range).next()
+    }
+
+    /// The row with the greatest key in `range`.
+    ///
+    /// # Panics
+    /// As [`Tx::range`].
+    pub fn last<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        table: &Table<K, V, C>,
+        range: impl RangeBounds<K>,
+    ) -> Option<(K, &V)> {
+        self.range(table, range).next_back()
+    }
+
+    /// The rows that an index finds for `range`; see [`Tx::range_by`].
+    ///
+    /// # Panics
+    /// When the index is not registered.
+    pub fn range_by<K: IndexKey, V: Value, I: IndexKey, C: Codec<K> + Codec<V>>(
+        &mut self,
+        index: &Index<K, V, I, C>,
+        range: impl RangeBounds<I>,
+    ) -> impl DoubleEndedIterator<Item = (I, K)> {
+        self.keep_indexes();
+        let store = self.engine.store().table(&index.places());
+        self.speculative().range(store, &places::<I, K>(&range)).map(|(place, ())| place.into_parts())
+    }
+
+    fn intention(&mut self) -> Intention {
+        self.keep_indexes();
+        let mut intention = Intention::default();
+        let (store, at) = (self.engine.store(), self.snapshot.stamp());
+        for touched in self.overlays.touched(self.overlays.at_hand()) {
+            if let Touched::Row { table, number } = touched {
+                store.any(table).intend(&self.overlays, number, at, &mut intention);
+            }
+        }
+        for (number, table) in (0u16..).zip(store.tables()) {
+            if self.overlays.has(number) {
+                table.intend_scans(&self.overlays, at, &mut intention);
+            }
+        }
+        intention
+    }
+
+    /// Appends the intention, and waits for the decision. Returns the position at which the transaction took
+    /// place; one that wrote nothing took place where it began, and appends nothing.
+    ///
+    /// # Errors
+    /// [`CommitError`].
+    pub fn commit(mut self) -> Result<Option<Position>, CommitError> {
+        let intention = self.intention();
+        if intention.writes.is_empty() {
+            return Ok(self.position());
+        }
+        match self.engine.submit(&intention)?.wait()? {
+            Outcome::Committed { position, .. } => Ok(Some(position)),
+            Outcome::Aborted { position, reason } => Err(CommitError::Conflict { position, reason }),
+            Outcome::Panicked { position, message } => Err(CommitError::Panicked { position, message }),
+        }
+    }
+
+    /// Appends the intention, and gives a ticket for the decision; also when nothing was written.
+    ///
+    /// # Errors
+    /// [`SubmitError`].
+    pub fn submit(mut self) -> Result<Ticket<Intention>, SubmitError> {
+        self.engine.submit(&self.intention())
+    }
+}
+
+impl std::fmt::Debug for Transaction<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Transaction").field("position", &self.position()).finish_non_exhaustive()
+    }
+}
+
+/// Why [`Engine::transact`] gave up.
+#[derive(Clone, Debug, Error)]
+pub enum TransactError<E> {
+    /// The body decided so; nothing was changed.
+    #[error("the transaction gave up")]
+    Aborted(E),
+    /// It was not committed, or nobody knows.
+    #[error(transparent)]
+    Commit(CommitError),
+}
+
+/// How often to begin again after a conflict, and how long to wait before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// How often the body runs at most.
+    pub attempts: u32,
+    /// The mean wait before the second attempt; it doubles each time.
+    pub first: Duration,
+    /// The longest mean wait.
+    pub longest: Duration,
+}
+
+impl Default for Backoff {
+    /// 100 attempts, 50 microseconds, 10 milliseconds.
+    fn default() -> Self {
+        Self { attempts: 100, first: Duration::from_micros(50), longest: Duration::from_millis(10) }
+    }
+}
+
+impl Engine {
+    /// Begins an interactive transaction on the newest committed state. While it lives, that state is retained.
+    ///
+    /// A [`Procedure`] is cheaper, needs no retry, and does not conflict: prefer it where the transaction's code can
+    /// run in the engine.
+    #[must_use]
+    pub fn begin(&self) -> Transaction<'_> {
+        Transaction::new(self)
+    }
+
+    /// Runs `body` in an interactive transaction and commits it, again and again while it conflicts, waiting a
+    /// random time in between. Returns what the body returned, and the position.
+    ///
+    /// # Errors
+    /// [`TransactError`]; the last conflict once `backoff` has no more attempts.
+    pub fn transact<R, E>(
+        &self,
+        backoff: Backoff,
+        mut body: impl FnMut(&mut Transaction<'_>) -> Result<R, E>,
+    ) -> Result<(R, Option<Position>), TransactError<E>> {
+        let mut mean = backoff.first;
+        for attempt in 1.. {
+            let mut transaction = self.begin();
+            let output = body(&mut transaction).map_err(TransactError::Aborted)?;
+            match transaction.commit() {
+                Ok(position) => return Ok((output, position)),
+                Err(CommitError::Conflict { .. }) if attempt < backoff.attempts => {
+                    // Between nothing and twice the mean.
+                    let share = f64::from(crate::engine::random() as u32) / f64::from(u32::MAX);
+                    thread::sleep(mean.mul_f64(2.0 * share));
+                    mean = (mean * 2).min(backoff.longest);
+                }
+                Err(error) => return Err(TransactError::Commit(error)),
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+}

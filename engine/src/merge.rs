@@ -1,0 +1,185 @@
+//! Rows that many transactions change at once: commutative writes.
+
+use std::collections::BTreeSet;
+
+use mixlog_log::Position;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
+
+use crate::table::Value;
+
+/// A row type with a merge operator: a change that does not depend on the order in which it is made.
+///
+/// Transactions that only [merge](crate::Tx::merge) a row do not wait for each other, and whoever reads the row sees
+/// all merges before its position. One operator per row type, so that any two merges of a row commute.
+///
+/// The laws: the same deltas in any order give the same row; and whether a row [`accepts`](Self::accepts) a
+/// delta is not changed by merges. An operator that breaks them makes replicas differ.
+pub trait Merge: Value {
+    /// What is merged into a row.
+    type Delta: Serialize + DeserializeOwned + Clone + Send + Sync + 'static;
+
+    /// Whether the row, or its absence, can be merged into. Merges must not change the answer.
+    fn accepts(_row: Option<&Self>) -> bool {
+        true
+    }
+
+    /// Merges a delta into the row, which may not exist yet. `position` is the transaction's.
+    fn merge(row: &mut Option<Self>, delta: Self::Delta, position: Position);
+}
+
+/// A sum; merging adds, wrapping around. A row that does not exist counts as zero.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    IntoBytes,
+    TryFromBytes,
+    Immutable,
+    KnownLayout,
+)]
+#[repr(transparent)]
+pub struct Sum(pub i64);
+
+impl Merge for Sum {
+    type Delta = i64;
+
+    fn merge(row: &mut Option<Self>, delta: i64, _: Position) {
+        let sum = row.get_or_insert_default();
+        sum.0 = sum.0.wrapping_add(delta);
+    }
+}
+
+/// The greatest value merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Maximum<T>(pub T);
+
+impl<T: Value + Ord + Serialize + DeserializeOwned> Merge for Maximum<T> {
+    type Delta = T;
+
+    fn merge(row: &mut Option<Self>, delta: T, _: Position) {
+        match row {
+            Some(Self(greatest)) if *greatest >= delta => {}
+            row => *row = Some(Self(delta)),
+        }
+    }
+}
+
+/// The least value merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Minimum<T>(pub T);
+
+impl<T: Value + Ord + Serialize + DeserializeOwned> Merge for Minimum<T> {
+    type Delta = T;
+
+    fn merge(row: &mut Option<Self>, delta: T, _: Position) {
+        match row {
+            Some(Self(least)) if *least <= delta => {}
+            row => *row = Some(Self(delta)),
+        }
+    }
+}
+
+/// A list; merging appends. Items lie in the order of the log, whatever the order in which they were merged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Appended<T> {
+    items: Vec<(u64, T)>,
+}
+
+impl<T> Appended<T> {
+    /// The items in the order of the log.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &T> + ExactSizeIterator {
+        self.items.iter().map(|(_, item)| item)
+    }
+
+    /// How many items there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+}
+
+impl<T: Value + Serialize + DeserializeOwned> Merge for Appended<T> {
+    type Delta = T;
+
+    fn merge(row: &mut Option<Self>, delta: T, position: Position) {
+        let items = &mut row.get_or_insert_with(|| Self { items: Vec::new() }).items;
+        // Behind those of this transaction. Nearly always that is the end.
+        let at = match items.last() {
+            Some(&(last, _)) if last > position.0 => items.partition_point(|&(p, _)| p <= position.0),
+            _ => items.len(),
+        };
+        items.insert(at, (position.0, delta));
+    }
+}
+
+/// A set; merging inserts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Members<T: Ord>(pub BTreeSet<T>);
+
+impl<T: Value + Ord + Serialize + DeserializeOwned> Merge for Members<T> {
+    type Delta = T;
+
+    fn merge(row: &mut Option<Self>, delta: T, _: Position) {
+        row.get_or_insert_with(|| Self(BTreeSet::new())).0.insert(delta);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// All orders of the deltas, each from its own position, give one row.
+    fn commutes<M: Merge + PartialEq + std::fmt::Debug>(deltas: [M::Delta; 4]) -> M {
+        let mut rows = Vec::new();
+        for a in 0..4 {
+            for b in (0..4).filter(|&b| b != a) {
+                for c in (0..4).filter(|&c| c != a && c != b) {
+                    let mut row = None;
+                    for i in [a, b, c, 6 - a - b - c] {
+                        assert!(M::accepts(row.as_ref()));
+                        M::merge(&mut row, deltas[i].clone(), Position(i as u64));
+                    }
+                    rows.push(row.unwrap());
+                }
+            }
+        }
+        assert!(rows.windows(2).all(|w| w[0] == w[1]));
+        rows.pop().unwrap()
+    }
+
+    #[test]
+    fn built_in_operators_commute() {
+        assert_eq!(commutes::<Sum>([1, i64::MAX, -3, 10]), Sum(i64::MAX.wrapping_add(8)));
+        assert_eq!(commutes::<Maximum<u8>>([3, 9, 1, 9]), Maximum(9));
+        assert_eq!(commutes::<Minimum<String>>(["c", "b", "d", "b"].map(String::from)), Minimum("b".into()));
+        let list = commutes::<Appended<u8>>([7, 5, 7, 1]);
+        assert_eq!(list.iter().copied().collect::<Vec<_>>(), [7, 5, 7, 1]);
+        assert_eq!(commutes::<Members<u8>>([3, 1, 3, 2]), Members(BTreeSet::from([1, 2, 3])));
+    }
+
+    #[test]
+    fn appends_of_one_transaction_keep_their_order() {
+        let mut row = None;
+        for (item, position) in [('c', 5), ('d', 5), ('a', 1), ('e', 7), ('b', 1)] {
+            Appended::merge(&mut row, item, Position(position));
+        }
+        assert_eq!(row.unwrap().iter().collect::<String>(), "abcde");
+    }
+}

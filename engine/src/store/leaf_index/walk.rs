@@ -1,0 +1,145 @@
+//! Walks over the rows of a range, from both ends.
+
+use std::ops::Bound;
+
+use super::{LeafId, LeafIndex};
+use crate::store::slab::RowId;
+use crate::table::Key;
+
+/// Rows that were taken and not asked for yet.
+struct Taken {
+    rows: [RowId; Self::MOST],
+    /// Those in `rows` are from here to `end`.
+    start: usize,
+    end: usize,
+    /// How many to take the next time: one at first, then more, since most callers want one row.
+    next: usize,
+}
+
+impl Taken {
+    const MOST: usize = 32;
+
+    /// Takes from the front of `rows`, and returns the first key that is not taken.
+    fn fill<'k, K>(&mut self, rows: impl Iterator<Item = (&'k K, &'k RowId)>) -> Option<&'k K> {
+        debug_assert_eq!(self.start, self.end, "rows are taken when there are none");
+        (self.start, self.end) = (0, 0);
+        let count = self.next;
+        for (key, &row) in rows {
+            self.next = Self::MOST;
+            if self.end == count {
+                return Some(key);
+            }
+            self.rows[self.end] = row;
+            self.end += 1;
+        }
+        None
+    }
+
+    fn pop_front(&mut self) -> Option<RowId> {
+        let row = (self.start < self.end).then(|| self.rows[self.start])?;
+        self.start += 1;
+        Some(row)
+    }
+
+    fn pop_back(&mut self) -> Option<RowId> {
+        let row = (self.start < self.end).then(|| self.rows[self.end - 1])?;
+        self.end -= 1;
+        Some(row)
+    }
+}
+
+/// One end of a walk.
+struct End {
+    /// Those next to this end come first.
+    taken: Taken,
+    /// The leaf that the walk is in at this end.
+    leaf: Option<LeafId>,
+}
+
+impl End {
+    const fn new() -> Self {
+        Self { taken: Taken { rows: [0; Taken::MOST], start: 0, end: 0, next: 1 }, leaf: None }
+    }
+}
+
+/// The numbers of a range's rows, from both ends, some taken at a time, so that no lock is held while the
+/// caller looks at rows.
+///
+/// Rows that are in the index during the whole walk come exactly once; others may come or not, and may be
+/// gone again when the caller looks at them.
+///
+/// Each method shows `visit` the leaves that it enters, each before the walk reads any of it, also those that
+/// have no row of the range. A leaf that both ends are in is shown once. The partition is locked meanwhile:
+/// `visit` must not use the index; it may panic.
+pub(crate) struct Walk<'a, K> {
+    index: &'a LeafIndex<K>,
+    /// What is not taken yet, never an empty range; `None` when nothing is left.
+    rest: Option<(Bound<K>, Bound<K>)>,
+    front: End,
+    back: End,
+}
+
+impl<'a, K: Key> Walk<'a, K> {
+    /// Walks `rest`, which is not an empty range.
+    pub(super) const fn new(index: &'a LeafIndex<K>, rest: Option<(Bound<K>, Bound<K>)>) -> Self {
+        Self { index, rest, front: End::new(), back: End::new() }
+    }
+
+    /// The first row that did not come yet.
+    pub(crate) fn next(&mut self, visit: &mut impl FnMut(LeafId)) -> Option<RowId> {
+        if let Some(row) = self.front.taken.pop_front() {
+            return Some(row);
+        }
+        self.take(false, visit);
+        self.front.taken.pop_front().or_else(|| self.back.taken.pop_back())
+    }
+
+    /// The last row that did not come yet.
+    pub(crate) fn next_back(&mut self, visit: &mut impl FnMut(LeafId)) -> Option<RowId> {
+        if let Some(row) = self.back.taken.pop_front() {
+            return Some(row);
+        }
+        self.take(true, visit);
+        self.back.taken.pop_front().or_else(|| self.front.taken.pop_back())
+    }
+
+    /// Takes rows of one leaf from one end of what is left, passing leaves that have none.
+    fn take(&mut self, from_back: bool, visit: &mut impl FnMut(LeafId)) {
+        if self.rest.is_none() {
+            return;
+        }
+        let root = self.index.root();
+        let (end, other) =
+            if from_back { (&mut self.back, &self.front) } else { (&mut self.front, &self.back) };
+        while let Some((from, to)) = &self.rest
+            && end.taken.start == end.taken.end
+        {
+            let (lower, upper) = (from.as_ref(), to.as_ref());
+            let last = if from_back { root.further(lower, upper).next_back() } else { None };
+            let id = last.map_or_else(|| root.first_of(lower), |(_, id)| id);
+            if end.leaf != Some(id) {
+                if other.leaf != Some(id) {
+                    visit(id);
+                }
+                end.leaf = Some(id);
+            }
+            let leaf = root.leaf(id);
+            let rows = leaf.rows.read().expect("no panic under the lock of a leaf");
+            let range = rows.by_key.range((lower, upper));
+            // What is left begins, or ends, with the first row that is not taken; without one, at the leaf's
+            // fence.
+            self.rest = if from_back {
+                let border = end.taken.fill(range.rev()).cloned().map(Bound::Included);
+                border
+                    .or_else(|| last.map(|(fence, _)| Bound::Excluded(fence.clone())))
+                    .map(|to| (from.clone(), to))
+            } else {
+                let border = end.taken.fill(range).or_else(|| {
+                    let after = leaf.fence.as_ref().map_or(Bound::Unbounded, Bound::Included);
+                    root.further(after, upper).next().map(|(fence, _)| fence)
+                });
+                border.map(|border| (Bound::Included(border.clone()), to.clone()))
+            };
+        }
+    }
+}

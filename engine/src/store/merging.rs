@@ -1,0 +1,135 @@
+//! Merges that are noted first and made later, beside those of other transactions.
+#![allow(unsafe_code)]
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use mixlog_log::Position;
+
+use super::{Stamp, Store, TableStore, Worker};
+use crate::codec::Codec;
+use crate::merge::Merge;
+use crate::store::row::Version;
+use crate::table::{Key, Table};
+
+/// A merge into one row.
+pub(crate) struct Merging<K, V: Merge, C> {
+    pub(crate) table: Table<K, V, C>,
+    /// The table's number.
+    pub(crate) number: u16,
+    pub(crate) key: K,
+    pub(crate) key_hash: u64,
+    pub(crate) delta: V::Delta,
+}
+
+/// A [`Merging`] without its types.
+pub(crate) trait AnyMerging: Send + Sync {
+    fn table(&self) -> &'static str;
+    fn is_of(&self, table: u16, key_hash: u64) -> bool;
+    /// Whether the row takes it. Does not depend on which of the merges beside it are made.
+    fn is_accepted(&self, store: &Store) -> bool;
+    /// Makes it in a copy, to see whether the operator panics.
+    fn try_out(&self, store: &Store, position: Position) -> Result<(), Box<dyn Any + Send>>;
+    /// Makes it. A panic of the operator leaves the row as it may be: the window is to be undone.
+    ///
+    /// # Safety
+    /// The schedule keeps all away from the row who do anything but merge, in the window that starts at `window`;
+    /// `me` is the stamp of the transaction at `position`.
+    unsafe fn make(
+        &self,
+        store: &Store,
+        worker: &mut Worker,
+        window: Stamp,
+        me: Stamp,
+        position: Position,
+    ) -> Result<(), Box<dyn Any + Send>>;
+}
+
+/// Whether a row that others may be merging into takes merges.
+pub(crate) fn is_accepted<K: Key, V: Merge, C: Codec<K> + Codec<V>>(
+    table: &TableStore<K, V, C>,
+    key: &K,
+    key_hash: u64,
+) -> bool {
+    let Some(id) = table.find(key, key_hash) else { return V::accepts(None) };
+    let _latched = table.row(id).latch.lock();
+    // SAFETY: others merge under the latch, and the schedule keeps all else away.
+    V::accepts(unsafe { table.row(id).value() }.as_ref())
+}
+
+impl<K: Key, V: Merge, C: Codec<K> + Codec<V>> AnyMerging for Merging<K, V, C> {
+    fn table(&self) -> &'static str {
+        self.table.name()
+    }
+
+    fn is_of(&self, table: u16, key_hash: u64) -> bool {
+        self.key_hash == key_hash && self.number == table
+    }
+
+    fn is_accepted(&self, store: &Store) -> bool {
+        is_accepted(store.table(&self.table), &self.key, self.key_hash)
+    }
+
+    fn try_out(&self, store: &Store, position: Position) -> Result<(), Box<dyn Any + Send>> {
+        let table = store.table(&self.table);
+        let mut copy = table.find(&self.key, self.key_hash).and_then(|id| {
+            let _latched = table.row(id).latch.lock();
+            // SAFETY: as in `is_accepted`.
+            unsafe { table.row(id).value() }.clone()
+        });
+        catch_unwind(AssertUnwindSafe(|| V::merge(&mut copy, self.delta.clone(), position)))
+    }
+
+    unsafe fn make(
+        &self,
+        store: &Store,
+        worker: &mut Worker,
+        window: Stamp,
+        me: Stamp,
+        position: Position,
+    ) -> Result<(), Box<dyn Any + Send>> {
+        let table = store.table(&self.table);
+        // SAFETY: the caller's promise.
+        catch_unwind(AssertUnwindSafe(|| unsafe {
+            let merge = |row: &mut Option<V>| V::merge(row, self.delta.clone(), position);
+            table.merge(worker, &self.key, self.key_hash, window, me, merge);
+        }))
+    }
+}
+
+impl<K: Key, V: crate::table::Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
+    /// Changes a row that others may be merging into at the same time.
+    ///
+    /// # Safety
+    /// As for [`AnyMerging::make`].
+    unsafe fn merge(
+        &self,
+        worker: &mut Worker,
+        key: &K,
+        key_hash: u64,
+        window: Stamp,
+        me: Stamp,
+        merge: impl FnOnce(&mut Option<V>),
+    ) {
+        let id = self.find(key, key_hash).unwrap_or_else(|| {
+            // Two may find it missing: one makes it.
+            let _creating = self.creating.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            self.find(key, key_hash).unwrap_or_else(|| {
+                let (unit, granule) = self.unit_and_granule(key, key_hash);
+                self.create(worker, key.clone(), key_hash, unit, granule)
+            })
+        });
+        let row = self.row(id);
+        let mut latched = row.latch.lock();
+        if latched.stamp < window {
+            // SAFETY: under the latch, which all take who may change the value now.
+            let (value, next) = unsafe { (row.value().clone(), row.chain()) };
+            let version = self.keep_version(worker, Version { row: id, stamp: latched.stamp, next, value });
+            // SAFETY: under the latch.
+            unsafe { row.set_chain(version.as_ptr()) };
+        }
+        latched.stamp = latched.stamp.max(me);
+        // SAFETY: under the latch, and snapshots look at no value whose stamp lies in the window.
+        merge(unsafe { row.value_mut() });
+    }
+}

@@ -1,0 +1,214 @@
+//! `mixlog apply`: transactions in, answers out, line by line.
+//!
+//! ```text
+//! stdin ──> reader thread: parse, submit ──> tickets, 4,096 at most ──> this thread: wait, print ──> stdout
+//! ```
+//!
+//! One thread submits, so the order of lines is that of the log; tickets travel in that order, and so do answers. A
+//! line that is no transaction takes its place among them.
+
+use std::io::{self, BufRead, BufWriter, Read, Write};
+use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use mixlog::kv::{self, Answer, Json, Transaction};
+use mixlog::log::AppendError;
+use mixlog::{Engine, Outcome, SubmitError, Ticket};
+use serde::Serialize;
+
+use super::arguments::ApplyOptions;
+use super::failure::Failure;
+use super::run::{is_read, open_engine, open_log};
+
+/// How many transactions wait for their answer to be printed, at most.
+const IN_FLIGHT: usize = 4_096;
+
+/// The longest line, in bytes. As an entry it takes at most some 2.3 times as much, which the log takes.
+const MAX_LINE: usize = 1 << 20;
+
+/// What the reader hands to the printer: one for each line, in the order of lines.
+enum Item {
+    /// A transaction that is on its way.
+    Submitted { id: Option<String>, ticket: Ticket<Transaction> },
+    /// A line that is no transaction.
+    Malformed { line: u64, error: String },
+    /// Nothing more can be submitted.
+    Failed(Failure),
+}
+
+/// The engine, until it is closed. The reader may be waiting for a line that never comes, so it does not own it.
+type Shared = Arc<Mutex<Option<Engine>>>;
+
+/// Applies what comes on stdin until it ends.
+pub(crate) fn apply(options: &ApplyOptions) -> Result<(), Failure> {
+    let (log, _directory) = open_log(Some(&options.log), options.durability)?;
+    let builder = options.engine.apply(kv::register(Engine::builder()));
+    let engine: Shared = Arc::new(Mutex::new(Some(open_engine(builder, log, "apply")?)));
+    let (sender, receiver) = mpsc::sync_channel(IN_FLIGHT);
+    let reader = Arc::clone(&engine);
+    thread::Builder::new()
+        .name("mixlog-stdin".to_owned())
+        .spawn(move || submit_lines(io::stdin().lock(), &reader, &sender))?;
+    let printed = print_answers(&receiver);
+    // If the engine stopped, it knows better than its submissions why.
+    let engine = engine.lock().expect("no panic while submitting").take();
+    engine.map_or(Ok(()), Engine::close)?;
+    printed
+}
+
+/// Submits line after line, until they end, or nobody wants answers any more.
+fn submit_lines(stdin: impl BufRead, engine: &Mutex<Option<Engine>>, items: &SyncSender<Item>) {
+    let mut lines = Lines { stdin, buffer: Vec::new(), number: 0 };
+    loop {
+        let item = match lines.next_transaction() {
+            Ok(None) => return,
+            Ok(Some(Ok(transaction))) => {
+                let engine = engine.lock().expect("no panic while submitting");
+                // The printer closed it, and is gone.
+                let Some(engine) = &*engine else { return };
+                submit(engine, transaction, lines.number)
+            }
+            Ok(Some(Err(error))) => Item::Malformed { line: lines.number, error },
+            Err(error) => Item::Failed(Failure::Io(format!("cannot read stdin: {error}"))),
+        };
+        let is_last = matches!(item, Item::Failed(_));
+        if items.send(item).is_err() || is_last {
+            return;
+        }
+    }
+}
+
+fn submit(engine: &Engine, transaction: Transaction, line: u64) -> Item {
+    match engine.submit(&transaction) {
+        Ok(ticket) => Item::Submitted { id: transaction.into_id(), ticket },
+        Err(SubmitError::Append(error @ AppendError::TooLarge { .. })) => {
+            Item::Malformed { line, error: error.to_string() }
+        }
+        Err(error) => Item::Failed(error.into()),
+    }
+}
+
+/// The lines of stdin, and how many there were.
+struct Lines<R> {
+    stdin: R,
+    buffer: Vec<u8>,
+    number: u64,
+}
+
+impl<R: BufRead> Lines<R> {
+    /// The transaction on the next line that is not empty, or what is wrong with that line.
+    fn next_transaction(&mut self) -> io::Result<Option<Result<Transaction, String>>> {
+        loop {
+            self.buffer.clear();
+            self.number += 1;
+            // One byte more than a line may have: its end, unless it is too long.
+            let length = (&mut self.stdin).take(MAX_LINE as u64 + 1).read_until(b'\n', &mut self.buffer)?;
+            if length == 0 {
+                return Ok(None);
+            }
+            if length > MAX_LINE && self.buffer.last() != Some(&b'\n') {
+                self.stdin.skip_until(b'\n')?;
+                return Ok(Some(Err(format!("a line is at most {MAX_LINE} bytes long"))));
+            }
+            let line = self.buffer.trim_ascii_end();
+            if !line.is_empty() {
+                return Ok(Some(parse(line)));
+            }
+        }
+    }
+}
+
+fn parse(line: &[u8]) -> Result<Transaction, String> {
+    let text = std::str::from_utf8(line)
+        .map_err(|error| format!("not UTF-8 at column {}", error.valid_up_to() + 1))?;
+    text.parse().map_err(|error: kv::RequestError| error.to_string())
+}
+
+/// Prints answers in the order of the lines. Whenever the next one is not there yet, the others are flushed.
+fn print_answers(items: &Receiver<Item>) -> Result<(), Failure> {
+    let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    loop {
+        let item = match items.try_recv() {
+            Ok(item) => item,
+            Err(TryRecvError::Disconnected) => return still_read(out.flush()),
+            Err(TryRecvError::Empty) => {
+                still_read(out.flush())?;
+                let Ok(item) = items.recv() else { return Ok(()) };
+                item
+            }
+        };
+        let line = match item {
+            Item::Submitted { id, ticket } => {
+                if !ticket.is_done() {
+                    still_read(out.flush())?;
+                }
+                answer_line(id.as_deref(), ticket)
+            }
+            Item::Malformed { line, error } => json(&ErrorLine { line, error: &error }),
+            Item::Failed(failure) => Err(failure),
+        };
+        match line {
+            Ok(line) => still_read(writeln!(out, "{line}"))?,
+            Err(failure) => {
+                // Answers that are there are not kept back.
+                still_read(out.flush())?;
+                return Err(failure);
+            }
+        }
+    }
+}
+
+/// Nobody who hangs up has seen all answers: that is said, for what was submitted stays.
+fn still_read(written: io::Result<()>) -> Result<(), Failure> {
+    if is_read(written)? {
+        Ok(())
+    } else {
+        Err(Failure::Io(
+            "stdout was closed before all answers were printed; what was submitted stays".to_owned(),
+        ))
+    }
+}
+
+#[derive(Serialize)]
+struct AnswerLine<'a> {
+    id: Option<&'a str>,
+    /// The entry of the log, and the transaction in it: there is one.
+    position: [u64; 2],
+    status: &'static str,
+    results: &'a [Json],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ErrorLine<'a> {
+    line: u64,
+    error: &'a str,
+}
+
+fn json(line: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string(line).map_err(|error| Failure::Bug(format!("an answer is no JSON: {error}")))
+}
+
+/// Waits for the transaction's answer.
+fn answer_line(id: Option<&str>, ticket: Ticket<Transaction>) -> Result<String, Failure> {
+    let answer = match ticket.wait() {
+        Ok(Outcome::Committed { output, .. }) => output,
+        Ok(Outcome::Aborted { reason, .. }) => match reason {},
+        Ok(Outcome::Panicked { position, message }) => {
+            return Err(Failure::Bug(format!("the transaction at position {position} panicked: {message}")));
+        }
+        Err(error) => return Err(Failure::Io(error.to_string())),
+    };
+    let position = [answer.position().0, 0];
+    match &answer {
+        Answer::Committed { results, .. } => {
+            json(&AnswerLine { id, position, status: "committed", results, reason: None })
+        }
+        Answer::Aborted { reason, .. } => {
+            let reason = Some(reason.to_string());
+            json(&AnswerLine { id, position, status: "aborted", results: &[], reason })
+        }
+    }
+}
