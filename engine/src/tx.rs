@@ -6,6 +6,7 @@
 //! would have seen one by one, and the first violator is the same however many workers there are.
 #![allow(unsafe_code)]
 
+use std::any::Any;
 use std::cell::Cell;
 use std::ops::RangeBounds;
 use std::panic::resume_unwind;
@@ -500,7 +501,13 @@ impl<'a> Tx<'a> {
         range: impl RangeBounds<K>,
     ) -> impl DoubleEndedIterator<Item = (K, &'s V)> {
         match &self.way {
-            Way::InPlace(tx) => Range::InPlace { tx, store, rows: store.row_ids(&range), granule: 0 },
+            Way::InPlace(tx) => {
+                if tx.merged_into(store, &range) {
+                    // It should have declared a write: its own merge is not made yet.
+                    tx.violated(store);
+                }
+                Range::InPlace { tx, store, rows: store.row_ids(&range), granule: 0 }
+            }
             Way::Speculative(tx) => Range::Speculative(tx.range(store, &range)),
         }
     }
@@ -665,6 +672,16 @@ impl InPlace<'_> {
             self.may_merge(store, granule);
         }
         found
+    }
+
+    /// Whether a merge of its own into a row of the range is still to be made.
+    fn merged_into<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        store: &TableStore<K, V, C>,
+        range: &impl RangeBounds<K>,
+    ) -> bool {
+        let keys = self.merges.iter().filter_map(|merging| merging.key_in(store.number()));
+        keys.filter_map(<dyn Any>::downcast_ref).any(|key| range.contains(key))
     }
 
     /// Whether the transaction may merge into the row, and nothing else: then others may, too, at the same time.

@@ -27,6 +27,8 @@ pub(crate) struct Merging<K, V: Merge, C> {
 pub(crate) trait AnyMerging: Send + Sync {
     fn table(&self) -> &'static str;
     fn is_of(&self, table: u16, key_hash: u64) -> bool;
+    /// The key of the row, if that is one of this table.
+    fn key_in(&self, table: u16) -> Option<&dyn Any>;
     /// Whether the row takes it. Does not depend on which of the merges beside it are made.
     fn is_accepted(&self, store: &Store) -> bool;
     /// Makes it in a copy, to see whether the operator panics.
@@ -67,6 +69,10 @@ impl<K: Key, V: Merge, C: Codec<K> + Codec<V>> AnyMerging for Merging<K, V, C> {
 
     fn is_of(&self, table: u16, key_hash: u64) -> bool {
         self.key_hash == key_hash && self.number == table
+    }
+
+    fn key_in(&self, table: u16) -> Option<&dyn Any> {
+        (self.number == table).then_some(&self.key)
     }
 
     fn is_accepted(&self, store: &Store) -> bool {
