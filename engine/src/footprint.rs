@@ -319,7 +319,8 @@ impl<'a> Footprint<'a> {
         mode: Mode,
     ) {
         let table = store.number();
-        if row == NOWHERE {
+        // Whoever wants names is no driver: an index may be exchanged while it looks.
+        if row == NOWHERE && self.names.is_none() {
             self.store.any(table).prefetch_index(key_hash);
         }
         match store.conflicts {

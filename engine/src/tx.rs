@@ -462,6 +462,10 @@ impl<'a> Tx<'a> {
     /// Cost: some 10 ns a key, if the index is in the cache.
     pub fn fetch_ahead<K: Key, V: Value, C: Codec<K> + Codec<V>>(&self, table: &Table<K, V, C>, keys: &[K]) {
         let store = self.store.table(table);
+        // A speculation copies what it looks at, and may not be a driver's: an index may be exchanged while it looks.
+        if matches!(self.way, Way::Speculative(_)) {
+            return;
+        }
         let mut hashes = [0u64; 32];
         for keys in keys.chunks(hashes.len()) {
             for (hash, key) in hashes.iter_mut().zip(keys) {
