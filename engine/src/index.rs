@@ -99,8 +99,11 @@ impl<I, K> Place<I, K> {
     }
 }
 
+/// A range of places.
+type Places<I, K> = (Bound<Place<I, K>>, Bound<Place<I, K>>);
+
 /// The places of a range of what the index orders by.
-pub(crate) fn places<I: Clone, K>(range: &impl RangeBounds<I>) -> (Bound<Place<I, K>>, Bound<Place<I, K>>) {
+pub(crate) fn places<I: Clone, K>(range: &impl RangeBounds<I>) -> Places<I, K> {
     let place = |by: &I, key| Place { by: by.clone(), key };
     let from = match range.start_bound() {
         Bound::Included(by) => Bound::Included(place(by, Edge::Before)),
