@@ -7,18 +7,20 @@
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use mixlog::log::{MemoryLog, SharedLog};
+use mixlog::workloads::footprints::{Found, WithoutMerges};
 use mixlog::workloads::tpcc::client::Tpcc;
-use mixlog::workloads::tpcc::driver::Driver;
+use mixlog::workloads::tpcc::driver::{Driver, Transaction};
 use mixlog::workloads::tpcc::schema::Scale;
 use mixlog::workloads::transfer::{self, Transfers};
 use mixlog::workloads::workload::{Client, Workload};
 use mixlog::workloads::ycsb::client::Ycsb;
-use mixlog::workloads::ycsb::record::Inline;
+use mixlog::workloads::ycsb::record::{Inline, Ordered, Record};
 use mixlog::workloads::{runner, ycsb};
-use mixlog::{Digest, Engine, Mode, Position};
+use mixlog::{Digest, Engine, Mode, Position, Replay};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -33,6 +35,18 @@ struct Recorded {
 }
 
 fn record<W: Workload>(workload: &W, transactions: u64) -> Recorded {
+    record_with(workload, |engine| {
+        let mut client = workload.client(&engine.snapshot(), 1, 0).expect("it is populated");
+        for _ in 0..transactions {
+            // The outcome does not matter here: the log does.
+            drop(client.submit(engine).expect("a memory log takes everything"));
+        }
+        transactions
+    })
+}
+
+/// A log of a population and of what `submit` submits, which says how much that was.
+fn record_with<W: Workload>(workload: &W, submit: impl FnOnce(&Engine) -> u64) -> Recorded {
     let log = Arc::new(MemoryLog::new());
     let engine = workload
         .register(Engine::builder())
@@ -40,11 +54,7 @@ fn record<W: Workload>(workload: &W, transactions: u64) -> Recorded {
         .expect("an empty log opens");
     runner::prepare(&engine, workload, &mut |_, _| ()).expect("the population commits");
     let populated = engine.position().expect("something was populated");
-    let mut client = workload.client(&engine.snapshot(), 1, 0).expect("it is populated");
-    for _ in 0..transactions {
-        // The outcome does not matter here: the log does.
-        drop(client.submit(&engine).expect("a memory log takes everything"));
-    }
+    let transactions = submit(&engine);
     engine.close().expect("the engine ran well");
     Recorded { log, populated, transactions }
 }
@@ -203,6 +213,118 @@ fn ycsb(rounds: usize, window: u32) {
     compare(&name, rounds, all, &[(4, 0, 0.6), (4, 1, 1.6)]);
 }
 
+/// Footprints declared against footprints found, on two threads.
+fn undeclared(rounds: usize, window: u32) {
+    let workload: Tpcc = Tpcc::new(Scale::full(setting("WAREHOUSES", 4)), 1);
+    let found: Tpcc<Found> = Tpcc::new(workload.population().scale, 1);
+    let recorded = record(&workload, setting("TRANSACTIONS", 300_000));
+    let mut all = vec![
+        engine(&workload, &recorded, 2, window, Mode::Auto),
+        engine(&found, &recorded, 2, window, Mode::Auto),
+    ];
+    all[1].0 += ", footprints found";
+    compare("TPC-C, footprints declared and found", rounds, all, &[(1, 0, 0.5)]);
+
+    let mut config = ycsb::client::Config::new(ycsb::client::Mix::A);
+    (config.records, config.value_size, config.operations) = (setting("RECORDS", 1_000_000), 100, 10);
+    config.theta = 0.0;
+    let workload: Ycsb<Inline<100>> = Ycsb::new(config);
+    let found: Ycsb<Inline<100>, Found> = Ycsb::new(config);
+    let recorded = record(&workload, setting("TRANSACTIONS", 500_000));
+    let mut all = vec![
+        engine(&workload, &recorded, 2, window, Mode::Auto),
+        engine(&found, &recorded, 2, window, Mode::Auto),
+    ];
+    all[1].0 += ", footprints found";
+    compare("YCSB-A, uniform, footprints declared and found", rounds, all, &[(1, 0, 0.8)]);
+}
+
+/// Payments on one warehouse, whose totals are merged into, or written.
+fn payment(rounds: usize, window: u32) {
+    let workload: Tpcc = Tpcc::new(Scale::full(1), 1);
+    let without: Tpcc<WithoutMerges> = Tpcc::new(workload.population().scale, 1);
+    let count = setting("TRANSACTIONS", 300_000);
+    let recorded = record_with(&workload, |engine| {
+        let mut driver = Driver::new(workload.population(), 1, 0);
+        let draws = std::iter::repeat_with(|| driver.draw());
+        let payments = draws.filter_map(|drawn| match drawn {
+            Transaction::Payment(payment) => Some(payment),
+            _ => None,
+        });
+        payments.take(count as usize).for_each(|payment| drop(engine.submit(&payment).expect("it is taken")));
+        count
+    });
+    let mut all = Vec::new();
+    for mode in [Mode::Auto, Mode::Parallel] {
+        all.push(engine(&workload, &recorded, 2, window, mode));
+        all.push(engine(&without, &recorded, 2, window, mode));
+        all.last_mut().expect("just pushed").0 += ", without merges";
+    }
+    compare("Payments on one warehouse", rounds, all, &[(0, 1, 1.5), (2, 3, 1.5)]);
+}
+
+/// One driver, with and without a thread beside it that scans the whole table again and again on snapshots.
+fn scan(rounds: usize, window: u32) {
+    let mut config = ycsb::client::Config::new(ycsb::client::Mix::A);
+    (config.records, config.value_size, config.operations) = (setting("RECORDS", 200_000), 100, 10);
+    config.theta = 0.0;
+    let workload: Ycsb<Inline<100>> = Ycsb::new(config);
+    let recorded = record(&workload, setting("TRANSACTIONS", 500_000));
+    let run = |beside: fn(&Replay, &AtomicBool)| {
+        let builder = workload.register(Engine::builder()).threads(1).window(window);
+        let replay = builder.replay(Arc::clone(&recorded.log) as Arc<dyn SharedLog>).expect("it opens");
+        replay.to(recorded.populated).expect("the population replays");
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| beside(&replay, &done));
+            let start = Instant::now();
+            let digest = replay.to_end().expect("the transactions replay");
+            let seconds = start.elapsed().as_secs_f64();
+            done.store(true, Ordering::Relaxed);
+            (recorded.transactions as f64 / seconds / 1e6, Some(digest))
+        })
+    };
+    let spin = |_: &Replay, done: &AtomicBool| {
+        while !done.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+    };
+    let scans = |replay: &Replay, done: &AtomicBool| {
+        while !done.load(Ordering::Relaxed) {
+            let mut sum = 0u64;
+            Inline::<100>::for_each(&replay.snapshot(), |key, record| {
+                sum = sum.wrapping_add(key).wrapping_add(u64::from(record.bytes()[0]));
+            });
+            black_box(sum);
+        }
+    };
+    let all: Vec<Contender<'_>> = vec![
+        ("1 driver, nothing beside it".to_owned(), Box::new(move || run(|_, _| ()))),
+        ("1 driver, a spinning thread beside it".to_owned(), Box::new(move || run(spin))),
+        ("1 driver, a scanning thread beside it".to_owned(), Box::new(move || run(scans))),
+    ];
+    compare("Full scans of snapshots beside YCSB-A", rounds, all, &[(2, 0, 0.8), (2, 1, 0.8)]);
+}
+
+/// Scans and inserts.
+fn ycsb_e(rounds: usize, window: u32) {
+    let count = setting("TRANSACTIONS", 300_000);
+    let mut config = ycsb::client::Config::new(ycsb::client::Mix::E);
+    (config.records, config.value_size) = (setting("RECORDS", 1_000_000), 100);
+    config.theta = setting("THETA", 0.99);
+    let workload: Ycsb<Ordered<100>> = Ycsb::new(config);
+    let recorded = record(&workload, count);
+    let mut driver = workload.driver(1, 0);
+    let transactions: Vec<_> = (0..count).map(|_| driver.draw()).collect();
+    let population = ycsb::load::Population { records: config.records, value_size: config.value_size };
+    let serial = || {
+        let mut records = baseline::ycsb::Ordered::<Ordered<100>>::populate(population);
+        by_hand(&transactions, |_, transaction| _ = black_box(records.run(transaction)))
+    };
+    let all = contenders(serial, &workload, &recorded, window);
+    compare("YCSB-E, 1 operation, against a BTreeMap", rounds, all, &[(4, 0, 1.0), (4, 1, 1.6)]);
+}
+
 fn transfer(rounds: usize, window: u32) {
     let count = setting("TRANSACTIONS", 1_000_000);
     let mut config = transfer::Config::new();
@@ -227,7 +349,15 @@ fn main() {
     let rounds = setting("ROUNDS", 5);
     let window = setting("WINDOW", 256);
     let only = setting("ONLY", String::new());
-    for (name, run) in [("tpcc", tpcc as fn(usize, u32)), ("ycsb", ycsb), ("transfer", transfer)] {
+    for (name, run) in [
+        ("tpcc", tpcc as fn(usize, u32)),
+        ("ycsb", ycsb),
+        ("ycsb-e", ycsb_e),
+        ("transfer", transfer),
+        ("undeclared", undeclared),
+        ("payment", payment),
+        ("scan", scan),
+    ] {
         if only.is_empty() || only == name {
             run(rounds, window);
         }

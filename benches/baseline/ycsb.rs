@@ -1,10 +1,48 @@
 //! YCSB by hand.
 
+use std::collections::BTreeMap;
+
 use mixlog_workloads::ycsb::load::Population;
 use mixlog_workloads::ycsb::operate::{Action, OperateAbort, Operation, Operations};
 use mixlog_workloads::ycsb::record::{Record, checksum, key_of, update_field, write_record};
 
 use super::Map;
+
+/// All records, in key order.
+pub(crate) struct Ordered<R> {
+    records: BTreeMap<u64, R>,
+}
+
+impl<R: Record> Ordered<R> {
+    /// The records at first.
+    pub(crate) fn populate(population: Population) -> Self {
+        Self { records: Ycsb::populate(population).records.into_iter().collect() }
+    }
+
+    /// Runs one transaction of scans and inserts.
+    #[inline]
+    pub(crate) fn run(&mut self, operations: &Operations) -> u64 {
+        let mut sum = 0u64;
+        for Operation { key, action } in operations.as_slice() {
+            match *action {
+                Action::Scan(records) => {
+                    let found = self.records.range(key..).take(records as usize);
+                    sum = found.fold(sum, |sum, (_, record)| sum.wrapping_add(checksum(record.bytes())));
+                }
+                Action::Insert(value_size) => {
+                    let mut record =
+                        R::zeroed(value_size as usize).expect("records of this kind have that size");
+                    write_record(record.bytes_mut(), *key);
+                    self.records.insert(*key, record);
+                }
+                Action::Read | Action::Update(_) | Action::ReadModifyWrite(_) => {
+                    unreachable!("this mix scans and inserts")
+                }
+            }
+        }
+        sum
+    }
+}
 
 /// All records.
 pub(crate) struct Ycsb<R> {

@@ -5,10 +5,13 @@
 //! footprint declares is what *another* transaction would need ([`Misdeclare`]). Exact footprints are the procedures
 //! themselves, so that a run that measures carries nothing of this.
 
+use std::any::Any;
 use std::marker::PhantomData;
 
 use mixlog_engine::{DecodeError, Footprint, Procedure, Tx};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::tpcc::payment::Payment;
 
 /// A procedure that knows how to be mistaken about its footprint.
 pub trait Misdeclare: Procedure + Sized {
@@ -48,9 +51,17 @@ pub enum Elsewhere {}
 #[derive(Clone, Copy, Debug)]
 pub enum Nothing {}
 
-/// Nothing is declared: the engine must find out.
+/// It is declared that anything may be touched.
 #[derive(Clone, Copy, Debug)]
 pub enum Unknown {}
+
+/// Nothing is declared: the engine must find out.
+#[derive(Clone, Copy, Debug)]
+pub enum Found {}
+
+/// Exact, but for merges, which are declared as writes: to see what merges are worth.
+#[derive(Clone, Copy, Debug)]
+pub enum WithoutMerges {}
 
 impl Footprints for Exact {
     type Of<P: Misdeclare> = P;
@@ -94,6 +105,21 @@ impl Damage for Nothing {
 impl Damage for Unknown {
     fn declare<P: Misdeclare>(_: &P, f: &mut Footprint<'_>) {
         f.unknown();
+    }
+}
+
+impl Damage for Found {
+    fn declare<P: Misdeclare>(_: &P, f: &mut Footprint<'_>) {
+        f.reconnoitre();
+    }
+}
+
+impl Damage for WithoutMerges {
+    fn declare<P: Misdeclare>(procedure: &P, f: &mut Footprint<'_>) {
+        procedure.footprint(f);
+        if let Some(payment) = (procedure as &dyn Any).downcast_ref::<Payment>() {
+            payment.declare_totals_written(f);
+        }
     }
 }
 

@@ -151,6 +151,14 @@ impl Note {
     }
 }
 
+impl Payment {
+    /// Declares the year-to-date totals as written, as if they could not be merged into.
+    pub(crate) fn declare_totals_written(&self, f: &mut Footprint<'_>) {
+        f.write(&WAREHOUSE_YTD, &WarehouseKey::new(self.warehouse))
+            .write(&DISTRICT_YTD, &self.district_key());
+    }
+}
+
 impl Procedure for Payment {
     const NAME: &'static str = "tpcc.payment";
     type Output = Paid;
