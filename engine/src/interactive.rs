@@ -19,6 +19,7 @@ use mixlog_log::Position;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::bounded::Counter;
 use crate::codec::Codec;
 use crate::engine::Engine;
 use crate::error::SubmitError;
@@ -253,6 +254,19 @@ impl<'e> Transaction<'e> {
     ) -> bool {
         // SAFETY: as in `get_mut`.
         unsafe { self.speculative().merge(table, self.engine.store().table(table), key, delta) }
+    }
+
+    /// Adds `delta` to the row of `key`, unless that would take it below `floor`, as [`Tx::add_bounded`] does; as a
+    /// read and a write of it.
+    pub fn add_bounded<K: Key, V: Counter, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        key: &K,
+        delta: i64,
+        floor: i64,
+    ) -> bool {
+        // SAFETY: as in `get_mut`.
+        unsafe { self.speculative().add_bounded(self.engine.store().table(table), key, delta, floor) }
     }
 
     /// The rows with keys in `range`, in key order; see [`Tx::range`]. It depends on the part of the range that was

@@ -567,6 +567,8 @@ impl Pipeline {
         stats.mixed_windows += 1;
         stats.mixed_entries += u64::from(plan.schedule.transactions());
         stats.batches += u64::from(plan.schedule.batches());
+        stats.bounded_adds += plan.escrow.adds;
+        stats.unordered_adds += plan.escrow.unordered;
     }
 
     /// When the prepared window holds an entry that cannot be executed, takes the window back, so that it is
@@ -600,7 +602,8 @@ impl Pipeline {
                 if window.chunk_done()
                     && window.bad_entry.lock().expect("no panic with a bad entry").is_none()
                 {
-                    prepare::mix(&window, &mut self.mixer.lock().expect("no panic while mixing"));
+                    let mut mixer = self.mixer.lock().expect("no panic while mixing");
+                    prepare::mix(&self.shared, &window, &mut mixer, past);
                     lap.add_to(&mut driver.stages.mix);
                 }
             }

@@ -6,6 +6,8 @@
 //! would have seen one by one, and the first violator is the same however many workers there are.
 #![allow(unsafe_code)]
 
+mod bounded;
+
 use std::cell::Cell;
 use std::ops::RangeBounds;
 use std::panic::resume_unwind;
@@ -13,8 +15,9 @@ use std::panic::resume_unwind;
 use mixlog_log::Position;
 use mixlog_mixer::Mode;
 
+use crate::bounded::Bounded;
 use crate::codec::Codec;
-use crate::footprint::{Access, Located, NOWHERE};
+use crate::footprint::{Access, Details, Located, NOWHERE};
 use crate::merge::Merge;
 use crate::store::{
     AnyMerging, AnyTable, Merging, Overlays, RowId, RowIds, Speculative, Stamp, Store, TableStore, Through,
@@ -69,6 +72,9 @@ struct InPlace<'a> {
     /// Rows looked up ahead, and the one after the newest that was used.
     located: &'a [Located],
     next_located: Cell<usize>,
+    /// Declared adds, and the unordered ones that were noted: the key's hash and the amount.
+    bounded: &'a [Bounded],
+    added: Vec<(u64, i64)>,
     /// The granule that was last allowed to be merged on.
     merged: Cell<u64>,
     /// The first table that was touched without being declared.
@@ -89,7 +95,7 @@ impl<'a> Tx<'a> {
         store: &'a Store,
         worker: &'a mut Worker,
         guard: Guard<'a>,
-        located: &'a [Located],
+        details: Details<'a>,
         window: Position,
         position: Position,
         time_us: u64,
@@ -98,8 +104,10 @@ impl<'a> Tx<'a> {
             worker,
             guard,
             cursors: [const { Cell::new(0) }; CURSORS],
-            located,
+            located: details.located,
             next_located: Cell::new(0),
+            bounded: details.bounded,
+            added: Vec::new(),
             merged: Cell::new(0),
             violation: Cell::new(None),
             merges: Vec::new(),
@@ -349,7 +357,8 @@ impl<'a> Tx<'a> {
                     tx.merges.push(Box::new(merging));
                     return true;
                 }
-                let Found { id, key_hash, unit, granule } = tx.find(store, &key, Mode::Write);
+                // A write was declared, or nobody else runs: then a merge is no violation to be noted.
+                let Found { id, key_hash, unit, granule } = tx.find(store, &key, Mode::Merge);
                 // SAFETY: as in `get_mut`; a row made just now is in the same unit of conflict.
                 unsafe {
                     if !V::accepts(id.and_then(|id| store.row(id).value().as_ref())) {
@@ -411,7 +420,9 @@ impl<'a> Tx<'a> {
         range: impl RangeBounds<K>,
     ) -> impl DoubleEndedIterator<Item = (K, &'s V)> {
         match &self.way {
-            Way::InPlace(tx) => Range::InPlace { tx, store, rows: store.row_ids(&range), granule: 0 },
+            Way::InPlace(tx) => {
+                Range::InPlace { tx, tables: self.store, store, rows: store.row_ids(&range), granule: 0 }
+            }
             Way::Speculative(tx) => Range::Speculative(tx.range(store, &range)),
         }
     }
@@ -445,6 +456,7 @@ impl<'a> Tx<'a> {
 enum Range<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> {
     InPlace {
         tx: &'a InPlace<'a>,
+        tables: &'a Store,
         store: &'a TableStore<K, V, C>,
         rows: RowIds<'a, K>,
         /// The granule of the last row.
@@ -456,14 +468,17 @@ enum Range<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> {
 impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Range<'a, K, V, C> {
     #[inline]
     fn step(&mut self, from_back: bool) -> Option<(K, &'a V)> {
-        let (tx, store, rows, granule) = match self {
-            Self::InPlace { tx, store, rows, granule } => (*tx, *store, rows, granule),
+        let (tx, tables, store, rows, granule) = match self {
+            Self::InPlace { tx, tables, store, rows, granule } => (*tx, *tables, *store, rows, granule),
             Self::Speculative(rows) if from_back => return rows.next_back(),
             Self::Speculative(rows) => return rows.next(),
         };
         loop {
             let visit = &mut |entered: u64| {
-                if tx.declared(store.number(), entered, Mode::Read).is_none() {
+                // Nor has it declared all if its own merges are not made yet: the rows are written, too.
+                if tx.declared(store.number(), entered, Mode::Read).is_none()
+                    || tx.merges.iter().any(|merging| merging.is_in(tables, store.number(), entered))
+                {
                     tx.violated(store);
                 }
             };
@@ -591,7 +606,8 @@ impl InPlace<'_> {
         if self.declared(number, key_hash, Mode::Write).is_some() {
             return false;
         }
-        if self.declared(number, key_hash, Mode::Merge).is_none() {
+        // Those who declared by how much they change the row count on no other change.
+        if self.declared(number, key_hash, Mode::Merge).is_none() || self.is_bounded(key_hash) {
             self.violated(store);
         }
         if !matches!(store.conflicts, Conflicts::Rows) {

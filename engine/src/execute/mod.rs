@@ -74,7 +74,7 @@ unsafe fn run(
         let start = reply.len();
         // SAFETY: the caller's promise.
         let mut tx = unsafe {
-            Tx::new(&shared.store, worker, guard, chunk.located_of(index), window, position, prepared.time_us)
+            Tx::new(&shared.store, worker, guard, chunk.details_of(index), window, position, prepared.time_us)
         };
         // A procedure that panics leaves no trace: its changes are put back, and it can share nothing else.
         let ended = catch_unwind(AssertUnwindSafe(|| calls.run(call, &mut tx, reply)));

@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use mixlog_log::Position;
 
 use super::{Stamp, Store, TableStore, Worker};
+use crate::bounded::Counter;
 use crate::codec::Codec;
 use crate::merge::Merge;
 use crate::store::row::Version;
@@ -26,6 +27,8 @@ pub(crate) struct Merging<K, V: Merge, C> {
 pub(crate) trait AnyMerging: Send + Sync {
     fn table(&self) -> &'static str;
     fn is_of(&self, table: u16, key_hash: u64) -> bool;
+    /// Whether its row lies in the granule.
+    fn is_in(&self, store: &Store, table: u16, granule: u64) -> bool;
     /// Whether the row takes it. Does not depend on which of the merges beside it are made.
     fn is_accepted(&self, store: &Store) -> bool;
     /// Makes it in a copy, to see whether the operator panics.
@@ -52,6 +55,10 @@ impl<K: Key, V: Merge, C: Codec<K> + Codec<V>> AnyMerging for Merging<K, V, C> {
 
     fn is_of(&self, table: u16, key_hash: u64) -> bool {
         self.key_hash == key_hash && self.number == table
+    }
+
+    fn is_in(&self, store: &Store, table: u16, granule: u64) -> bool {
+        self.number == table && store.table(&self.table).granule_of(&self.key) == granule
     }
 
     fn is_accepted(&self, store: &Store) -> bool {
@@ -86,6 +93,20 @@ impl<K: Key, V: Merge, C: Codec<K> + Codec<V>> AnyMerging for Merging<K, V, C> {
             let merge = |row: &mut Option<V>| V::merge(row, self.delta.clone(), position);
             table.merge(worker, &self.key, self.key_hash, window, me, merge);
         }))
+    }
+}
+
+impl<K: Key, V: Counter, C: Codec<K> + Codec<V>> Merging<K, V, C> {
+    /// What the row holds, with some of the merges beside this one made; `None` if it does not accept any.
+    pub(crate) fn value(&self, store: &Store) -> Option<i64> {
+        let table = store.table(&self.table);
+        let Some(id) = table.find(&self.key, self.key_hash) else {
+            return V::accepts(None).then(|| V::value(None));
+        };
+        let _latched = table.row(id).latch.lock();
+        // SAFETY: as in `is_accepted`.
+        let row = unsafe { table.row(id).value() }.as_ref();
+        V::accepts(row).then(|| V::value(row))
     }
 }
 

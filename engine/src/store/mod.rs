@@ -17,7 +17,7 @@ pub(crate) mod row;
 pub(crate) mod slab;
 mod table_store;
 
-use std::any::TypeId;
+use std::any::{Any, TypeId};
 use std::ops::Bound;
 use std::ptr::NonNull;
 
@@ -94,7 +94,7 @@ pub(crate) struct WindowEnd {
 }
 
 /// A table without its types.
-pub(crate) trait AnyTable: Send + Sync {
+pub(crate) trait AnyTable: Any + Send + Sync {
     fn name(&self) -> &'static str;
     fn id(&self) -> TableId;
     /// The type of the `TableStore`.
