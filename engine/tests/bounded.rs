@@ -305,7 +305,7 @@ impl Model {
     }
 
     fn value(&self, t: In, k: u64) -> Option<i64> {
-        self.0.get(&(t, k)).copied().unwrap_or(Some(if t == In::Halls { 10 } else { 0 }))
+        self.0.get(&(t, k)).copied().unwrap_or_else(|| Some(if t == In::Halls { 10 } else { 0 }))
     }
 }
 
