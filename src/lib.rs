@@ -10,5 +10,5 @@ pub use mixlog_engine::*;
 pub use mixlog_log as log;
 /// The mixer: footprints in, schedule out.
 pub use mixlog_mixer as mixer;
-/// TPC-C, YCSB and transfers, and the runner that reports on them.
+/// TPC-C, YCSB, SmallBank, transfers and list-append, and the runner that reports on them.
 pub use mixlog_workloads as workloads;

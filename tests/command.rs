@@ -89,8 +89,16 @@ fn every_workload_runs_and_passes_its_checks() {
         &["ycsb-a", "--records", "2000", "--value-size", "100"][..],
         &["ycsb-b", "--records", "2000", "--operations", "3"],
         &["ycsb-c", "--records", "500", "--value-size", "250", "--theta", "0"],
+        &["ycsb-d", "--records", "1000", "--operations", "2", "--clients", "2"],
+        &["ycsb-e", "--records", "1000", "--operations", "2", "--clients", "2", "--value-size", "100"],
         &["ycsb-f", "--records", "2000", "--value-size", "100", "--mode", "parallel", "--threads", "3"],
         &["transfer", "--hot", "1", "--accounts", "10", "--mode", "sequential"],
+        &["transfer", "--accounts", "1000", "--paranoid"],
+        &["ycsb-f", "--records", "500", "--value-size", "100", "--paranoid", "3", "--mode", "parallel"],
+        &["smallbank", "--accounts", "300"],
+        &["smallbank", "--accounts", "2000", "--hot", "0.9", "--hot-accounts", "20", "--mode", "parallel"],
+        &["list-append", "--keys", "3"],
+        &["list-append", "--max-ops", "8", "--max-writes-per-key", "9", "--abort", "0.2", "--clients", "3"],
     ] {
         let all = [&["run"], arguments, &["--transactions", "2000", "--log", "memory"]].concat();
         let (code, stdout, stderr) = run(&all);
@@ -98,6 +106,49 @@ fn every_workload_runs_and_passes_its_checks() {
         assert!(stdout.contains("ok ") && !stdout.contains("FAIL"), "{stdout}");
         assert!(stderr.contains("durability memory"), "the durability in force is printed: {stderr}");
     }
+}
+
+#[test]
+fn list_append_writes_a_history_that_checkers_can_read() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (log, file) = (directory.path().join("log"), directory.path().join("history.jsonl"));
+    let all = [
+        &["run", "list-append", "--keys", "4", "--clients", "2", "--abort", "0.1", "--threads", "2"][..],
+        &["--transactions", "3000", "--in-flight", "100", "--durability", "buffered"],
+        &["--log", path(&log), "--history", path(&file)],
+    ]
+    .concat();
+    let (code, stdout, stderr) = run(&all);
+    assert_eq!(code, 0, "{stderr}{stdout}");
+    for check in ["L1", "L2", "L3", "L4"] {
+        assert!(stdout.contains(&format!("ok   {check}")), "{stdout}");
+    }
+    let text = fs::read_to_string(&file).expect("a history");
+    assert_eq!(text.lines().count(), 3000);
+    let mut free_at = std::collections::BTreeMap::new();
+    for line in text.lines() {
+        let one: serde_json::Value = serde_json::from_str(line).expect("each line is JSON");
+        let [process, start, end, _] =
+            ["p", "t0", "t1", "pos"].map(|field| one[field].as_u64().expect("a number"));
+        assert!(free_at.insert(process, end).is_none_or(|free| free <= start), "{process} has two in flight");
+        assert!(start < end && (one["st"] == "ok" || one["st"] == "fail"), "{line}");
+        for op in one["ops"].as_array().expect("a list") {
+            let is_right = match op[0].as_str() {
+                Some("a") => op[1].is_u64() && op[2].is_u64(),
+                Some("r") => op[1].is_u64() && op[2].is_array() == (one["st"] == "ok"),
+                _ => false,
+            };
+            assert!(is_right, "{line}");
+        }
+    }
+    // A log that lists were written to is executed again as any other, and run on with keys of its own.
+    let (code, ..) = run(&["replay", "--log", path(&log), "--mode", "sequential"]);
+    assert_eq!(code, 0);
+    let (code, stdout, stderr) = run(&all);
+    assert_eq!(code, 0, "{stderr}{stdout}");
+    refused(4, &["run", "list-append", "--history", "/nonexistent/history"], "cannot write the history");
+    refused(2, &["run", "tpcc", "--history", "history"], "is an option of list-append, not of tpcc");
+    refused(2, &["run", "list-append", "--keys", "0"], "1 to 1000000 keys");
 }
 
 #[test]
@@ -116,6 +167,11 @@ fn replay_gives_the_digest_of_the_run_in_every_mode_and_at_every_position() {
     let at = |mode| run(&["replay", "--log", path(&log), "--to", "1234", "--mode", mode]).1;
     assert!(at("parallel").starts_with("position 1234\n"));
     assert_eq!(at("parallel"), at("sequential"));
+    for paranoid in [&["--paranoid"][..], &["--paranoid", "7", "--mode", "parallel", "--threads", "2"]] {
+        let all = [&["replay", "--log", path(&log), "--expect", &digest], paranoid].concat();
+        assert_eq!(run(&all), (0, expected.clone(), String::new()), "{paranoid:?}");
+    }
+    refused(2, &["replay", "--log", path(&log), "--paranoid", "0"], "--paranoid");
     refused(5, &["replay", "--log", path(&log), "--expect", "0-0"], "the digest is");
     refused(2, &["replay", "--log", path(&log), "--to", "1000000"], "ends before position 1000000");
     refused(2, &["replay", "--log", path(&log), "--to", "-1"], "--to");
@@ -185,6 +241,10 @@ fn wrong_usage_gets_one_clear_line_and_exit_code_2() {
     refused(2, &["run", "ycsb-a", "--theta", "1"], "theta");
     refused(2, &["run", "ycsb-a", "--value-size", "7"], "multiple of 10");
     refused(2, &["run", "transfer", "--accounts", "1"], "two accounts");
+    refused(2, &["run", "smallbank", "--accounts", "1"], "two accounts");
+    refused(2, &["run", "smallbank", "--hot", "2"], "from 0 to 1");
+    refused(2, &["run", "smallbank", "--hot-accounts", "1"], "two accounts are hot");
+    refused(2, &["run", "transfer", "--hot-accounts", "2"], "is an option of smallbank, not of transfer");
     refused(2, &["run", "transfer", "--in-flight", "0"], "in flight");
     refused(2, &["run", "transfer", "--seconds", "1", "--transactions", "1"], "cannot be used with");
     refused(2, &["run", "transfer", "--seconds", "-1"], "seconds");

@@ -462,7 +462,7 @@ fn a_line_as_documented_is_answered_byte_for_byte() {
         "\n"
     );
     assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
-    assert_eq!(dump(&log, &[]), "{\"key\":\"k\",\"table\":\"t\",\"value\":{\"a\":\"é\",\"b\":1.5}}\n");
+    assert_eq!(dump(&log, &[]), "{\"table\":\"t\",\"key\":\"k\",\"value\":{\"a\":\"é\",\"b\":1.5}}\n");
 }
 
 #[test]

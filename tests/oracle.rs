@@ -4,13 +4,17 @@
 use std::sync::Arc;
 
 use mixlog::log::{FileLog, SharedLog, file};
+use mixlog::workloads::list_append;
+use mixlog::workloads::list_append::client::ListAppends;
 use mixlog::workloads::runner::{self, Stop};
+use mixlog::workloads::smallbank::client::SmallBank;
+use mixlog::workloads::smallbank::driver;
 use mixlog::workloads::tpcc::client::Tpcc;
 use mixlog::workloads::tpcc::schema::Scale;
 use mixlog::workloads::transfer::{self, Transfers};
 use mixlog::workloads::workload::Workload;
 use mixlog::workloads::ycsb::client::{Config, Mix, Ycsb};
-use mixlog::workloads::ycsb::record::Inline;
+use mixlog::workloads::ycsb::record::{Inline, Ordered};
 use mixlog::{Digest, Engine, Mode, Position};
 
 /// More with MIXLOG_SEEDS=N.
@@ -77,6 +81,12 @@ fn check<W: Workload>(make: impl Fn(u64) -> W, transactions: u64) {
             }
         }
         assert_eq!(replay(&workload, &log, 2, 1000, Mode::Auto, middle), oracle, "auto");
+        for (mode, one_in) in [(Mode::Sequential, 1), (Mode::Parallel, 1), (Mode::Parallel, 5)] {
+            let builder = workload.register(Engine::builder()).threads(2).mode(mode).paranoid(one_in);
+            let replay = builder.replay(Arc::clone(&log)).expect("it opens");
+            assert_eq!(replay.to_end().expect("it is deterministic"), oracle[1], "one in {one_in} twice");
+            assert!(replay.stats().run_twice > 0);
+        }
     }
 }
 
@@ -87,7 +97,7 @@ fn tpcc_parallel_equals_sequential() {
 
 #[test]
 fn ycsb_parallel_equals_sequential() {
-    for mix in [Mix::A, Mix::B, Mix::C, Mix::F] {
+    for mix in [Mix::A, Mix::B, Mix::C, Mix::D, Mix::F] {
         check::<Ycsb<Inline<100>>>(
             |seed| {
                 let theta = if seed == 0 { 0.99 } else { 0.5 };
@@ -96,6 +106,17 @@ fn ycsb_parallel_equals_sequential() {
             800,
         );
     }
+}
+
+#[test]
+fn ycsb_with_scans_parallel_equals_sequential() {
+    check::<Ycsb<Ordered<100>>>(
+        |seed| {
+            let theta = if seed == 0 { 0.99 } else { 0.5 };
+            Ycsb::new(Config { records: 500, value_size: 100, operations: 3, theta, ..Config::new(Mix::E) })
+        },
+        800,
+    );
 }
 
 #[test]
@@ -108,6 +129,28 @@ fn transfers_parallel_equals_sequential() {
                 hot,
                 initial: mixlog::workloads::money::Cents(50_00),
             })
+        },
+        1500,
+    );
+}
+
+#[test]
+fn smallbank_parallel_equals_sequential() {
+    check::<SmallBank>(
+        |seed| {
+            let hot = if seed == 0 { 0.5 } else { 1.0 };
+            SmallBank::new(driver::Config { accounts: 200, hot, hot_accounts: 10 }, seed)
+        },
+        1500,
+    );
+}
+
+#[test]
+fn list_append_parallel_equals_sequential() {
+    check::<ListAppends>(
+        |seed| {
+            let keys = if seed == 0 { 3 } else { 30 };
+            ListAppends::new(list_append::driver::Config { keys, abort: 0.1, ..Default::default() })
         },
         1500,
     );

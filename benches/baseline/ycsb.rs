@@ -1,7 +1,7 @@
 //! YCSB by hand.
 
 use mixlog_workloads::ycsb::load::Population;
-use mixlog_workloads::ycsb::operate::{Action, NoRecord, Operation, Operations};
+use mixlog_workloads::ycsb::operate::{Action, OperateAbort, Operation, Operations};
 use mixlog_workloads::ycsb::record::{Record, checksum, key_of, update_field, write_record};
 
 use super::Map;
@@ -24,24 +24,32 @@ impl<R: Record> Ycsb<R> {
         Self { records: records.collect() }
     }
 
-    /// Runs one transaction. All records of these workloads exist, so that nothing is ever undone.
+    /// Runs one transaction. All records of these workloads exist if they are to be read, and do not if they are to be
+    /// inserted, so that nothing is ever undone.
     #[inline]
-    pub(crate) fn run(&mut self, operations: &Operations) -> Result<u64, NoRecord> {
+    pub(crate) fn run(&mut self, operations: &Operations) -> Result<u64, OperateAbort> {
         let mut sum = 0u64;
         for Operation { key, action } in operations.as_slice() {
             match *action {
                 Action::Read => {
-                    let record = self.records.get(key).ok_or(NoRecord(*key))?;
+                    let record = self.records.get(key).ok_or(OperateAbort::NoRecord(*key))?;
                     sum = sum.wrapping_add(checksum(record.bytes()));
                 }
                 Action::Update(field) => {
-                    let record = self.records.get_mut(key).ok_or(NoRecord(*key))?;
+                    let record = self.records.get_mut(key).ok_or(OperateAbort::NoRecord(*key))?;
                     update_field(record.bytes_mut(), *key, usize::from(field));
                 }
                 Action::ReadModifyWrite(field) => {
-                    let record = self.records.get_mut(key).ok_or(NoRecord(*key))?;
+                    let record = self.records.get_mut(key).ok_or(OperateAbort::NoRecord(*key))?;
                     sum = sum.wrapping_add(checksum(record.bytes()));
                     update_field(record.bytes_mut(), *key, usize::from(field));
+                }
+                Action::Scan(_) => unreachable!("records without an order are not scanned"),
+                Action::Insert(value_size) => {
+                    let record = R::zeroed(value_size as usize);
+                    let mut record = record.ok_or(OperateAbort::WrongSize(value_size))?;
+                    write_record(record.bytes_mut(), *key);
+                    self.records.insert(*key, record);
                 }
             }
         }

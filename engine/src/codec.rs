@@ -18,6 +18,9 @@ pub trait Codec<T>: Send + Sync + 'static {
     /// # Errors
     /// [`DecodeError`] for any other bytes; it must not panic.
     fn from_bytes(bytes: &[u8]) -> Result<T, DecodeError>;
+
+    /// The value as text, for people.
+    fn describe(value: &T) -> String;
 }
 
 /// Any serde type, in postcard's format.
@@ -43,6 +46,12 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for Serde {
     fn from_bytes(bytes: &[u8]) -> Result<T, DecodeError> {
         decode(bytes)
     }
+
+    fn describe(value: &T) -> String {
+        // Maps whose keys are no text have no JSON.
+        let bytes = |_| <Self as Codec<T>>::with_bytes(value, &mut Vec::new(), hex);
+        serde_json::to_string(value).unwrap_or_else(bytes)
+    }
 }
 
 impl<T: IntoBytes + Immutable + TryFromBytes> Codec<T> for Fixed {
@@ -56,6 +65,26 @@ impl<T: IntoBytes + Immutable + TryFromBytes> Codec<T> for Fixed {
             DecodeError::new(format!("{} bytes are no {}", bytes.len(), std::any::type_name::<T>()))
         })
     }
+
+    fn describe(value: &T) -> String {
+        let bytes = value.as_bytes();
+        match bytes.len() {
+            1 | 2 | 4 | 8 => {
+                let mut number = [0; 8];
+                number[..bytes.len()].copy_from_slice(bytes);
+                u64::from_le_bytes(number).to_string()
+            }
+            _ => hex(bytes),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold("0x".to_owned(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("text grows");
+        text
+    })
 }
 
 /// Bytes that are not what they should be.

@@ -1,5 +1,6 @@
 //! The embedded engine: build it, open it on a log, submit, read.
 
+use std::any::TypeId;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,25 +13,31 @@ use mixlog_log::{Batch, Durability, Position, SharedLog};
 use crate::codec::Codec;
 use crate::digest::Digest;
 use crate::entry::{self, Origin};
-use crate::error::{OpenError, SubmitError};
+use crate::error::{OpenError, SnapshotError, SubmitError};
+use crate::index::{Index, IndexKey, Maintain};
 use crate::interactive::Intention;
 use crate::pipeline::{Config, Mode, Pipeline, Progress, Shared, Until, WINDOW_GRID};
 use crate::procedure::{Procedure, ProcedureId, Procedures, Registered};
 use crate::snapshot::Snapshot;
-use crate::stats::Stats;
-use crate::store::{AnyTable, MakeTable, Store, TableStore};
+use crate::stats::{Memory, Stats};
+use crate::store::{AnyTable, Indexes, MakeTable, Store, TableStore};
 use crate::table::{Key, Table, TableId, Value};
 use crate::ticket::Ticket;
 
 /// Names what an engine consists of, and opens it.
 #[must_use]
 pub struct Builder {
-    tables: Vec<(&'static str, MakeTable)>,
+    tables: Vec<(&'static str, TypeId, MakeTable)>,
+    indexes: Indexes,
+    /// Of each index: its name, its table's name and type.
+    indexed: Vec<(&'static str, &'static str, TypeId)>,
     procedures: Vec<Registered>,
     threads: usize,
     window: u32,
     mode: Mode,
+    paranoid: u32,
     max_in_flight: usize,
+    retain: u64,
     progress: Option<Progress>,
 }
 
@@ -39,11 +46,15 @@ impl Default for Builder {
         let threads = thread::available_parallelism().map_or(1, usize::from);
         Self {
             tables: Vec::new(),
+            indexes: Vec::new(),
+            indexed: Vec::new(),
             procedures: Vec::new(),
             threads,
             window: 256,
             mode: Mode::Auto,
+            paranoid: 0,
             max_in_flight: 1 << 20,
+            retain: 0,
             progress: None,
         }
     }
@@ -53,11 +64,27 @@ impl Builder {
     /// Adds a table.
     pub fn table<K: Key, V: Value, C: Codec<K> + Codec<V>>(mut self, table: &Table<K, V, C>) -> Self {
         let description = *table;
-        let make: MakeTable = Box::new(move |number, workers| -> Box<dyn AnyTable> {
-            Box::new(TableStore::new(&description, number, workers))
+        let make: MakeTable = Box::new(move |number, workers, indexes| -> Box<dyn AnyTable> {
+            let own = indexes.extract_if(.., |(table, _)| *table == description.id());
+            let own =
+                own.map(|(_, index)| *index.downcast().expect("the types of an index's table were compared"));
+            let own = own.collect();
+            Box::new(TableStore::new(&description, number, workers, own))
         });
-        self.tables.push((table.name(), make));
+        self.tables.push((table.name(), TypeId::of::<Table<K, V, C>>(), make));
         self
+    }
+
+    /// Adds an index of a table, which has to be added, too. It needs no place in the log: it may be added to a
+    /// program, or left out, while its log exists.
+    pub fn index<K: IndexKey, V: Value, I: IndexKey, C: Codec<K> + Codec<V>>(
+        mut self,
+        index: &Index<K, V, I, C>,
+    ) -> Self {
+        let maintain: Box<dyn Maintain<K, V>> = Box::new(*index);
+        self.indexes.push((index.table().id(), Box::new(maintain)));
+        self.indexed.push((index.name(), index.table().name(), TypeId::of::<Table<K, V, C>>()));
+        self.table(&index.places())
     }
 
     /// Adds a procedure.
@@ -85,10 +112,30 @@ impl Builder {
         self
     }
 
+    /// Runs one transaction in so many twice from the same state, the second time on another thread, and stops the
+    /// engine with [`OpenError::NotDeterministic`] right before the first one that does two things. Finds procedures
+    /// that use a clock, thread numbers, randomness, std's hash maps or global state. 1 runs every transaction twice; more
+    /// takes a sample, which is a property of the log's positions; 0, the default, takes none.
+    ///
+    /// Units: transactions. Cost: a sampled transaction takes twice its time, two hand-overs between threads (some 10 us),
+    /// and two hashes for every row that it changes. For tests, and for a replica that lags anyway.
+    pub const fn paranoid(mut self, one_in: u32) -> Self {
+        self.paranoid = one_in;
+        self
+    }
+
     /// How many submissions may await their outcome before [`Engine::submit`] blocks. Default: 2^20. Each costs
     /// about 200 bytes, and its entry in the log's queue.
     pub const fn max_in_flight(mut self, submissions: usize) -> Self {
         self.max_in_flight = submissions;
+        self
+    }
+
+    /// For how many positions behind the newest committed one [`Engine::snapshot_at`] finds the ends of windows.
+    /// Default: 0, none. More costs the memory of an open snapshot of that age (see [`Snapshot`]), and 8 bytes per
+    /// window.
+    pub const fn retain(mut self, positions: u64) -> Self {
+        self.retain = positions;
         self
     }
 
@@ -110,14 +157,23 @@ impl Builder {
         if self.max_in_flight == 0 {
             return refuse("at least 1 submission must be allowed in flight".to_owned());
         }
-        for (i, (name, _)) in self.tables.iter().enumerate() {
-            if self.tables[..i].iter().any(|(other, _)| other == name) {
+        for (i, (name, ..)) in self.tables.iter().enumerate() {
+            if self.tables[..i].iter().any(|(other, ..)| other == name) {
                 return refuse(format!("table {name:?} is registered twice"));
             }
-            if let Some((other, _)) =
-                self.tables[..i].iter().find(|(o, _)| TableId::of(o) == TableId::of(name))
+            if let Some((other, ..)) =
+                self.tables[..i].iter().find(|(o, ..)| TableId::of(o) == TableId::of(name))
             {
                 return refuse(format!("the names of tables {name:?} and {other:?} collide: rename one"));
+            }
+        }
+        for &(index, table, types) in &self.indexed {
+            match self.tables.iter().find(|(name, ..)| *name == table) {
+                Some((_, found, _)) if *found == types => {}
+                Some(_) => return refuse(format!("index {index:?} is of table {table:?} with other types")),
+                None => {
+                    return refuse(format!("index {index:?} is of table {table:?}, which is not registered"));
+                }
             }
         }
         if self.tables.len() > 2048 || self.procedures.len() > usize::from(u16::MAX) {
@@ -131,10 +187,11 @@ impl Builder {
                 format!("the names of procedures {a:?} and {b:?} collide: rename one")
             })
         })?;
-        let makers = self.tables.into_iter().map(|(_, make)| make).collect();
-        let (store, workers) = Store::new(makers, self.threads);
-        let shared = Arc::new(Shared::new(store, procedures, random(), self.max_in_flight));
-        let config = Config { threads: self.threads, window: self.window, mode: self.mode };
+        let makers = self.tables.into_iter().map(|(.., make)| make).collect();
+        let (store, workers) = Store::new(makers, self.indexes, self.threads);
+        let shared = Arc::new(Shared::new(store, procedures, random(), self.max_in_flight, self.retain));
+        let (threads, window, mode, paranoid) = (self.threads, self.window, self.mode, self.paranoid);
+        let config = Config { threads, window, mode, paranoid };
         let pipeline = Pipeline::new(shared, workers, config).map_err(|error| {
             OpenError::Configuration(format!("cannot start {} threads: {error}", self.threads))
         })?;
@@ -212,7 +269,7 @@ pub(crate) fn random() -> u64 {
 }
 
 /// Microseconds since 1970-01-01 UTC.
-fn now_us() -> u64 {
+pub(crate) fn now_us() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX))
@@ -317,6 +374,32 @@ impl Engine {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::new(Arc::clone(&self.shared))
+    }
+
+    /// A view of the state after `position`, where a window ended and is retained: the newest one, those that a
+    /// snapshot is open at, those that [`Builder::retain`] asks for.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] tells the nearest positions that there are.
+    pub fn snapshot_at(&self, position: Position) -> Result<Snapshot, SnapshotError> {
+        Snapshot::at(Arc::clone(&self.shared), position)
+    }
+
+    /// The positions that [`snapshot_at`](Self::snapshot_at) finds now, oldest first; the last is the newest committed
+    /// one. Those that no snapshot is open at may be gone a window later.
+    ///
+    /// Cost: a copy of the list, while which no window commits.
+    #[must_use]
+    pub fn retained(&self) -> Vec<Position> {
+        self.shared.snapshots.retained()
+    }
+
+    /// How much memory the tables use, and what for.
+    ///
+    /// Cost: some loads per table and thread, no pass over anything: cheap enough to be asked every second.
+    #[must_use]
+    pub fn memory(&self) -> Memory {
+        self.shared.memory()
     }
 
     /// The digest of the newest committed state and of all replies so far.
@@ -453,6 +536,26 @@ impl Replay {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::new(Arc::clone(self.pipeline.shared()))
+    }
+
+    /// As [`Engine::snapshot_at`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn snapshot_at(&self, position: Position) -> Result<Snapshot, SnapshotError> {
+        Snapshot::at(Arc::clone(self.pipeline.shared()), position)
+    }
+
+    /// As [`Engine::retained`].
+    #[must_use]
+    pub fn retained(&self) -> Vec<Position> {
+        self.pipeline.shared().snapshots.retained()
+    }
+
+    /// As [`Engine::memory`].
+    #[must_use]
+    pub fn memory(&self) -> Memory {
+        self.pipeline.shared().memory()
     }
 
     /// What was counted so far.

@@ -1,5 +1,7 @@
 //! What can go wrong between an engine and its user.
 
+use std::fmt;
+
 use mixlog_log::{AppendError, Position, ReadError};
 use thiserror::Error;
 
@@ -58,9 +60,46 @@ pub enum OpenError {
     /// The log does not take the engine's catalog.
     #[error("cannot append to the log: {0}")]
     Append(#[from] AppendError),
+    /// Paranoid mode ran a transaction twice from the same state, and it did two things. Everything before it was
+    /// executed. Without paranoid mode the log can be executed still, but replicas may come to differ: correct the
+    /// procedure.
+    #[error("procedure {procedure:?} is not deterministic: run twice at position {position}, {what}")]
+    NotDeterministic {
+        /// The procedure's name.
+        procedure: &'static str,
+        /// Where the transaction stands in the log.
+        position: Position,
+        /// What was not the same.
+        what: Difference,
+    },
     /// Code that must not panic did: a row's `Clone`, `Serialize` or `Drop`, or a bug of the engine.
     #[error("the engine panicked: {0}")]
     Panicked(String),
+}
+
+/// What two runs of a transaction did not have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Difference {
+    /// Whether it committed, aborted or panicked.
+    Ending,
+    /// What it returned.
+    Reply,
+    /// The rows that it left in this table, and perhaps in others.
+    Rows {
+        /// The table's name.
+        table: &'static str,
+    },
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ending => f.write_str("it ended in two ways"),
+            Self::Reply => f.write_str("it gave two replies"),
+            Self::Rows { table } => write!(f, "it made two different changes to table {table:?}"),
+        }
+    }
 }
 
 /// Why a transaction was not submitted. Nothing was appended.
@@ -76,4 +115,48 @@ pub enum SubmitError {
     /// The engine stopped: its log failed, or an entry could not be executed.
     #[error("the engine has stopped: {0}")]
     Stopped(String),
+}
+
+/// Why there is no snapshot at a position.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// The position was not executed yet: wait for it.
+    #[error("position {position} is not committed yet: {}", last_committed(.committed))]
+    NotCommitted {
+        /// The position asked for.
+        position: Position,
+        /// The last committed one.
+        committed: Option<Position>,
+    },
+    /// The position lies before all that is retained: ask for a later one, or replay the log up to there. More is
+    /// retained with [`Builder::retain`](crate::Builder::retain), or while a snapshot is held.
+    #[error("the state after position {position} is no longer retained: the oldest is that after {oldest}")]
+    NoLongerRetained {
+        /// The position asked for.
+        position: Position,
+        /// The oldest one that is retained.
+        oldest: Position,
+    },
+    /// Between two positions that are retained: no window ended here, or nobody asked to retain its end.
+    #[error(
+        "the state after position {position} is not retained: the next one is that after {after}{}",
+        and_before(.before)
+    )]
+    BetweenRetained {
+        /// The position asked for.
+        position: Position,
+        /// The nearest retained one before; `None` for the empty state, which an open snapshot looks at.
+        before: Option<Position>,
+        /// The nearest retained one after.
+        after: Position,
+    },
+}
+
+fn last_committed(committed: &Option<Position>) -> String {
+    committed.map_or_else(|| "nothing is".to_owned(), |committed| format!("the last one is {committed}"))
+}
+
+fn and_before(before: &Option<Position>) -> String {
+    before.map_or_else(String::new, |before| format!(", the one before it that after {before}"))
 }

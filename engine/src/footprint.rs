@@ -7,6 +7,7 @@ use mixlog_mixer::Mode;
 
 use crate::bounded::Bounded;
 use crate::codec::Codec;
+use crate::index::{Index, IndexKey, Place, places};
 use crate::merge::Merge;
 use crate::store::{RowId, Store, TableStore};
 use crate::table::{Conflicts, Key, Table, Value};
@@ -22,6 +23,14 @@ pub(crate) struct Access {
     pub(crate) mode: Mode,
     /// Whether the key is a row that the table's index can locate.
     pub(crate) is_row: bool,
+}
+
+impl Access {
+    /// Whether it is the right to access the unit of this hash in this mode.
+    #[inline]
+    pub(crate) fn covers(&self, key: u64, mode: Mode) -> bool {
+        self.key == key && (self.mode == Mode::Write || self.mode == mode)
+    }
 }
 
 pub(crate) const NOWHERE: RowId = RowId::MAX;
@@ -67,6 +76,8 @@ pub struct Footprint<'a> {
     position: Position,
     unknown: bool,
     reconnoitre: bool,
+    /// What stands behind the hashes, for those who want to know.
+    names: Option<Vec<(u64, String)>>,
 }
 
 impl<'a> Footprint<'a> {
@@ -75,7 +86,25 @@ impl<'a> Footprint<'a> {
         declarations: &'a mut Declarations,
         position: Position,
     ) -> Self {
-        Self { store, declarations, granules: [0; GRANULES], position, unknown: false, reconnoitre: false }
+        let granules = [0; GRANULES];
+        Self { store, declarations, granules, position, unknown: false, reconnoitre: false, names: None }
+    }
+
+    /// The same, which also notes what stands behind the hashes.
+    pub(crate) fn with_names(self) -> Self {
+        Self { names: Some(Vec::new()), ..self }
+    }
+
+    /// What stands behind the hashes, as text.
+    pub(crate) fn into_names(self) -> Vec<(u64, String)> {
+        self.names.unwrap_or_default()
+    }
+
+    #[inline]
+    fn name(&mut self, hash: u64, name: impl FnOnce() -> String) {
+        if let Some(names) = &mut self.names {
+            names.push((hash, name()));
+        }
     }
 
     /// Whether the procedure said that it may touch anything.
@@ -152,6 +181,33 @@ impl<'a> Footprint<'a> {
         self
     }
 
+    /// The procedure may read what an index finds for `range`.
+    ///
+    /// # Panics
+    /// When the index is not registered.
+    pub fn range_by<K: IndexKey, V: Value, I: IndexKey, C: Codec<K> + Codec<V>>(
+        &mut self,
+        index: &Index<K, V, I, C>,
+        range: impl RangeBounds<I>,
+    ) -> &mut Self {
+        self.range_in(self.store.table(&index.places()), &places::<I, K>(&range));
+        self
+    }
+
+    /// The procedure may insert, move or delete the row of `key`, so that it comes to or goes from `by` in an index.
+    /// Only needed where the row's place in the index changes.
+    ///
+    /// # Panics
+    /// As [`range_by`](Self::range_by).
+    pub fn write_by<K: IndexKey, V: Value, I: IndexKey, C: Codec<K> + Codec<V>>(
+        &mut self,
+        index: &Index<K, V, I, C>,
+        by: I,
+        key: K,
+    ) -> &mut Self {
+        self.write(&index.places(), &Place::new(by, key))
+    }
+
     /// The procedure may read the first `rows` rows of `range`. A guess when the table changes meanwhile: if rows go
     /// away and the walk gets further than foreseen, the guard notices.
     ///
@@ -183,12 +239,15 @@ impl<'a> Footprint<'a> {
         rows: usize,
     ) {
         if !matches!(store.conflicts, Conflicts::Ranges) {
-            self.granule(store.number(), store.granule_of_range(range), Mode::Read);
+            let granule = store.granule_of_range(range);
+            self.name(granule, || store.name_of_range(range));
+            self.granule(store.number(), granule, Mode::Read);
             return;
         }
         // How much of the first leaf lies before the range is not known.
         let mut ahead = None;
         store.granules_of_range(range, |granule, count| {
+            self.name(granule, || store.name_of_range(range));
             self.granule(store.number(), granule, Mode::Read);
             let seen = ahead.map_or(0, |ahead: usize| ahead.saturating_add(count as usize));
             ahead = Some(seen);
@@ -212,6 +271,7 @@ impl<'a> Footprint<'a> {
             "table {:?} has no granules: see Table::watched and Table::grouped",
             table.name()
         );
+        self.name(store.granule_hash(granule), || granule.to_string());
         self.granule(store.number(), store.granule_hash(granule), Mode::Read);
         self
     }
@@ -231,6 +291,7 @@ impl<'a> Footprint<'a> {
             "granules of table {:?} cannot be written as a whole: see Table::grouped",
             table.name()
         );
+        self.name(store.granule_hash(granule), || granule.to_string());
         self.granule(store.number(), store.granule_hash(granule), Mode::Write);
         self
     }
@@ -274,6 +335,7 @@ impl<'a> Footprint<'a> {
         match store.conflicts {
             Conflicts::Grouped { granule, .. } => {
                 let mode = if mode == Mode::Read { Mode::Read } else { Mode::Write };
+                self.name(store.granule_hash(granule(key)), || granule(key).to_string());
                 self.granule(table, store.granule_hash(granule(key)), mode);
                 self.declarations.located.push(Located { key_hash, row, table });
                 return;
@@ -283,6 +345,7 @@ impl<'a> Footprint<'a> {
             }
             Conflicts::Rows | Conflicts::Watched(_) | Conflicts::Ranges => {}
         }
+        self.name(key_hash, || <C as Codec<K>>::describe(key));
         self.declarations.accesses.push(Access { key: key_hash, row, table, mode, is_row: true });
     }
 

@@ -24,13 +24,14 @@ use crate::codec::Codec;
 use crate::engine::Engine;
 use crate::error::SubmitError;
 use crate::footprint::Footprint;
+use crate::index::{Index, IndexKey, places};
 use crate::merge::Merge;
 use crate::procedure::Procedure;
 use crate::snapshot::Snapshot;
 use crate::store::{AnyTable, Overlays, Speculative, Store, Touched};
 use crate::table::{Key, Table, TableId, Value};
 use crate::ticket::{Outcome, Ticket, TicketError};
-use crate::tx::Tx;
+use crate::tx::{Lent, Tx};
 
 /// What an interactive transaction read and will write: the procedure that commits it.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -178,6 +179,7 @@ pub struct Transaction<'e> {
     engine: &'e Engine,
     snapshot: Snapshot,
     overlays: Overlays,
+    lent: Option<Lent<'e>>,
     /// Looking changes the overlays: not from two threads at once.
     one_thread: PhantomData<Cell<()>>,
 }
@@ -187,11 +189,23 @@ impl<'e> Transaction<'e> {
     fn new(engine: &'e Engine) -> Self {
         let mut overlays = Overlays::default();
         overlays.start(engine.store().tables().len());
-        Self { engine, snapshot: engine.snapshot(), overlays, one_thread: PhantomData }
+        Self { engine, snapshot: engine.snapshot(), overlays, lent: None, one_thread: PhantomData }
     }
 
     const fn speculative(&self) -> Speculative<'_> {
         Speculative { overlays: &self.overlays, at: self.snapshot.stamp(), position: None }
+    }
+
+    fn tx(&mut self) -> Tx<'_> {
+        self.keep_indexes();
+        Tx::resume(self.engine.store(), self.speculative())
+    }
+
+    /// See [`Tx::keep_indexes`].
+    fn keep_indexes(&mut self) {
+        if let Some(moved) = self.lent.take() {
+            moved(&mut Tx::resume(self.engine.store(), self.speculative()));
+        }
     }
 
     /// The last position whose changes it sees, or `None` for the empty state before the first.
@@ -219,8 +233,13 @@ impl<'e> Transaction<'e> {
         table: &Table<K, V, C>,
         key: &K,
     ) -> Option<&mut V> {
-        // SAFETY: `&mut self` keeps all others away, here and below.
-        unsafe { self.speculative().get_mut(self.engine.store().table(table), key) }
+        self.keep_indexes();
+        let store = self.engine.store().table(table);
+        if store.is_indexed() {
+            self.lent = Some(store.lend(key.clone(), self.get(table, key).cloned()));
+        }
+        // SAFETY: `&mut self` keeps all others away.
+        unsafe { self.speculative().get_mut(store, key) }
     }
 
     /// Inserts the row of `key`, or overwrites it: whatever it holds, unless it was read as well.
@@ -230,8 +249,7 @@ impl<'e> Transaction<'e> {
         key: K,
         value: V,
     ) {
-        // SAFETY: as in `get_mut`.
-        unsafe { self.speculative().put(self.engine.store().table(table), key, value) }
+        self.tx().put(table, key, value);
     }
 
     /// Deletes the row of `key`; tells whether there was one.
@@ -240,8 +258,7 @@ impl<'e> Transaction<'e> {
         table: &Table<K, V, C>,
         key: &K,
     ) -> bool {
-        // SAFETY: as in `get_mut`.
-        unsafe { self.speculative().delete(self.engine.store().table(table), key) }
+        self.tx().delete(table, key)
     }
 
     /// Merges into the row of `key`, as a read and a write of it: who wants merges that do not conflict writes a
@@ -252,8 +269,7 @@ impl<'e> Transaction<'e> {
         key: K,
         delta: V::Delta,
     ) -> bool {
-        // SAFETY: as in `get_mut`.
-        unsafe { self.speculative().merge(table, self.engine.store().table(table), key, delta) }
+        self.tx().merge(table, key, delta)
     }
 
     /// Adds `delta` to the row of `key`, unless that would take it below `floor`, as [`Tx::add_bounded`] does; as a
@@ -261,12 +277,11 @@ impl<'e> Transaction<'e> {
     pub fn add_bounded<K: Key, V: Counter, C: Codec<K> + Codec<V>>(
         &mut self,
         table: &Table<K, V, C>,
-        key: &K,
+        key: K,
         delta: i64,
         floor: i64,
     ) -> bool {
-        // SAFETY: as in `get_mut`.
-        unsafe { self.speculative().add_bounded(self.engine.store().table(table), key, delta, floor) }
+        self.tx().add_bounded(table, key, delta, floor)
     }
 
     /// The rows with keys in `range`, in key order; see [`Tx::range`]. It depends on the part of the range that was
@@ -306,7 +321,22 @@ impl<'e> Transaction<'e> {
         self.range(table, range).next_back()
     }
 
-    fn intention(&self) -> Intention {
+    /// The rows that an index finds for `range`; see [`Tx::range_by`].
+    ///
+    /// # Panics
+    /// When the index is not registered.
+    pub fn range_by<K: IndexKey, V: Value, I: IndexKey, C: Codec<K> + Codec<V>>(
+        &mut self,
+        index: &Index<K, V, I, C>,
+        range: impl RangeBounds<I>,
+    ) -> impl DoubleEndedIterator<Item = (I, K)> {
+        self.keep_indexes();
+        let store = self.engine.store().table(&index.places());
+        self.speculative().range(store, &places::<I, K>(&range)).map(|(place, ())| place.into_parts())
+    }
+
+    fn intention(&mut self) -> Intention {
+        self.keep_indexes();
         let mut intention = Intention::default();
         let (store, at) = (self.engine.store(), self.snapshot.stamp());
         for touched in self.overlays.touched(self.overlays.at_hand()) {
@@ -327,7 +357,7 @@ impl<'e> Transaction<'e> {
     ///
     /// # Errors
     /// [`CommitError`].
-    pub fn commit(self) -> Result<Option<Position>, CommitError> {
+    pub fn commit(mut self) -> Result<Option<Position>, CommitError> {
         let intention = self.intention();
         if intention.writes.is_empty() {
             return Ok(self.position());
@@ -343,7 +373,7 @@ impl<'e> Transaction<'e> {
     ///
     /// # Errors
     /// [`SubmitError`].
-    pub fn submit(self) -> Result<Ticket<Intention>, SubmitError> {
+    pub fn submit(mut self) -> Result<Ticket<Intention>, SubmitError> {
         self.engine.submit(&self.intention())
     }
 }

@@ -40,6 +40,7 @@ use crate::digest::Digest;
 use crate::entry::Catalog;
 use crate::error::OpenError;
 use crate::execute::parallel::{self, FirstViolation};
+use crate::execute::paranoid::{Found, Paranoid};
 use crate::execute::sequential::{self, Given};
 use crate::execute::{Violation, panic_message};
 use crate::handover::{BROKEN, Barrier, Call, Gate};
@@ -48,7 +49,7 @@ use crate::prepare;
 use crate::procedure::Procedures;
 use crate::reply::Replies;
 use crate::snapshot::Registry;
-use crate::stats::{Stages, Stats};
+use crate::stats::{Memory, Stages, Stats};
 use crate::store::{AnyTable, Stamp, Store, WindowEnd, Worker};
 use crate::verify::{self, Executed, Verdict, Verified};
 use crate::window::Window;
@@ -95,6 +96,7 @@ const LOOK_UP: Duration = Duration::from_millis(20);
 pub(crate) struct Driver {
     pub(crate) worker: Worker,
     pub(crate) replies: Replies,
+    pub(crate) paranoid: Paranoid,
     /// What its part of the window changed in the digest of the state.
     state_digest: u128,
     stages: Stages,
@@ -116,14 +118,21 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(store: Store, procedures: Procedures, origin: u64, in_flight_limit: usize) -> Self {
-        let table_names = store.tables().map(|table| table.name()).collect();
+    pub(crate) fn new(
+        store: Store,
+        procedures: Procedures,
+        origin: u64,
+        in_flight_limit: usize,
+        retain: u64,
+    ) -> Self {
+        let table_names =
+            store.tables().filter(|table| !table.is_derived()).map(|table| table.name()).collect();
         Self {
             store,
             procedures,
             origin,
             in_flight: InFlight::new(in_flight_limit),
-            snapshots: Registry::default(),
+            snapshots: Registry::new(retain),
             stats: Mutex::default(),
             catalog: Mutex::default(),
             digest: Default::default(),
@@ -176,6 +185,13 @@ impl Shared {
         Ok(())
     }
 
+    /// How much memory the tables use, and what for.
+    pub(crate) fn memory(&self) -> Memory {
+        let (snapshots, oldest) = self.snapshots.opened();
+        let tables = self.store.tables().map(AnyTable::memory).collect();
+        Memory::new(tables, snapshots, oldest.and_then(Position::previous))
+    }
+
     /// The digest of the newest committed window; at least of all that snapshots see.
     pub(crate) fn digest(&self) -> Digest {
         let seen = self.snapshots.tail().previous();
@@ -220,6 +236,8 @@ pub(crate) struct Config {
     pub(crate) threads: usize,
     pub(crate) window: u32,
     pub(crate) mode: Mode,
+    /// How many transactions there are for one that is run twice; 0 for none.
+    pub(crate) paranoid: u32,
 }
 
 /// Called now and then with how far the log was executed, and how far it goes.
@@ -291,10 +309,16 @@ impl Pipeline {
         workers: Vec<Worker>,
         config: Config,
     ) -> Result<Self, rayon::ThreadPoolBuildError> {
+        let threads = |name: &'static str| {
+            let builder = rayon::ThreadPoolBuilder::new().num_threads(config.threads);
+            builder.thread_name(move |i| format!("mixlog-{name}-{i}")).build()
+        };
+        let doubles = if config.paranoid > 0 { Some(Arc::new(threads("double")?)) } else { None };
         let driver = |worker| {
             CachePadded::new(Mutex::new(Driver {
                 worker,
                 replies: Replies::default(),
+                paranoid: Paranoid::new(config.paranoid, doubles.clone()),
                 state_digest: 0,
                 stages: Stages::default(),
             }))
@@ -302,10 +326,7 @@ impl Pipeline {
         Ok(Self {
             shared,
             config,
-            pool: rayon::ThreadPoolBuilder::new()
-                .num_threads(config.threads)
-                .thread_name(|i| format!("mixlog-driver-{i}"))
-                .build()?,
+            pool: threads("driver")?,
             drivers: workers.into_iter().map(driver).collect(),
             windows: [RwLock::new(Window::new()), RwLock::new(Window::new())],
             round: RwLock::default(),
@@ -363,7 +384,8 @@ impl Pipeline {
                 }
                 let mut passed = 0;
                 while gate.pass(&mut passed) == Call::Round {
-                    self.take_part(number);
+                    // Only the leader is told.
+                    let _ = self.take_part(number);
                 }
                 Ok(())
             }));
@@ -444,8 +466,10 @@ impl Pipeline {
                     *self.round.write().expect("no panic between rounds") = Round { execute, prepare };
                     self.first_violation.reset();
                     gate.open(Call::Round);
-                    self.take_part(0);
-                    if let Some(slot) = prepare
+                    if let Err(found) = self.take_part(0) {
+                        let executed = execute.expect("something was executed");
+                        self.go_back(leader, executed, found);
+                    } else if let Some(slot) = prepare
                         && self.cut_before_bad_entry(leader, slot)
                     {
                         leader.ready = Some(slot);
@@ -582,12 +606,19 @@ impl Pipeline {
         false
     }
 
+    /// Takes back the executed window, which was put back: it is loaded again, without the transaction that is not
+    /// deterministic and all that comes after it.
+    fn go_back(&self, leader: &mut Leader, slot: usize, found: Found) {
+        leader.next = self.windows[slot].read().expect("no panic with a window").first();
+        leader.bad_entry = Some((found.position, found.error(&self.shared.procedures)));
+    }
+
     fn driver(&self, number: usize) -> MutexGuard<'_, Driver> {
         self.drivers[number].lock().expect("a driver that panicked does not go on")
     }
 
-    /// One driver's part in a round.
-    fn take_part(&self, number: usize) {
+    /// One driver's part in a round. The leader is told when the window was not committed but put back.
+    fn take_part(&self, number: usize) -> Result<(), Found> {
         let Round { execute, prepare } = *self.round.read().expect("no panic between rounds");
         let mut lap = Lap::start();
         let mut driver = self.driver(number);
@@ -611,7 +642,7 @@ impl Pipeline {
         let Some(slot) = execute else {
             self.barrier.wait();
             lap.add_to(&mut driver.stages.wait);
-            return;
+            return Ok(());
         };
         let window = self.windows[slot].read().expect("no panic with a window");
         driver.replies.clear();
@@ -621,17 +652,22 @@ impl Pipeline {
         self.barrier.wait();
         let mut waited = Duration::ZERO;
         lap.add_to(&mut waited);
+        let mut not_committed = None;
         if number == 0 {
             let mut verifying = Duration::ZERO;
-            let verified = self.verify(Executed::in_parallel(&window, &self.first_violation));
-            *self.window_end.write().expect("no panic between stages") = Some(self.publish(&verified));
+            let verified = self.verify(&Executed::in_parallel(&window, &self.first_violation, self.found()));
+            let end = verified.as_ref().ok().map(|verified| self.publish(verified));
+            *self.window_end.write().expect("no panic between stages") = end;
+            not_committed = verified.err();
             lap.add_to(&mut verifying);
             self.driver(0).stages.verify += verifying;
         }
         self.barrier.wait();
         lap.add_to(&mut waited);
         let mut driver = self.driver(number);
-        let end = self.window_end.read().expect("no panic between stages").expect("the leader told");
+        let Some(end) = *self.window_end.read().expect("no panic between stages") else {
+            return not_committed.map_or(Ok(()), Err);
+        };
         self.end_window(&mut driver, &end);
         lap.add_to(&mut driver.stages.commit);
         drop(driver);
@@ -644,6 +680,7 @@ impl Pipeline {
         self.acknowledge(&mut driver);
         lap.add_to(&mut driver.stages.commit);
         driver.stages.wait += waited;
+        Ok(())
     }
 
     /// Prepares a window that is not going to be mixed.
@@ -665,8 +702,10 @@ impl Pipeline {
         sequential::execute(&self.shared, &window, &mut driver, Given::Transactions, |_| ());
         drop(driver);
         lap.add_to(&mut leader.stages.execute);
-        let verified = self.verify(Executed::one_by_one(&window));
-        let end = self.publish(&verified);
+        let end = match self.verify(&Executed::one_by_one(&window, self.found())) {
+            Ok(verified) => self.publish(&verified),
+            Err(found) => return self.go_back(leader, slot, found),
+        };
         lap.add_to(&mut leader.stages.verify);
         self.end_window(&mut self.driver(0), &end);
         if window.number.is_multiple_of(64) {
@@ -680,18 +719,31 @@ impl Pipeline {
     }
 
     /// Verifies until nothing diverges: a window is replayed at most once, since a replay has no footprints to
-    /// leave.
-    fn verify<'a>(&self, executed: Executed<'a>) -> Verified<'a> {
-        match verify::verify(&executed) {
-            Verdict::Verified(verified) => verified,
+    /// leave. The error is a transaction that is not deterministic; then the window was put back to its start.
+    fn verify<'a>(&self, executed: &Executed<'a>) -> Result<Verified<'a>, Found> {
+        let all = || (0..self.drivers.len()).map(|number| self.driver(number)).collect::<Vec<_>>();
+        match verify::verify(executed) {
+            Verdict::Verified(verified) => Ok(verified),
+            Verdict::NotDeterministic(found) => {
+                verify::put_back(&self.shared, &mut all());
+                Err(found)
+            }
             Verdict::Diverged(diverged) => {
-                let mut drivers: Vec<_> = (0..self.drivers.len()).map(|number| self.driver(number)).collect();
                 let mut violations = Vec::new();
-                let executed = verify::replay(&self.shared, &diverged, &mut drivers, |v| violations.push(v));
+                let executed = verify::replay(&self.shared, &diverged, &mut all(), |v| violations.push(v));
                 self.note_replay(&violations);
-                self.verify(executed)
+                self.verify(&executed)
             }
         }
+    }
+
+    /// The first transaction of the executed window that did two things, if any was run twice. Drivers do not run.
+    fn found(&self) -> Option<Found> {
+        if self.config.paranoid == 0 {
+            return None;
+        }
+        let found = (0..self.drivers.len()).filter_map(|number| self.driver(number).paranoid.found.take());
+        found.min_by_key(|found| found.position)
     }
 
     fn note_replay(&self, violations: &[Violation]) {
@@ -713,12 +765,10 @@ impl Pipeline {
     fn publish(&self, verified: &Verified<'_>) -> WindowEnd {
         let window = verified.window;
         let oldest_snapshot = self.shared.snapshots.advance(window.end());
-        self.shared.snapshots.if_none_open(|| {
-            for table in self.shared.store.tables() {
-                // SAFETY: the drivers wait for this one, and no snapshot is open.
-                unsafe { table.reclaim() };
-            }
-        });
+        for table in self.shared.store.tables() {
+            // SAFETY: the drivers wait for this one.
+            unsafe { table.reclaim() };
+        }
         WindowEnd {
             window: window.number,
             first: Stamp::of(window.first()),
@@ -750,6 +800,7 @@ impl Pipeline {
             stats.aborts += std::mem::take(&mut driver.replies.aborted);
             stats.panics += std::mem::take(&mut driver.replies.panicked);
             stats.reconnoitred += std::mem::take(&mut driver.replies.reconnoitred);
+            stats.run_twice += std::mem::take(&mut driver.paranoid.run_twice);
             stats.adopted += std::mem::take(&mut driver.replies.adopted);
             stats.stages += std::mem::take(&mut driver.stages);
         }

@@ -100,9 +100,10 @@ fn decode(
                 && !unknown
                 && let Some(past) = past
             {
-                let mut tx = Tx::speculative(&shared.store, overlays, past, Some(position), time_us);
-                let found = speculate(&**calls, call, &mut tx, replies);
-                drop(tx);
+                let found = {
+                    let mut tx = Tx::speculative(&shared.store, overlays, past, Some(position), time_us);
+                    speculate(&**calls, call, &mut tx, replies)
+                };
                 let touched = overlays.at_hand();
                 unknown = touched.len() > MOST_TOUCHED;
                 let reusable =
@@ -124,9 +125,14 @@ fn decode(
 }
 
 /// Runs a call ahead.
-fn speculate(calls: &dyn Calls, call: u32, tx: &mut Tx<'_>, replies: &mut Vec<u8>) -> Speculation {
+pub(crate) fn speculate(calls: &dyn Calls, call: u32, tx: &mut Tx<'_>, replies: &mut Vec<u8>) -> Speculation {
     let start = replies.len();
-    let status = match catch_unwind(AssertUnwindSafe(|| calls.run(call, tx, replies))) {
+    let run = || {
+        let ended = calls.run(call, tx, replies);
+        tx.keep_indexes();
+        ended
+    };
+    let status = match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ended::Committed) => Status::Committed,
         Ok(Ended::Aborted) => Status::Aborted,
         Err(payload) => {

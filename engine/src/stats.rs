@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use mixlog_log::Position;
+
 /// Counters since the engine was opened (or the replay was started), replayed entries included.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
@@ -16,6 +18,8 @@ pub struct Stats {
     pub reconnoitred: u64,
     /// Of those, the ones whose result was used as it stood, since nothing that they had read had changed.
     pub adopted: u64,
+    /// Transactions that paranoid mode ran twice.
+    pub run_twice: u64,
     /// Transactions found to touch what they had not declared.
     pub violations: u64,
     /// The same by procedure, those without any left out. Windows that go one by one are not looked at.
@@ -60,6 +64,70 @@ pub struct Stages {
     pub commit: Duration,
     /// Waiting for the other drivers between stages.
     pub wait: Duration,
+}
+
+/// How much memory an engine uses, as of the last window that ended: all tables, and each.
+///
+/// Units: bytes of the structures themselves. What keys and values own elsewhere (a `String`'s text) is not in it,
+/// nor are submissions, windows and the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Memory {
+    /// Rows that have a value.
+    pub rows: u64,
+    /// Space for rows, whether or not they have a value.
+    pub rows_bytes: u64,
+    /// Earlier values of rows that are retained for snapshots.
+    pub versions: u64,
+    /// The space that these take.
+    pub versions_bytes: u64,
+    /// Space for earlier values, `versions_bytes` included: what the running window needs, and what is kept for
+    /// reuse.
+    pub undo_bytes: u64,
+    /// Indexes. Trees of ordered tables are counted by their entries: the tree itself takes up to as much again.
+    pub indexes_bytes: u64,
+    /// Open snapshots.
+    pub snapshots: usize,
+    /// The last position that the oldest open snapshot includes; `None` when none is open, or when it is of the empty
+    /// state before the first position.
+    pub oldest_snapshot: Option<Position>,
+    /// The same by table, in the order in which they were registered.
+    pub tables: Vec<TableMemory>,
+}
+
+/// How much memory a table uses; see [`Memory`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TableMemory {
+    /// The table's name.
+    pub name: &'static str,
+    /// Rows that have a value.
+    pub rows: u64,
+    /// Space for rows, whether or not they have a value.
+    pub rows_bytes: u64,
+    /// Earlier values of rows that are retained for snapshots.
+    pub versions: u64,
+    /// The space that these take.
+    pub versions_bytes: u64,
+    /// Space for earlier values, `versions_bytes` included.
+    pub undo_bytes: u64,
+    /// The table's index.
+    pub indexes_bytes: u64,
+}
+
+impl Memory {
+    pub(crate) fn new(tables: Vec<TableMemory>, snapshots: usize, oldest_snapshot: Option<Position>) -> Self {
+        let mut memory = Self { snapshots, oldest_snapshot, ..Self::default() };
+        for table in &tables {
+            memory.rows += table.rows;
+            memory.rows_bytes += table.rows_bytes;
+            memory.versions += table.versions;
+            memory.versions_bytes += table.versions_bytes;
+            memory.undo_bytes += table.undo_bytes;
+            memory.indexes_bytes += table.indexes_bytes;
+        }
+        Self { tables, ..memory }
+    }
 }
 
 impl Stats {

@@ -32,6 +32,7 @@ pub struct Table<K, V, C = Serde> {
     name: &'static str,
     conflicts: Conflicts<K>,
     ordered: bool,
+    derived: bool,
     types: PhantomData<fn() -> (V, C)>,
 }
 
@@ -68,7 +69,7 @@ impl<K, V> Table<K, V, Serde> {
     /// A table whose keys and rows are serde types.
     #[must_use]
     pub const fn new(name: &'static str) -> Self {
-        Self { name, conflicts: Conflicts::Rows, ordered: false, types: PhantomData }
+        Self { name, conflicts: Conflicts::Rows, ordered: false, derived: false, types: PhantomData }
     }
 }
 
@@ -77,7 +78,7 @@ impl<K, V> Table<K, V, Fixed> {
     /// (zerocopy's `IntoBytes + Immutable`): their digests cost nothing to encode.
     #[must_use]
     pub const fn fixed(name: &'static str) -> Self {
-        Self { name, conflicts: Conflicts::Rows, ordered: false, types: PhantomData }
+        Self { name, conflicts: Conflicts::Rows, ordered: false, derived: false, types: PhantomData }
     }
 }
 
@@ -135,6 +136,15 @@ impl<K, V, C> Table<K, V, C> {
 
     pub(crate) const fn conflicts(&self) -> Conflicts<K> {
         self.conflicts
+    }
+
+    /// Its rows follow from those of other tables: no digest counts them.
+    pub(crate) const fn derived(self) -> Self {
+        Self { derived: true, ..self }
+    }
+
+    pub(crate) const fn is_derived(&self) -> bool {
+        self.derived
     }
 
     pub(crate) const fn is_ordered(&self) -> bool {

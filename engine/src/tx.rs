@@ -18,10 +18,11 @@ use mixlog_mixer::Mode;
 use crate::bounded::Bounded;
 use crate::codec::Codec;
 use crate::footprint::{Access, Details, Located, NOWHERE};
+use crate::index::{Index, IndexKey, places};
 use crate::merge::Merge;
 use crate::store::{
     AnyMerging, AnyTable, Merging, Overlays, RowId, RowIds, Speculative, Stamp, Store, TableStore, Through,
-    Worker,
+    Worker, merging,
 };
 use crate::table::{Conflicts, Key, Table, Value};
 
@@ -42,6 +43,9 @@ const CURSORS: usize = 16;
 /// The payload with which the guard unwinds a procedure.
 pub(crate) struct Stopped;
 
+/// What remains to be done when a row of an indexed table was lent to be changed.
+pub(crate) type Lent<'a> = Box<dyn for<'t> FnOnce(&mut Tx<'t>) + 'a>;
+
 /// A transaction while it runs: the procedure's only way to data.
 ///
 /// It sees its own changes. It never sees those of later transactions, nor half of an earlier one.
@@ -52,6 +56,8 @@ pub struct Tx<'a> {
     time_us: u64,
     /// How many random numbers were drawn.
     drawn: Cell<u64>,
+    /// A row of an indexed table that was lent to be changed.
+    lent: Option<Lent<'a>>,
 }
 
 /// Where a transaction's changes go.
@@ -115,7 +121,7 @@ impl<'a> Tx<'a> {
             window: Stamp::of(window),
             me: Stamp::of(position),
         });
-        Self { store, way, position: Some(position), time_us, drawn: Cell::new(0) }
+        Self { store, way, position: Some(position), time_us, drawn: Cell::new(0), lent: None }
     }
 
     /// A transaction that runs on the state as of `at`, apart from all others, and changes nothing. What it touches
@@ -131,7 +137,28 @@ impl<'a> Tx<'a> {
     ) -> Self {
         overlays.start(store.tables().len());
         let way = Way::Speculative(Speculative { overlays, at, position });
-        Self { store, way, position, time_us, drawn: Cell::new(0) }
+        Self { store, way, position, time_us, drawn: Cell::new(0), lent: None }
+    }
+
+    /// A transaction that goes on with what is in the overlays.
+    pub(crate) const fn resume(store: &'a Store, tx: Speculative<'a>) -> Self {
+        Self { store, way: Way::Speculative(tx), position: None, time_us: 0, drawn: Cell::new(0), lent: None }
+    }
+
+    /// The same for a transaction that ran before at this position and was put back.
+    pub(crate) const fn again(mut self) -> Self {
+        if let Way::InPlace(tx) = &mut self.way {
+            tx.me = tx.me.again();
+        }
+        self
+    }
+
+    /// What it changed so far; see [`Store::effects`].
+    pub(crate) fn effects(&mut self) -> Vec<(u16, u128)> {
+        match &mut self.way {
+            Way::InPlace(tx) => self.store.effects(tx.worker, &tx.merges),
+            Way::Speculative { .. } => Vec::new(),
+        }
     }
 
     /// Makes the changes stay, or puts them back; tells of the table that was touched without being declared.
@@ -245,7 +272,11 @@ impl<'a> Tx<'a> {
         table: &Table<K, V, C>,
         key: &K,
     ) -> Option<&mut V> {
+        self.keep_indexes();
         let store = self.store.table(table);
+        if store.is_indexed() {
+            self.lent = Some(store.lend(key.clone(), self.get_in(store, key).cloned()));
+        }
         match &mut self.way {
             Way::InPlace(tx) => {
                 let id = tx.find(store, key, Mode::Write).id?;
@@ -281,6 +312,11 @@ impl<'a> Tx<'a> {
         key: K,
         value: V,
     ) {
+        self.keep_indexes();
+        if store.is_indexed() {
+            let old = self.get_in(store, &key).cloned();
+            store.moved(self, &key, old.as_ref(), Some(&value));
+        }
         match &mut self.way {
             Way::InPlace(tx) => {
                 let Found { id, key_hash, unit, granule } = tx.find(store, &key, Mode::Write);
@@ -312,6 +348,11 @@ impl<'a> Tx<'a> {
         store: &TableStore<K, V, C>,
         key: &K,
     ) -> bool {
+        self.keep_indexes();
+        if store.is_indexed() {
+            let old = self.get_in(store, key).cloned();
+            store.moved(self, key, old.as_ref(), None);
+        }
         match &mut self.way {
             Way::InPlace(tx) => {
                 let Some(id) = tx.find(store, key, Mode::Write).id else { return false };
@@ -330,6 +371,24 @@ impl<'a> Tx<'a> {
         }
     }
 
+    /// Whether the row of `key` [accepts](Merge::accepts) merges. At its position a transaction that declared a
+    /// merge may ask that; found by reconnaissance it counts as a read.
+    pub fn can_merge<K: Key, V: Merge, C: Codec<K> + Codec<V>>(
+        &self,
+        table: &Table<K, V, C>,
+        key: &K,
+    ) -> bool {
+        let store = self.store.table(table);
+        match &self.way {
+            Way::InPlace(tx) if tx.merges_only(store, key) => {
+                merging::is_accepted(store, key, store.key_hash(key))
+            }
+            Way::InPlace(_) => V::accepts(self.get_in(store, key)),
+            // SAFETY: changes take `&mut self`.
+            Way::Speculative(tx) => unsafe { tx.can_merge(store, key) },
+        }
+    }
+
     /// Merges into the row of `key`, which need not exist; tells whether it
     /// [accepts](Merge::accepts) that. Transactions that merge one row do not wait for each other; one that also
     /// looks at it does.
@@ -339,10 +398,20 @@ impl<'a> Tx<'a> {
         key: K,
         delta: V::Delta,
     ) -> bool {
+        self.keep_indexes();
         let store = self.store.table(table);
+        assert!(
+            !store.is_indexed(),
+            "table {:?} has an index, so its rows cannot be merged into",
+            table.name()
+        );
         match &mut self.way {
             Way::InPlace(tx) => {
                 if tx.merges_only(store, &key) {
+                    if tx.is_bounded(store.key_hash(&key)) {
+                        // Those who declared by how much they change the row count on no other change.
+                        tx.violated(store);
+                    }
                     let merging = Merging {
                         table: *table,
                         number: store.number(),
@@ -372,6 +441,30 @@ impl<'a> Tx<'a> {
             }
             // SAFETY: as in `get_mut`.
             Way::Speculative(tx) => unsafe { tx.merge(table, store, key, delta) },
+        }
+    }
+
+    /// The rows that an index finds for `range` of what it orders by: that and the row's key, in this order. Rows
+    /// are looked at as they are asked for, as by [`range`](Self::range).
+    ///
+    /// # Panics
+    /// When the index is not registered.
+    pub fn range_by<K: IndexKey, V: Value, I: IndexKey, C: Codec<K> + Codec<V>>(
+        &mut self,
+        index: &Index<K, V, I, C>,
+        range: impl RangeBounds<I>,
+    ) -> impl DoubleEndedIterator<Item = (I, K)> {
+        self.keep_indexes();
+        self.range_in(self.store.table(&index.places()), places::<I, K>(&range))
+            .map(|(place, _)| place.into_parts())
+    }
+
+    /// Moves the row that was lent, if one was and it changed, in its indexes. Before it is lent again, before an index
+    /// is read, and before the transaction ends.
+    #[inline]
+    pub(crate) fn keep_indexes(&mut self) {
+        if let Some(moved) = self.lent.take() {
+            moved(self);
         }
     }
 
@@ -606,8 +699,7 @@ impl InPlace<'_> {
         if self.declared(number, key_hash, Mode::Write).is_some() {
             return false;
         }
-        // Those who declared by how much they change the row count on no other change.
-        if self.declared(number, key_hash, Mode::Merge).is_none() || self.is_bounded(key_hash) {
+        if self.declared(number, key_hash, Mode::Merge).is_none() {
             self.violated(store);
         }
         if !matches!(store.conflicts, Conflicts::Rows) {
@@ -648,8 +740,7 @@ impl InPlace<'_> {
     #[inline]
     fn declared(&self, table: u16, key: u64, mode: Mode) -> Option<RowId> {
         let (Guard::Stop(accesses) | Guard::Note(accesses)) = self.guard else { return Some(NOWHERE) };
-        let covers =
-            |access: &Access| access.key == key && (access.mode == Mode::Write || access.mode == mode);
+        let covers = |access: &Access| access.covers(key, mode);
         let cursor = &self.cursors[usize::from(table) % CURSORS];
         let start = cursor.get() as usize;
         // The same row again, or the next one: what procedures do that follow their footprint.

@@ -10,6 +10,7 @@
 
 use mixlog_log::Position;
 
+use crate::execute::paranoid::Found;
 use crate::execute::sequential::{self, Given};
 use crate::execute::{Violation, parallel::FirstViolation};
 use crate::pipeline::{Driver, Shared};
@@ -19,17 +20,22 @@ use crate::window::Window;
 pub(crate) struct Executed<'a> {
     window: &'a Window,
     first_violation: Option<Position>,
+    found: Option<Found>,
 }
 
 impl<'a> Executed<'a> {
     /// The drivers met after executing the window's schedule.
-    pub(crate) fn in_parallel(window: &'a Window, first_violation: &FirstViolation) -> Self {
-        Self { window, first_violation: first_violation.get() }
+    pub(crate) fn in_parallel(
+        window: &'a Window,
+        first_violation: &FirstViolation,
+        found: Option<Found>,
+    ) -> Self {
+        Self { window, first_violation: first_violation.get(), found }
     }
 
     /// The window was executed one by one.
-    pub(crate) const fn one_by_one(window: &'a Window) -> Self {
-        Self { window, first_violation: None }
+    pub(crate) const fn one_by_one(window: &'a Window, found: Option<Found>) -> Self {
+        Self { window, first_violation: None, found }
     }
 }
 
@@ -47,12 +53,27 @@ pub(crate) struct Diverged<'a> {
 pub(crate) enum Verdict<'a> {
     Verified(Verified<'a>),
     Diverged(Diverged<'a>),
+    /// A transaction did two things from the same state: there is no such thing as the state of the serial order.
+    NotDeterministic(Found),
 }
 
 pub(crate) const fn verify<'a>(executed: &Executed<'a>) -> Verdict<'a> {
-    match executed.first_violation {
-        None => Verdict::Verified(Verified { window: executed.window }),
-        Some(_) => Verdict::Diverged(Diverged { window: executed.window }),
+    match (executed.found, executed.first_violation) {
+        (Some(found), _) => Verdict::NotDeterministic(found),
+        (None, None) => Verdict::Verified(Verified { window: executed.window }),
+        (None, Some(_)) => Verdict::Diverged(Diverged { window: executed.window }),
+    }
+}
+
+/// Puts the window at hand back to its start, with all replies. `drivers` are all there are, so nobody runs.
+pub(crate) fn put_back(shared: &Shared, drivers: &mut [impl std::ops::DerefMut<Target = Driver>]) {
+    for table in shared.store.tables() {
+        // SAFETY: the caller holds all drivers, so no worker runs; versions are dropped at the window's end
+        // only, which comes after this.
+        unsafe { table.undo_window() };
+    }
+    for driver in drivers {
+        driver.replies.clear();
     }
 }
 
@@ -65,14 +86,7 @@ pub(crate) fn replay<'a>(
     drivers: &mut [impl std::ops::DerefMut<Target = Driver>],
     violated: impl FnMut(Violation),
 ) -> Executed<'a> {
-    for table in shared.store.tables() {
-        // SAFETY: the caller holds all drivers, so no worker runs; versions are dropped at the window's end
-        // only, which comes after this.
-        unsafe { table.undo_window() };
-    }
-    for driver in drivers.iter_mut() {
-        driver.replies.clear();
-    }
+    put_back(shared, drivers);
     sequential::execute(shared, diverged.window, &mut drivers[0], Given::WrongFootprints, violated);
-    Executed::one_by_one(diverged.window)
+    Executed::one_by_one(diverged.window, drivers[0].paranoid.found.take())
 }

@@ -713,12 +713,12 @@ fn interactive_transactions_add_as_they_read_and_write() {
     let engine = builder().open(log).unwrap();
     engine.submit(&put(5)).unwrap().wait().unwrap();
     let mut transaction = engine.begin();
-    assert!(!transaction.add_bounded(&ROWS, &0, -6, 0));
-    assert!(transaction.add_bounded(&ROWS, &0, -3, 0));
-    assert!(!transaction.add_bounded(&ROWS, &0, -3, 0));
+    assert!(!transaction.add_bounded(&ROWS, 0, -6, 0));
+    assert!(transaction.add_bounded(&ROWS, 0, -3, 0));
+    assert!(!transaction.add_bounded(&ROWS, 0, -3, 0));
     transaction.commit().unwrap();
     assert_eq!(engine.snapshot().get(&ROWS, &0), Some(Sum(2)));
     let mut transaction = engine.begin();
-    assert!(!transaction.add_bounded(&ROWS, &0, -3, 0));
+    assert!(!transaction.add_bounded(&ROWS, 0, -3, 0));
     assert_eq!(transaction.commit().unwrap().map(|p| p.0), Some(2), "nothing was written");
 }

@@ -565,6 +565,39 @@ fn mixed_footprints_some_to_be_found_parallel_equals_sequential() {
     check(flavour, true);
 }
 
+/// Paranoid mode runs transactions twice, and nobody sees it: not even a snapshot from before.
+#[test]
+fn paranoid_parallel_equals_sequential() {
+    quiet();
+    for (seed, says) in [
+        (1, &[Says::Exact, Says::Exact, Says::TooMuch, Says::Unknown][..]),
+        (2, &[Says::ToBeFound, Says::Exact]),
+        (3, &[Says::Exact, Says::Exact, Says::ToBeFound, Says::TooLittle, Says::Panics]),
+    ] {
+        let (log, recorded, _) =
+            record(seed, 800, Flavour { says, keys: 60, aborts: 5, panics: 2, may_diverge: seed == 3 });
+        let (expected, state_of_all, _) = replay(&log, 1, 4096, Mode::Sequential);
+        assert_eq!(recorded, expected);
+        for mode in [Mode::Sequential, Mode::Parallel] {
+            for (threads, window, one_in) in [(1, 64, 1), (2, 7, 2), (2, 256, 1), (4, 64, 1), (4, 256, 5)] {
+                let what =
+                    format!("seed {seed}, {mode}, {threads} threads, window {window}, one in {one_in}");
+                let builder = builder().threads(threads).window(window).mode(mode).paranoid(one_in);
+                let replay = builder.replay(Arc::clone(&log) as Arc<dyn SharedLog>).unwrap();
+                let middle = replay.to(mixlog_engine::Position(400)).unwrap();
+                let snapshot = replay.snapshot();
+                assert_eq!(replay.to_end().unwrap(), expected, "{what}");
+                assert_eq!(snapshot.state_digest(), middle.state, "{what}");
+                drop(snapshot);
+                assert_eq!(state(&replay), state_of_all, "{what}");
+                let stats = replay.stats();
+                assert_eq!(stats.transactions, 800, "{what}");
+                assert!(stats.run_twice >= 800 / (2 * u64::from(one_in)), "{what}: {stats:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn digest_at_every_position_is_the_same_however_it_is_reached() {
     quiet();

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use mixlog_engine::{Builder, Engine, Footprint, Mode, Position, Procedure, Snapshot, Table, Tx};
+use mixlog_engine::{
+    Builder, Engine, Footprint, Mode, Position, Procedure, Snapshot, SnapshotError, Table, Tx,
+};
 use mixlog_log::{MemoryLog, SharedLog};
 use serde::{Deserialize, Serialize};
 
@@ -113,16 +115,56 @@ fn look(snapshot: &Snapshot) -> u128 {
     let mut queues = BTreeMap::new();
     snapshot.for_each(&QUEUES, |key, value| assert_eq!(queues.insert(*key, value.clone()), None));
     for group in 0..GROUPS {
-        let all = (group, 0)..(group + 1, 0);
+        let all = (group, 0)..=(group, u64::MAX);
         let found: Vec<_> = queues.range(all.clone()).map(|(key, value)| (*key, value.clone())).collect();
-        assert_eq!(snapshot.range(&QUEUES, u64::from(group), all), found, "{snapshot:?}");
+        assert_eq!(snapshot.range(&QUEUES, all.clone()).collect::<Vec<_>>(), found, "{snapshot:?}");
+        let mut from_both_ends = snapshot.range(&QUEUES, (group, 0)..);
+        let (first, last) = (from_both_ends.next(), from_both_ends.next_back());
+        assert_eq!((first.as_ref(), last.as_ref()), (found.first(), found.get(1..).and_then(<[_]>::last)));
+        assert!(from_both_ends.rev().eq(found.iter().rev().skip(1).take(found.len().max(2) - 2).cloned()));
         assert!(found.iter().all(|(key, value)| snapshot.get(&QUEUES, key).as_ref() == Some(value)));
     }
     snapshot.state_digest()
 }
 
+type Digests = BTreeMap<Option<Position>, u128>;
+
+fn note(digests: &mut Digests, snapshot: &Snapshot) {
+    let digest = look(snapshot);
+    assert_eq!(*digests.entry(snapshot.position()).or_insert(digest), digest, "{snapshot:?}");
+}
+
+/// Looks at earlier positions, those that are retained and those of other readers' snapshots, until told to stop.
+fn read_back(engine: &Engine, stop: &AtomicBool) -> Digests {
+    let (mut digests, mut random) = (BTreeMap::new(), Random(7));
+    while !stop.load(Ordering::Relaxed) {
+        let retained = engine.retained();
+        assert!(retained.is_sorted_by(|a, b| a < b));
+        // Before the first window there is none; the oldest may be gone already.
+        let Some(&oldest) = retained.first() else { continue };
+        let position = match random.next() % 3 {
+            0 => oldest,
+            _ => retained[random.next() as usize % retained.len()],
+        };
+        match engine.snapshot_at(position) {
+            Ok(snapshot) => {
+                assert_eq!(snapshot.position(), Some(position));
+                let again = snapshot.clone();
+                drop(snapshot);
+                note(&mut digests, &again);
+            }
+            Err(
+                SnapshotError::NoLongerRetained { oldest, .. }
+                | SnapshotError::BetweenRetained { after: oldest, .. },
+            ) => assert!(oldest > position),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    digests
+}
+
 /// Looks at snapshots, new ones and ones held for a while, until told to stop.
-fn read(engine: &Engine, stop: &AtomicBool, held_at_most: usize) -> BTreeMap<Option<Position>, u128> {
+fn read(engine: &Engine, stop: &AtomicBool, held_at_most: usize) -> Digests {
     let (mut digests, mut held) = (BTreeMap::new(), VecDeque::new());
     while !stop.load(Ordering::Relaxed) {
         held.push_back(engine.snapshot());
@@ -130,14 +172,13 @@ fn read(engine: &Engine, stop: &AtomicBool, held_at_most: usize) -> BTreeMap<Opt
             held.pop_front();
         }
         for snapshot in held.front().into_iter().chain(held.back()) {
-            let digest = look(snapshot);
-            assert_eq!(*digests.entry(snapshot.position()).or_insert(digest), digest, "{snapshot:?}");
+            note(&mut digests, snapshot);
         }
     }
     digests
 }
 
-fn check(threads: usize, window: u32, mode: Mode, transactions: u64) {
+fn check(threads: usize, window: u32, mode: Mode, retain: u64, transactions: u64) {
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         if info.payload().downcast_ref::<&str>() != Some(&"expected") {
@@ -146,9 +187,11 @@ fn check(threads: usize, window: u32, mode: Mode, transactions: u64) {
     }));
     let log = Arc::new(MemoryLog::new());
     let log_again: Arc<dyn SharedLog> = Arc::<MemoryLog>::clone(&log);
-    let engine = builder().threads(threads).window(window).mode(mode).max_in_flight(600).open(log).unwrap();
+    let builder_of_engine = builder().threads(threads).window(window).mode(mode).retain(retain);
+    let engine = builder_of_engine.max_in_flight(600).open(log).unwrap();
     let stop = AtomicBool::new(false);
-    let digests: BTreeMap<_, _> = std::thread::scope(|scope| {
+    let digests: Vec<_> = std::thread::scope(|scope| {
+        let back = scope.spawn(|| read_back(&engine, &stop));
         let readers = [0, 3, 40].map(|held| {
             scope.spawn({
                 let (engine, stop) = (&engine, &stop);
@@ -168,14 +211,24 @@ fn check(threads: usize, window: u32, mode: Mode, transactions: u64) {
             std::thread::yield_now();
         }
         stop.store(true, Ordering::Relaxed);
-        readers.into_iter().flat_map(|reader| reader.join().expect("a reader's checks hold")).collect()
+        readers
+            .into_iter()
+            .chain([back])
+            .flat_map(|reader| reader.join().expect("a reader's checks hold"))
+            .collect()
     });
     let stats = engine.stats();
     assert!(stats.aborts > 0 && stats.panics > 0);
-    assert!(if mode == Mode::Parallel { stats.replays > 0 } else { stats.sequential_windows > 0 });
+    assert!(if mode == Mode::Parallel && threads > 1 {
+        stats.replays > 0
+    } else {
+        stats.sequential_windows > 0
+    });
     let last = engine.digest();
     engine.close().unwrap();
     let replay = builder().threads(1).mode(Mode::Sequential).replay(log_again).unwrap();
+    let mut digests = digests;
+    digests.sort_unstable();
     for (position, digest) in digests {
         let expected = position.map_or(0, |position| replay.to(position).unwrap().state);
         assert_eq!(digest, expected, "{threads} threads, window {window}, {mode}, snapshot at {position:?}");
@@ -191,13 +244,170 @@ fn transactions() -> u64 {
 #[test]
 fn snapshots_while_windows_run_in_parallel_show_the_state_after_their_position() {
     for (threads, window) in [(2, 5), (2, 33), (4, 17), (4, 256)] {
-        check(threads, window, Mode::Parallel, transactions());
+        check(threads, window, Mode::Parallel, 0, transactions());
     }
 }
 
 #[test]
 fn snapshots_while_the_mode_changes_show_the_state_after_their_position() {
     for (threads, window) in [(2, 64), (4, 80)] {
-        check(threads, window, Mode::Auto, transactions());
+        check(threads, window, Mode::Auto, 0, transactions());
     }
+}
+
+#[test]
+fn snapshots_at_earlier_positions_show_the_state_after_them() {
+    for (threads, window, mode, retain) in [
+        (1, 16, Mode::Auto, 100),
+        (2, 7, Mode::Parallel, 1000),
+        (4, 64, Mode::Parallel, 300),
+        (8, 32, Mode::Parallel, 300),
+        (4, 80, Mode::Auto, 200),
+    ] {
+        check(threads, window, mode, retain, transactions());
+    }
+}
+
+const NUMBERS: Table<u64, u64> = Table::new("numbers");
+
+/// Adds to a row.
+#[derive(Serialize, Deserialize)]
+struct Add(u64);
+
+impl Procedure for Add {
+    const NAME: &'static str = "add";
+    type Output = u64;
+    type Abort = ();
+
+    fn footprint(&self, f: &mut Footprint<'_>) {
+        f.write(&NUMBERS, &self.0);
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<u64, ()> {
+        let sum = tx.get(&NUMBERS, &self.0).unwrap_or(&0) + 1;
+        tx.put(&NUMBERS, self.0, sum);
+        Ok(sum)
+    }
+}
+
+fn numbers() -> Builder {
+    Engine::builder().table(&NUMBERS).procedure::<Add>()
+}
+
+/// Submits, and waits until all is committed and its windows have ended.
+fn add(engine: &Engine, keys: impl Iterator<Item = u64>) {
+    keys.for_each(|key| drop(engine.submit(&Add(key)).unwrap()));
+    while engine.in_flight() > 0 {
+        std::thread::yield_now();
+    }
+}
+
+/// A chunk of undo space, and how many of them a table and worker may have that are hardly used.
+const CHUNKS: u64 = 6 * (64 << 10);
+
+#[test]
+fn memory_with_a_snapshot_held_over_many_windows_is_proportional_to_the_versions_retained() {
+    const WINDOWS: u64 = 10_000;
+    for (threads, mode) in [(1, Mode::Auto), (2, Mode::Parallel), (4, Mode::Parallel)] {
+        let engine =
+            numbers().threads(threads).window(1).mode(mode).open(Arc::new(MemoryLog::new())).unwrap();
+        add(&engine, 0..8);
+        let before = engine.memory();
+        assert_eq!((before.rows, before.versions, before.snapshots), (8, 0, 0), "{before:?}");
+        let snapshot = engine.snapshot();
+        add(&engine, (0..WINDOWS).map(|i| i % 4));
+        let held = engine.memory();
+        assert_eq!((held.rows, held.versions, held.snapshots), (8, WINDOWS, 1), "{held:?}");
+        assert_eq!(held.oldest_snapshot, snapshot.position());
+        assert!(held.versions_bytes <= WINDOWS * 64, "{held:?}");
+        let most = 2 * held.versions_bytes + CHUNKS * threads as u64;
+        assert!(held.undo_bytes <= most, "more than {most}: {held:?}");
+        // All the way through the chains.
+        assert!((0..8).all(|key| snapshot.get(&NUMBERS, &key) == Some(1)));
+        drop(snapshot);
+        add(&engine, (0..200).map(|i| i % 8));
+        let after = engine.memory();
+        assert_eq!((after.rows, after.versions, after.versions_bytes), (8, 0, 0), "{after:?}");
+        assert_eq!((after.snapshots, after.oldest_snapshot), (0, None));
+        assert!(after.undo_bytes <= CHUNKS * threads as u64, "{after:?}");
+        assert_eq!((after.rows_bytes, after.indexes_bytes), (before.rows_bytes, before.indexes_bytes));
+        assert_eq!((after.tables.len(), after.tables[0].name, after.tables[0].rows), (1, "numbers", 8));
+    }
+}
+
+#[test]
+fn memory_with_snapshots_that_always_overlap_is_that_of_the_newest_windows() {
+    let log = Arc::new(MemoryLog::new());
+    let log_again: Arc<dyn SharedLog> = Arc::<MemoryLog>::clone(&log);
+    let engine = numbers().threads(2).window(64).mode(Mode::Parallel).open(log).unwrap();
+    let mut snapshot = engine.snapshot();
+    for round in 0..200u64 {
+        // Every row once: the index grows.
+        add(&engine, round * 500..(round + 1) * 500);
+        let next = engine.snapshot();
+        assert_eq!(next.get(&NUMBERS, &(round * 500)), Some(1));
+        assert_eq!(snapshot.get(&NUMBERS, &(round * 500)), None);
+        snapshot = next;
+        let memory = engine.memory();
+        assert!(memory.versions <= 1000, "{memory:?}");
+        assert!(memory.undo_bytes <= 2 * memory.versions_bytes + 2 * CHUNKS, "{memory:?}");
+    }
+    add(&engine, 0..100);
+    let memory = engine.memory();
+    drop(snapshot);
+    engine.close().unwrap();
+    // One that never had a snapshot has no copy of an index but the newest; both grow at the same number of rows.
+    let replay = numbers().threads(2).window(64).mode(Mode::Parallel).replay(log_again).unwrap();
+    replay.to_end().unwrap();
+    assert_eq!(memory.indexes_bytes, replay.memory().indexes_bytes);
+    assert_eq!((memory.rows, replay.memory().rows), (100_000, 100_000));
+}
+
+#[test]
+fn memory_after_rows_come_and_go_counts_those_that_are_there() {
+    let engine = builder().threads(4).window(32).mode(Mode::Parallel);
+    let engine = engine.open(Arc::new(MemoryLog::new())).unwrap();
+    let mut random = Random(3);
+    for _ in 0..2000 {
+        // Without those that panic or leave their footprint: the hook stays as it is.
+        let steps = Steps { seed: random.next() >> 8, keys: KEYS };
+        let mut list = steps.list();
+        if !steps.seed.is_multiple_of(397) && list.all(|(_, n)| n % 101 != 4) {
+            drop(engine.submit(&steps).unwrap());
+        }
+    }
+    while engine.in_flight() > 0 {
+        std::thread::yield_now();
+    }
+    let (snapshot, memory) = (engine.snapshot(), engine.memory());
+    let rows: Vec<_> = memory.tables.iter().map(|table| table.rows).collect();
+    assert_eq!(rows, [snapshot.len(&TEXTS) as u64, snapshot.len(&QUEUES) as u64]);
+    assert_eq!(memory.rows, rows.iter().sum::<u64>());
+}
+
+#[test]
+fn snapshot_at_where_nothing_is_retained_tells_what_is() {
+    let engine = numbers().threads(1).window(1).retain(3).open(Arc::new(MemoryLog::new())).unwrap();
+    let at = |position| engine.snapshot_at(Position(position));
+    // The engine's catalog has position 0.
+    add(&engine, 0..9);
+    assert_eq!(engine.retained(), [6, 7, 8, 9].map(Position));
+    let (position, committed) = (Position(10), Some(Position(9)));
+    assert_eq!(at(10).unwrap_err(), SnapshotError::NotCommitted { position, committed });
+    let (position, oldest) = (Position(5), Position(6));
+    assert_eq!(at(5).unwrap_err(), SnapshotError::NoLongerRetained { position, oldest });
+    let old = at(6).unwrap();
+    let clone = old.clone();
+    drop(old);
+    add(&engine, 9..20);
+    assert_eq!(engine.retained(), [6, 17, 18, 19, 20].map(Position));
+    let error = at(10).unwrap_err();
+    let (position, before, after) = (Position(10), Some(Position(6)), Position(17));
+    assert_eq!(error, SnapshotError::BetweenRetained { position, before, after });
+    assert!(error.to_string().contains("after 17") && error.to_string().contains("after 6"), "{error}");
+    let again = at(6).unwrap();
+    drop(clone);
+    assert_eq!((again.len(&NUMBERS), at(17).unwrap().len(&NUMBERS)), (6, 17));
+    drop(again);
+    assert!(matches!(at(6), Err(SnapshotError::NoLongerRetained { .. })));
 }

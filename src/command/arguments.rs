@@ -11,7 +11,7 @@ const EXIT_CODES: &str = "Exit codes:
   2  wrong usage, or a configuration or log that is refused
   3  the log is corrupt
   4  an I/O error: the disk is full, for example
-  5  a consistency check or a comparison of digests failed";
+  5  a consistency check or a comparison of digests failed, or a procedure is not deterministic (--paranoid)";
 
 /// Transactions on all cores, with the result of running them one by one in the order of a log.
 #[derive(Debug, Parser)]
@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Runs a workload, prints what it measured, and audits the state that it left.
-    Run(RunOptions),
+    Run(Box<RunOptions>),
     /// Applies transactions to the generic store: reads one JSON object a line, answers with one JSON object a line.
     Apply(ApplyOptions),
     /// Prints the values in a generic store, as one JSON object a line.
@@ -60,10 +60,19 @@ pub(crate) enum Name {
     YcsbB,
     /// YCSB C: reads.
     YcsbC,
+    /// YCSB D: 95 % reads of the latest records, 5 % inserts.
+    YcsbD,
+    /// YCSB E: 95 % scans of up to 100 records, 5 % inserts.
+    YcsbE,
     /// YCSB F: half reads, half read-modify-writes.
     YcsbF,
+    /// SmallBank's six transactions on savings and checking accounts.
+    #[value(name = "smallbank")]
+    SmallBank,
     /// Transfers between two accounts.
     Transfer,
+    /// Appends to lists and reads of them, with a history for checkers of isolation.
+    ListAppend,
 }
 
 impl Name {
@@ -116,11 +125,16 @@ pub(crate) struct EngineOptions {
     /// How windows are executed
     #[arg(long, value_enum, default_value_t = ModeName::Auto)]
     pub(crate) mode: ModeName,
+    /// Run one transaction in N twice (all of them without N), and fail with exit code 5 at the first one that does
+    /// two things from the same state
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) paranoid: Option<u32>,
 }
 
 impl EngineOptions {
     pub(crate) fn apply(&self, builder: mixlog::Builder) -> mixlog::Builder {
         let builder = builder.window(self.window).mode(self.mode.into());
+        let builder = builder.paranoid(self.paranoid.unwrap_or(0));
         match self.threads {
             Some(threads) => builder.threads(threads),
             None => builder,
@@ -132,8 +146,11 @@ const RUN_EXAMPLES: &str = "Examples:
   mixlog run tpcc
   mixlog run tpcc --warehouses 8 --threads 4 --seconds 30 --json report.json
   mixlog run ycsb-a --records 100000 --operations 10 --theta 0.9 --transactions 1000000
+  mixlog run smallbank --accounts 18000 --hot 0.9
   mixlog run transfer --hot 0.5 --log /var/tmp/bank --durability buffered
+  mixlog run list-append --keys 5 --transactions 100000 --clients 4 --history history.jsonl
   mixlog run tpcc --log memory --mode sequential
+  mixlog run tpcc --paranoid 100
 
 The same log can be run on again: its state is rebuilt first. Exit codes: mixlog --help.";
 
@@ -174,7 +191,7 @@ pub(crate) struct RunOptions {
 }
 
 /// Options that belong to single workloads.
-#[derive(Clone, Copy, Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct WorkloadOptions {
     /// tpcc: warehouses [default: 4]
     #[arg(long, value_name = "N")]
@@ -191,12 +208,31 @@ pub(crate) struct WorkloadOptions {
     /// ycsb: skew, from 0 (uniform) to below 1 [default: 0.99]
     #[arg(long, value_name = "THETA")]
     pub(crate) theta: Option<f64>,
-    /// transfer: accounts [default: 100000]
+    /// transfer: accounts [default: 100000]; smallbank: customers [default: 1000000]
     #[arg(long, value_name = "N")]
     pub(crate) accounts: Option<u64>,
-    /// transfer: probability, 0 to 1, that one side is always the same account [default: 0]
+    /// transfer: probability, 0 to 1, that one side is always the same account; smallbank: that the customers are
+    /// hot ones [default: 0]
     #[arg(long, value_name = "P")]
     pub(crate) hot: Option<f64>,
+    /// smallbank: hot customers [default: 1000]
+    #[arg(long, value_name = "N")]
+    pub(crate) hot_accounts: Option<u64>,
+    /// list-append: keys in use at a time [default: 10]
+    #[arg(long, value_name = "N")]
+    pub(crate) keys: Option<u64>,
+    /// list-append: operations of a transaction, at most [default: 4]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_ops: Option<u32>,
+    /// list-append: appends to a key before another takes its place [default: 64]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_writes_per_key: Option<u32>,
+    /// list-append: share of transactions, 0 to 1, that abort after all their operations [default: 0]
+    #[arg(long, value_name = "P")]
+    pub(crate) abort: Option<f64>,
+    /// list-append: write what clients saw to this file, one JSON object for each transaction
+    #[arg(long, value_name = "FILE")]
+    pub(crate) history: Option<PathBuf>,
 }
 
 const APPLY_FORMAT: &str = r#"Each line on stdin is one transaction, and each is answered by one line on stdout, in the same
@@ -276,7 +312,8 @@ pub(crate) struct StateOptions {
 const REPLAY_EXAMPLES: &str = "Examples:
   mixlog replay --log /var/tmp/bank
   mixlog replay --log /var/tmp/bank --threads 1 --mode sequential --to 4095
-  mixlog replay --log /var/tmp/bank --expect 0f..-3a..";
+  mixlog replay --log /var/tmp/bank --expect 0f..-3a..
+  mixlog replay --log /var/tmp/bank --paranoid";
 
 #[derive(Debug, Args)]
 #[command(after_help = REPLAY_EXAMPLES)]

@@ -17,7 +17,7 @@ pub(crate) enum Failure {
     Corrupt(String),
     /// The operating system refused something: exit code 4.
     Io(String),
-    /// A consistency check or a comparison of digests failed: exit code 5.
+    /// A consistency check or a comparison of digests failed, or a procedure is not deterministic: exit code 5.
     CheckFailed(String),
     /// A bug: exit code 1.
     Bug(String),
@@ -85,6 +85,7 @@ impl From<OpenError> for Failure {
             OpenError::Read(error) => error.into(),
             OpenError::Append(error) => error.into(),
             OpenError::Panicked(_) => Self::Bug(text),
+            OpenError::NotDeterministic { .. } => Self::CheckFailed(text),
             _ => Self::Refused(text),
         }
     }
@@ -115,5 +116,21 @@ impl From<DriveError> for Failure {
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Self::Io(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mixlog::{Difference, Position};
+
+    use super::*;
+
+    /// The command has no procedure that is not deterministic, so this cannot be seen from outside.
+    #[test]
+    fn a_procedure_that_is_not_deterministic_is_a_failed_check() {
+        let (procedure, position, what) = ("transfer", Position(17), Difference::Reply);
+        let failure = Failure::from(OpenError::NotDeterministic { procedure, position, what });
+        assert!(matches!(&failure, Failure::CheckFailed(text) if text.contains("position 17")), "{failure}");
+        assert_eq!(failure.exit_code(), ExitCode::from(5));
     }
 }

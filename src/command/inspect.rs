@@ -87,18 +87,18 @@ pub(crate) fn dump_state(options: &StateOptions) -> Result<(), Failure> {
     rows.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
     let mut out = BufWriter::new(io::stdout().lock());
     for ((table, key), value) in &rows {
-        if !is_read(writeln!(out, "{}", Row { key, table, value }.line()?))? {
+        if !is_read(writeln!(out, "{}", Row { table, key, value }.line()?))? {
             return Ok(());
         }
     }
     is_read(out.flush()).map(|_| ())
 }
 
-/// A line of a dump. The fields are sorted, like the keys of all objects in it.
+/// A line of a dump.
 #[derive(Serialize)]
 struct Row<'a> {
-    key: &'a str,
     table: &'a str,
+    key: &'a str,
     value: &'a Json,
 }
 

@@ -10,7 +10,7 @@ use mixlog::log::{self as shared_log, FileLog, MemoryLog, SharedLog, file};
 use mixlog::workloads::report::Report;
 use mixlog::workloads::runner::{self, Stop};
 use mixlog::workloads::workload::Workload;
-use mixlog::{Engine, Position};
+use mixlog::{Engine, OpenError, Position};
 use tempfile::TempDir;
 
 use super::arguments::{Durability, RunOptions};
@@ -123,39 +123,48 @@ impl Visit for Run<'_> {
         let (log, _directory) = open_log(options.log.as_deref(), options.durability)?;
         let engine =
             open_engine(options.engine.apply(workload.register(Engine::builder())), log, &workload.name())?;
-        let mut line = Line::new();
-        let start = Instant::now();
-        let populated = runner::prepare(&engine, workload, &mut |done, total| {
-            line.show(|| format!("populating: {done} of {total}"));
-        })?;
-        line.clear();
-        if populated {
-            eprintln!("mixlog: populated in {:.1} s", start.elapsed().as_secs_f64());
+        let report = populate_and_run(&engine, workload, options);
+        // Whoever waits for a ticket learns that the engine has stopped; the engine knows what for.
+        match (engine.close(), report) {
+            (Err(error @ OpenError::NotDeterministic { .. }), _) => Err(error.into()),
+            (_, Err(failure)) => Err(failure),
+            (closed, Ok(report)) => closed.map(|()| report).map_err(Failure::from),
         }
-        let stop = match (options.transactions, options.seconds) {
-            (Some(transactions), _) => Stop::Transactions(transactions),
-            (None, seconds) => Stop::After(Duration::from_secs_f64(seconds.unwrap_or(10.0))),
-        };
-        let config = runner::Config {
-            clients: options.clients,
-            in_flight: options.in_flight,
-            stop,
-            seed: options.seed,
-        };
-        let report = runner::run(&engine, workload, &config, &mut |progress| {
-            line.show(|| {
-                format!(
-                    "{:>5.0} s  {} transactions  {:.0}/s",
-                    progress.elapsed.as_secs_f64(),
-                    progress.transactions,
-                    progress.per_second
-                )
-            });
-        })?;
-        line.clear();
-        engine.close()?;
-        Ok(report)
     }
+}
+
+fn populate_and_run<W: Workload>(
+    engine: &Engine,
+    workload: &W,
+    options: &RunOptions,
+) -> Result<Report, Failure> {
+    let mut line = Line::new();
+    let start = Instant::now();
+    let populated = runner::prepare(engine, workload, &mut |done, total| {
+        line.show(|| format!("populating: {done} of {total}"));
+    })?;
+    line.clear();
+    if populated {
+        eprintln!("mixlog: populated in {:.1} s", start.elapsed().as_secs_f64());
+    }
+    let stop = match (options.transactions, options.seconds) {
+        (Some(transactions), _) => Stop::Transactions(transactions),
+        (None, seconds) => Stop::After(Duration::from_secs_f64(seconds.unwrap_or(10.0))),
+    };
+    let config =
+        runner::Config { clients: options.clients, in_flight: options.in_flight, stop, seed: options.seed };
+    let report = runner::run(engine, workload, &config, &mut |progress| {
+        line.show(|| {
+            format!(
+                "{:>5.0} s  {} transactions  {:.0}/s",
+                progress.elapsed.as_secs_f64(),
+                progress.transactions,
+                progress.per_second
+            )
+        });
+    })?;
+    line.clear();
+    Ok(report)
 }
 
 /// Opens the engine, shows how far it is meanwhile, and says how it will execute.

@@ -1,11 +1,18 @@
 //! From the name of a workload to its type.
 
+use std::fs::File;
+use std::io::BufWriter;
+
+use mixlog::workloads::list_append::client::ListAppends;
+use mixlog::workloads::list_append::{self, history};
+use mixlog::workloads::smallbank::client::SmallBank;
+use mixlog::workloads::smallbank::driver;
 use mixlog::workloads::tpcc::client::Tpcc;
 use mixlog::workloads::tpcc::schema::Scale;
 use mixlog::workloads::transfer::{self, Transfers};
 use mixlog::workloads::workload::Workload;
 use mixlog::workloads::ycsb::client::{Config, Mix, Ycsb};
-use mixlog::workloads::ycsb::record::{Boxed, Inline};
+use mixlog::workloads::ycsb::record::{Boxed, Inline, Ordered};
 use mixlog::{Builder, Procedure, kv};
 
 use super::arguments::{Name, WorkloadOptions};
@@ -34,6 +41,18 @@ pub(crate) fn with<V: Visit>(
             }
             Ok(visit.visit::<Tpcc>(&Tpcc::new(scale, seed)))
         }
+        Name::SmallBank => {
+            let mut config = driver::Config::new();
+            config.accounts = options.accounts.unwrap_or(config.accounts);
+            config.hot = options.hot.unwrap_or(config.hot);
+            // A small bank may have fewer customers than are hot by default.
+            config.hot_accounts =
+                options.hot_accounts.unwrap_or_else(|| config.hot_accounts.min(config.accounts));
+            match config.problem() {
+                Some(problem) => Err(Failure::Refused(problem.to_owned())),
+                None => Ok(visit.visit::<SmallBank>(&SmallBank::new(config, seed))),
+            }
+        }
         Name::Transfer => {
             let mut config = transfer::Config::new();
             config.accounts = options.accounts.unwrap_or(config.accounts);
@@ -43,11 +62,36 @@ pub(crate) fn with<V: Visit>(
                 None => Ok(visit.visit::<Transfers>(&Transfers::new(config))),
             }
         }
+        Name::ListAppend => list_append(options, visit),
         Name::YcsbA => ycsb(Mix::A, options, visit),
         Name::YcsbB => ycsb(Mix::B, options, visit),
         Name::YcsbC => ycsb(Mix::C, options, visit),
+        Name::YcsbD => ycsb(Mix::D, options, visit),
+        Name::YcsbE => ycsb(Mix::E, options, visit),
         Name::YcsbF => ycsb(Mix::F, options, visit),
     }
+}
+
+/// Whatever comes of the visit, the history is written: it is worth most after a failure.
+fn list_append<V: Visit>(options: &WorkloadOptions, visit: V) -> Result<V::Result, Failure> {
+    let mut config = list_append::driver::Config::new();
+    config.keys = options.keys.unwrap_or(config.keys);
+    config.max_operations = options.max_ops.unwrap_or(config.max_operations);
+    config.max_writes_per_key = options.max_writes_per_key.unwrap_or(config.max_writes_per_key);
+    config.abort = options.abort.unwrap_or(config.abort);
+    if let Some(problem) = config.problem() {
+        return Err(Failure::Refused(problem.to_owned()));
+    }
+    let Some(path) = &options.history else {
+        return Ok(visit.visit::<ListAppends>(&ListAppends::new(config)));
+    };
+    let cannot_write =
+        |error| Failure::Io(format!("cannot write the history to {}: {error}", path.display()));
+    let file = File::create(path).map_err(cannot_write)?;
+    let workload = ListAppends::new(config);
+    let result = visit.visit::<ListAppends>(&workload);
+    history::write(&workload.history(), BufWriter::new(file)).map_err(cannot_write)?;
+    Ok(result)
 }
 
 fn ycsb<V: Visit>(mix: Mix, options: &WorkloadOptions, visit: V) -> Result<V::Result, Failure> {
@@ -60,6 +104,13 @@ fn ycsb<V: Visit>(mix: Mix, options: &WorkloadOptions, visit: V) -> Result<V::Re
         return Err(Failure::Refused(problem.to_owned()));
     }
     Ok(match config.value_size {
+        100 if mix == Mix::E => visit.visit::<Ycsb<Ordered<100>>>(&Ycsb::new(config)),
+        1_000 if mix == Mix::E => visit.visit::<Ycsb<Ordered<1_000>>>(&Ycsb::new(config)),
+        size if mix == Mix::E => {
+            return Err(Failure::Refused(format!(
+                "ycsb-e has records of 100 or 1,000 bytes, and not of {size}"
+            )));
+        }
         100 => visit.visit::<Ycsb<Inline<100>>>(&Ycsb::new(config)),
         1_000 => visit.visit::<Ycsb<Inline<1_000>>>(&Ycsb::new(config)),
         _ => visit.visit::<Ycsb<Boxed>>(&Ycsb::new(config)),
@@ -68,20 +119,27 @@ fn ycsb<V: Visit>(mix: Mix, options: &WorkloadOptions, visit: V) -> Result<V::Re
 
 /// An option that the workload would not look at is a mistake.
 fn refuse_foreign(name: Name, options: &WorkloadOptions) -> Result<(), Failure> {
-    let WorkloadOptions { warehouses, records, value_size, operations, theta, accounts, hot } = *options;
-    let given = [
-        ("--warehouses", "tpcc", warehouses.is_some()),
-        ("--records", "ycsb", records.is_some()),
-        ("--value-size", "ycsb", value_size.is_some()),
-        ("--operations", "ycsb", operations.is_some()),
-        ("--theta", "ycsb", theta.is_some()),
-        ("--accounts", "transfer", accounts.is_some()),
-        ("--hot", "transfer", hot.is_some()),
+    let given: [(_, &[_], _); 13] = [
+        ("--warehouses", &["tpcc"], options.warehouses.is_some()),
+        ("--records", &["ycsb"], options.records.is_some()),
+        ("--value-size", &["ycsb"], options.value_size.is_some()),
+        ("--operations", &["ycsb"], options.operations.is_some()),
+        ("--theta", &["ycsb"], options.theta.is_some()),
+        ("--accounts", &["transfer", "smallbank"], options.accounts.is_some()),
+        ("--hot", &["transfer", "smallbank"], options.hot.is_some()),
+        ("--hot-accounts", &["smallbank"], options.hot_accounts.is_some()),
+        ("--keys", &["list-append"], options.keys.is_some()),
+        ("--max-ops", &["list-append"], options.max_ops.is_some()),
+        ("--max-writes-per-key", &["list-append"], options.max_writes_per_key.is_some()),
+        ("--abort", &["list-append"], options.abort.is_some()),
+        ("--history", &["list-append"], options.history.is_some()),
     ];
     let this = name.text();
-    match given.iter().find(|(_, family, given)| *given && !this.starts_with(family)) {
-        Some((option, family, _)) => Err(Failure::Refused(format!(
-            "{option} is an option of {family}, not of {this}; see mixlog run --help"
+    let is_foreign = |families: &[&str]| !families.iter().any(|family| this.starts_with(family));
+    match given.iter().find(|(_, families, given)| *given && is_foreign(families)) {
+        Some((option, families, _)) => Err(Failure::Refused(format!(
+            "{option} is an option of {}, not of {this}; see mixlog run --help",
+            families.join(" and ")
         ))),
         None => Ok(()),
     }
@@ -97,6 +155,13 @@ pub(crate) fn register(procedures: &[String], builder: Builder) -> Result<Builde
         Name::Tpcc
     } else if procedures.iter().any(|name| name.starts_with("transfer")) {
         Name::Transfer
+    } else if has("list_append") {
+        Name::ListAppend
+    } else if has("smallbank.balance") {
+        Name::SmallBank
+    } else if has("ycsb.operate_ordered_100") || has("ycsb.operate_ordered_1000") {
+        options.value_size = Some(if has("ycsb.operate_ordered_100") { 100 } else { 1_000 });
+        Name::YcsbE
     } else if has("ycsb.operate_100") || has("ycsb.operate_1000") || has("ycsb.operate") {
         options.value_size = Some(match (has("ycsb.operate_100"), has("ycsb.operate_1000")) {
             (true, _) => 100,

@@ -1,7 +1,7 @@
 //! What operations do: first beside the tables, then, if none aborts, to them.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::{Abort, Json, Key, Op, ROWS, store};
@@ -9,13 +9,50 @@ use crate::Tx;
 
 /// Does the operations, and gives their results; or changes nothing.
 pub(super) fn evaluate(ops: &[Op], tx: &mut Tx<'_>) -> Result<Vec<Json>, Abort> {
-    let mut view = View { tx, changes: BTreeMap::new() };
+    let mut view = View { tx, changes: BTreeMap::new(), merged: Merged::of(ops) };
     let results = (0..).zip(ops).map(|(index, op)| view.apply(index, op)).collect::<Result<Vec<_>, _>>()?;
     let changes = view.changes;
     for (key, change) in changes {
         write(tx, key, change);
     }
     Ok(results)
+}
+
+/// The keys that a transaction adds to without looking at them: others may do the same at the same time.
+pub(super) struct Merged<'a>(BTreeSet<&'a Key>);
+
+impl<'a> Merged<'a> {
+    pub(super) fn of(ops: &'a [Op]) -> Self {
+        let merges = ops.iter().filter_map(|op| if let Op::MergeAdd(key, _) = op { Some(key) } else { None });
+        let mut merged: BTreeSet<&Key> = merges.collect();
+        for op in ops {
+            if merged.is_empty() {
+                break;
+            }
+            match op {
+                Op::MergeAdd(..) => {}
+                Op::Scan { .. } => {
+                    if let Some(range) = op.range() {
+                        merged.retain(|key| !range.contains(*key));
+                    }
+                }
+                Op::Get(key)
+                | Op::Put(key, _)
+                | Op::Delete(key)
+                | Op::Add(key, _)
+                | Op::Append(key, _)
+                | Op::Cas { key, .. }
+                | Op::AbortIf(key, _) => {
+                    merged.remove(key);
+                }
+            }
+        }
+        Self(merged)
+    }
+
+    pub(super) fn contains(&self, key: &Key) -> bool {
+        self.0.contains(key)
+    }
 }
 
 /// What became of a row.
@@ -25,6 +62,8 @@ enum Change {
     /// These follow the list in the table, or are the list if there is none. It is not copied, so that to append to a
     /// long one costs no more than to a short one.
     Appended(Vec<Json>),
+    /// This is added to it, and nothing else looks at it.
+    Merged(i64),
 }
 
 fn write(tx: &mut Tx<'_>, key: &Key, change: Change) {
@@ -38,6 +77,9 @@ fn write(tx: &mut Tx<'_>, key: &Key, change: Change) {
             Some(_) => unreachable!("only lists are appended to"),
             None => tx.put(&ROWS, key.clone(), Json::List(elements)),
         },
+        Change::Merged(amount) => {
+            assert!(tx.merge(&ROWS, key.clone(), amount), "the row took a merge before")
+        }
     }
 }
 
@@ -45,6 +87,7 @@ fn write(tx: &mut Tx<'_>, key: &Key, change: Change) {
 struct View<'t, 'tx, 'a> {
     tx: &'t Tx<'tx>,
     changes: BTreeMap<&'a Key, Change>,
+    merged: Merged<'a>,
 }
 
 /// The length of the list in the table, or `None` if something else is there.
@@ -88,7 +131,15 @@ impl<'a> View<'_, '_, 'a> {
             }
             Op::AbortIf(key, value) if *self.get(key) == *value => return Err(Abort::Asked { op: index }),
             Op::AbortIf(..) => Json::Null,
-            // As `add`, as long as the engine does not merge.
+            Op::MergeAdd(key, amount) if self.merged.contains(key) => {
+                let total = match self.changes.get(key) {
+                    Some(Change::Merged(total)) => *total,
+                    _ if self.tx.can_merge(&ROWS, key) => 0,
+                    _ => return Err(Abort::NotAnInteger { op: index }),
+                };
+                self.changes.insert(key, Change::Merged(total.wrapping_add(*amount)));
+                Json::Null
+            }
             Op::MergeAdd(key, amount) => {
                 self.add(index, key, *amount)?;
                 Json::Null
@@ -105,6 +156,7 @@ impl<'a> View<'_, '_, 'a> {
                 let list = if let Json::List(list) = stored() { list.as_slice() } else { &[] };
                 Cow::Owned(Json::List([list, elements].concat()))
             }
+            Some(Change::Merged(_)) => unreachable!("nothing looks at it"),
         }
     }
 
@@ -134,7 +186,7 @@ impl<'a> View<'_, '_, 'a> {
                 self.put(key, Json::List(vec![element]));
                 Some(1)
             }
-            Some(Change::Value(_)) => None,
+            Some(Change::Value(_) | Change::Merged(_)) => None,
             Some(Change::Appended(elements)) => {
                 elements.push(element);
                 Some(stored_length(self.tx, key)? + elements.len())

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::evaluate::evaluate;
+use super::evaluate::{Merged, evaluate};
 use super::json::{MAX_DEPTH, TooDeep};
 use super::{ANSWERS, Answer, Key, Op, ROWS, store};
 use crate::{Footprint, Never, Procedure, Tx};
@@ -109,7 +109,7 @@ impl Procedure for Transaction {
 
     fn footprint(&self, f: &mut Footprint<'_>) {
         if self.footprint == Declared::Nothing {
-            store::declare_nothing(f);
+            f.reconnoitre();
             return;
         }
         if let Some(id) = &self.id {
@@ -124,7 +124,10 @@ impl Procedure for Transaction {
                     };
                 }
             }
-            Declared::Exact | Declared::Nothing => self.ops.iter().for_each(|op| declare(op, f)),
+            Declared::Exact | Declared::Nothing => {
+                let merged = Merged::of(&self.ops);
+                self.ops.iter().for_each(|op| declare(op, &merged, f));
+            }
         }
     }
 
@@ -145,7 +148,7 @@ impl Procedure for Transaction {
 }
 
 /// Declares what an operation touches.
-fn declare(op: &Op, f: &mut Footprint<'_>) {
+fn declare(op: &Op, merged: &Merged<'_>, f: &mut Footprint<'_>) {
     match op {
         Op::Get(key) | Op::AbortIf(key, _) => {
             f.read(&ROWS, key);
@@ -153,12 +156,17 @@ fn declare(op: &Op, f: &mut Footprint<'_>) {
         Op::Put(key, _) | Op::Delete(key) | Op::Add(key, _) | Op::Append(key, _) | Op::Cas { key, .. } => {
             f.write(&ROWS, key);
         }
-        Op::Scan { .. } => {
+        Op::Scan { limit, .. } => {
             if let Some(range) = op.range() {
-                store::declare_range(f, &range);
+                store::declare_range(f, &range, *limit);
             }
         }
-        Op::MergeAdd(key, _) => store::declare_merge(f, key),
+        Op::MergeAdd(key, _) if merged.contains(key) => {
+            f.merge(&ROWS, key);
+        }
+        Op::MergeAdd(key, _) => {
+            f.write(&ROWS, key);
+        }
     }
 }
 

@@ -12,6 +12,10 @@ impl<'a> Reader<'a> {
         Self { rest: bytes }
     }
 
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     #[inline]
     fn take<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
         let Some((front, rest)) = self.rest.split_first_chunk() else {

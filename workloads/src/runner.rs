@@ -90,8 +90,7 @@ pub fn run<W: Workload>(
     }
     let (clients, mut observed) = {
         let snapshot = engine.snapshot();
-        let client = |number| workload.client(&snapshot, config.seed, number);
-        let clients = (0..config.clients).map(client).collect::<Result<Vec<_>, _>>()?;
+        let clients = workload.clients(&snapshot, config.seed, config.clients)?;
         (clients, workload.observe(&snapshot))
     };
     let before = engine.stats();

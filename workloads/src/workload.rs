@@ -28,11 +28,19 @@ pub trait Workload: Sync {
     /// See [`DriveError`]. What was acknowledged before stays; a population that is not complete can be made again.
     fn populate(&self, engine: &Engine, progress: &mut dyn FnMut(u64, u64)) -> Result<(), DriveError>;
 
-    /// A client over a populated state. The same state, seed and client number give the same transactions.
+    /// A client over a populated state, alone. The same state, seed and client number give the same transactions.
     ///
     /// # Errors
     /// [`DriveError::NotPopulated`].
     fn client(&self, snapshot: &Snapshot, seed: u64, client: u32) -> Result<Self::Client, DriveError>;
+
+    /// The clients of one run. Where they share something, what each of them draws may depend on the others.
+    ///
+    /// # Errors
+    /// [`DriveError::NotPopulated`].
+    fn clients(&self, snapshot: &Snapshot, seed: u64, count: u32) -> Result<Vec<Self::Client>, DriveError> {
+        (0..count).map(|client| self.client(snapshot, seed, client)).collect()
+    }
 
     /// What an observer of all acknowledgements up to this state would have observed.
     fn observe(&self, snapshot: &Snapshot) -> Self::Observed;

@@ -32,6 +32,7 @@ pub const fn fnv64(value: u64) -> u64 {
 #[derive(Clone, Debug)]
 pub struct Zipf {
     ranks: u64,
+    theta: f64,
     zeta: f64,
     alpha: f64,
     eta: f64,
@@ -53,9 +54,26 @@ impl Zipf {
 
     fn with_zeta(ranks: u64, theta: f64, zeta: f64) -> Self {
         assert!(ranks > 0 && theta > 0.0 && theta < 1.0, "zipf needs a rank, and a theta between 0 and 1");
-        let zeta_two = 1.0 + 0.5f64.powf(theta);
-        let eta = (1.0 - (2.0 / ranks as f64).powf(1.0 - theta)) / (1.0 - zeta_two / zeta);
-        Self { ranks, zeta, alpha: 1.0 / (1.0 - theta), eta, half_pow_theta: 0.5f64.powf(theta) }
+        let half_pow_theta = 0.5f64.powf(theta);
+        let eta = Self::eta(ranks, theta, zeta, half_pow_theta);
+        Self { ranks, theta, zeta, alpha: 1.0 / (1.0 - theta), eta, half_pow_theta }
+    }
+
+    fn eta(ranks: u64, theta: f64, zeta: f64, half_pow_theta: f64) -> f64 {
+        (1.0 - (2.0 / ranks as f64).powf(1.0 - theta)) / (1.0 - (1.0 + half_pow_theta) / zeta)
+    }
+
+    /// The same distribution over more ranks; it never shrinks.
+    ///
+    /// Cost: one step for each new rank.
+    #[inline]
+    pub fn grow(&mut self, ranks: u64) {
+        if ranks > self.ranks {
+            let new = self.ranks + 1..=ranks;
+            self.zeta += new.map(|rank| (rank as f64).powf(-self.theta)).sum::<f64>();
+            self.ranks = ranks;
+            self.eta = Self::eta(ranks, self.theta, self.zeta, self.half_pow_theta);
+        }
     }
 
     /// A rank; 0 is the most popular.
@@ -123,9 +141,83 @@ impl Distribution {
     }
 }
 
+/// YCSB's "latest": the newer a record, the more popular.
+///
+/// As in YCSB, the very first record is never drawn. Departure: all of the distribution follows the number of records,
+/// where YCSB leaves one of its constants as it was at first.
+#[derive(Clone, Debug)]
+pub struct Latest {
+    /// Nothing for the uniform distribution.
+    zipf: Option<Zipf>,
+}
+
+impl Latest {
+    /// A distribution over records that are numbered from 0 and will be at least `records`. Theta 0 is the uniform
+    /// distribution.
+    ///
+    /// Cost: one pass over all records, once.
+    ///
+    /// # Panics
+    /// If theta is not in `[0, 1)`.
+    #[must_use]
+    pub fn new(records: u64, theta: f64) -> Self {
+        Self { zipf: (theta != 0.0).then(|| Zipf::new(Self::ranks(records), theta)) }
+    }
+
+    /// As many as there are records to draw.
+    fn ranks(records: u64) -> u64 {
+        records.saturating_sub(1).max(1)
+    }
+
+    /// The number of one of so many records, at least one.
+    #[inline]
+    pub fn draw(&mut self, rng: &mut Rng, records: u64) -> u64 {
+        let ranks = Self::ranks(records);
+        let age = match &mut self.zipf {
+            None => rng.below(ranks),
+            Some(zipf) => {
+                zipf.grow(ranks);
+                zipf.draw(rng)
+            }
+        };
+        // Fewer records than at first would leave some ages unborn.
+        (records - 1).saturating_sub(age)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn zipf_that_grew_is_that_of_its_size() {
+        let mut grown = Zipf::new(2, 0.99);
+        [3, 3, 50, 49, 1_000].into_iter().for_each(|ranks| grown.grow(ranks));
+        let fresh = Zipf::new(1_000, 0.99);
+        assert_eq!(grown.ranks, fresh.ranks);
+        assert!((grown.zeta - fresh.zeta).abs() < 1e-9 && (grown.eta - fresh.eta).abs() < 1e-9);
+    }
+
+    #[test]
+    fn latest_record_is_the_most_popular_as_records_come() {
+        let mut rng = Rng::new(37);
+        let mut latest = Latest::new(1_000, YCSB_THETA);
+        for records in [1_000, 1_001, 5_000] {
+            let draws: Vec<u64> = (0..100_000).map(|_| latest.draw(&mut rng, records)).collect();
+            assert!(draws.iter().all(|number| (1..records).contains(number)));
+            let share = |number| draws.iter().filter(|drawn| **drawn == number).count() as f64 / 100_000.0;
+            let zeta: f64 = (1..records).map(|rank| (rank as f64).powf(-YCSB_THETA)).sum();
+            for age in 0..2 {
+                let expected = ((age + 1) as f64).powf(-YCSB_THETA) / zeta;
+                assert!((share(records - 1 - age) / expected - 1.0).abs() < 0.05, "{records}, {age}");
+            }
+        }
+        assert!((0..100).all(|_| Latest::new(1, 0.5).draw(&mut rng, 1) == 0));
+        let mut uniform = Latest::new(10, 0.0);
+        let mut seen = [false; 20];
+        (0..1_000).for_each(|_| seen[uniform.draw(&mut rng, 20) as usize] = true);
+        assert!(!seen[0] && seen[1..].iter().all(|seen| *seen));
+    }
 
     #[test]
     fn fnv64_matches_the_reference_on_zero() {

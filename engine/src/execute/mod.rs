@@ -4,6 +4,7 @@
 //! the second one does must be what the first one would have done.
 
 pub(crate) mod parallel;
+pub(crate) mod paranoid;
 mod release;
 pub(crate) mod sequential;
 
@@ -14,9 +15,9 @@ use mixlog_log::Position;
 
 pub(crate) use release::Release;
 
-use crate::footprint::NOWHERE;
+use crate::footprint::{Details, NOWHERE};
 use crate::pipeline::{Driver, Shared};
-use crate::procedure::Ended;
+use crate::procedure::{Calls, Ended};
 use crate::reply::Status;
 use crate::store::{AnyMerging, AnyTable, Overlays, Stamp, Store, Touched, Worker};
 use crate::tx::{Guard, Tx};
@@ -48,9 +49,11 @@ unsafe fn run(
     let prepared = &chunk.transactions[index];
     let (procedure, call) = prepared.call?;
     let calls = chunk.calls[usize::from(procedure)].as_ref().expect("the call was decoded");
-    let Driver { worker, replies, .. } = driver;
+    let Driver { worker, replies, paranoid, .. } = driver;
+    let twice = paranoid.samples(position);
     if let Some(speculation) = prepared.speculation
         && matches!(guard, Guard::Stop(_))
+        && !twice
     {
         let speculation = &chunk.speculations[speculation as usize];
         replies.reconnoitred += 1;
@@ -69,32 +72,103 @@ unsafe fn run(
             Err(table) => return Some(Violation { position, procedure, table }),
         }
     }
+    let attempt = Attempt {
+        store: &shared.store,
+        calls: &**calls,
+        call,
+        guard,
+        details: chunk.details_of(index),
+        window,
+        position,
+        time_us: prepared.time_us,
+    };
     let mut violation = None;
     replies.add(position, prepared.sequence, |reply| {
+        // SAFETY: the caller's promise.
+        let ran = unsafe {
+            if twice {
+                paranoid.run(&attempt, procedure, worker, reply)
+            } else {
+                attempt.run(worker, reply, Run::Only)
+            }
+        };
+        violation = ran.outside.map(|table| Violation { position, procedure, table });
+        ran.status
+    });
+    violation
+}
+
+/// A transaction to be run at its position, once or twice.
+struct Attempt<'a> {
+    store: &'a Store,
+    calls: &'a dyn Calls,
+    call: u32,
+    guard: Guard<'a>,
+    details: Details<'a>,
+    window: Position,
+    position: Position,
+    time_us: u64,
+}
+
+/// Which run of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Run {
+    Only,
+    /// To be put back and compared with the next one.
+    First,
+    Again,
+}
+
+/// What came of it.
+struct Ran {
+    /// How it ended; `None` if it was stopped, since it left its footprint.
+    status: Option<Status>,
+    /// The first table that it touched outside of its footprint.
+    outside: Option<&'static str>,
+    /// What it changed, if that is to be compared ([`Store::effects`]).
+    effects: Vec<(u16, u128)>,
+}
+
+impl Attempt<'_> {
+    /// Runs the transaction and appends its reply. Its changes stay, or are put back if it does not commit or will run
+    /// again.
+    ///
+    /// # Safety
+    /// As for [`Tx::new`].
+    #[allow(unsafe_code)]
+    #[inline]
+    unsafe fn run(&self, worker: &mut Worker, reply: &mut Vec<u8>, run: Run) -> Ran {
+        let &Attempt { store, calls, call, guard, details, window, position, time_us } = self;
         let start = reply.len();
         // SAFETY: the caller's promise.
-        let mut tx = unsafe {
-            Tx::new(&shared.store, worker, guard, chunk.details_of(index), window, position, prepared.time_us)
-        };
-        // A procedure that panics leaves no trace: its changes are put back, and it can share nothing else.
-        let ended = catch_unwind(AssertUnwindSafe(|| calls.run(call, &mut tx, reply)));
-        if let Some(table) = tx.finish(matches!(ended, Ok(Ended::Committed))) {
-            violation = Some(Violation { position, procedure, table });
-            if matches!(guard, Guard::Stop(_)) {
-                return None;
-            }
+        let mut tx = unsafe { Tx::new(store, worker, guard, details, window, position, time_us) };
+        if run == Run::Again {
+            tx = tx.again();
         }
-        Some(match ended {
-            Ok(Ended::Committed) => Status::Committed,
-            Ok(Ended::Aborted) => Status::Aborted,
+        // A procedure that panics leaves no trace: its changes are put back, and it can share nothing else.
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            let ended = calls.run(call, &mut tx, reply);
+            if ended == Ended::Committed {
+                tx.keep_indexes();
+            }
+            ended
+        }));
+        let commits = matches!(ended, Ok(Ended::Committed));
+        let effects = if commits && run != Run::Only { tx.effects() } else { Vec::new() };
+        let outside = tx.finish(commits && run != Run::First);
+        let is_stopped = outside.is_some() && matches!(guard, Guard::Stop(_));
+        let status = match ended {
+            _ if is_stopped => None,
+            Ok(Ended::Committed) => Some(Status::Committed),
+            Ok(Ended::Aborted) => Some(Status::Aborted),
             Err(payload) => {
                 reply.truncate(start);
                 reply.extend_from_slice(panic_message(&*payload).as_bytes());
-                Status::Panicked
+                Some(Status::Panicked)
             }
-        })
-    });
-    violation
+        };
+        Ran { status, outside, effects }
+    }
 }
 
 /// Makes the changes of a transaction that ran ahead, if it would do the same now: nothing that it read has changed.

@@ -1,12 +1,17 @@
-//! Undo space: items at stable addresses, dropped all at once.
+//! Undo space: items at stable addresses, dropped from either end.
 
+use std::collections::VecDeque;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::ptr::NonNull;
 
-/// Items are pushed, pointed at, and cleared together. Chunks are kept for the next round.
+/// A queue of items that do not move. Chunks that are no longer in use serve again; an arena that becomes empty
+/// starts over in its first chunk, which is then still in the cache.
 pub(crate) struct Arena<T> {
-    chunks: Vec<NonNull<MaybeUninit<T>>>,
-    len: usize,
+    /// First those with items, then spare ones.
+    chunks: VecDeque<NonNull<MaybeUninit<T>>>,
+    /// Where the items are, counted from the start of the first chunk, in which `items.start` lies.
+    items: Range<usize>,
 }
 
 // SAFETY: the arena owns its items; moving it moves the ownership.
@@ -18,31 +23,34 @@ impl<T> Arena<T> {
         let fit = (64 << 10) / if size_of::<T>() == 0 { 1 } else { size_of::<T>() };
         if fit < 16 { 16 } else { fit }
     };
+    /// How many spare chunks are kept in any case.
+    const SPARE: usize = 4;
 
     pub(crate) const fn new() -> Self {
-        Self { chunks: Vec::new(), len: 0 }
-    }
-
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.len == 0
+        Self { chunks: VecDeque::new(), items: 0..0 }
     }
 
     pub(crate) const fn len(&self) -> usize {
-        self.len
+        self.items.end - self.items.start
     }
 
-    /// Adds an item; the address is good until [`clear`](Self::clear) or drop.
+    /// What is allocated, whether there are items in it or not.
+    pub(crate) fn bytes(&self) -> usize {
+        self.chunks.len() * Self::CHUNK * size_of::<T>()
+    }
+
+    /// Adds an item; the address is good until the item is dropped.
     #[inline]
     pub(crate) fn push(&mut self, item: T) -> NonNull<T> {
-        let (chunk, index) = (self.len / Self::CHUNK, self.len % Self::CHUNK);
+        let (chunk, index) = (self.items.end / Self::CHUNK, self.items.end % Self::CHUNK);
         if chunk == self.chunks.len() {
             self.grow();
         }
-        // SAFETY: `index < CHUNK`, the length of every chunk; nobody refers to the items past `len`.
+        // SAFETY: `index < CHUNK`, the length of every chunk; nobody refers to the places past the last item.
         let place = unsafe { self.chunks[chunk].add(index) };
         // SAFETY: `place` is inside a live allocation that only the arena writes to.
         unsafe { place.write(MaybeUninit::new(item)) };
-        self.len += 1;
+        self.items.end += 1;
         place.cast()
     }
 
@@ -50,43 +58,87 @@ impl<T> Arena<T> {
     fn grow(&mut self) {
         let chunk: Box<[MaybeUninit<T>]> = Box::new_uninit_slice(Self::CHUNK);
         // From here on only raw pointers: a Box claims to be the only way to its items.
-        self.chunks.push(NonNull::from(Box::leak(chunk)).cast());
+        self.chunks.push_back(NonNull::from(Box::leak(chunk)).cast());
     }
 
-    /// The address of an item, by the order of pushes.
+    fn free(chunk: NonNull<MaybeUninit<T>>) {
+        let chunk = NonNull::slice_from_raw_parts(chunk, Self::CHUNK);
+        // SAFETY: leaked from a boxed slice of this length in `grow`, and the caller took it out of the arena.
+        drop(unsafe { Box::from_raw(chunk.as_ptr()) });
+    }
+
+    /// The address of an item, counted from the oldest.
     #[inline]
     pub(crate) fn at(&self, i: usize) -> NonNull<T> {
-        assert!(i < self.len);
-        // SAFETY: `i` is below `len`, so the chunk exists and the index lies inside.
+        assert!(i < self.len());
+        let i = self.items.start + i;
+        // SAFETY: `i` is now the place of an item, so the chunk exists and the index lies inside.
         unsafe { self.chunks[i / Self::CHUNK].add(i % Self::CHUNK).cast() }
     }
 
-    /// The addresses of all items, in the order of pushes.
-    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = NonNull<T>> + '_ {
-        (0..self.len).map(|i| self.at(i))
+    /// The addresses of the newest `count` items, in the order of pushes.
+    pub(crate) fn newest(&self, count: usize) -> impl DoubleEndedIterator<Item = NonNull<T>> + '_ {
+        assert!(count <= self.len());
+        (self.len() - count..self.len()).map(|i| self.at(i))
+    }
+
+    fn drop_items(&self, items: Range<usize>) {
+        if std::mem::needs_drop::<T>() {
+            for i in items {
+                // SAFETY: items are initialized; the callers forget them.
+                unsafe { self.at(i).drop_in_place() };
+            }
+        }
+    }
+
+    /// Drops the oldest `count` items.
+    pub(crate) fn drop_oldest(&mut self, count: usize) {
+        assert!(count <= self.len());
+        self.drop_items(0..count);
+        self.items.start += count;
+        if self.items.is_empty() {
+            self.items = 0..0;
+        }
+        while self.items.start >= Self::CHUNK {
+            self.chunks.rotate_left(1);
+            self.items = self.items.start - Self::CHUNK..self.items.end - Self::CHUNK;
+        }
+    }
+
+    /// Drops the newest `count` items.
+    #[inline]
+    pub(crate) fn drop_newest(&mut self, count: usize) {
+        assert!(count <= self.len());
+        self.drop_items(self.len() - count..self.len());
+        self.items.end -= count;
+        if self.items.is_empty() {
+            self.items = 0..0;
+        }
     }
 
     /// Drops all items.
     #[inline]
     pub(crate) fn clear(&mut self) {
-        if std::mem::needs_drop::<T>() {
-            for i in 0..self.len {
-                // SAFETY: items below `len` are initialized; `len = 0` below forgets them.
-                unsafe { self.at(i).drop_in_place() };
-            }
+        self.drop_newest(self.len());
+    }
+
+    /// Frees one chunk if there are many more than what is in use, and than `count` items need.
+    ///
+    /// Only one, so that space for what a snapshot retains does not go to the operating system and come back with
+    /// every snapshot.
+    pub(crate) fn shrink(&mut self, count: usize) {
+        let used = self.items.end.div_ceil(Self::CHUNK);
+        let enough = used + used.max(count.div_ceil(Self::CHUNK)).max(Self::SPARE);
+        if self.chunks.len() > enough {
+            self.chunks.pop_back().into_iter().for_each(Self::free);
         }
-        self.len = 0;
     }
 }
 
 impl<T> Drop for Arena<T> {
     fn drop(&mut self) {
         self.clear();
-        for chunk in self.chunks.drain(..) {
-            let chunk = NonNull::slice_from_raw_parts(chunk, Self::CHUNK);
-            // SAFETY: leaked from a boxed slice of this length in `grow`, and freed only here.
-            drop(unsafe { Box::from_raw(chunk.as_ptr()) });
-        }
+        self.chunks.drain(..).for_each(Self::free);
     }
 }
 
@@ -100,9 +152,54 @@ mod tests {
     fn push_more_than_a_chunk_keeps_addresses_and_order() {
         let mut arena = Arena::new();
         let places: Vec<_> = (0..100_000u64).map(|i| arena.push(i)).collect();
-        assert_eq!(arena.iter().collect::<Vec<_>>(), places);
+        assert_eq!(arena.newest(100_000).collect::<Vec<_>>(), places);
         // SAFETY: the arena was not cleared.
         assert!(places.iter().enumerate().all(|(i, place)| unsafe { *place.as_ref() } == i as u64));
+    }
+
+    #[test]
+    fn push_and_drop_oldest_for_ever_uses_the_same_few_chunks() {
+        let mut arena = Arena::new();
+        for i in 0..100u64 {
+            arena.push(i);
+        }
+        for i in 100..1_000_000 {
+            arena.push(i);
+            arena.drop_oldest(1);
+            // SAFETY: it was not dropped yet.
+            assert!(i % 1000 != 0 || arena.newest(100).all(|item| unsafe { *item.as_ref() } > i - 100));
+        }
+        assert!(arena.bytes() <= 3 * (64 << 10), "{} bytes for 100 items", arena.bytes());
+    }
+
+    #[test]
+    fn shrink_after_many_items_keeps_what_is_asked_for() {
+        let mut arena = Arena::new();
+        for i in 0..1_000_000u64 {
+            arena.push(i);
+        }
+        arena.drop_newest(400_000);
+        arena.drop_oldest(600_000);
+        (0..200).for_each(|_| arena.shrink(100_000));
+        assert!((100_000 * 8..101_000 * 8 + (64 << 10)).contains(&arena.bytes()), "{}", arena.bytes());
+        (0..200).for_each(|_| arena.shrink(0));
+        assert_eq!(arena.bytes(), 4 * (64 << 10));
+    }
+
+    #[test]
+    fn drops_from_both_ends_drop_each_item_once() {
+        let items: Vec<_> = (0..20_000).map(Rc::new).collect();
+        let mut arena = Arena::new();
+        for item in &items {
+            arena.push(Rc::clone(item));
+        }
+        arena.drop_oldest(9_000);
+        arena.drop_newest(4_000);
+        for (i, item) in items.iter().enumerate() {
+            assert_eq!(Rc::strong_count(item), 1 + usize::from((9_000..16_000).contains(&i)));
+        }
+        drop(arena);
+        assert!(items.iter().all(|item| Rc::strong_count(item) == 1));
     }
 
     #[test]

@@ -125,7 +125,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     pub(super) fn intend_scans(&self, overlays: &Overlays, at: Stamp, intention: &mut Intention) {
         let mut add = |from: Bound<K>, to: Bound<K>| {
             let mut hash = RangeHash::default();
-            let mut rows = self.row_ids(&(from.clone(), to.clone()));
+            let mut rows = self.row_ids_pinned(&(from.clone(), to.clone()));
             while let Some(id) = rows.next(&mut |_| ()) {
                 if let Some((key, _, value)) = self.copy_at(id, at) {
                     hash.add::<K, V, C>(&key, &value);

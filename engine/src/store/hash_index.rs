@@ -2,8 +2,10 @@
 //!
 //! Open addressing with linear probing over one word per slot: 32 bits of the hash beside the row's number, so
 //! that a look-up touches one line here and one at the row. Look-ups take no lock and wait for nobody. Changes
-//! lock one of 64 shards. A shard that fills up is copied; the old copy stays allocated for readers that are
-//! still in it, until [`HashIndex::reclaim`] is called at a moment without readers.
+//! lock one of 64 shards. A shard that fills up is copied; the old copy stays allocated for those who are still
+//! in it. Workers, who write nothing for that, are in no copy between two windows. Snapshots come at any time, and
+//! pin the index while they look something up ([`Pins`]). So [`HashIndex::reclaim`], called between two windows,
+//! waits for look-ups of snapshots, but not for snapshots.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
@@ -12,6 +14,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use crossbeam_utils::CachePadded;
 
+use super::pins::Pins;
 use super::slab::RowId;
 
 const SHARD_BITS: u32 = 6;
@@ -87,7 +90,7 @@ impl Current {
         let start = tagged.map_addr(|address| address & !(ALIGNMENT - 1));
         let capacity = 1usize << (tagged.addr() & (ALIGNMENT - 1));
         // SAFETY: `tagged` made the word from a copy of that address and length, and copies live until the index
-        // is dropped or nobody looks anything up (`reclaim`).
+        // is dropped or nobody is in them (`reclaim`).
         Slots::of(unsafe { std::slice::from_raw_parts(start, capacity) })
     }
 }
@@ -113,6 +116,10 @@ impl Copy {
         let memory = unsafe { alloc_zeroed(layout) };
         let Some(start) = NonNull::new(memory.cast()) else { handle_alloc_error(layout) };
         Self { start, capacity }
+    }
+
+    const fn bytes(&self) -> u64 {
+        (self.capacity * size_of::<AtomicU64>()) as u64
     }
 
     fn slots(&self) -> &[AtomicU64] {
@@ -161,8 +168,13 @@ impl Owner {
 pub(crate) struct HashIndex {
     current: Box<[Current]>,
     owners: Box<[CachePadded<Mutex<Owner>>]>,
-    /// Whether a shard has copies to give back.
+    /// Whether there are copies to give back.
     retired: AtomicBool,
+    pins: Pins,
+    /// Copies that were out of sight when the current generation of pins began.
+    retired_before: Mutex<Vec<Copy>>,
+    /// What the slots take, those of retired copies included.
+    bytes: AtomicU64,
 }
 
 impl HashIndex {
@@ -172,11 +184,20 @@ impl HashIndex {
             CachePadded::new(Mutex::new(owner))
         };
         let owners: Box<[_]> = (0..1 << SHARD_BITS).map(owner).collect();
+        let mut bytes = 0;
         let current = owners.iter().map(|owner| {
             let owner = owner.lock().expect("nobody else is here yet");
+            bytes += owner.current().bytes();
             Current(AtomicPtr::new(Current::tagged(owner.current())))
         });
-        Self { current: current.collect(), owners, retired: AtomicBool::new(false) }
+        Self {
+            current: current.collect(),
+            owners,
+            retired: AtomicBool::new(false),
+            pins: Pins::new(),
+            retired_before: Mutex::default(),
+            bytes: AtomicU64::new(bytes),
+        }
     }
 
     #[inline]
@@ -196,7 +217,19 @@ impl HashIndex {
         super::prefetch(slots.slots.as_ptr().wrapping_add(slots.home(hash)).cast());
     }
 
-    /// The first row whose hash agrees and for which `is_it` says yes.
+    /// What the index takes, in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// [`find`](Self::find) for those who are not workers in a window.
+    #[inline]
+    pub(crate) fn find_pinned(&self, hash: u64, is_it: impl FnMut(RowId) -> bool) -> Option<RowId> {
+        let _pinned = self.pins.pin();
+        self.find(hash, is_it)
+    }
+
+    /// The first row whose hash agrees and for which `is_it` says yes. For workers in a window, and between windows.
     #[inline]
     pub(crate) fn find(&self, hash: u64, mut is_it: impl FnMut(RowId) -> bool) -> Option<RowId> {
         let slots = self.slots(hash);
@@ -226,6 +259,7 @@ impl HashIndex {
         let mut owner = self.own(shard);
         if (owner.used + 1) * 8 > owner.current().slots().len() * 5 {
             owner.grow();
+            self.bytes.fetch_add(owner.current().bytes(), Ordering::Relaxed);
             self.current[shard].publish(owner.current());
             self.retired.store(true, Ordering::Relaxed);
         }
@@ -255,23 +289,41 @@ impl HashIndex {
         owner.rows -= 1;
     }
 
-    /// Frees the copies that only readers of the past could be in.
+    /// Frees the copies that nobody can be in any more; others later.
     ///
     /// # Safety
-    /// No other thread may be in a method of the index, and what a look-up began before must have ended.
+    /// No other thread may be in a method of the index but [`find_pinned`](Self::find_pinned).
     pub(crate) unsafe fn reclaim(&self) {
-        if self.retired.swap(false, Ordering::Relaxed) {
-            for shard in 0..self.owners.len() {
-                let mut owner = self.own(shard);
-                let old = owner.copies.len() - 1;
-                owner.copies.drain(..old);
-            }
+        if !self.retired.load(Ordering::Relaxed) {
+            return;
         }
+        let mut retired = self.retired_before.lock().expect("no panic while an index changes");
+        if !self.pins.has_ended_before() {
+            return;
+        }
+        self.free(&mut retired);
+        for shard in 0..self.owners.len() {
+            let mut owner = self.own(shard);
+            let old = owner.copies.len() - 1;
+            retired.extend(owner.copies.drain(..old));
+        }
+        self.pins.begin();
+        if self.pins.has_ended_before() {
+            self.free(&mut retired);
+        }
+        self.retired.store(!retired.is_empty(), Ordering::Relaxed);
+    }
+
+    fn free(&self, retired: &mut Vec<Copy>) {
+        self.bytes.fetch_sub(retired.iter().map(Copy::bytes).sum(), Ordering::Relaxed);
+        *retired = Vec::new();
     }
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
     use super::HashIndex;
 
     fn hash(i: u32) -> u64 {
@@ -303,6 +355,60 @@ mod tests {
         unsafe { index.reclaim() };
         assert!((0..64).all(|s| index.own(s).copies.len() == 1));
         assert_eq!(index.find(hash(7), |_| true), None);
+    }
+
+    #[test]
+    fn reclaim_under_look_ups_that_overlap_for_ever_frees_all_but_the_newest_copies() {
+        let index = HashIndex::new();
+        let mut pinned = index.pins.pin();
+        let mut inserted = 0;
+        for round in 1..12 {
+            (inserted..1 << round).for_each(|i| index.insert(hash(i), i));
+            inserted = 1 << round;
+            let grown = index.bytes();
+            for _ in 0..2 {
+                // SAFETY: this thread is the only one, and looks nothing up now but by `find_pinned`.
+                unsafe { index.reclaim() };
+                let next = index.pins.pin();
+                drop(std::mem::replace(&mut pinned, next));
+            }
+            // SAFETY: as above.
+            unsafe { index.reclaim() };
+            let current: u64 = (0..64).map(|s| index.own(s).current().bytes()).sum();
+            assert_eq!(index.bytes(), current, "of {grown} bytes");
+        }
+        assert!((0..inserted).all(|i| index.find_pinned(hash(i), |row| row == i).is_some()));
+    }
+
+    #[test]
+    fn find_pinned_while_an_index_grows_and_is_reclaimed_finds_every_row() {
+        let index = HashIndex::new();
+        let (inserted, done) = (AtomicU64::new(0), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        let inserted = inserted.load(Ordering::Acquire) as u32;
+                        for i in (0..inserted).rev().take(64) {
+                            assert_eq!(index.find_pinned(hash(i), |row| row == i), Some(i));
+                        }
+                    }
+                });
+            }
+            for i in 0..200_000 {
+                index.insert(hash(i), i);
+                inserted.store(u64::from(i) + 1, Ordering::Release);
+                // SAFETY: the others are in `find_pinned` at most.
+                unsafe { index.reclaim() };
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        // SAFETY: this thread is the only one here.
+        unsafe {
+            index.reclaim();
+            index.reclaim();
+        }
+        assert!((0..64).all(|s| index.own(s).copies.len() == 1));
     }
 
     #[test]

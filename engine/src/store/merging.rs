@@ -5,6 +5,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use mixlog_log::Position;
+use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::{Stamp, Store, TableStore, Worker};
 use crate::bounded::Counter;
@@ -33,6 +34,8 @@ pub(crate) trait AnyMerging: Send + Sync {
     fn is_accepted(&self, store: &Store) -> bool;
     /// Makes it in a copy, to see whether the operator panics.
     fn try_out(&self, store: &Store, position: Position) -> Result<(), Box<dyn Any + Send>>;
+    /// Its table's number, and a hash of row and delta.
+    fn effect(&self, scratch: &mut Vec<u8>) -> (u16, u128);
     /// Makes it. A panic of the operator leaves the row as it may be: the window is to be undone.
     ///
     /// # Safety
@@ -46,6 +49,18 @@ pub(crate) trait AnyMerging: Send + Sync {
         me: Stamp,
         position: Position,
     ) -> Result<(), Box<dyn Any + Send>>;
+}
+
+/// Whether a row that others may be merging into takes merges.
+pub(crate) fn is_accepted<K: Key, V: Merge, C: Codec<K> + Codec<V>>(
+    table: &TableStore<K, V, C>,
+    key: &K,
+    key_hash: u64,
+) -> bool {
+    let Some(id) = table.find(key, key_hash) else { return V::accepts(None) };
+    let _latched = table.row(id).latch.lock();
+    // SAFETY: others merge under the latch, and the schedule keeps all else away.
+    V::accepts(unsafe { table.row(id).value() }.as_ref())
 }
 
 impl<K: Key, V: Merge, C: Codec<K> + Codec<V>> AnyMerging for Merging<K, V, C> {
@@ -62,11 +77,7 @@ impl<K: Key, V: Merge, C: Codec<K> + Codec<V>> AnyMerging for Merging<K, V, C> {
     }
 
     fn is_accepted(&self, store: &Store) -> bool {
-        let table = store.table(&self.table);
-        let Some(id) = table.find(&self.key, self.key_hash) else { return V::accepts(None) };
-        let _latched = table.row(id).latch.lock();
-        // SAFETY: others merge under the latch, and the schedule keeps all else away.
-        V::accepts(unsafe { table.row(id).value() }.as_ref())
+        is_accepted(store.table(&self.table), &self.key, self.key_hash)
     }
 
     fn try_out(&self, store: &Store, position: Position) -> Result<(), Box<dyn Any + Send>> {
@@ -77,6 +88,12 @@ impl<K: Key, V: Merge, C: Codec<K> + Codec<V>> AnyMerging for Merging<K, V, C> {
             unsafe { table.row(id).value() }.clone()
         });
         catch_unwind(AssertUnwindSafe(|| V::merge(&mut copy, self.delta.clone(), position)))
+    }
+
+    fn effect(&self, scratch: &mut Vec<u8>) -> (u16, u128) {
+        scratch.clear();
+        crate::codec::encode(&self.delta, scratch);
+        (self.number, xxh3_128_with_seed(scratch, self.key_hash))
     }
 
     unsafe fn make(

@@ -7,15 +7,18 @@
 
 mod arena;
 mod bytes;
+mod effect;
 mod hash_index;
 mod leaf_index;
 pub(crate) mod merging;
 mod ordered_index;
 pub(crate) mod overlay;
+mod pins;
 mod region;
 pub(crate) mod row;
 pub(crate) mod slab;
 mod table_store;
+mod touched;
 
 use std::any::{Any, TypeId};
 use std::ops::Bound;
@@ -26,10 +29,12 @@ pub(crate) use overlay::{Overlays, Speculative, Through, Touched};
 pub(crate) use row::Stamp;
 pub(crate) use slab::RowId;
 pub(crate) use table_store::{RowIds, TableStore};
+pub(crate) use touched::Unit;
 
 use crate::codec::{Codec, DecodeError};
 use crate::footprint::Footprint;
 use crate::interactive::Intention;
+use crate::stats::TableMemory;
 use crate::table::{Key, Table, TableId, Value};
 use crate::tx::Tx;
 
@@ -89,7 +94,7 @@ pub(crate) struct WindowEnd {
     pub(crate) window: u64,
     /// The lowest stamp of the window.
     pub(crate) first: Stamp,
-    /// The newest stamp that the oldest registered snapshot sees.
+    /// The newest stamp that the oldest snapshot sees that is registered or may still be opened.
     pub(crate) oldest_snapshot: Option<Stamp>,
 }
 
@@ -97,6 +102,8 @@ pub(crate) struct WindowEnd {
 pub(crate) trait AnyTable: Any + Send + Sync {
     fn name(&self) -> &'static str;
     fn id(&self) -> TableId;
+    /// Whether its rows follow from those of other tables.
+    fn is_derived(&self) -> bool;
     /// The type of the `TableStore`.
     fn types(&self) -> TypeId;
 
@@ -121,6 +128,12 @@ pub(crate) trait AnyTable: Any + Send + Sync {
     fn is_merged(&self, overlays: &Overlays, number: u32) -> bool;
     /// Adds what a speculation did with a row to a footprint.
     fn declare(&self, overlays: &Overlays, number: u32, footprint: &mut Footprint<'_>);
+    /// See [`TableStore::unit_of`].
+    fn unit_of(&self, overlays: &Overlays, number: u32) -> Option<Unit>;
+    /// See [`TableStore::granule_name`].
+    fn granule_name(&self, overlays: &Overlays, hash: u64) -> Option<String>;
+    /// Whether its granules are parts of ranges, which nobody can name.
+    fn has_ranges(&self) -> bool;
 
     /// Declares an access to the row of a key, by its bytes.
     fn declare_bytes(&self, key: &[u8], write: bool, f: &mut Footprint<'_>) -> Result<(), DecodeError>;
@@ -153,6 +166,11 @@ pub(crate) trait AnyTable: Any + Send + Sync {
     /// `undo` is a change of this table by the calling worker's running transaction; later ones are put back
     /// already.
     unsafe fn roll_back(&self, undo: Undo);
+    /// What one change of the running transaction makes to the digest; see [`Store::effects`].
+    ///
+    /// # Safety
+    /// `undo` is a change of this table by the calling worker's running transaction.
+    unsafe fn effect(&self, undo: Undo, scratch: &mut Vec<u8>) -> u128;
     /// Empties the transaction's own undo space.
     fn clear_within(&self, worker: &mut Worker);
 
@@ -178,8 +196,10 @@ pub(crate) trait AnyTable: Any + Send + Sync {
     /// Frees what only look-ups of the past could need.
     ///
     /// # Safety
-    /// No worker runs, and no snapshot is registered.
+    /// No worker runs.
     unsafe fn reclaim(&self);
+    /// How much memory is in use. Reads a few counters, without a lock.
+    fn memory(&self) -> TableMemory;
     /// The digest of all rows at `at`, from scratch. For registered snapshots.
     fn digest_at(&self, at: Stamp) -> u128;
 }
@@ -207,13 +227,18 @@ unsafe impl Sync for Entry {}
 // SAFETY: as above.
 unsafe impl Send for Entry {}
 
-/// Makes one table of the store, given its number and the number of workers.
-pub(crate) type MakeTable = Box<dyn FnOnce(u16, usize) -> Box<dyn AnyTable> + Send>;
+/// Makes one table of the store, given its number, the number of workers, and the indexes of all tables, of which it
+/// takes its own.
+pub(crate) type MakeTable = Box<dyn FnOnce(u16, usize, &mut Indexes) -> Box<dyn AnyTable> + Send>;
+
+/// Indexes, each a `Box<dyn Maintain<K, V>>`, by the table that they index.
+pub(crate) type Indexes = Vec<(TableId, Box<dyn Any + Send>)>;
 
 impl Store {
     /// The tables, and the right to be each of `workers` workers.
-    pub(crate) fn new(makers: Vec<MakeTable>, workers: usize) -> (Self, Vec<Worker>) {
-        let tables: Vec<_> = (0u16..).zip(makers).map(|(number, make)| make(number, workers)).collect();
+    pub(crate) fn new(makers: Vec<MakeTable>, mut indexes: Indexes, workers: usize) -> (Self, Vec<Worker>) {
+        let tables: Vec<_> =
+            (0u16..).zip(makers).map(|(number, make)| make(number, workers, &mut indexes)).collect();
         let (directory, multiplier, shift) = Self::directory(&tables);
         let worker = |number| Worker { number, window: 0, undo: Vec::new(), scratch: Vec::new() };
         (Self { tables, directory, multiplier, shift }, (0..workers).map(worker).collect())

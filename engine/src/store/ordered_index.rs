@@ -53,11 +53,23 @@ impl<K: Key> OrderedIndex<K> {
         unsafe { (*self.granules.get(number).0.get()).assume_init_ref() }
     }
 
-    /// The tree of the granule with this hash, if it ever had a row.
+    /// The tree of the granule with this hash, if it ever had a row. For workers in a window, and between windows.
     #[inline]
     pub(crate) fn tree(&self, granule: u64) -> Option<&Tree<K>> {
         let number = self.directory.find(granule, |number| self.granule(number).0 == granule)?;
         Some(&self.granule(number).1)
+    }
+
+    /// [`tree`](Self::tree) for those who are not workers in a window. Trees stay: only the look-up is pinned.
+    #[inline]
+    pub(crate) fn tree_pinned(&self, granule: u64) -> Option<&Tree<K>> {
+        let number = self.directory.find_pinned(granule, |number| self.granule(number).0 == granule)?;
+        Some(&self.granule(number).1)
+    }
+
+    /// What the directory and the granules take, in bytes, without what stands in the trees.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.directory.bytes() + u64::from(self.granules.len()) * size_of::<Granule<K>>() as u64
     }
 
     /// The tree of the granule with this hash, made on first use. Only one thread may work on a granule that it

@@ -36,6 +36,8 @@ pub(crate) struct Looked<K, V> {
     pub(crate) written: Cell<bool>,
     /// Whether all that the transaction did was to merge into it.
     pub(crate) merged: Cell<bool>,
+    /// Whether all that it did was that, and to ask whether it can.
+    pub(crate) asked: Cell<bool>,
     /// What the transaction sees: shared through `&Tx`, changed through `&mut Tx`.
     value: UnsafeCell<Option<V>>,
 }
@@ -44,6 +46,7 @@ impl<K, V> Looked<K, V> {
     /// The transaction looks at the value. What it wrote itself depends on nothing.
     #[inline]
     pub(crate) fn note_read(&self) {
+        self.asked.set(false);
         if !self.written.get() {
             self.read.set(true);
         }
@@ -51,6 +54,14 @@ impl<K, V> Looked<K, V> {
         if self.merged.replace(false) {
             self.written.set(true);
         }
+    }
+
+    /// The transaction depends on whether the row can be merged into. At its position the right to merge is enough for
+    /// that.
+    pub(crate) fn note_asked(&self) {
+        let nothing_else = self.asked.get() || !(self.read.get() || self.written.get());
+        self.note_read();
+        self.asked.set(nothing_else);
     }
 
     /// What the row shall hold, if the transaction changes it. Only for whoever holds the overlays alone.
@@ -303,6 +314,7 @@ impl<'a> Speculative<'a> {
         if looked.merged.get() {
             looked.note_read();
         }
+        looked.asked.set(false);
         looked.written.set(true);
         // SAFETY: the caller's promise.
         unsafe { *looked.value_mut() = Some(value) };
@@ -337,7 +349,7 @@ impl<'a> Speculative<'a> {
         let accepts = V::accepts(value.as_ref());
         // An interactive transaction has no position: its merges are reads and writes.
         if !accepts || self.position.is_none() {
-            looked.note_read();
+            looked.note_asked();
             looked.written.set(true);
         }
         if !accepts {
@@ -376,6 +388,19 @@ impl<'a> Speculative<'a> {
             V::merge(value, delta, self.position.unwrap_or_default());
         }
         adds
+    }
+
+    /// # Safety
+    /// No change of the row while this runs.
+    pub(crate) unsafe fn can_merge<K: Key, V: Merge, C: Codec<K> + Codec<V>>(
+        self,
+        store: &TableStore<K, V, C>,
+        key: &K,
+    ) -> bool {
+        let looked = store.look(key, self.at, self.overlays);
+        looked.note_asked();
+        // SAFETY: the caller's promise.
+        V::accepts(unsafe { looked.value() }.as_ref())
     }
 
     /// The rows of `range`: those of the state, with the transaction's own changes.
@@ -423,7 +448,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         overlays: &'o Overlays,
     ) -> &'o Looked<K, V> {
         let overlay = overlays.table::<K, V>(self.number());
-        let (read, written, merged) = (Cell::new(false), Cell::new(false), Cell::new(false));
+        let [read, written, merged, asked] = [const { Cell::new(false) }; 4];
         let number = overlay.push(Looked {
             key,
             key_hash,
@@ -431,6 +456,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             read,
             written,
             merged,
+            asked,
             value: UnsafeCell::new(value),
         });
         overlays.touch(Touched::Row { table: self.number(), number });
@@ -459,14 +485,14 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         own.sort_unstable();
         let scan = {
             let mut scans = overlay.scans.borrow_mut();
-            scans.push(Scan { from: from.clone(), to: to.clone(), front: None, back: None, all: false });
+            scans.push(Scan { from, to, front: None, back: None, all: false });
             scans.len() - 1
         };
         Through {
             store: self,
             overlays,
             at,
-            rows: self.row_ids(range),
+            rows: self.row_ids_pinned(range),
             front: None,
             back: None,
             own: own.into(),

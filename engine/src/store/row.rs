@@ -7,6 +7,9 @@
 //! an old stamp, while the window's first change begins. That is what the latch is for, one bit of the stamp,
 //! held for a copy of the value by a snapshot and for two stores by a writer. Later changes in the window take
 //! it only to move the stamp, and transactions that read take none: the schedule keeps them apart from writers.
+//!
+//! The chain's newest version is looked at under the latch, too, for a window that is put back takes it out again.
+//! Those behind it stay as they are for as long as a snapshot needs them, and are read without (see `table_store`).
 
 use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
@@ -18,7 +21,8 @@ use mixlog_log::Position;
 use super::slab::{RowId, ZeroValid};
 use crate::sync::{AtomicU64, Ordering, spin_loop, yield_now};
 
-/// When a row changed: greater stamps are later. The first two mean that nothing was written yet.
+/// When a row changed: greater stamps are later. The first two mean that nothing was written yet; then come two for
+/// every position, since a transaction may run, be put back, and run again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Stamp(u64);
 
@@ -31,13 +35,20 @@ impl Stamp {
     /// The newest change that a snapshot of everything before `tail` sees.
     #[inline]
     pub(crate) const fn last_before(tail: Position) -> Self {
-        Self(tail.0 + 1)
+        Self(2 * tail.0 + 1)
     }
 
     /// The change made by the entry at `position`.
     #[inline]
     pub(crate) const fn of(position: Position) -> Self {
-        Self(position.0 + 2)
+        Self(2 * position.0 + 2)
+    }
+
+    /// The change made by the second run of the transaction with this stamp. Rows that the first run touched need to be
+    /// saved again, though they were put back: they do not hold this stamp.
+    #[inline]
+    pub(crate) const fn again(self) -> Self {
+        Self(self.0 + 1)
     }
 }
 
@@ -278,6 +289,72 @@ mod loom_tests {
                 drop(latched);
                 assert_eq!(seen, 10);
             }
+            writer.join().unwrap();
+        });
+    }
+
+    /// A version: what was before a change, when that was written, and which version is behind.
+    struct Before {
+        value: UnsafeCell<u64>,
+        stamp: Stamp,
+        next: Option<usize>,
+    }
+
+    struct Chained {
+        latch: Latch,
+        newest: UnsafeCell<Option<usize>>,
+        versions: [Before; 2],
+    }
+
+    /// A snapshot goes past the newest version and reads the one behind it without the latch, while the window
+    /// that made the newest is put back, which empties it, and then runs again: loom sees no race, and the
+    /// snapshot sees its value.
+    #[test]
+    fn loom_latch_snapshot_behind_a_window_that_is_put_back_never_races() {
+        loom::model(|| {
+            let (old, middle, new) = (Stamp::of(Position(0)), Stamp::of(Position(1)), Stamp::of(Position(2)));
+            // Window 1 has ended and made version 0; version 1 is to be made by window 2.
+            let row = Arc::new(Chained {
+                latch: Latch::new(middle),
+                newest: UnsafeCell::new(Some(0)),
+                versions: [
+                    Before { value: UnsafeCell::new(10), stamp: old, next: None },
+                    Before { value: UnsafeCell::new(0), stamp: middle, next: Some(0) },
+                ],
+            });
+            let writer = {
+                let row = Arc::clone(&row);
+                thread::spawn(move || {
+                    for run in 0..2 {
+                        // The first change of the window, as `save` makes it.
+                        row.versions[1].value.with_mut(|v| unsafe { *v = 11 + run });
+                        let mut latched = row.latch.lock();
+                        row.newest.with_mut(|n| unsafe { *n = Some(1) });
+                        latched.stamp = new;
+                        drop(latched);
+                        if run == 0 {
+                            // As `undo_window` takes it back.
+                            let mut latched = row.latch.lock();
+                            row.versions[1].value.with_mut(|v| unsafe { *v = 0 });
+                            row.newest.with_mut(|n| unsafe { *n = Some(0) });
+                            latched.stamp = middle;
+                        }
+                    }
+                })
+            };
+            let mut latched = Some(row.latch.lock());
+            assert!(latched.as_ref().unwrap().stamp > old);
+            let newest = row.newest.with(|n| unsafe { *n }).unwrap();
+            let mut version = &row.versions[newest];
+            let seen = loop {
+                if version.stamp <= old {
+                    break version.value.with(|v| unsafe { *v });
+                }
+                version = &row.versions[version.next.unwrap()];
+                latched = None;
+            };
+            assert_eq!(seen, 10);
+            drop(latched);
             writer.join().unwrap();
         });
     }

@@ -6,7 +6,15 @@
 //! * *Between two windows* all workers meet at barriers. There the versions of the window are either put back
 //!   (divergence) or digested, and then dropped or retained; rows that ended up without a value are given back.
 //! * *Snapshots* read at any moment, latching each row that they look at. They are registered, and what a
-//!   registered one may need is retained.
+//!   registered one may need is retained: of the windows after the oldest one all versions, and all rows that
+//!   had a value. Nothing is dropped between two snapshots.
+//!
+//! A snapshot holds a row's latch for two looks at most: at the value in place, and at the chain's newest version.
+//! That one may belong to the window at hand, which may be put back. Any version behind it belongs to a window that has
+//! ended, for a row gets one version per window; and where the value in front of it is later than the snapshot, that
+//! window is, too. Such versions are neither changed nor dropped while the snapshot is registered, so the rest
+//! of the chain, however long, is followed without the latch. Nor is the key of a row given back that a
+//! registered snapshot sees.
 //!
 //! A number given back is not used again before the second window after: a worker may have located the row for
 //! the next window already. It finds [`Stamp::FREE`] there, and looks the key up again.
@@ -16,7 +24,7 @@ use std::cell::UnsafeCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Bound, Range, RangeBounds};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock};
 
 use crossbeam_utils::CachePadded;
@@ -30,15 +38,18 @@ use super::ordered_index::OrderedIndex;
 use super::overlay::Overlays;
 use super::row::{Row, Stamp, Version};
 use super::slab::{RowId, Slab};
-use super::{AnyTable, Undo, WindowEnd, Worker};
+use super::{AnyTable, Undo, Unit, WindowEnd, Worker};
 use crate::codec::{Codec, DecodeError};
 use crate::footprint::{Footprint, NOWHERE};
+use crate::index::Maintain;
 use crate::interactive::Intention;
+use crate::stats::TableMemory;
 use crate::table::{Conflicts, Key, Table, TableId, Value};
-use crate::tx::Tx;
+use crate::tx::{Lent, Tx};
 
 /// How many row numbers a worker takes at once.
 const NUMBERS: u32 = 64;
+const ENDLESS: &str = "a chain ends in a version that is older than any snapshot";
 
 enum Index<K> {
     Hash(HashIndex),
@@ -50,19 +61,64 @@ enum Index<K> {
 
 /// What a worker keeps of a table.
 struct Local<V> {
-    /// The first changes of rows in this window.
+    /// The first changes of rows: those of retained windows, then those of the window at hand.
     versions: Arena<Version<V>>,
+    /// The windows of which versions are retained, oldest first: first stamp, and how many versions.
+    retained: VecDeque<(Stamp, usize)>,
+    /// How many versions are retained.
+    retained_len: usize,
     /// Rows that the window had changed before, as they were before the running transaction.
     within: Arena<Version<V>>,
-    /// Versions of earlier windows that a snapshot may need, with the window's first stamp.
-    retained: VecDeque<(Stamp, Arena<Version<V>>)>,
-    /// Empty arenas for reuse.
-    spare: Vec<Arena<Version<V>>>,
     numbers: Range<RowId>,
     /// Numbers given back, with the window in which that was; oldest first.
     free: VecDeque<(u64, RowId)>,
     /// Rows without a value that a snapshot may need, or that were not looked at yet.
     absent: VecDeque<RowId>,
+    /// Rows with a value, and rows in the index: what this worker added, less what it took away.
+    with_value: i64,
+    existing: i64,
+}
+
+impl<V> Local<V> {
+    /// Where the versions of the window at hand are.
+    fn window(&self) -> impl Iterator<Item = NonNull<Version<V>>> + use<'_, V> {
+        self.versions.newest(self.window_len())
+    }
+
+    const fn window_len(&self) -> usize {
+        self.versions.len() - self.retained_len
+    }
+
+    /// Retains the versions of the window at hand or drops them, and drops those that nobody needs any more.
+    fn end_window(&mut self, end: &WindowEnd) {
+        let count = self.window_len();
+        if end.oldest_snapshot.is_none_or(|oldest| oldest >= end.first) {
+            self.versions.drop_newest(count);
+        } else if count > 0 {
+            self.retained.push_back((end.first, count));
+            self.retained_len += count;
+        }
+        while let Some(&(first, count)) = self.retained.front()
+            && end.oldest_snapshot.is_none_or(|oldest| oldest >= first)
+        {
+            self.retained.pop_front();
+            self.retained_len -= count;
+            self.versions.drop_oldest(count);
+        }
+        self.versions.shrink(count);
+        if self.retained.is_empty() {
+            self.retained.shrink_to(64);
+        }
+    }
+}
+
+/// What a worker last told of its [`Local`], at the end of a window; for whoever asks how much memory is in use.
+#[derive(Default)]
+struct Told {
+    with_value: AtomicI64,
+    existing: AtomicI64,
+    versions: AtomicU64,
+    undo_bytes: AtomicU64,
 }
 
 /// See the module's documentation.
@@ -71,10 +127,14 @@ pub(crate) struct TableStore<K, V, C> {
     number: u16,
     id: TableId,
     pub(crate) conflicts: Conflicts<K>,
+    /// Whether no digest counts its rows.
+    derived: bool,
+    secondary: Vec<Box<dyn Maintain<K, V>>>,
     domain: TableId,
     rows: Slab<Row<K, V>>,
     index: Index<K>,
     locals: Box<[CachePadded<UnsafeCell<Local<V>>>]>,
+    told: Box<[CachePadded<Told>]>,
     /// Held while a row is made that several transactions may miss at once.
     pub(super) creating: Mutex<()>,
     codec: std::marker::PhantomData<fn() -> C>,
@@ -86,16 +146,23 @@ unsafe impl<K: Key, V: Value, C> Sync for TableStore<K, V, C> {}
 unsafe impl<K: Key, V: Value, C> Send for TableStore<K, V, C> {}
 
 impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
-    pub(crate) fn new(table: &Table<K, V, C>, number: u16, workers: usize) -> Self {
+    pub(crate) fn new(
+        table: &Table<K, V, C>,
+        number: u16,
+        workers: usize,
+        secondary: Vec<Box<dyn Maintain<K, V>>>,
+    ) -> Self {
         let local = |_| {
             CachePadded::new(UnsafeCell::new(Local {
                 versions: Arena::new(),
                 within: Arena::new(),
                 retained: VecDeque::new(),
-                spare: Vec::new(),
+                retained_len: 0,
                 numbers: 0..0,
                 free: VecDeque::new(),
                 absent: VecDeque::new(),
+                with_value: 0,
+                existing: 0,
             }))
         };
         let domain = match table.conflicts() {
@@ -108,6 +175,8 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             number,
             id: table.id(),
             conflicts: table.conflicts(),
+            derived: table.is_derived(),
+            secondary,
             domain,
             rows: Slab::new(),
             index: match table.conflicts() {
@@ -116,9 +185,28 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
                 _ => Index::Hash(HashIndex::new()),
             },
             locals: (0..workers).map(local).collect(),
+            told: (0..workers).map(|_| CachePadded::default()).collect(),
             creating: Mutex::new(()),
             codec: std::marker::PhantomData,
         }
+    }
+
+    #[inline]
+    pub(crate) fn is_indexed(&self) -> bool {
+        !self.secondary.is_empty()
+    }
+
+    /// What is to be done after the row, which held `old`, was lent to be changed.
+    pub(crate) fn lend(&self, key: K, old: Option<V>) -> Lent<'_> {
+        Box::new(move |tx| {
+            let new = tx.get_in(self, &key).cloned();
+            self.moved(tx, &key, old.as_ref(), new.as_ref());
+        })
+    }
+
+    /// A row changed: its indexes follow.
+    pub(crate) fn moved(&self, tx: &mut Tx<'_>, key: &K, old: Option<&V>, new: Option<&V>) {
+        self.secondary.iter().for_each(|index| index.moved(tx, key, old, new));
     }
 
     pub(crate) const fn number(&self) -> u16 {
@@ -204,6 +292,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     ) -> RowId {
         let window = worker.window();
         let local = self.local(worker);
+        local.existing += 1;
         let id = match local.free.front() {
             Some(&(given_back, id)) if given_back + 2 <= window => {
                 local.free.pop_front();
@@ -280,109 +369,91 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         C::with_bytes(value, scratch, |bytes| xxh3_128_with_seed(bytes, seed))
     }
 
-    /// Calls `see` with what the row with this number held at `at`, if anything.
-    fn at<R>(&self, id: RowId, at: Stamp, see: impl FnOnce(&K, &V) -> R) -> Option<R> {
+    /// Calls `see` with what the row with this number held at `at`, if anything, and since when. For registered
+    /// snapshots, and for speculations on the state before the window at hand; `see` is to be quick, wait for nothing,
+    /// and look at no other row: the row may be latched.
+    fn at<R>(&self, id: RowId, at: Stamp, see: impl FnOnce(&K, &V, Stamp) -> R) -> Option<R> {
         let row = self.row(id);
+        // Without the latch: a row that the snapshot sees was there when it was registered, and is not given back.
+        if row.latch.stamp() == Stamp::FREE {
+            return None;
+        }
         let latched = row.latch.lock();
         if latched.stamp == Stamp::FREE {
             return None;
         }
-        // SAFETY: the row exists, and the latch keeps it from being given back.
-        let key = unsafe { row.key() };
-        if latched.stamp <= at {
-            // SAFETY: the stamp lies before the window at hand, so a writer must take the latch first.
-            return unsafe { row.value() }.as_ref().map(|value| see(key, value));
-        }
-        // SAFETY: under the latch.
-        let mut version = unsafe { row.chain() };
-        loop {
-            // SAFETY: versions of windows after a registered snapshot are retained, and the chain is followed
-            // only while the newer neighbour is later than the snapshot.
-            let Some(v) = (unsafe { version.as_ref() }) else {
-                unreachable!("a chain ends in a version that is older than any snapshot")
-            };
-            if v.stamp <= at {
-                return v.value.as_ref().map(|value| see(key, value));
-            }
-            version = v.next;
-        }
-    }
-
-    /// The value of the key at `at`. For registered snapshots.
-    pub(crate) fn get_at(&self, key: &K, at: Stamp) -> Option<V> {
-        match &self.index {
-            Index::Hash(_) | Index::Leaves(_) => {
-                self.find_at(key, self.key_hash(key), at).map(|(_, _, value)| value)
-            }
-            Index::Ordered(index) => {
-                let tree = index.tree(self.granule_of(key))?;
-                let tree = tree.read().expect("no panic under the lock of a tree");
-                self.at(*tree.get(key)?, at, |_, value| value.clone())
-            }
-        }
-    }
-
-    /// All rows at `at`, in no order. For registered snapshots.
-    pub(crate) fn for_each_at(&self, at: Stamp, mut see: impl FnMut(&K, &V)) {
-        for id in 0..self.rows.len() {
-            if let Some((key, value)) = self.at(id, at, |key, value| (key.clone(), value.clone())) {
-                see(&key, &value);
-            }
-        }
-    }
-
-    /// The rows of a granule within `range` at `at`, in key order. For registered snapshots.
-    pub(crate) fn range_at(&self, granule: u64, range: impl RangeBounds<K>, at: Stamp) -> Vec<(K, V)> {
-        let Index::Ordered(index) = &self.index else {
-            panic!("table {} is not ordered: ranges need `Table::ordered`", self.name)
-        };
-        let Some(tree) = index.tree(self.granule_hash(granule)) else { return Vec::new() };
-        // A few at a time: writers of the granule must not wait for the whole range. What the snapshot sees stays
-        // in the tree, and rows that come and go meanwhile have no value at `at`.
-        let bounds = Some((range.start_bound().cloned(), range.end_bound().cloned()));
-        let rows = Rows { tree, bounds, front: VecDeque::new(), back: VecDeque::new() };
-        rows.filter_map(|id| self.at(id, at, |key, value| (key.clone(), value.clone()))).collect()
-    }
-
-    /// What the row with this number held at `at`, if anything, and since when.
-    fn version_at<R>(&self, id: RowId, at: Stamp, see: impl FnOnce(&K, &V, Stamp) -> R) -> Option<R> {
-        let row = self.row(id);
-        let latched = row.latch.lock();
-        if latched.stamp == Stamp::FREE {
-            return None;
-        }
-        // SAFETY: the row exists, and the latch keeps it from being given back.
+        // SAFETY: the row exists, and the latch keeps it from being given back; later, that the snapshot sees it.
         let key = unsafe { row.key() };
         if latched.stamp <= at {
             // SAFETY: the stamp lies before the window at hand, so a writer must take the latch first.
             return unsafe { row.value() }.as_ref().map(|value| see(key, value, latched.stamp));
         }
-        // SAFETY: under the latch.
-        let mut version = unsafe { row.chain() };
+        // SAFETY: under the latch. The row was changed after the snapshot, so the newest version is of a window that
+        // is at hand or retained, and putting it back takes the latch.
+        let newest = unsafe { row.chain().as_ref() }.expect(ENDLESS);
+        if newest.stamp <= at {
+            return newest.value.as_ref().map(|value| see(key, value, newest.stamp));
+        }
+        let mut next = newest.next;
+        drop(latched);
         loop {
-            // SAFETY: versions of windows after `at` are there while somebody may look at it: for registered
-            // snapshots they are retained, and for speculations the window at hand is the only one after `at`.
-            let Some(v) = (unsafe { version.as_ref() }) else {
-                unreachable!("a chain ends in a version that is older than any snapshot")
-            };
-            if v.stamp <= at {
-                return v.value.as_ref().map(|value| see(key, value, v.stamp));
+            // SAFETY: a version behind the newest, and the value in front of it is later than the snapshot: it is of an
+            // ended window, which is retained (see the module's documentation). Speculations do not come here: the window
+            // at hand, of which the newest version is, is the only one after `at`.
+            let version = unsafe { next.as_ref() }.expect(ENDLESS);
+            if version.stamp <= at {
+                return version.value.as_ref().map(|value| see(key, value, version.stamp));
             }
-            version = v.next;
+            next = version.next;
         }
     }
 
-    /// The row of the key as of `at`: its number, since when, and a copy of its value.
+    /// The value of the key at `at`. For registered snapshots.
+    pub(crate) fn get_at(&self, key: &K, at: Stamp) -> Option<V> {
+        self.find_at(key, self.key_hash(key), at).map(|(_, _, value)| value)
+    }
+
+    /// All rows at `at`, in no order. For registered snapshots.
+    ///
+    /// No latch is held while `see` runs. Values are copied into one place, which reuses what they own, if they
+    /// can (`clone_from`).
+    pub(crate) fn for_each_at(&self, at: Stamp, mut see: impl FnMut(&K, &V)) {
+        let mut copy: Option<V> = None;
+        for id in 0..self.rows.len() {
+            let seen = self.at(id, at, |_, value, _| match &mut copy {
+                Some(copy) => copy.clone_from(value),
+                none => *none = Some(value.clone()),
+            });
+            if let (Some(()), Some(value)) = (seen, &copy) {
+                // SAFETY: the snapshot sees the row, which is not given back before it is gone.
+                see(unsafe { self.row(id).key() }, value);
+            }
+        }
+    }
+
+    /// The rows of `range` at `at`, in key order. For registered snapshots, longer than the iterator lives.
+    ///
+    /// # Panics
+    /// As [`row_ids`](Self::row_ids).
+    pub(crate) fn range_at<R: RangeBounds<K>>(&self, range: &R, at: Stamp) -> RangeAt<'_, K, V, C> {
+        RangeAt { store: self, rows: self.row_ids_pinned(range), at }
+    }
+
+    /// The row of the key as of `at`: its number, since when, and a copy of its value. As [`at`](Self::at).
     pub(super) fn find_at(&self, key: &K, key_hash: u64, at: Stamp) -> Option<(RowId, Stamp, V)> {
-        let look =
-            |id| self.version_at(id, at, |k, v, stamp| (k == key).then(|| (id, stamp, v.clone()))).flatten();
+        // The number may be another row's by now, unless somebody at `at` sees this one.
+        let look = |id| self.at(id, at, |k, v, stamp| (k == key).then(|| (id, stamp, v.clone()))).flatten();
         let index = match &self.index {
             Index::Hash(index) => index,
             Index::Leaves(indexes) => &indexes.0,
-            Index::Ordered(_) => return look(self.find(key, key_hash)?),
+            Index::Ordered(index) => {
+                let tree = index.tree_pinned(self.granule_of(key))?;
+                let id = *tree.read().expect("no panic under the lock of a tree").get(key)?;
+                return look(id);
+            }
         };
         let mut found = None;
-        index.find(key_hash, |id| {
+        index.find_pinned(key_hash, |id| {
             found = look(id);
             found.is_some()
         });
@@ -391,7 +462,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
 
     /// The row with this number as of `at`.
     pub(crate) fn copy_at(&self, id: RowId, at: Stamp) -> Option<(K, Stamp, V)> {
-        self.version_at(id, at, |key, value, stamp| (key.clone(), stamp, value.clone()))
+        self.at(id, at, |key, value, stamp| (key.clone(), stamp, value.clone()))
     }
 
     /// The hashes of the unit of conflict and of the granule that the row of the key belongs to.
@@ -433,37 +504,36 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         }
     }
 
-    /// The numbers of the rows in `range`, those without a value included.
+    /// The numbers of the rows in `range`, those without a value included. For workers in a window.
     ///
     /// # Panics
     /// When the table is not ordered, and as [`granule_of_range`](Self::granule_of_range).
-    pub(crate) fn row_ids<'a, R: RangeBounds<K>>(&'a self, range: &R) -> RowIds<'a, K> {
-        let index = match &self.index {
-            Index::Ordered(index) => index,
+    pub(crate) fn row_ids<R: RangeBounds<K>>(&self, range: &R) -> RowIds<'_, K> {
+        self.row_ids_of(range, OrderedIndex::tree)
+    }
+
+    /// [`row_ids`](Self::row_ids) for those who are not workers in a window.
+    ///
+    /// What a snapshot sees stays in the index, and rows that come and go meanwhile have no value at its position.
+    pub(super) fn row_ids_pinned<R: RangeBounds<K>>(&self, range: &R) -> RowIds<'_, K> {
+        self.row_ids_of(range, OrderedIndex::tree_pinned)
+    }
+
+    fn row_ids_of<'a, R: RangeBounds<K>>(
+        &'a self,
+        range: &R,
+        tree: impl FnOnce(&'a OrderedIndex<K>, u64) -> Option<&'a RwLock<BTreeMap<K, RowId>>>,
+    ) -> RowIds<'a, K> {
+        match &self.index {
+            Index::Ordered(index) => {
+                let granule = self.granule_of_range(range);
+                RowIds::Granule { granule: Some(granule), rows: Rows::of(tree(index, granule), range) }
+            }
             Index::Leaves(indexes) => {
                 let (from, to) = (range.start_bound().cloned(), range.end_bound().cloned());
-                return RowIds::Leaves { domain: self.domain, walk: indexes.1.walk(from, to) };
+                RowIds::Leaves { domain: self.domain, walk: indexes.1.walk(from, to) }
             }
             Index::Hash(_) => panic!("table {} is not ordered: ranges need `Table::ordered`", self.name),
-        };
-        let granule = self.granule_of_range(range);
-        // A backwards range is empty, not a panic.
-        let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
-        let empty = match (&bounds.0, &bounds.1) {
-            (Bound::Included(from), Bound::Included(to)) => from > to,
-            (Bound::Included(from) | Bound::Excluded(from), Bound::Excluded(to))
-            | (Bound::Excluded(from), Bound::Included(to)) => from >= to,
-            _ => false,
-        };
-        let tree = if empty { None } else { index.tree(granule) };
-        RowIds::Granule {
-            granule: Some(granule),
-            rows: tree.map(|tree| Rows {
-                tree,
-                bounds: Some(bounds),
-                front: VecDeque::new(),
-                back: VecDeque::new(),
-            }),
         }
     }
 
@@ -492,7 +562,39 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     }
 }
 
+/// The rows of a range at a position; see [`TableStore::range_at`].
+pub(crate) struct RangeAt<'a, K, V, C> {
+    store: &'a TableStore<K, V, C>,
+    rows: RowIds<'a, K>,
+    at: Stamp,
+}
+
+impl<K: Key, V: Value, C: Codec<K> + Codec<V>> Iterator for RangeAt<'_, K, V, C> {
+    type Item = (K, V);
+
+    fn next(&mut self) -> Option<(K, V)> {
+        loop {
+            let id = self.rows.next(&mut |_| ())?;
+            if let Some((key, _, value)) = self.store.copy_at(id, self.at) {
+                return Some((key, value));
+            }
+        }
+    }
+}
+
+impl<K: Key, V: Value, C: Codec<K> + Codec<V>> DoubleEndedIterator for RangeAt<'_, K, V, C> {
+    fn next_back(&mut self) -> Option<(K, V)> {
+        loop {
+            let id = self.rows.next_back(&mut |_| ())?;
+            if let Some((key, _, value)) = self.store.copy_at(id, self.at) {
+                return Some((key, value));
+            }
+        }
+    }
+}
+
 /// The numbers of a range's rows. Tells of each granule before anything in it is read.
+#[expect(clippy::large_enum_variant, reason = "lives on the stack of a walk, and is not moved")]
 pub(crate) enum RowIds<'a, K> {
     /// One granule's tree, if there is one; and the granule, until it is told.
     Granule { granule: Option<u64>, rows: Option<Rows<'a, K>> },
@@ -534,8 +636,21 @@ pub(crate) struct Rows<'a, K> {
     back: VecDeque<RowId>,
 }
 
-impl<K: Key> Rows<'_, K> {
+impl<'a, K: Key> Rows<'a, K> {
     const MOST: usize = 32;
+
+    /// Nothing if there is no tree, or the range is backwards: that is empty, not a panic.
+    fn of(tree: Option<&'a RwLock<BTreeMap<K, RowId>>>, range: &impl RangeBounds<K>) -> Option<Self> {
+        let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
+        let empty = match (&bounds.0, &bounds.1) {
+            (Bound::Included(from), Bound::Included(to)) => from > to,
+            (Bound::Included(from) | Bound::Excluded(from), Bound::Excluded(to))
+            | (Bound::Excluded(from), Bound::Included(to)) => from >= to,
+            _ => false,
+        };
+        let tree = tree.filter(|_| !empty)?;
+        Some(Self { tree, bounds: Some(bounds), front: VecDeque::new(), back: VecDeque::new() })
+    }
 
     /// Takes rows from one end of what is left: one at first, then more, since most callers want one row.
     fn take(&mut self, from_back: bool) {
@@ -590,6 +705,10 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
 
     fn id(&self) -> TableId {
         self.id
+    }
+
+    fn is_derived(&self) -> bool {
+        self.derived
     }
 
     fn types(&self) -> TypeId {
@@ -684,6 +803,18 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
         }
     }
 
+    fn unit_of(&self, overlays: &Overlays, number: u32) -> Option<Unit> {
+        Self::unit_of(self, overlays, number)
+    }
+
+    fn granule_name(&self, overlays: &Overlays, hash: u64) -> Option<String> {
+        Self::granule_name(self, overlays, hash)
+    }
+
+    fn has_ranges(&self) -> bool {
+        matches!(self.conflicts, Conflicts::Ranges)
+    }
+
     unsafe fn roll_back(&self, undo: Undo) {
         let row = self.row(undo.row);
         let version = undo.version.cast::<Version<V>>();
@@ -692,15 +823,27 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
         unsafe { row.value_mut().clone_from(&version.as_ref().value) };
     }
 
+    unsafe fn effect(&self, undo: Undo, scratch: &mut Vec<u8>) -> u128 {
+        let row = self.row(undo.row);
+        // SAFETY: the caller's promise, as in `roll_back`.
+        let (key, before, after) =
+            unsafe { (row.key(), &undo.version.cast::<Version<V>>().as_ref().value, row.value()) };
+        let seed = self.digest_seed(key, scratch);
+        let mut digest =
+            |value: &Option<V>| value.as_ref().map_or(0, |value| Self::digest_value(value, seed, scratch));
+        digest(after).wrapping_sub(digest(before))
+    }
+
     fn clear_within(&self, worker: &mut Worker) {
         self.local(worker).within.clear();
     }
 
     unsafe fn undo_window(&self) {
+        let mut absent = Vec::new();
         for local in &self.locals {
             // SAFETY: no worker runs, says the caller.
             let local = unsafe { &mut *local.get() };
-            for mut version in local.versions.iter() {
+            for mut version in local.window() {
                 // SAFETY: in the arena. Only read before the latch is held: a snapshot may be reading it, too.
                 let row = self.row(unsafe { version.as_ref() }.row);
                 let mut latched = row.latch.lock();
@@ -715,51 +858,45 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
                 drop(latched);
                 // SAFETY: no worker runs.
                 if unsafe { row.value().is_none() } && !row.listed.swap(true, Ordering::Relaxed) {
-                    local.absent.push_back(version.row);
+                    absent.push(version.row);
                 }
             }
-            local.versions.clear();
+            local.absent.extend(absent.drain(..));
+            local.versions.drop_newest(local.window_len());
             local.within.clear();
         }
     }
 
     unsafe fn end_window(&self, worker: &mut Worker, end: &WindowEnd) -> u128 {
+        let number = worker.number();
         let mut scratch = std::mem::take(&mut worker.scratch);
         let local = self.local(worker);
         let listed_before = local.absent.len();
-        let mut digest = 0u128;
-        for version in local.versions.iter() {
+        let (mut digest, mut with_value, mut absent) = (0u128, 0, std::mem::take(&mut local.absent));
+        for version in local.window() {
             // SAFETY: in the arena; nobody writes to it between windows.
             let version = unsafe { version.as_ref() };
             let row = self.row(version.row);
             // SAFETY: no worker runs a transaction, so rows change no more; nor is this one given back by another
             // worker, since its stamp lies in the window.
             let (key, value) = unsafe { (row.key(), row.value()) };
-            let seed = self.digest_seed(key, &mut scratch);
-            if let Some(before) = &version.value {
-                digest = digest.wrapping_sub(Self::digest_value(before, seed, &mut scratch));
+            with_value += i64::from(value.is_some()) - i64::from(version.value.is_some());
+            if !self.derived {
+                let seed = self.digest_seed(key, &mut scratch);
+                if let Some(before) = &version.value {
+                    digest = digest.wrapping_sub(Self::digest_value(before, seed, &mut scratch));
+                }
+                if let Some(after) = value {
+                    digest = digest.wrapping_add(Self::digest_value(after, seed, &mut scratch));
+                }
             }
-            if let Some(after) = value {
-                digest = digest.wrapping_add(Self::digest_value(after, seed, &mut scratch));
-            } else if !row.listed.swap(true, Ordering::Relaxed) {
-                local.absent.push_back(version.row);
-            }
-        }
-        if !local.versions.is_empty() && end.oldest_snapshot.is_some_and(|oldest| oldest < end.first) {
-            let fresh = local.spare.pop().unwrap_or_else(Arena::new);
-            local.retained.push_back((end.first, std::mem::replace(&mut local.versions, fresh)));
-        } else {
-            local.versions.clear();
-        }
-        while let Some((first, _)) = local.retained.front()
-            && end.oldest_snapshot.is_none_or(|oldest| oldest >= *first)
-        {
-            let (_, mut arena) = local.retained.pop_front().expect("looked at");
-            arena.clear();
-            if local.spare.len() < 4 {
-                local.spare.push(arena);
+            if value.is_none() && !row.listed.swap(true, Ordering::Relaxed) {
+                absent.push_back(version.row);
             }
         }
+        local.absent = absent;
+        local.with_value += with_value;
+        local.end_window(end);
         for _ in 0..listed_before {
             let Some(&id) = local.absent.front() else { break };
             let row = self.row(id);
@@ -776,12 +913,49 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
             } else {
                 // SAFETY: no value, no snapshot from before it was gone, and this list is the only one it is in.
                 unsafe { self.give_back(id) };
+                local.existing -= 1;
                 local.free.push_back((end.window, id));
             }
             local.absent.pop_front();
         }
+        let told = &self.told[number];
+        told.with_value.store(local.with_value, Ordering::Relaxed);
+        told.existing.store(local.existing, Ordering::Relaxed);
+        told.versions.store(local.retained_len as u64, Ordering::Relaxed);
+        let undo_bytes = local.versions.bytes() + local.within.bytes();
+        told.undo_bytes.store(undo_bytes as u64, Ordering::Relaxed);
         worker.scratch = scratch;
         digest
+    }
+
+    fn memory(&self) -> TableMemory {
+        // Each worker tells what it added and took away: only the sums mean something, and while windows end they may
+        // be off by what those windows change.
+        let sum = |of: fn(&Told) -> &AtomicI64| {
+            let sum: i64 = self.told.iter().map(|told| of(told).load(Ordering::Relaxed)).sum();
+            sum.max(0) as u64
+        };
+        let total = |of: fn(&Told) -> &AtomicU64| -> u64 {
+            self.told.iter().map(|told| of(told).load(Ordering::Relaxed)).sum()
+        };
+        let versions = total(|told| &told.versions);
+        TableMemory {
+            name: self.name,
+            rows: sum(|told| &told.with_value),
+            rows_bytes: u64::from(self.rows.len()) * size_of::<Row<K, V>>() as u64,
+            versions,
+            versions_bytes: versions * size_of::<Version<V>>() as u64,
+            undo_bytes: total(|told| &told.undo_bytes),
+            indexes_bytes: match &self.index {
+                Index::Hash(index) => index.bytes(),
+                Index::Ordered(index) => {
+                    index.bytes() + sum(|told| &told.existing) * size_of::<(K, RowId)>() as u64
+                }
+                Index::Leaves(indexes) => {
+                    indexes.0.bytes() + sum(|told| &told.existing) * size_of::<(K, RowId)>() as u64
+                }
+            },
+        }
     }
 
     fn wants_adapting(&self) -> bool {
@@ -808,6 +982,9 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
 
     fn digest_at(&self, at: Stamp) -> u128 {
         let (mut sum, mut scratch) = (0u128, Vec::new());
+        if self.derived {
+            return sum;
+        }
         self.for_each_at(at, |key, value| {
             let seed = self.digest_seed(key, &mut scratch);
             sum = sum.wrapping_add(Self::digest_value(value, seed, &mut scratch));
@@ -868,8 +1045,8 @@ mod tests {
     #[test]
     fn rows_without_a_value_are_given_back_though_others_change_in_every_window() {
         let make: crate::store::MakeTable =
-            Box::new(|number, workers| Box::new(TableStore::new(&TABLE, number, workers)));
-        let (store, mut workers) = Store::new(vec![make], 1);
+            Box::new(|number, workers, _| Box::new(TableStore::new(&TABLE, number, workers, Vec::new())));
+        let (store, mut workers) = Store::new(vec![make], Vec::new(), 1);
         let worker = &mut workers[0];
         for number in (0..20_000).step_by(2) {
             // Row 0 is there and gone in turn, row 1 is deleted every time; the others come and go once.

@@ -17,6 +17,9 @@ impl Tx<'_> {
     /// adds do not wait for each other while there is enough for all of the window, whatever their order; when there
     /// is not, those that touch the same row do. Whoever needs no answer merges.
     ///
+    /// # Panics
+    /// When the table has an index.
+    ///
     /// ```
     /// # use std::sync::Arc;
     /// use mixlog_engine::{Engine, Fixed, Footprint, Outcome, Procedure, Sum, Table, Tx};
@@ -62,7 +65,9 @@ impl Tx<'_> {
         delta: i64,
         floor: i64,
     ) -> bool {
+        self.keep_indexes();
         let store = self.store.table(table);
+        assert!(!store.is_indexed(), "table {:?} has an index, so its rows cannot be added to", table.name());
         match &mut self.way {
             Way::InPlace(tx) => {
                 if !tx.is_unordered(store, &key, delta) {

@@ -1,18 +1,20 @@
 //! YCSB as the runner sees it.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use mixlog_engine::{Builder, Engine, Snapshot, SubmitError, Ticket, TicketError};
 
-use super::audit::{self, Updates};
+use super::audit::{self, Changes};
+use super::inserts::Inserts;
 use super::load::{LoadPopulation, LoadRecords, POPULATION, Population};
 use super::operate::{Action, Operate, Operation, Operations};
 use super::record::{FIELDS, Record, is_valid_size, key_of};
 use crate::check::Check;
 use crate::footprints::{Exact, Footprints};
 use crate::random::Rng;
-use crate::workload::{Client, DriveError, Loader, Settled, Workload};
-use crate::zipf::{Distribution, YCSB_THETA};
+use crate::workload::{Client, DriveError, Loader, Observed, Settled, Workload};
+use crate::zipf::{Distribution, Latest, YCSB_THETA};
 
 /// Which of YCSB's core workloads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,10 @@ pub enum Mix {
     B,
     /// Reads only.
     C,
+    /// 95 % reads of the latest records, 5 % inserts.
+    D,
+    /// 95 % scans of up to 100 records, 5 % inserts.
+    E,
     /// Half reads, half read-modify-writes.
     F,
 }
@@ -33,15 +39,31 @@ impl Mix {
             Self::A => "ycsb-a",
             Self::B => "ycsb-b",
             Self::C => "ycsb-c",
+            Self::D => "ycsb-d",
+            Self::E => "ycsb-e",
             Self::F => "ycsb-f",
         }
     }
 
+    /// Whether records are inserted.
+    const fn grows(self) -> bool {
+        matches!(self, Self::D | Self::E)
+    }
+
+    /// Whether the next operation is an insert.
+    fn inserts(self, rng: &mut Rng) -> bool {
+        self.grows() && rng.percent(5)
+    }
+
+    /// What is done to a record that is there.
     fn action(self, rng: &mut Rng) -> Action {
+        if matches!(self, Self::E) {
+            return Action::Scan(1 + rng.below(LONGEST_SCAN) as u32);
+        }
         let reads = match self {
             Self::A | Self::F => 50,
             Self::B => 95,
-            Self::C => 100,
+            Self::C | Self::D | Self::E => 100,
         };
         if rng.percent(reads) {
             return Action::Read;
@@ -50,6 +72,9 @@ impl Mix {
         if matches!(self, Self::F) { Action::ReadModifyWrite(field) } else { Action::Update(field) }
     }
 }
+
+/// YCSB's `maxscanlength`; lengths are uniform.
+const LONGEST_SCAN: u64 = 100;
 
 /// How YCSB runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -94,11 +119,20 @@ impl Config {
     }
 }
 
+/// How an operation chooses a record that is there.
+#[derive(Clone, Debug)]
+enum Choice {
+    /// Among those that were loaded.
+    Loaded(Distribution),
+    /// Among all, by age.
+    Latest(Latest),
+}
+
 /// YCSB over records of kind `R`; `F` chooses the footprints.
 #[derive(Clone, Debug)]
 pub struct Ycsb<R, F = Exact> {
     config: Config,
-    distribution: Distribution,
+    choice: Choice,
     types: PhantomData<fn() -> (R, F)>,
 }
 
@@ -111,47 +145,88 @@ impl<R: Record, F: Footprints> Ycsb<R, F> {
     pub fn new(config: Config) -> Self {
         assert_eq!(config.problem(), None);
         assert!(R::zeroed(config.value_size as usize).is_some(), "another kind of record has this size");
-        let distribution = Distribution::ycsb(config.records, config.theta);
-        Self { config, distribution, types: PhantomData }
+        let Config { records, theta, .. } = config;
+        let choice = match config.mix {
+            Mix::D => Choice::Latest(Latest::new(records, theta)),
+            Mix::A | Mix::B | Mix::C | Mix::E | Mix::F => Choice::Loaded(Distribution::ycsb(records, theta)),
+        };
+        Self { config, choice, types: PhantomData }
     }
 
-    /// The transactions of one client.
+    /// The transactions of one client, alone on the records that were loaded.
     #[must_use]
     pub fn driver(&self, seed: u64, client: u32) -> Driver {
+        self.driver_with(Arc::new(Inserts::new(self.config.records, [])), seed, client)
+    }
+
+    fn driver_with(&self, inserts: Arc<Inserts>, seed: u64, client: u32) -> Driver {
         let rng = Rng::for_row(seed, 0, u64::from(client) + 1);
-        Driver { config: self.config, distribution: self.distribution.clone(), rng }
+        Driver { config: self.config, choice: self.choice.clone(), inserts, inserted: Vec::new(), rng }
+    }
+
+    /// What the clients of a run share.
+    fn inserts(&self, snapshot: &Snapshot) -> Result<Arc<Inserts>, DriveError> {
+        let (is, should) = (snapshot.get(&POPULATION, &0), self.config.population());
+        if is != Some(should) {
+            return Err(DriveError::other_population(is, &should));
+        }
+        let present = match self.config.mix {
+            mix if mix.grows() => audit::inserted_numbers::<R>(snapshot, should.records),
+            _ => Vec::new(),
+        };
+        Ok(Arc::new(Inserts::new(should.records, present)))
+    }
+
+    fn client_with(&self, inserts: &Arc<Inserts>, seed: u64, client: u32) -> YcsbClient<R, F> {
+        let driver = self.driver_with(Arc::clone(inserts), seed, client);
+        YcsbClient { driver, changes: Changes::default(), types: PhantomData }
     }
 }
 
-/// Endless transactions. The same configuration, seed and client give the same.
+/// Endless transactions. The same configuration, seed and client give the same, if nobody else inserts and
+/// acknowledgements come at the same time.
 #[derive(Clone, Debug)]
 pub struct Driver {
     config: Config,
-    distribution: Distribution,
+    choice: Choice,
+    inserts: Arc<Inserts>,
+    /// The numbers of the records that the newest transaction inserts.
+    inserted: Vec<u64>,
     rng: Rng,
 }
 
 impl Driver {
     /// The next transaction.
     pub fn draw(&mut self) -> Operations {
-        let Self { config, distribution, rng } = self;
-        Operations::new((0..config.operations).map(|_| {
-            let key = key_of(distribution.draw(rng));
-            Operation { key, action: config.mix.action(rng) }
-        }))
+        self.inserted.clear();
+        Operations::new((0..self.config.operations).map(|_| self.operation()))
+    }
+
+    fn operation(&mut self) -> Operation {
+        let Self { config, choice, inserts, inserted, rng } = self;
+        if config.mix.inserts(rng) {
+            let number = inserts.take();
+            inserted.push(number);
+            return Operation { key: key_of(number), action: Action::Insert(config.value_size) };
+        }
+        let number = match choice {
+            Choice::Loaded(distribution) => distribution.draw(rng),
+            Choice::Latest(latest) => latest.draw(rng, inserts.end()),
+        };
+        Operation { key: key_of(number), action: config.mix.action(rng) }
     }
 }
 
 /// Submits YCSB transactions.
 pub struct YcsbClient<R, F> {
     driver: Driver,
-    updates: Updates,
+    changes: Changes,
     types: PhantomData<fn() -> (R, F)>,
 }
 
 impl<R: Record, F: Footprints> Workload for Ycsb<R, F> {
     type Client = YcsbClient<R, F>;
-    type Observed = Updates;
+    type Observed = Changes;
 
     fn name(&self) -> String {
         self.config.mix.name().to_owned()
@@ -176,45 +251,67 @@ impl<R: Record, F: Footprints> Workload for Ycsb<R, F> {
     }
 
     fn client(&self, snapshot: &Snapshot, seed: u64, client: u32) -> Result<YcsbClient<R, F>, DriveError> {
-        let (is, should) = (snapshot.get(&POPULATION, &0), self.config.population());
-        if is != Some(should) {
-            return Err(DriveError::other_population(is, &should));
-        }
-        let driver = self.driver(seed, client);
-        Ok(YcsbClient { driver, updates: Updates::default(), types: PhantomData })
+        Ok(self.client_with(&self.inserts(snapshot)?, seed, client))
     }
 
-    fn observe(&self, snapshot: &Snapshot) -> Updates {
-        audit::updates::<R>(snapshot)
+    /// The clients share the numbers of the records that they insert: who inserts which, and which is the latest,
+    /// depends on when they ask.
+    fn clients(
+        &self,
+        snapshot: &Snapshot,
+        seed: u64,
+        count: u32,
+    ) -> Result<Vec<YcsbClient<R, F>>, DriveError> {
+        let inserts = self.inserts(snapshot)?;
+        Ok((0..count).map(|client| self.client_with(&inserts, seed, client)).collect())
     }
 
-    fn audit(&self, snapshot: &Snapshot, observed: Option<&Updates>) -> Vec<Check> {
+    fn observe(&self, snapshot: &Snapshot) -> Changes {
+        audit::changes::<R>(snapshot, self.config.records)
+    }
+
+    fn audit(&self, snapshot: &Snapshot, observed: Option<&Changes>) -> Vec<Check> {
         audit::audit::<R>(snapshot, self.config.population(), observed)
     }
 }
 
+/// A YCSB transaction in flight.
+pub struct Pending<R: Record, F: Footprints> {
+    ticket: Ticket<F::Of<Operate<R>>>,
+    changes: Changes,
+    /// The numbers of the records that it inserts.
+    inserted: Vec<u64>,
+}
+
 impl<R: Record, F: Footprints> Client for YcsbClient<R, F> {
-    type Pending = (Ticket<F::Of<Operate<R>>>, Updates);
-    type Observed = Updates;
+    type Pending = Pending<R, F>;
+    type Observed = Changes;
 
     fn submit(&mut self, engine: &Engine) -> Result<Self::Pending, SubmitError> {
         let operations = self.driver.draw();
-        let mut updates = Updates::default();
-        for operation in operations.as_slice() {
-            if operation.action != Action::Read {
-                updates.note(operation.key, 1);
+        let mut changes = Changes::default();
+        for Operation { key, action } in operations.as_slice() {
+            match action {
+                Action::Read | Action::Scan(_) => {}
+                Action::Update(_) | Action::ReadModifyWrite(_) => changes.updates.note(*key, 1),
+                Action::Insert(_) => changes.inserts.note(*key, 1),
             }
         }
-        Ok((engine.submit(&F::of(Operate::<R>::new(operations)))?, updates))
+        let inserted = std::mem::take(&mut self.driver.inserted);
+        Ok(Pending { ticket: engine.submit(&F::of(Operate::<R>::new(operations)))?, changes, inserted })
     }
 
-    fn settle(&mut self, (ticket, updates): Self::Pending) -> Result<Settled, TicketError> {
-        use crate::workload::Observed as _;
-        Ok(Settled::of(ticket.wait()?, |_| self.updates.add(updates), |_| false))
+    fn settle(&mut self, pending: Self::Pending) -> Result<Settled, TicketError> {
+        let Pending { ticket, changes, inserted } = pending;
+        let commit = |_| {
+            self.changes.add(changes);
+            inserted.into_iter().for_each(|number| self.driver.inserts.acknowledge(number));
+        };
+        Ok(Settled::of(ticket.wait()?, commit, |_| false))
     }
 
-    fn observed(self) -> Updates {
-        self.updates
+    fn observed(self) -> Changes {
+        self.changes
     }
 }
 
@@ -237,6 +334,7 @@ mod tests {
             (Mix::A, 0.50, true, false),
             (Mix::B, 0.95, true, false),
             (Mix::C, 1.0, false, false),
+            (Mix::D, 0.95, false, false),
             (Mix::F, 0.50, false, true),
         ] {
             let list = draw(mix, 2);
@@ -244,9 +342,27 @@ mod tests {
                 |is: fn(&Action) -> bool| list.iter().filter(|operation| is(&operation.action)).count();
             let share = count(|action| *action == Action::Read) as f64 / list.len() as f64;
             assert!((share - reads).abs() < 0.01, "{mix:?}: {share}");
+            assert_eq!(count(|action| matches!(action, Action::Insert(100))) > 0, mix == Mix::D);
             assert_eq!(count(|action| matches!(action, Action::Update(_))) > 0, has_updates);
             assert_eq!(count(|action| matches!(action, Action::ReadModifyWrite(_))) > 0, has_both);
         }
+    }
+
+    #[test]
+    fn mix_of_scans_has_its_shares_and_lengths() {
+        let list = draw(Mix::E, 2);
+        let lengths: Vec<u32> = list
+            .iter()
+            .filter_map(|operation| match operation.action {
+                Action::Scan(records) => Some(records),
+                _ => None,
+            })
+            .collect();
+        let share = lengths.len() as f64 / list.len() as f64;
+        assert!((share - 0.95).abs() < 0.01, "{share}");
+        assert_eq!((lengths.iter().min(), lengths.iter().max()), (Some(&1), Some(&100)));
+        let mean = lengths.iter().map(|&length| f64::from(length)).sum::<f64>() / lengths.len() as f64;
+        assert!((mean - 50.5).abs() < 1.0, "{mean}");
     }
 
     #[test]
@@ -256,6 +372,26 @@ mod tests {
         let share =
             list.iter().filter(|operation| operation.key == hottest).count() as f64 / list.len() as f64;
         assert!((0.035..0.045).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn inserts_have_new_numbers_and_reads_find_what_is_acknowledged() {
+        let config = Config { records: 100, value_size: 100, ..Config::new(Mix::D) };
+        let mut driver = Ycsb::<Inline<100>>::new(config).driver(1, 0);
+        let mut keys: Vec<u64> = (1..100).map(key_of).collect();
+        for _ in 0..10_000 {
+            let operations = driver.draw();
+            let Operation { key, action } = operations.as_slice()[0];
+            if action == Action::Read {
+                assert!(keys.contains(&key), "it was loaded, or inserted");
+            } else {
+                assert!(!keys.contains(&key));
+                assert_eq!(driver.inserted, [keys.len() as u64 + 1]);
+                driver.inserts.acknowledge(driver.inserted[0]);
+                keys.push(key);
+            }
+        }
+        assert!((550..650).contains(&keys.len()), "5 % of 10,000 were inserted: {}", keys.len());
     }
 
     #[test]

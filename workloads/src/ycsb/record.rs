@@ -113,6 +113,11 @@ pub trait Record: Clone + Send + Sync + 'static {
     fn get<'a>(tx: &'a Tx<'_>, key: u64) -> Option<&'a Self>;
     /// Changes a record.
     fn get_mut<'a>(tx: &'a mut Tx<'_>, key: u64) -> Option<&'a mut Self>;
+    /// Declares a scan.
+    fn declare_scan(f: &mut Footprint<'_>, key: u64, records: usize);
+    /// The sum of the checksums of the first records from `key` on, in key order, at most so many; nothing if records of
+    /// this kind have no order.
+    fn scan(tx: &Tx<'_>, key: u64, records: usize) -> Option<u64>;
     /// Writes a record.
     fn put(tx: &mut Tx<'_>, key: u64, record: Self);
     /// Visits all records.
@@ -124,16 +129,33 @@ pub trait Record: Clone + Send + Sync + 'static {
 #[repr(transparent)]
 pub struct Inline<const N: usize>([u8; N]);
 
+/// As [`Inline`], in a table that keeps its keys in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoBytes, FromBytes, KnownLayout, Immutable)]
+#[repr(transparent)]
+pub struct Ordered<const N: usize>([u8; N]);
+
 /// A record of any size, for experiments: the table points at it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Boxed(Box<[u8]>);
 
 const RECORDS_100: Table<u64, Inline<100>, Fixed> = Table::fixed("ycsb.records_100");
 const RECORDS_1000: Table<u64, Inline<1_000>, Fixed> = Table::fixed("ycsb.records_1000");
+const ORDERED_100: Table<u64, Ordered<100>, Fixed> = Table::fixed("ycsb.ordered_100").ordered();
+const ORDERED_1000: Table<u64, Ordered<1_000>, Fixed> = Table::fixed("ycsb.ordered_1000").ordered();
 const RECORDS: Table<u64, Boxed> = Table::new("ycsb.records");
 
+/// The first for tables that are ordered, the second for others.
+macro_rules! if_ordered {
+    (ordered, $then:expr, $otherwise:expr) => {
+        $then
+    };
+    (unordered, $then:expr, $otherwise:expr) => {
+        $otherwise
+    };
+}
+
 macro_rules! record {
-    ($type:ty, $table:ident, $operate:literal, $load:literal, $zeroed:expr) => {
+    ($type:ty, $table:ident, $operate:literal, $load:literal, $ordered:ident, $zeroed:expr) => {
         impl Record for $type {
             const OPERATE: &'static str = $operate;
             const LOAD: &'static str = $load;
@@ -176,6 +198,25 @@ macro_rules! record {
                 tx.get_mut(&$table, &key)
             }
 
+            fn declare_scan(f: &mut Footprint<'_>, key: u64, records: usize) {
+                if_ordered!($ordered, _ = f.range_first(&$table, key.., records), _ = (f, key, records));
+            }
+
+            fn scan(tx: &Tx<'_>, key: u64, records: usize) -> Option<u64> {
+                if_ordered!(
+                    $ordered,
+                    {
+                        let found = tx.range(&$table, key..).take(records);
+                        let sum = |sum: u64, (_, record): (u64, &Self)| sum.wrapping_add(checksum(&record.0));
+                        Some(found.fold(0, sum))
+                    },
+                    {
+                        let _ = (tx, key, records);
+                        None
+                    }
+                )
+            }
+
             fn put(tx: &mut Tx<'_>, key: u64, record: Self) {
                 tx.put(&$table, key, record);
             }
@@ -187,11 +228,23 @@ macro_rules! record {
     };
 }
 
-record!(Inline<100>, RECORDS_100, "ycsb.operate_100", "ycsb.load_100", |size| (size == 100)
+record!(Inline<100>, RECORDS_100, "ycsb.operate_100", "ycsb.load_100", unordered, |size| (size == 100)
     .then_some(Self([0; 100])));
-record!(Inline<1_000>, RECORDS_1000, "ycsb.operate_1000", "ycsb.load_1000", |size| (size == 1_000)
+record!(Inline<1_000>, RECORDS_1000, "ycsb.operate_1000", "ycsb.load_1000", unordered, |size| (size
+    == 1_000)
     .then_some(Self([0; 1_000])));
-record!(Boxed, RECORDS, "ycsb.operate", "ycsb.load", |size| is_valid_size(size)
+record!(Ordered<100>, ORDERED_100, "ycsb.operate_ordered_100", "ycsb.load_ordered_100", ordered, |size| {
+    (size == 100).then_some(Self([0; 100]))
+});
+record!(
+    Ordered<1_000>,
+    ORDERED_1000,
+    "ycsb.operate_ordered_1000",
+    "ycsb.load_ordered_1000",
+    ordered,
+    |size| (size == 1_000).then_some(Self([0; 1_000]))
+);
+record!(Boxed, RECORDS, "ycsb.operate", "ycsb.load", unordered, |size| is_valid_size(size)
     .then(|| Self(vec![0; size].into_boxed_slice())));
 
 #[cfg(test)]

@@ -156,7 +156,7 @@ fn orders_are_equal(engine: &Engine, by_hand: &baseline::tpcc::Tpcc) {
 
 #[test]
 fn ycsb_baseline_gives_the_same_replies_and_rows() {
-    for mix in [Mix::A, Mix::F] {
+    for mix in [Mix::A, Mix::D, Mix::F] {
         let config = Config { mix, records: 300, value_size: 100, operations: 10, theta: 0.9 };
         let workload = Ycsb::<Inline<100>>::new(config);
         let engine = populated(&workload, 2);

@@ -5,8 +5,12 @@ use std::sync::Arc;
 use mixlog_engine::{Digest, Engine};
 use mixlog_log::{MemoryLog, SharedLog};
 use mixlog_workloads::footprints::{Elsewhere, Exact, Footprints, Nothing, TooLittle, TooMuch, Unknown};
+use mixlog_workloads::list_append;
+use mixlog_workloads::list_append::client::ListAppends;
 use mixlog_workloads::money::Cents;
 use mixlog_workloads::runner;
+use mixlog_workloads::smallbank::client::SmallBank;
+use mixlog_workloads::smallbank::driver;
 use mixlog_workloads::tpcc::client::Tpcc;
 use mixlog_workloads::tpcc::schema::Scale;
 use mixlog_workloads::transfer::{self, Transfers};
@@ -99,8 +103,23 @@ fn ycsb<F: Footprints>() -> Box<dyn AnyWorkload> {
     Box::new(Ycsb::<Inline<100>, F>::new(config))
 }
 
+fn ycsb_d<F: Footprints>() -> Box<dyn AnyWorkload> {
+    let config = Config { mix: Mix::D, records: 200, value_size: 100, operations: 4, theta: 0.9 };
+    Box::new(Ycsb::<Inline<100>, F>::new(config))
+}
+
 fn transfers<F: Footprints>() -> Box<dyn AnyWorkload> {
     Box::new(Transfers::<F>::new(transfer::Config { accounts: 20, hot: 0.3, initial: Cents(100_00) }))
+}
+
+fn smallbank<F: Footprints>() -> Box<dyn AnyWorkload> {
+    let config = driver::Config { accounts: 40, hot: 0.5, hot_accounts: 4 };
+    Box::new(SmallBank::<F>::new(config, 1))
+}
+
+fn list_append<F: Footprints>() -> Box<dyn AnyWorkload> {
+    let config = list_append::driver::Config { keys: 6, abort: 0.1, ..list_append::driver::Config::new() };
+    Box::new(ListAppends::<F>::new(config))
 }
 
 #[test]
@@ -111,9 +130,20 @@ fn tpcc_footprints_do_not_matter() {
 #[test]
 fn ycsb_footprints_do_not_matter() {
     footprints_do_not_matter(&makers!(ycsb));
+    footprints_do_not_matter(&makers!(ycsb_d));
 }
 
 #[test]
 fn transfer_footprints_do_not_matter() {
     footprints_do_not_matter(&makers!(transfers));
+}
+
+#[test]
+fn smallbank_footprints_do_not_matter() {
+    footprints_do_not_matter(&makers!(smallbank));
+}
+
+#[test]
+fn list_append_footprints_do_not_matter() {
+    footprints_do_not_matter(&makers!(list_append));
 }

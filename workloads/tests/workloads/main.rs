@@ -4,9 +4,13 @@
 #[path = "../../../benches/baseline/mod.rs"]
 mod baseline;
 mod baselines;
+mod footprint_reports;
 mod footprints;
+mod list_append_check;
+mod list_append_runs;
 mod other_audits;
 mod runs;
+mod smallbank_transactions;
 mod support;
 mod tpcc_audit;
 mod tpcc_population;

@@ -1,4 +1,4 @@
-//! Every check of YCSB and of transfers can fail.
+//! Every check of YCSB, of transfers and of SmallBank can fail.
 
 use std::sync::Arc;
 
@@ -6,6 +6,9 @@ use mixlog_engine::{Engine, Footprint, Never, Procedure, Tx};
 use mixlog_log::MemoryLog;
 use mixlog_workloads::money::Cents;
 use mixlog_workloads::runner;
+use mixlog_workloads::smallbank::bank::{self, CHECKING, Name, SAVINGS};
+use mixlog_workloads::smallbank::client::SmallBank;
+use mixlog_workloads::smallbank::driver;
 use mixlog_workloads::transfer::{self, ACCOUNTS, Account, Transfers};
 use mixlog_workloads::workload::Workload;
 use mixlog_workloads::ycsb::client::{Config, Mix, Ycsb};
@@ -34,7 +37,7 @@ impl Procedure for Tamper {
     }
 
     fn run(&self, tx: &mut Tx<'_>) -> Result<(), Never> {
-        let (_, damage, _) = YCSB.iter().chain(TRANSFER).nth(self.case).expect("a case");
+        let (_, damage, _) = YCSB.iter().chain(TRANSFER).chain(SMALLBANK).nth(self.case).expect("a case");
         damage(tx);
         Ok(())
     }
@@ -80,6 +83,15 @@ const YCSB: &[Case] = &[
         },
         &["Y1"],
     ),
+    (
+        "an insert that nobody made",
+        |tx| {
+            let mut row = Inline::<100>::zeroed(100).expect("100 bytes");
+            ycsb::record::write_record(row.bytes_mut(), key_of(1_000));
+            Inline::<100>::put(tx, key_of(1_000), row);
+        },
+        &["Y3"],
+    ),
     ("no population", |tx| assert!(tx.delete(&ycsb::load::POPULATION, &0)), &["Y1"]),
 ];
 
@@ -115,6 +127,47 @@ const TRANSFER: &[Case] = &[
     ("no population", |tx| assert!(tx.delete(&transfer::POPULATION, &0)), &["T1"]),
 ];
 
+fn savings<'a>(tx: &'a mut Tx<'_>, customer: u64) -> &'a mut Cents {
+    tx.get_mut(&SAVINGS, &customer).expect("an account")
+}
+
+fn checking<'a>(tx: &'a mut Tx<'_>, customer: u64) -> &'a mut Cents {
+    tx.get_mut(&CHECKING, &customer).expect("an account")
+}
+
+const SMALLBANK: &[Case] = &[
+    ("money made", |tx| *savings(tx, 3) += Cents(1), &["B2", "B3"]),
+    (
+        "money moved to another customer",
+        |tx| {
+            *checking(tx, 3) += Cents(1);
+            *checking(tx, 4) -= Cents(1);
+        },
+        &["B3"],
+    ),
+    (
+        "money moved to the other account",
+        |tx| {
+            *checking(tx, 3) -= Cents(1);
+            *savings(tx, 3) += Cents(1);
+        },
+        &["B3"],
+    ),
+    (
+        "savings below zero",
+        |tx| {
+            *savings(tx, 3) -= Cents(1_000_000_00);
+            *checking(tx, 3) += Cents(1_000_000_00);
+        },
+        &["B1", "B3"],
+    ),
+    ("no checking account", |tx| assert!(tx.delete(&CHECKING, &3)), &["B1", "B2", "B3"]),
+    ("an account too many", |tx| tx.put(&SAVINGS, 50, Cents::ZERO), &["B1"]),
+    ("no name", |tx| assert!(tx.delete(&bank::ACCOUNTS, &Name::of(3))), &["B1"]),
+    ("a name of another customer", |tx| tx.put(&bank::ACCOUNTS, Name::of(3), 4), &["B1"]),
+    ("no population", |tx| assert!(tx.delete(&bank::POPULATION, &0)), &["B1"]),
+];
+
 fn each_case_fails_its_checks<W: Workload>(workload: &W, cases: &[Case], first: usize) {
     for ((name, _, fails), case) in cases.iter().zip(first..) {
         let builder = workload.register(Engine::builder()).procedure::<Tamper>().threads(2);
@@ -137,11 +190,37 @@ fn a_damaged_ycsb_record_fails_exactly_the_right_checks() {
 }
 
 #[test]
+fn an_insert_too_few_fails_the_audit() {
+    let config = Config { mix: Mix::D, records: 100, value_size: 100, operations: 4, theta: 0.9 };
+    let workload = Ycsb::<Inline<100>>::new(config);
+    let engine = crate::support::populated(&workload, 2);
+    let run = crate::support::config(1_000, 3);
+    assert_ok(&runner::run(&engine, &workload, &run, &mut |_| {}).expect("the run ends").checks);
+    let snapshot = engine.snapshot();
+    let mut observed = workload.observe(&snapshot);
+    assert!((100..300).contains(&observed.inserts.count), "5 % of 4,000: {}", observed.inserts.count);
+    observed.inserts.note(key_of(100 + observed.inserts.count), 1);
+    assert_eq!(failures(&workload.audit(&snapshot, Some(&observed))), ["Y3"]);
+    observed.inserts.count -= 1;
+    assert_eq!(failures(&workload.audit(&snapshot, Some(&observed))), ["Y3"], "another record");
+}
+
+#[test]
 fn a_damaged_account_fails_exactly_the_right_checks() {
     let config = transfer::Config { accounts: 50, ..transfer::Config::new() };
     each_case_fails_its_checks(
         &Transfers::<mixlog_workloads::footprints::Exact>::new(config),
         TRANSFER,
         YCSB.len(),
+    );
+}
+
+#[test]
+fn a_damaged_bank_fails_exactly_the_right_checks() {
+    let config = driver::Config { accounts: 50, hot_accounts: 50, ..driver::Config::new() };
+    each_case_fails_its_checks(
+        &SmallBank::<mixlog_workloads::footprints::Exact>::new(config, 1),
+        SMALLBANK,
+        YCSB.len() + TRANSFER.len(),
     );
 }

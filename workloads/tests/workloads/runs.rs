@@ -6,12 +6,14 @@ use mixlog_engine::Engine;
 use mixlog_workloads::money::Cents;
 use mixlog_workloads::report::Report;
 use mixlog_workloads::runner::{self, Config, Stop};
+use mixlog_workloads::smallbank::client::SmallBank;
+use mixlog_workloads::smallbank::driver;
 use mixlog_workloads::tpcc::client::Tpcc;
 use mixlog_workloads::tpcc::schema::Scale;
 use mixlog_workloads::transfer::{self, Transfers};
 use mixlog_workloads::workload::{DriveError, Workload};
 use mixlog_workloads::ycsb::client::{Mix, Ycsb};
-use mixlog_workloads::ycsb::record::{Boxed, Inline, Record};
+use mixlog_workloads::ycsb::record::{Boxed, Inline, Ordered, Record};
 use mixlog_workloads::{tpcc, ycsb};
 
 use crate::support::{assert_ok, config, empty, failures, populated};
@@ -72,15 +74,18 @@ fn run_ycsb<R: Record>(mix: Mix, value_size: u32, theta: f64, threads: usize) {
 
 #[test]
 fn ycsb_passes_its_audit_for_every_mix() {
-    for mix in [Mix::A, Mix::B, Mix::C, Mix::F] {
+    for mix in [Mix::A, Mix::B, Mix::C, Mix::D, Mix::F] {
         run_ycsb::<Inline<100>>(mix, 100, 0.99, 2);
     }
+    run_ycsb::<Ordered<100>>(Mix::E, 100, 0.99, 2);
+    run_ycsb::<Ordered<1_000>>(Mix::E, 1_000, 0.5, 4);
 }
 
 #[test]
 fn ycsb_passes_its_audit_for_every_kind_of_record() {
     run_ycsb::<Inline<1_000>>(Mix::A, 1_000, 0.0, 1);
     run_ycsb::<Boxed>(Mix::F, 250, 0.5, 4);
+    run_ycsb::<Boxed>(Mix::D, 250, 0.0, 2);
 }
 
 #[test]
@@ -92,6 +97,21 @@ fn transfers_pass_their_audit_hot_or_not() {
         let report = run(&engine, &workload, 5_000, 7);
         assert!(report.aborts > 0, "some accounts run dry");
         assert_eq!(report.unexpected, 0);
+        assert_ok(&workload.audit(&engine.snapshot(), None));
+    }
+}
+
+#[test]
+fn smallbank_passes_its_audit_hot_or_not() {
+    for (hot, threads) in [(0.0, 1), (0.9, 2), (1.0, 4)] {
+        let config = driver::Config { accounts: 200, hot, hot_accounts: 5 };
+        let workload: SmallBank = SmallBank::new(config, 1);
+        let engine = populated(&workload, threads);
+        let report = run(&engine, &workload, 5_000, 7);
+        assert!(report.aborts > 0, "some customers have nothing: they were amalgamated");
+        assert_eq!(report.unexpected, 0);
+        // Another seed draws other transactions over the same population.
+        run(&engine, &SmallBank::<mixlog_workloads::footprints::Exact>::new(config, 2), 1_000, 8);
         assert_ok(&workload.audit(&engine.snapshot(), None));
     }
 }

@@ -1,0 +1,139 @@
+//! Secondary indexes: rows found by something else than their key.
+//!
+//! An index is an ordered table that the engine writes: one row without a value for each row of the indexed table,
+//! under what the index orders by and the row's key. So everything that holds for tables holds for indexes: the guard
+//! and the mixer keep them serializable, ranges have no phantoms, aborts put them back, snapshots see their past. What
+//! does not hold: an index is derived, so it counts in no digest, and no log depends on it; it can be added to or
+//! left out of a program at any time.
+
+use std::fmt::Debug;
+use std::ops::{Bound, RangeBounds};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{Codec, Serde};
+use crate::table::{Key, Table, Value};
+use crate::tx::Tx;
+
+/// What an index can order by, and keys of tables that have indexes: keys that are serde types.
+pub trait IndexKey: Key + Serialize + DeserializeOwned {}
+impl<T: Key + Serialize + DeserializeOwned> IndexKey for T {}
+
+/// The description of an index that finds rows of a table by an `I`, which need not be unique.
+///
+/// Make it a constant beside its table, name it to [`Builder::index`](crate::Builder::index), and read it with
+/// [`Tx::range_by`], [`Snapshot::range_by`](crate::Snapshot::range_by) or
+/// [`Transaction::range_by`](crate::Transaction::range_by):
+///
+/// ```
+/// use mixlog_engine::{Index, Table};
+///
+/// const PEOPLE: Table<u64, (String, u32)> = Table::new("people");
+/// const BY_NAME: Index<u64, (String, u32), String> =
+///     Index::new("people.by_name", PEOPLE, |_, (name, _)| Some(name.clone()));
+/// ```
+pub struct Index<K, V, I, C = Serde> {
+    name: &'static str,
+    table: Table<K, V, C>,
+    by: fn(&K, &V) -> Option<I>,
+}
+
+impl<K, V, I, C> Clone for Index<K, V, I, C> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<K, V, I, C> Copy for Index<K, V, I, C> {}
+
+impl<K, V, I, C> Index<K, V, I, C> {
+    /// An index of `table` by what `by` says of a row, a pure function; rows of which it says `None` are left out.
+    #[must_use]
+    pub const fn new(name: &'static str, table: Table<K, V, C>, by: fn(&K, &V) -> Option<I>) -> Self {
+        Self { name, table, by }
+    }
+
+    /// The index's name.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The indexed table.
+    #[must_use]
+    pub const fn table(&self) -> &Table<K, V, C> {
+        &self.table
+    }
+
+    /// The table that holds it.
+    pub(crate) const fn places(&self) -> Table<Place<I, K>, ()> {
+        Table::new(self.name).ordered().derived()
+    }
+}
+
+/// Where a row stands in an index: first by what the index orders by, then by the row's key.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) struct Place<I, K> {
+    by: I,
+    key: Edge<K>,
+}
+
+/// A key, or what comes before or after all keys.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+enum Edge<K> {
+    Before,
+    At(K),
+    After,
+}
+
+impl<I, K> Place<I, K> {
+    pub(crate) const fn new(by: I, key: K) -> Self {
+        Self { by, key: Edge::At(key) }
+    }
+
+    pub(crate) fn into_parts(self) -> (I, K) {
+        match self.key {
+            Edge::At(key) => (self.by, key),
+            Edge::Before | Edge::After => unreachable!("rows of an index have keys"),
+        }
+    }
+}
+
+/// The places of a range of what the index orders by.
+pub(crate) fn places<I: Clone, K>(range: &impl RangeBounds<I>) -> (Bound<Place<I, K>>, Bound<Place<I, K>>) {
+    let place = |by: &I, key| Place { by: by.clone(), key };
+    let from = match range.start_bound() {
+        Bound::Included(by) => Bound::Included(place(by, Edge::Before)),
+        Bound::Excluded(by) => Bound::Excluded(place(by, Edge::After)),
+        Bound::Unbounded => Bound::Unbounded,
+    };
+    let to = match range.end_bound() {
+        Bound::Included(by) => Bound::Included(place(by, Edge::After)),
+        Bound::Excluded(by) => Bound::Excluded(place(by, Edge::Before)),
+        Bound::Unbounded => Bound::Unbounded,
+    };
+    (from, to)
+}
+
+/// An index, to the table that it indexes.
+pub(crate) trait Maintain<K, V>: Send + Sync {
+    /// A row changed: moves it in the index, if need be.
+    fn moved(&self, tx: &mut Tx<'_>, key: &K, old: Option<&V>, new: Option<&V>);
+}
+
+impl<K: IndexKey, V: Value, I: IndexKey, C: Codec<K> + Codec<V>> Maintain<K, V> for Index<K, V, I, C> {
+    fn moved(&self, tx: &mut Tx<'_>, key: &K, old: Option<&V>, new: Option<&V>) {
+        let place = |row: Option<&V>| row.and_then(|row| (self.by)(key, row));
+        let (old, new) = (place(old), place(new));
+        if old == new {
+            return;
+        }
+        let places = self.places();
+        if let Some(by) = old {
+            tx.delete(&places, &Place::new(by, key.clone()));
+        }
+        if let Some(by) = new {
+            tx.put(&places, Place::new(by, key.clone()), ());
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Secondary indexes: what they find is what a scan of the table finds, in procedures, snapshots and interactive
+//! transactions, whatever the schedule and the footprints.
+
+use std::sync::Arc;
+
+use mixlog_engine::{
+    CommitError, Conflict, Engine, Footprint, Index, Mode, OpenError, Outcome, Procedure, Replay, Table, Tx,
+};
+use mixlog_log::{MemoryLog, SharedLog};
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Person {
+    name: String,
+    age: u32,
+}
+
+const PEOPLE: Table<u64, Person> = Table::new("people");
+const BY_NAME: Index<u64, Person, String> =
+    Index::new("people.by_name", PEOPLE, |_, person| Some(person.name.clone()));
+/// Of age only.
+const BY_AGE: Index<u64, Person, u32> =
+    Index::new("people.by_age", PEOPLE, |_, person| (person.age >= 18).then_some(person.age));
+
+fn builder() -> mixlog_engine::Builder {
+    Engine::builder().table(&PEOPLE).index(&BY_NAME).index(&BY_AGE).procedure::<Change>()
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Op {
+    Put(u64, u32, u32),
+    Rename(u64, u32),
+    /// To the same name: nothing moves.
+    Touch(u64),
+    Delete(u64),
+    Older(u32),
+    Named(u32),
+    AnyOfAge(u32, u32),
+    Abort,
+}
+
+fn name(n: u32) -> String {
+    format!("name{n:02}")
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Change {
+    ops: Vec<Op>,
+    declares: bool,
+}
+
+impl Procedure for Change {
+    const NAME: &'static str = "change";
+    type Output = Vec<u64>;
+    type Abort = ();
+
+    /// Declares what follows from the arguments: enough for reads, too little for what moves in an index.
+    fn footprint(&self, f: &mut Footprint<'_>) {
+        if !self.declares {
+            f.reconnoitre();
+            return;
+        }
+        for op in &self.ops {
+            match *op {
+                Op::Put(id, n, age) => {
+                    f.write(&PEOPLE, &id).write_by(&BY_NAME, name(n), id).write_by(&BY_AGE, age, id)
+                }
+                Op::Rename(id, n) => f.write(&PEOPLE, &id).write_by(&BY_NAME, name(n), id),
+                Op::Touch(id) | Op::Delete(id) => f.write(&PEOPLE, &id),
+                Op::Named(n) => f.range_by(&BY_NAME, name(n)..=name(n)),
+                Op::AnyOfAge(from, to) => f.range_by(&BY_AGE, from..to),
+                Op::Older(age) => f.range_by(&BY_AGE, age..),
+                Op::Abort => &mut *f,
+            };
+        }
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<Vec<u64>, ()> {
+        let mut out = Vec::new();
+        for op in &self.ops {
+            match *op {
+                Op::Put(id, n, age) => tx.put(&PEOPLE, id, Person { name: name(n), age }),
+                Op::Rename(id, n) => {
+                    if let Some(person) = tx.get_mut(&PEOPLE, &id) {
+                        person.name = name(n);
+                    }
+                }
+                Op::Touch(id) => {
+                    if let Some(person) = tx.get_mut(&PEOPLE, &id) {
+                        person.name = person.name.clone();
+                    }
+                }
+                Op::Delete(id) => out.push(u64::from(tx.delete(&PEOPLE, &id))),
+                Op::Named(n) => {
+                    let found: Vec<_> = tx.range_by(&BY_NAME, name(n)..=name(n)).collect();
+                    for (found, id) in found {
+                        assert_eq!((found, name(n)), (tx.get(&PEOPLE, &id).unwrap().name.clone(), name(n)));
+                        out.push(id);
+                    }
+                }
+                Op::AnyOfAge(from, to) => {
+                    let found: Vec<_> = tx.range_by(&BY_AGE, from..to).rev().collect();
+                    out.extend(found.into_iter().map(|(age, id)| id << 32 | u64::from(age)));
+                }
+                // A queue: the oldest one goes.
+                Op::Older(age) => {
+                    let oldest = tx.range_by(&BY_AGE, age..).next_back();
+                    if let Some((_, id)) = oldest {
+                        assert!(tx.delete(&PEOPLE, &id));
+                        out.push(id);
+                    }
+                }
+                Op::Abort => return Err(()),
+            }
+        }
+        Ok(out)
+    }
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) % n
+    }
+}
+
+fn change(random: &mut Random) -> Change {
+    let op = |random: &mut Random| {
+        let (id, n, age) = (random.below(400), random.below(30) as u32, random.below(60) as u32);
+        match random.below(16) {
+            0..6 => Op::Put(id, n, age),
+            6 | 7 => Op::Rename(id, n),
+            8 => Op::Touch(id),
+            9 => Op::Delete(id),
+            10 => Op::Older(30 + age / 2),
+            11 | 12 => Op::Named(n),
+            13 | 14 => Op::AnyOfAge(age, age + 10),
+            _ if random.below(4) == 0 => Op::Abort,
+            _ => Op::Touch(id),
+        }
+    };
+    Change { ops: (0..1 + random.below(5)).map(|_| op(random)).collect(), declares: random.below(2) == 0 }
+}
+
+/// Index entries from a scan of the table, and as the index has them.
+fn check(replay: &Replay) {
+    let snapshot = replay.snapshot();
+    let (mut names, mut ages) = (Vec::new(), Vec::new());
+    snapshot.for_each(&PEOPLE, |id, person| {
+        names.push((person.name.clone(), *id));
+        if person.age >= 18 {
+            ages.push((person.age, *id));
+        }
+    });
+    names.sort();
+    ages.sort();
+    assert_eq!(snapshot.range_by(&BY_NAME, ..).collect::<Vec<_>>(), names);
+    assert_eq!(snapshot.range_by(&BY_AGE, ..).collect::<Vec<_>>(), ages);
+    let some: Vec<_> = ages.iter().filter(|(age, _)| (20..25).contains(age)).copied().collect();
+    assert_eq!(snapshot.range_by(&BY_AGE, 20..25).collect::<Vec<_>>(), some);
+}
+
+#[test]
+fn indexes_follow_their_table_whatever_the_schedule() {
+    for seed in 0..3 {
+        let log = Arc::new(MemoryLog::new());
+        let engine = builder().threads(2).window(64).open(Arc::clone(&log) as Arc<dyn SharedLog>).unwrap();
+        let mut random = Random(seed);
+        let tickets: Vec<_> = (0..3000).map(|_| engine.submit(&change(&mut random)).unwrap()).collect();
+        for ticket in tickets {
+            let outcome = ticket.wait().unwrap();
+            assert!(!matches!(outcome, Outcome::Panicked { .. }), "{outcome:?}");
+        }
+        let recorded = engine.digest();
+        engine.close().unwrap();
+        let replay = |threads, window, mode| {
+            let replay = builder().threads(threads).window(window).mode(mode);
+            let replay = replay.replay(Arc::clone(&log) as Arc<dyn SharedLog>).unwrap();
+            assert_eq!(replay.to_end().unwrap(), recorded, "seed {seed}, {threads} threads, window {window}");
+            check(&replay);
+        };
+        replay(1, 4096, Mode::Sequential);
+        for threads in [1, 2, 4] {
+            for window in [1, 7, 64, 1024] {
+                replay(threads, window, Mode::Parallel);
+            }
+        }
+        // A program without the indexes reads the same log to the same digest, but for transactions that use them.
+    }
+}
+
+#[test]
+fn interactive_transactions_use_indexes_and_conflict_on_what_they_found() {
+    let log = Arc::new(MemoryLog::new());
+    let engine = builder().threads(2).open(log).unwrap();
+    let mut setup = engine.begin();
+    for id in 0..10 {
+        setup.put(&PEOPLE, id, Person { name: name(id as u32 % 3), age: 20 + id as u32 });
+    }
+    setup.get_mut(&PEOPLE, &4).unwrap().age = 99;
+    assert_eq!(setup.range_by(&BY_AGE, 29..).collect::<Vec<_>>(), [(29, 9), (99, 4)]);
+    setup.commit().unwrap();
+    assert_eq!(engine.snapshot().range_by(&BY_AGE, 28..).collect::<Vec<_>>(), [(28, 8), (29, 9), (99, 4)]);
+    let mut reader = engine.begin();
+    let found: Vec<_> = reader.range_by(&BY_NAME, name(1)..=name(1)).map(|(_, id)| id).collect();
+    assert_eq!(found, [1, 4, 7]);
+    reader.put(&PEOPLE, 100, Person { name: "count".into(), age: found.len() as u32 });
+    let mut other = engine.begin();
+    other.get_mut(&PEOPLE, &0).unwrap().name = name(1);
+    other.commit().unwrap();
+    match reader.commit().unwrap_err() {
+        CommitError::Conflict { reason, .. } => {
+            assert_eq!(reason, Conflict::Range { table: "people.by_name".into() });
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn index_without_its_table_is_refused() {
+    let error = Engine::builder().index(&BY_NAME).open(Arc::new(MemoryLog::new())).unwrap_err();
+    assert!(matches!(error, OpenError::Configuration(_)) && error.to_string().contains("people"), "{error}");
+    let other: Table<u64, u64> = Table::new("people");
+    let error = Engine::builder().table(&other).index(&BY_NAME).open(Arc::new(MemoryLog::new())).unwrap_err();
+    assert!(error.to_string().contains("other types"), "{error}");
+}
