@@ -337,3 +337,32 @@ fn help_shows_examples_and_exit_codes() {
     let (code, stdout, _) = run(&["run", "--help"]);
     assert!(code == 0 && stdout.contains("Examples:"), "{stdout}");
 }
+
+#[test]
+fn explain_prints_the_hot_table_and_its_key() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let log = directory.path().join("log");
+    let options = ["--accounts", "500", "--transactions", "3000", "--hot", "1", "--durability", "buffered"];
+    let engine = ["--threads", "2", "--mode", "parallel", "--explain"];
+    let (code, stdout, stderr) =
+        run(&[&["run", "transfer", "--log", path(&log), "--json", "-"], &options[..], &engine].concat());
+    assert_eq!(code, 0, "{stderr}");
+    let json: serde_json::Value = serde_json::from_str(&stdout).expect("stdout is one JSON object");
+    let explanation = &json["explanation"];
+    assert_eq!(explanation["tables"][0]["name"], "transfer.accounts");
+    assert_eq!(explanation["procedures"][0]["transactions"], 3000, "the population is not explained");
+    let hot = explanation["keys"][0]["key"].as_str().expect("text").to_owned();
+    assert!(hot.parse::<u64>().is_ok_and(|account| account < 500), "{hot}");
+    assert!(stderr.contains("transfer.accounts"), "people can read it, too: {stderr}");
+
+    let (code, stdout, stderr) = run(&[&["replay", "--log", path(&log)], &engine[..]].concat());
+    assert_eq!(code, 0, "{stderr}");
+    let report = stdout.split_once("waits by key").expect("there is a list").1;
+    let first = report.lines().nth(1).expect("it is not empty");
+    assert!(
+        first.starts_with("transfer.accounts") && first.split_whitespace().nth(1) == Some(&hot),
+        "{stdout}"
+    );
+    assert!(!run(&["replay", "--log", path(&log)]).1.contains("waits"), "only if asked for");
+    refused(2, &["replay", "--log", path(&log), "--explain=0"], "--explain");
+}

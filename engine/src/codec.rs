@@ -19,8 +19,19 @@ pub trait Codec<T>: Send + Sync + 'static {
     /// [`DecodeError`] for any other bytes; it must not panic.
     fn from_bytes(bytes: &[u8]) -> Result<T, DecodeError>;
 
-    /// The value as text, for people.
-    fn describe(value: &T) -> String;
+    /// The value as people read it, for reports: its bytes in hexadecimal, unless the codec knows better. Nothing is
+    /// computed from it, and it may change.
+    fn describe(value: &T) -> String {
+        Self::with_bytes(value, &mut Vec::new(), hexadecimal)
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold("0x".to_owned(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("text takes all");
+        text
+    })
 }
 
 /// Any serde type, in postcard's format.
@@ -47,10 +58,9 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for Serde {
         decode(bytes)
     }
 
+    /// As JSON.
     fn describe(value: &T) -> String {
-        // Maps whose keys are no text have no JSON.
-        let bytes = |_| <Self as Codec<T>>::with_bytes(value, &mut Vec::new(), hex);
-        serde_json::to_string(value).unwrap_or_else(bytes)
+        serde_json::to_string(value).unwrap_or_else(|_| Self::with_bytes(value, &mut Vec::new(), hexadecimal))
     }
 }
 
@@ -66,25 +76,22 @@ impl<T: IntoBytes + Immutable + TryFromBytes> Codec<T> for Fixed {
         })
     }
 
+    /// As the unsigned integers of which a plain type without padding most likely consists: those of its alignment.
     fn describe(value: &T) -> String {
         let bytes = value.as_bytes();
-        match bytes.len() {
-            1 | 2 | 4 | 8 => {
-                let mut number = [0; 8];
-                number[..bytes.len()].copy_from_slice(bytes);
-                u64::from_le_bytes(number).to_string()
-            }
-            _ => hex(bytes),
+        let integer = |bytes: &[u8]| match *bytes {
+            [a, b] => u16::from_ne_bytes([a, b]).to_string(),
+            [a, b, c, d] => u32::from_ne_bytes([a, b, c, d]).to_string(),
+            [a, b, c, d, e, f, g, h] => u64::from_ne_bytes([a, b, c, d, e, f, g, h]).to_string(),
+            _ => hexadecimal(bytes),
+        };
+        match align_of::<T>() {
+            1 if bytes.len() == 1 => bytes[0].to_string(),
+            1 => hexadecimal(bytes),
+            size if size == bytes.len() => integer(bytes),
+            size => format!("({})", bytes.chunks(size).map(integer).collect::<Vec<_>>().join(", ")),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold("0x".to_owned(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("text grows");
-        text
-    })
 }
 
 /// Bytes that are not what they should be.
@@ -131,5 +138,20 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError
         Ok((value, [])) => Ok(value),
         Ok((_, rest)) => Err(DecodeError::new(format!("{} bytes too many", rest.len()))),
         Err(error) => Err(DecodeError::new(error.to_string())),
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn describe_tells_what_people_would_write() {
+        assert_eq!(<Serde as Codec<_>>::describe(&("hot".to_owned(), 7u64)), r#"["hot",7]"#);
+        assert_eq!(<Serde as Codec<_>>::describe(&-3i64), "-3");
+        assert_eq!(<Fixed as Codec<_>>::describe(&7u64), "7");
+        assert_eq!(<Fixed as Codec<_>>::describe(&[1u32, 3]), "(1, 3)");
+        assert_eq!(<Fixed as Codec<_>>::describe(&9u8), "9");
+        assert_eq!(<Fixed as Codec<_>>::describe(&[1u8, 0xff, 0]), "0x01ff00");
     }
 }

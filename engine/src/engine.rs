@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use mixlog_log::{Batch, Durability, Position, SharedLog};
 
@@ -14,8 +14,10 @@ use crate::codec::Codec;
 use crate::digest::Digest;
 use crate::entry::{self, Origin};
 use crate::error::{OpenError, SnapshotError, SubmitError};
+use crate::explanation::Explanation;
 use crate::index::{Index, IndexKey, Maintain};
 use crate::interactive::Intention;
+use crate::observe;
 use crate::pipeline::{Config, Mode, Pipeline, Progress, Shared, Until, WINDOW_GRID};
 use crate::procedure::{Procedure, ProcedureId, Procedures, Registered};
 use crate::snapshot::Snapshot;
@@ -38,6 +40,7 @@ pub struct Builder {
     paranoid: u32,
     max_in_flight: usize,
     retain: u64,
+    explain: u32,
     progress: Option<Progress>,
 }
 
@@ -55,6 +58,7 @@ impl Default for Builder {
             paranoid: 0,
             max_in_flight: 1 << 20,
             retain: 0,
+            explain: 0,
             progress: None,
         }
     }
@@ -139,6 +143,14 @@ impl Builder {
         self
     }
 
+    /// Explains conflicts in every mixed window (1) or every n-th (n): see [`Engine::explain`]. Default: 0, none, which
+    /// costs nothing. Cost otherwise: one driver looks at each window explained for about as long as mixing it takes five
+    /// times, and a sixteenth of all transactions is timed.
+    pub const fn explain(mut self, every: u32) -> Self {
+        self.explain = every;
+        self
+    }
+
     /// Calls `progress` after every window with the tail of what was executed and the tail of the log: for long
     /// replays. It must be quick.
     pub fn on_progress(mut self, progress: impl Fn(Position, Position) + Send + Sync + 'static) -> Self {
@@ -189,7 +201,8 @@ impl Builder {
         })?;
         let makers = self.tables.into_iter().map(|(.., make)| make).collect();
         let (store, workers) = Store::new(makers, self.indexes, self.threads);
-        let shared = Arc::new(Shared::new(store, procedures, random(), self.max_in_flight, self.retain));
+        let shared =
+            Arc::new(Shared::new(store, procedures, random(), self.max_in_flight, self.retain, self.explain));
         let (threads, window, mode, paranoid) = (self.threads, self.window, self.mode, self.paranoid);
         let config = Config { threads, window, mode, paranoid };
         let pipeline = Pipeline::new(shared, workers, config).map_err(|error| {
@@ -206,8 +219,11 @@ impl Builder {
     pub fn open(self, log: Arc<dyn SharedLog>) -> Result<Engine, OpenError> {
         let (pipeline, progress) = self.build()?;
         refuse_trimmed(&*log)?;
+        observe::describe();
+        let start = Instant::now();
         pipeline.run(&*log, &Until::Tail(log.tail().tail), progress.as_ref())?;
         let shared = Arc::clone(pipeline.shared());
+        observe::opened(shared.snapshots.tail(), start.elapsed());
         append_catalog(&shared, &*log)?;
         let pipeline = Arc::new(pipeline);
         let stop = Arc::new(AtomicBool::new(false));
@@ -414,6 +430,21 @@ impl Engine {
         self.shared.stats.lock().expect("no panic in a short section").clone()
     }
 
+    /// Which keys and tables made transactions wait, since the engine was opened or
+    /// [`explain_anew`](Self::explain_anew) was called. Empty unless [`Builder::explain`] was asked for.
+    ///
+    /// Cost: to find the numbers of granules, a pass over the tables that they belong to.
+    #[must_use]
+    pub fn explain(&self) -> Explanation {
+        self.shared.explain()
+    }
+
+    /// Forgets what was explained so far: what follows is explained by itself. Windows that are being executed may
+    /// count on either side.
+    pub fn explain_anew(&self) {
+        self.shared.explain_anew();
+    }
+
     /// The last committed position, or `None` before the first.
     #[must_use]
     pub fn position(&self) -> Option<Position> {
@@ -562,6 +593,12 @@ impl Replay {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.pipeline.shared().stats.lock().expect("no panic in a short section").clone()
+    }
+
+    /// Which keys and tables made transactions wait: see [`Engine::explain`].
+    #[must_use]
+    pub fn explain(&self) -> Explanation {
+        self.pipeline.shared().explain()
     }
 
     /// An entry of the log as JSON, for people: position, and what stands there.

@@ -43,13 +43,16 @@ use crate::execute::parallel::{self, FirstViolation};
 use crate::execute::paranoid::{Found, Paranoid};
 use crate::execute::sequential::{self, Given};
 use crate::execute::{Violation, panic_message};
+use crate::explain::Explainer;
+use crate::explanation::Explanation;
 use crate::handover::{BROKEN, Barrier, Call, Gate};
 use crate::in_flight::InFlight;
+use crate::observe::{self, Committed};
 use crate::prepare;
 use crate::procedure::Procedures;
 use crate::reply::Replies;
-use crate::snapshot::Registry;
-use crate::stats::{Memory, Stages, Stats};
+use crate::snapshot::{Registry, Snapshot};
+use crate::stats::{Memory, OneByOne, Stages, Stats};
 use crate::store::{AnyTable, Stamp, Store, WindowEnd, Worker};
 use crate::verify::{self, Executed, Verdict, Verified};
 use crate::window::Window;
@@ -86,6 +89,38 @@ const WORTH_MIXING: u32 = 64;
 const WORTH_SHARING: f64 = 1.3;
 /// After a window that was not worth mixing, how many are not even mixed, at most. Doubles each time.
 const LONGEST_ABSTINENCE: u32 = 32;
+/// What windows that all drivers share are called where a [`Why`] stands for the others.
+const PARALLEL: &str = "parallel";
+
+/// Why a window goes one by one: see [`OneByOne`].
+#[derive(Clone, Copy, Debug)]
+enum Why {
+    AskedFor,
+    Small,
+    Serial,
+    AfterSerial,
+}
+
+impl Why {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::AskedFor => "asked_for",
+            Self::Small => "small",
+            Self::Serial => "serial",
+            Self::AfterSerial => "after_serial",
+        }
+    }
+
+    fn count(self, counts: &mut OneByOne) {
+        *match self {
+            Self::AskedFor => &mut counts.asked_for,
+            Self::Small => &mut counts.small,
+            Self::Serial => &mut counts.serial,
+            Self::AfterSerial => &mut counts.after_serial,
+        } += 1;
+    }
+}
+
 /// After so many windows tables that want to cut their keys anew are heard, though it costs the overlap of two
 /// windows.
 const LONGEST_UNADAPTED: u64 = 16;
@@ -111,6 +146,8 @@ pub(crate) struct Shared {
     pub(crate) in_flight: InFlight,
     pub(crate) snapshots: Registry,
     pub(crate) stats: Mutex<Stats>,
+    /// `None` unless somebody wants to know.
+    pub(crate) explainer: Option<Explainer>,
     /// All names in the log so far.
     pub(crate) catalog: Mutex<Option<Catalog>>,
     digest: (Mutex<Digest>, Condvar),
@@ -118,15 +155,18 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// `explain`: every how many mixed windows one is explained; 0 for none.
     pub(crate) fn new(
         store: Store,
         procedures: Procedures,
         origin: u64,
         in_flight_limit: usize,
         retain: u64,
+        explain: u32,
     ) -> Self {
         let table_names =
             store.tables().filter(|table| !table.is_derived()).map(|table| table.name()).collect();
+        let explainer = (explain > 0).then(|| Explainer::new(&store, &procedures, explain));
         Self {
             store,
             procedures,
@@ -134,6 +174,7 @@ impl Shared {
             in_flight: InFlight::new(in_flight_limit),
             snapshots: Registry::new(retain),
             stats: Mutex::default(),
+            explainer,
             catalog: Mutex::default(),
             digest: Default::default(),
             table_names,
@@ -190,6 +231,22 @@ impl Shared {
         let (snapshots, oldest) = self.snapshots.opened();
         let tables = self.store.tables().map(AnyTable::memory).collect();
         Memory::new(tables, snapshots, oldest.and_then(Position::previous))
+    }
+
+    /// What is known of conflicts, as far as somebody wanted to know.
+    pub(crate) fn explain(self: &Arc<Self>) -> Explanation {
+        let Some(explainer) = &self.explainer else { return Explanation::default() };
+        // Keys are looked up, which only holders of a snapshot may do.
+        let _snapshot = Snapshot::new(Arc::clone(self));
+        let stats = self.stats.lock().expect("no panic in a short section").clone();
+        explainer.explain(self, &stats)
+    }
+
+    /// Starts a new explanation.
+    pub(crate) fn explain_anew(&self) {
+        if let Some(explainer) = &self.explainer {
+            explainer.forget(self.stats.lock().expect("no panic in a short section").clone());
+        }
     }
 
     /// The digest of the newest committed window; at least of all that snapshots see.
@@ -314,20 +371,22 @@ impl Pipeline {
             builder.thread_name(move |i| format!("mixlog-{name}-{i}")).build()
         };
         let doubles = if config.paranoid > 0 { Some(Arc::new(threads("double")?)) } else { None };
+        let tallies = || shared.explainer.as_ref().map_or_else(Vec::new, Explainer::tallies);
         let driver = |worker| {
             CachePadded::new(Mutex::new(Driver {
                 worker,
-                replies: Replies::default(),
+                replies: Replies::new(tallies()),
                 paranoid: Paranoid::new(config.paranoid, doubles.clone()),
                 state_digest: 0,
                 stages: Stages::default(),
             }))
         };
+        let drivers = workers.into_iter().map(driver).collect();
         Ok(Self {
             shared,
             config,
             pool: threads("driver")?,
-            drivers: workers.into_iter().map(driver).collect(),
+            drivers,
             windows: [RwLock::new(Window::new()), RwLock::new(Window::new())],
             round: RwLock::default(),
             mixer: Mutex::default(),
@@ -361,6 +420,7 @@ impl Pipeline {
             let outcome = pipeline.run(&*log, &Until::Stopped(&stop), None);
             let reason = outcome.as_ref().map_or_else(ToString::to_string, |()| "it was closed".to_owned());
             pipeline.shared.stop(&reason);
+            observe::stopped(&outcome, pipeline.shared.snapshots.tail());
             outcome
         })
     }
@@ -420,7 +480,7 @@ impl Pipeline {
                 && !self.is_worth_sharing(leader, ready)
             {
                 leader.ready = None;
-                self.execute_alone(leader, ready);
+                self.execute_alone(leader, ready, Why::Serial);
                 continue;
             }
             let slot = leader.ready.map_or(0, |ready| 1 - ready);
@@ -433,8 +493,9 @@ impl Pipeline {
             } else {
                 false
             };
-            match (leader.ready.take(), loaded) {
-                (None, false) => match until {
+            let why = if loaded && leader.ready.is_none() { self.why_not_mix(leader, slot) } else { None };
+            match (leader.ready.take(), loaded, why) {
+                (None, false, _) => match until {
                     Until::Tail(tail) if leader.next >= *tail => return Ok(()),
                     Until::Tail(tail) => {
                         return Err(OpenError::BeyondTail {
@@ -455,13 +516,13 @@ impl Pipeline {
                         }
                     }
                 },
-                (None, true) if !self.is_worth_mixing(leader, slot) => {
+                (_, _, Some(why)) => {
                     self.prepare_alone(leader, slot);
                     if self.cut_before_bad_entry(leader, slot) {
-                        self.execute_alone(leader, slot);
+                        self.execute_alone(leader, slot, why);
                     }
                 }
-                (execute, loaded) => {
+                (execute, loaded, None) => {
                     let prepare = loaded.then_some(slot);
                     *self.round.write().expect("no panic between rounds") = Round { execute, prepare };
                     self.first_violation.reset();
@@ -477,8 +538,10 @@ impl Pipeline {
                     }
                 }
             }
+            let (executed, tail) = (self.shared.snapshots.tail(), log.tail().tail);
+            observe::reached(executed, tail, self.shared.in_flight.len());
             if let Some(progress) = progress {
-                progress(self.shared.snapshots.tail(), log.tail().tail);
+                progress(executed, tail);
             }
         }
     }
@@ -553,17 +616,20 @@ impl Pipeline {
         Ok(true)
     }
 
-    /// Whether the window should be mixed at all.
-    fn is_worth_mixing(&self, leader: &mut Leader, slot: usize) -> bool {
+    /// Why the window should not be mixed, if it should not.
+    fn why_not_mix(&self, leader: &mut Leader, slot: usize) -> Option<Why> {
         match self.config.mode {
-            Mode::Parallel => true,
-            Mode::Sequential => false,
-            Mode::Auto if self.config.threads == 1 => false,
+            Mode::Parallel => None,
+            Mode::Sequential => Some(Why::AskedFor),
+            Mode::Auto if self.config.threads == 1 => Some(Why::AskedFor),
             Mode::Auto if leader.abstain > 0 => {
                 leader.abstain -= 1;
-                false
+                Some(Why::AfterSerial)
             }
-            Mode::Auto => self.windows[slot].read().expect("no panic with a window").len() >= WORTH_MIXING,
+            Mode::Auto => {
+                let len = self.windows[slot].read().expect("no panic with a window").len();
+                (len < WORTH_MIXING).then_some(Why::Small)
+            }
         }
     }
 
@@ -593,6 +659,8 @@ impl Pipeline {
         stats.batches += u64::from(plan.schedule.batches());
         stats.bounded_adds += plan.escrow.adds;
         stats.unordered_adds += plan.escrow.unordered;
+        drop(stats);
+        observe::mixed(&window, plan.schedule.batches(), plan.schedule.parallelism());
     }
 
     /// When the prepared window holds an entry that cannot be executed, takes the window back, so that it is
@@ -636,6 +704,9 @@ impl Pipeline {
                     let mut mixer = self.mixer.lock().expect("no panic while mixing");
                     prepare::mix(&self.shared, &window, &mut mixer, past);
                     lap.add_to(&mut driver.stages.mix);
+                    if let Some(explainer) = &self.shared.explainer {
+                        explainer.look_at(&window);
+                    }
                 }
             }
         }
@@ -645,6 +716,7 @@ impl Pipeline {
             return Ok(());
         };
         let window = self.windows[slot].read().expect("no panic with a window");
+        let _span = (number == 0).then(|| observe::window(&window, PARALLEL).entered());
         driver.replies.clear();
         parallel::execute(&self.shared, &window, &mut driver, &self.first_violation, self.barrier.broken());
         lap.add_to(&mut driver.stages.execute);
@@ -673,11 +745,13 @@ impl Pipeline {
         drop(driver);
         self.barrier.wait();
         lap.add_to(&mut waited);
-        if number == 0 {
-            self.commit(&window, &mut Stages::default());
-        }
+        let committed = (number == 0).then(|| self.commit(&window, &mut Stages::default()));
         let mut driver = self.driver(number);
         self.acknowledge(&mut driver);
+        // Last: nobody waits for it but the leader.
+        if let Some(committed) = committed {
+            observe::committed(&committed, PARALLEL);
+        }
         lap.add_to(&mut driver.stages.commit);
         driver.stages.wait += waited;
         Ok(())
@@ -694,9 +768,10 @@ impl Pipeline {
     }
 
     /// Executes a decoded window while the other drivers wait at the gate, through the same stages.
-    fn execute_alone(&self, leader: &mut Leader, slot: usize) {
+    fn execute_alone(&self, leader: &mut Leader, slot: usize, why: Why) {
         let mut lap = Lap::start();
         let window = self.windows[slot].read().expect("no panic with a window");
+        let _span = observe::window(&window, why.name()).entered();
         let mut driver = self.driver(0);
         driver.replies.clear();
         sequential::execute(&self.shared, &window, &mut driver, Given::Transactions, |_| ());
@@ -712,9 +787,13 @@ impl Pipeline {
             // The others changed nothing, but what they keep for snapshots grows old.
             (1..self.drivers.len()).for_each(|number| self.end_window(&mut self.driver(number), &end));
         }
-        self.commit(&window, &mut leader.stages);
+        let committed = self.commit(&window, &mut leader.stages);
         self.acknowledge(&mut self.driver(0));
-        self.shared.stats.lock().expect("no panic in a short section").sequential_windows += 1;
+        observe::committed(&committed, why.name());
+        let mut stats = self.shared.stats.lock().expect("no panic in a short section");
+        stats.sequential_windows += 1;
+        why.count(&mut stats.one_by_one);
+        drop(stats);
         lap.add_to(&mut leader.stages.commit);
     }
 
@@ -759,6 +838,11 @@ impl Pipeline {
             }
         }
         stats.violations_by_procedure.sort_unstable();
+        drop(stats);
+        observe::replayed(violations, &self.shared.procedures);
+        if let Some(explainer) = &self.shared.explainer {
+            explainer.add_violations(violations);
+        }
     }
 
     /// Lets snapshots see the window. From here on it is not undone.
@@ -787,8 +871,9 @@ impl Pipeline {
     }
 
     /// Adds up what the drivers did.
-    fn commit(&self, window: &Window, leader_stages: &mut Stages) {
+    fn commit(&self, window: &Window, leader_stages: &mut Stages) -> Committed {
         let (mut state, mut replies) = (0u128, 0u128);
+        let mut sums = Committed { entries: window.len(), ..Committed::default() };
         self.driver(0).stages += std::mem::take(leader_stages);
         let mut drivers: Vec<_> = (0..self.drivers.len()).map(|number| self.driver(number)).collect();
         // After the drivers: one of them may be waking a task that asks for statistics.
@@ -796,17 +881,27 @@ impl Pipeline {
         for driver in &mut drivers {
             state = state.wrapping_add(std::mem::take(&mut driver.state_digest));
             replies = replies.wrapping_add(std::mem::take(&mut driver.replies.digest));
-            stats.transactions += std::mem::take(&mut driver.replies.executed);
-            stats.aborts += std::mem::take(&mut driver.replies.aborted);
-            stats.panics += std::mem::take(&mut driver.replies.panicked);
-            stats.reconnoitred += std::mem::take(&mut driver.replies.reconnoitred);
+            sums.transactions += std::mem::take(&mut driver.replies.executed);
+            sums.aborts += std::mem::take(&mut driver.replies.aborted);
+            sums.panics += std::mem::take(&mut driver.replies.panicked);
+            sums.reconnoitred += std::mem::take(&mut driver.replies.reconnoitred);
             stats.run_twice += std::mem::take(&mut driver.paranoid.run_twice);
-            stats.adopted += std::mem::take(&mut driver.replies.adopted);
+            sums.adopted += std::mem::take(&mut driver.replies.adopted);
             stats.stages += std::mem::take(&mut driver.stages);
         }
+        stats.transactions += sums.transactions;
+        stats.aborts += sums.aborts;
+        stats.panics += sums.panics;
+        stats.reconnoitred += sums.reconnoitred;
+        stats.adopted += sums.adopted;
         stats.windows += 1;
-        drop((stats, drivers));
+        drop(stats);
+        if let Some(explainer) = &self.shared.explainer {
+            drivers.iter_mut().for_each(|driver| explainer.add(&mut driver.replies.tallies));
+        }
+        drop(drivers);
         self.shared.publish_digest(window.end().previous(), state, replies);
+        sums
     }
 
     /// Hands the replies of one driver to those who wait for them.

@@ -3,6 +3,7 @@
 use mixlog_log::Position;
 
 use crate::digest;
+use crate::explain::Tally;
 
 /// How a transaction ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,9 +37,15 @@ pub(crate) struct Replies {
     /// Transactions that ran ahead, and of those the ones whose result was used as it stood.
     pub(crate) reconnoitred: u64,
     pub(crate) adopted: u64,
+    /// The same by procedure; empty unless the engine is to explain.
+    pub(crate) tallies: Vec<Tally>,
 }
 
 impl Replies {
+    pub(crate) fn new(tallies: Vec<Tally>) -> Self {
+        Self { tallies, ..Self::default() }
+    }
+
     pub(crate) fn clear(&mut self) {
         self.list.clear();
         self.bytes.clear();
@@ -48,20 +55,22 @@ impl Replies {
         self.panicked = 0;
         self.reconnoitred = 0;
         self.adopted = 0;
+        self.tallies.fill(Tally::default());
     }
 
     /// Adds a reply whose bytes `write` appends, telling how the transaction ended; `None` takes the bytes back.
+    /// Returns what it told.
     #[inline]
     pub(crate) fn add(
         &mut self,
         position: Position,
         sequence: Option<u64>,
         write: impl FnOnce(&mut Vec<u8>) -> Option<Status>,
-    ) {
+    ) -> Option<Status> {
         let start = self.bytes.len();
         let Some(status) = write(&mut self.bytes) else {
             self.bytes.truncate(start);
-            return;
+            return None;
         };
         self.digest = self.digest.wrapping_add(digest::of_reply(position, status, &self.bytes[start..]));
         self.executed += 1;
@@ -72,6 +81,7 @@ impl Replies {
         } else {
             self.bytes.truncate(start);
         }
+        Some(status)
     }
 
     /// Calls `deliver` with the submission, position, status and bytes of each reply that somebody waits for.

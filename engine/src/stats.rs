@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use mixlog_log::Position;
+use serde::Serialize;
 
 /// Counters since the engine was opened (or the replay was started), replayed entries included.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -32,6 +33,8 @@ pub struct Stats {
     pub windows: u64,
     /// Windows executed one by one because that was faster, or asked for; replays are not among them.
     pub sequential_windows: u64,
+    /// Why they were.
+    pub one_by_one: OneByOne,
     /// Windows that the mixer saw.
     pub mixed_windows: u64,
     /// Entries that the mixer saw.
@@ -44,6 +47,21 @@ pub struct Stats {
     pub unordered_adds: u64,
     /// Where the drivers' time went.
     pub stages: Stages,
+}
+
+/// Why windows were executed one by one. Each is counted once, so that the sum is
+/// [`Stats::sequential_windows`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct OneByOne {
+    /// [`Mode::Sequential`](crate::Mode::Sequential), or a single thread.
+    pub asked_for: u64,
+    /// Too few entries to be worth mixing.
+    pub small: u64,
+    /// Mixed, and nearly everything conflicted.
+    pub serial: u64,
+    /// Not mixed, since one shortly before was of that kind.
+    pub after_serial: u64,
 }
 
 /// Time spent in each stage, added up over all drivers; waiting is not included but in `wait`.

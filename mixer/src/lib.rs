@@ -12,15 +12,18 @@
 //! a table of keys replaces a pass per batch.
 //!
 //! The crate is pure: no thread, clock, randomness, file or `unsafe`. The same window gives the same schedule.
-//! [`naive`] is the specification in a few lines, and the oracle of the tests.
+//! [`naive`] is the specification in a few lines, and the oracle of the tests. [`Reasons`] tells why transactions
+//! wait, to those who ask.
 #![forbid(unsafe_code)]
 
 mod keys;
 mod mixer;
 pub mod naive;
+mod reasons;
 mod schedule;
 
 pub use mixer::Mixer;
+pub use reasons::{Reasons, Wait};
 pub use schedule::{NodeId, Schedule};
 
 /// What a transaction may touch: the hash of a table's row, or of a granule of rows.

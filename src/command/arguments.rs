@@ -129,12 +129,16 @@ pub(crate) struct EngineOptions {
     /// two things from the same state
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) paranoid: Option<u32>,
+    /// Tell which keys and tables made transactions wait, looking at every mixed window, or at every N-th
+    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "1",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) explain: Option<u32>,
 }
 
 impl EngineOptions {
     pub(crate) fn apply(&self, builder: mixlog::Builder) -> mixlog::Builder {
         let builder = builder.window(self.window).mode(self.mode.into());
-        let builder = builder.paranoid(self.paranoid.unwrap_or(0));
+        let builder = builder.paranoid(self.paranoid.unwrap_or(0)).explain(self.explain.unwrap_or(0));
         match self.threads {
             Some(threads) => builder.threads(threads),
             None => builder,
@@ -150,6 +154,7 @@ const RUN_EXAMPLES: &str = "Examples:
   mixlog run transfer --hot 0.5 --log /var/tmp/bank --durability buffered
   mixlog run list-append --keys 5 --transactions 100000 --clients 4 --history history.jsonl
   mixlog run tpcc --log memory --mode sequential
+  mixlog run tpcc --explain
   mixlog run tpcc --paranoid 100
 
 The same log can be run on again: its state is rebuilt first. Exit codes: mixlog --help.";
@@ -312,6 +317,7 @@ pub(crate) struct StateOptions {
 const REPLAY_EXAMPLES: &str = "Examples:
   mixlog replay --log /var/tmp/bank
   mixlog replay --log /var/tmp/bank --threads 1 --mode sequential --to 4095
+  mixlog replay --log /var/tmp/bank --mode parallel --explain
   mixlog replay --log /var/tmp/bank --expect 0f..-3a..
   mixlog replay --log /var/tmp/bank --paranoid";
 

@@ -47,9 +47,14 @@ fn execute(
 
 /// Executes a log, and prints where it ended.
 fn print_digest(directory: &Path, engine: &EngineOptions, to: Option<Position>) -> Result<Digest, Failure> {
-    let digest = execute(&open(directory)?, engine, to)?.map_or_else(Digest::default, |(_, digest)| digest);
+    let executed = execute(&open(directory)?, engine, to)?;
+    let digest = executed.as_ref().map_or_else(Digest::default, |&(_, digest)| digest);
     let position = digest.position.map_or_else(|| "none".to_owned(), |position| position.to_string());
-    print_to_stdout(&format!("position {position}\ndigest {digest}\n"))?;
+    let explained = match (&executed, engine.explain) {
+        (Some((replay, _)), Some(_)) => format!("\n{}", replay.explain()),
+        _ => String::new(),
+    };
+    print_to_stdout(&format!("position {position}\ndigest {digest}\n{explained}"))?;
     Ok(digest)
 }
 

@@ -10,7 +10,8 @@ use mixlog::log::{self as shared_log, FileLog, MemoryLog, SharedLog, file};
 use mixlog::workloads::report::Report;
 use mixlog::workloads::runner::{self, Stop};
 use mixlog::workloads::workload::Workload;
-use mixlog::{Engine, OpenError, Position};
+use mixlog::{Engine, Explanation, OpenError, Position};
+use serde::Serialize;
 use tempfile::TempDir;
 
 use super::arguments::{Durability, RunOptions};
@@ -21,13 +22,15 @@ use super::workload::{self, Visit};
 pub(crate) fn run(options: &RunOptions) -> Result<(), Failure> {
     // Before any work is done: a report that cannot be written is no use.
     let json = options.json.as_deref().map(Json::open).transpose()?;
-    let report = workload::with(options.workload, &options.workload_options, options.seed, Run(options))??;
+    let (report, explanation) =
+        workload::with(options.workload, &options.workload_options, options.seed, Run(options))??;
+    let explained = explanation.as_ref().map_or_else(String::new, |explanation| format!("\n{explanation}"));
     match &json {
-        Some(Json::Stdout) => eprint!("{report}"),
-        _ => print_to_stdout(&report.to_string())?,
+        Some(Json::Stdout) => eprint!("{report}{explained}"),
+        _ => print_to_stdout(&format!("{report}{explained}"))?,
     }
     if let Some(json) = json {
-        json.write(&report)?;
+        json.write(&report, explanation.as_ref())?;
     }
     let failed: Vec<_> =
         report.checks.iter().filter(|check| !check.ok).map(|check| check.name.as_str()).collect();
@@ -54,8 +57,16 @@ impl Json {
         Ok(Self::File(file, path.to_owned()))
     }
 
-    fn write(self, report: &Report) -> Result<(), Failure> {
-        let mut text = serde_json::to_string(report)
+    fn write(self, report: &Report, explanation: Option<&Explanation>) -> Result<(), Failure> {
+        /// The report, and with `--explain` one object more.
+        #[derive(Serialize)]
+        struct All<'a> {
+            #[serde(flatten)]
+            report: &'a Report,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            explanation: Option<&'a Explanation>,
+        }
+        let mut text = serde_json::to_string(&All { report, explanation })
             .map_err(|error| Failure::Bug(format!("the report is no JSON: {error}")))?;
         text.push('\n');
         match self {
@@ -110,7 +121,7 @@ impl Line {
 struct Run<'a>(&'a RunOptions);
 
 impl Visit for Run<'_> {
-    type Result = Result<Report, Failure>;
+    type Result = Result<(Report, Option<Explanation>), Failure>;
 
     fn visit<W: Workload>(self, workload: &W) -> Self::Result {
         let Self(options) = self;
@@ -137,7 +148,7 @@ fn populate_and_run<W: Workload>(
     engine: &Engine,
     workload: &W,
     options: &RunOptions,
-) -> Result<Report, Failure> {
+) -> Result<(Report, Option<Explanation>), Failure> {
     let mut line = Line::new();
     let start = Instant::now();
     let populated = runner::prepare(engine, workload, &mut |done, total| {
@@ -147,6 +158,7 @@ fn populate_and_run<W: Workload>(
     if populated {
         eprintln!("mixlog: populated in {:.1} s", start.elapsed().as_secs_f64());
     }
+    engine.explain_anew();
     let stop = match (options.transactions, options.seconds) {
         (Some(transactions), _) => Stop::Transactions(transactions),
         (None, seconds) => Stop::After(Duration::from_secs_f64(seconds.unwrap_or(10.0))),
@@ -164,7 +176,7 @@ fn populate_and_run<W: Workload>(
         });
     })?;
     line.clear();
-    Ok(report)
+    Ok((report, options.engine.explain.map(|_| engine.explain())))
 }
 
 /// Opens the engine, shows how far it is meanwhile, and says how it will execute.

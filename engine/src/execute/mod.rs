@@ -15,6 +15,7 @@ use mixlog_log::Position;
 
 pub(crate) use release::Release;
 
+use crate::explain::Tally;
 use crate::footprint::{Details, NOWHERE};
 use crate::pipeline::{Driver, Shared};
 use crate::procedure::{Calls, Ended};
@@ -51,6 +52,9 @@ unsafe fn run(
     let calls = chunk.calls[usize::from(procedure)].as_ref().expect("the call was decoded");
     let Driver { worker, replies, paranoid, .. } = driver;
     let twice = paranoid.samples(position);
+    // Only an engine that explains has any.
+    let explains = !replies.tallies.is_empty();
+    let start = if explains { Tally::start(position) } else { None };
     if let Some(speculation) = prepared.speculation
         && matches!(guard, Guard::Stop(_))
         && !twice
@@ -59,7 +63,11 @@ unsafe fn run(
         replies.reconnoitred += 1;
         let window = Stamp::of(window);
         // SAFETY: the caller's promise; the footprint was made of what the speculation touched.
-        match unsafe { adopt(&shared.store, worker, &chunk.overlays, speculation, window, position) } {
+        let adopted = unsafe { adopt(&shared.store, worker, &chunk.overlays, speculation, window, position) };
+        if explains {
+            replies.tallies[usize::from(procedure)].ran_ahead(adopted == Ok(true));
+        }
+        match adopted {
             Ok(false) => {}
             Ok(true) => {
                 replies.adopted += 1;
@@ -67,6 +75,9 @@ unsafe fn run(
                     reply.extend_from_slice(&chunk.replies[speculation.reply.clone()]);
                     Some(speculation.status)
                 });
+                if explains {
+                    replies.tallies[usize::from(procedure)].add(speculation.status, start);
+                }
                 return None;
             }
             Err(table) => return Some(Violation { position, procedure, table }),
@@ -83,7 +94,7 @@ unsafe fn run(
         time_us: prepared.time_us,
     };
     let mut violation = None;
-    replies.add(position, prepared.sequence, |reply| {
+    let status = replies.add(position, prepared.sequence, |reply| {
         // SAFETY: the caller's promise.
         let ran = unsafe {
             if twice {
@@ -95,6 +106,9 @@ unsafe fn run(
         violation = ran.outside.map(|table| Violation { position, procedure, table });
         ran.status
     });
+    if explains && let Some(status) = status {
+        replies.tallies[usize::from(procedure)].add(status, start);
+    }
     violation
 }
 

@@ -213,6 +213,13 @@ impl<K: Key> LeafIndex<K> {
         let _ = go_on(root.first_of(from)) && root.further(from, to).all(|(_, id)| go_on(id));
     }
 
+    /// All leaves with their fences; the first one has none.
+    pub(crate) fn fences(&self) -> Vec<(LeafId, Option<K>)> {
+        let root = self.root();
+        let others = root.by_fence.iter().map(|(fence, &leaf)| (leaf, Some(fence.clone())));
+        [(root.first, None)].into_iter().chain(others).collect()
+    }
+
     /// The row of a key.
     #[cfg(all(test, not(loom)))]
     pub(crate) fn get(&self, key: &K) -> Option<RowId> {

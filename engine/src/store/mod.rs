@@ -21,6 +21,7 @@ mod table_store;
 mod touched;
 
 use std::any::{Any, TypeId};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::ptr::NonNull;
 
@@ -106,6 +107,13 @@ pub(crate) trait AnyTable: Any + Send + Sync {
     fn is_derived(&self) -> bool;
     /// The type of the `TableStore`.
     fn types(&self) -> TypeId;
+
+    /// The domain whose granules are its unit of conflict, if it is grouped.
+    fn domain(&self) -> Option<&'static str>;
+    /// The key with this hash as people read it, if it has a row. For holders of a snapshot.
+    fn describe_key(&self, key_hash: u64) -> Option<String>;
+    /// Looks through all rows for granules with these hashes, and fills in what people call them. Any time.
+    fn describe_granules(&self, wanted: &mut BTreeMap<u64, Option<String>>);
 
     /// Asks the cache for where the index will look for a key.
     fn prefetch_index(&self, key_hash: u64);

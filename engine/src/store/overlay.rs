@@ -268,7 +268,7 @@ impl Overlays {
 pub(crate) struct Speculative<'a> {
     pub(crate) overlays: &'a Overlays,
     pub(crate) at: Stamp,
-    /// `None` for an interactive transaction.
+    /// `None` for an interactive transaction; the others run on workers in a window.
     pub(crate) position: Option<Position>,
 }
 
@@ -281,7 +281,7 @@ impl<'a> Speculative<'a> {
         store: &TableStore<K, V, C>,
         key: &K,
     ) -> Option<&'a V> {
-        let looked = store.look(key, self.at, self.overlays);
+        let looked = store.look(key, self);
         looked.note_read();
         // SAFETY: the caller's promise.
         unsafe { looked.value().as_ref() }
@@ -294,7 +294,7 @@ impl<'a> Speculative<'a> {
         store: &TableStore<K, V, C>,
         key: &K,
     ) -> Option<&'a mut V> {
-        let looked = store.look(key, self.at, self.overlays);
+        let looked = store.look(key, self);
         looked.note_read();
         // Though there may be nothing to change now: at its position there may be.
         looked.written.set(true);
@@ -330,7 +330,7 @@ impl<'a> Speculative<'a> {
         // SAFETY: the caller's promise.
         let there = unsafe { self.get_mut(store, key) }.is_some();
         // SAFETY: the caller's promise.
-        unsafe { *store.look(key, self.at, self.overlays).value_mut() = None };
+        unsafe { *store.look(key, self).value_mut() = None };
         there
     }
 
@@ -343,7 +343,7 @@ impl<'a> Speculative<'a> {
         key: K,
         delta: V::Delta,
     ) -> bool {
-        let looked = store.look(&key, self.at, self.overlays);
+        let looked = store.look(&key, self);
         // SAFETY: the caller's promise.
         let value = unsafe { looked.value_mut() };
         let accepts = V::accepts(value.as_ref());
@@ -375,7 +375,7 @@ impl<'a> Speculative<'a> {
         delta: i64,
         floor: i64,
     ) -> bool {
-        let looked = store.look(key, self.at, self.overlays);
+        let looked = store.look(key, self);
         looked.note_read();
         // SAFETY: the caller's promise.
         let value = unsafe { looked.value_mut() };
@@ -397,7 +397,7 @@ impl<'a> Speculative<'a> {
         store: &TableStore<K, V, C>,
         key: &K,
     ) -> bool {
-        let looked = store.look(key, self.at, self.overlays);
+        let looked = store.look(key, self);
         looked.note_asked();
         // SAFETY: the caller's promise.
         V::accepts(unsafe { looked.value() }.as_ref())
@@ -416,13 +416,18 @@ impl<'a> Speculative<'a> {
 impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     /// The row as the speculation at hand sees it: its own copy, or a new one as of `at`.
     #[inline]
-    pub(crate) fn look<'o>(&self, key: &K, at: Stamp, overlays: &'o Overlays) -> &'o Looked<K, V> {
+    pub(crate) fn look<'o>(&self, key: &K, tx: Speculative<'o>) -> &'o Looked<K, V> {
+        let Speculative { overlays, at, position } = tx;
         let overlay = overlays.table::<K, V>(self.number());
         let key_hash = self.key_hash(key);
         if let Some(number) = overlay.find(key, key_hash) {
             return overlay.get(number);
         }
-        let (seen, value) = match self.find_at(key, key_hash, at) {
+        let found = match position {
+            Some(_) => self.find_at_in_window(key, key_hash, at),
+            None => self.find_at(key, key_hash, at),
+        };
+        let (seen, value) = match found {
             Some((id, stamp, value)) => (Some((id, stamp)), Some(value)),
             None => (None, None),
         };

@@ -439,21 +439,52 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         RangeAt { store: self, rows: self.row_ids_pinned(range), at }
     }
 
+    /// The key of the row with this number, if there is one, with a value or without. Any time.
+    fn key_of(&self, id: RowId) -> Option<K> {
+        let row = self.row(id);
+        let latched = row.latch.lock();
+        // SAFETY: the row exists, and the latch keeps it from being given back.
+        (latched.stamp != Stamp::FREE).then(|| unsafe { row.key() }.clone())
+    }
+
     /// The row of the key as of `at`: its number, since when, and a copy of its value. As [`at`](Self::at).
     pub(super) fn find_at(&self, key: &K, key_hash: u64, at: Stamp) -> Option<(RowId, Stamp, V)> {
+        self.look_up_at(
+            key,
+            key_hash,
+            at,
+            |i, hash, is_it| i.find_pinned(hash, is_it),
+            OrderedIndex::tree_pinned,
+        )
+    }
+
+    /// The same for workers in a window.
+    pub(super) fn find_at_in_window(&self, key: &K, key_hash: u64, at: Stamp) -> Option<(RowId, Stamp, V)> {
+        self.look_up_at(key, key_hash, at, |i, hash, is_it| i.find(hash, is_it), OrderedIndex::tree)
+    }
+
+    #[inline]
+    fn look_up_at<'a>(
+        &'a self,
+        key: &K,
+        key_hash: u64,
+        at: Stamp,
+        find: impl FnOnce(&HashIndex, u64, &mut dyn FnMut(RowId) -> bool) -> Option<RowId>,
+        tree: impl FnOnce(&'a OrderedIndex<K>, u64) -> Option<&'a RwLock<BTreeMap<K, RowId>>>,
+    ) -> Option<(RowId, Stamp, V)> {
         // The number may be another row's by now, unless somebody at `at` sees this one.
         let look = |id| self.at(id, at, |k, v, stamp| (k == key).then(|| (id, stamp, v.clone()))).flatten();
         let index = match &self.index {
             Index::Hash(index) => index,
             Index::Leaves(indexes) => &indexes.0,
             Index::Ordered(index) => {
-                let tree = index.tree_pinned(self.granule_of(key))?;
+                let tree = tree(index, self.granule_of(key))?;
                 let id = *tree.read().expect("no panic under the lock of a tree").get(key)?;
                 return look(id);
             }
         };
         let mut found = None;
-        index.find_pinned(key_hash, |id| {
+        find(index, key_hash, &mut |id| {
             found = look(id);
             found.is_some()
         });
@@ -713,6 +744,55 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
 
     fn types(&self) -> TypeId {
         TypeId::of::<Self>()
+    }
+
+    fn domain(&self) -> Option<&'static str> {
+        match self.conflicts {
+            Conflicts::Grouped { domain, .. } => Some(domain),
+            Conflicts::Rows | Conflicts::Watched(_) | Conflicts::Ranges => None,
+        }
+    }
+
+    fn describe_key(&self, key_hash: u64) -> Option<String> {
+        let index = match &self.index {
+            Index::Hash(index) => index,
+            Index::Leaves(indexes) => &indexes.0,
+            Index::Ordered(_) => return None,
+        };
+        let mut found = None;
+        index.find_pinned(key_hash, |id| {
+            found = self.key_of(id).filter(|key| self.key_hash(key) == key_hash);
+            found.is_some()
+        });
+        found.map(|key| <C as Codec<K>>::describe(&key))
+    }
+
+    fn describe_granules(&self, wanted: &mut BTreeMap<u64, Option<String>>) {
+        let granule = match self.conflicts {
+            Conflicts::Watched(granule) | Conflicts::Grouped { granule, .. } => granule,
+            Conflicts::Ranges => {
+                for (leaf, fence) in self.leaves().fences() {
+                    if let Some(text) = wanted.get_mut(&self.leaf_hash(leaf)) {
+                        let from = fence.map(|key| <C as Codec<K>>::describe(&key));
+                        *text = Some(format!("leaf from {}", from.as_deref().unwrap_or("the start")));
+                    }
+                }
+                return;
+            }
+            Conflicts::Rows => return,
+        };
+        let mut missing = wanted.values().filter(|text| text.is_none()).count();
+        for id in 0..self.rows.len() {
+            if missing == 0 {
+                return;
+            }
+            let Some(key) = self.key_of(id) else { continue };
+            let number = granule(&key);
+            if let Some(unknown @ None) = wanted.get_mut(&self.granule_hash(number)) {
+                *unknown = Some(format!("granule {number}"));
+                missing -= 1;
+            }
+        }
     }
 
     #[inline]

@@ -1,0 +1,116 @@
+//! What an engine tells those who watch it while it runs: metrics through the `metrics` facade, spans and events through
+//! `tracing`. Once per window, by the leader; where nobody listens, a few loads and branches.
+//!
+//! `docs/metrics.md` is the list for people: it changes with this file.
+
+use std::time::Duration;
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use mixlog_log::Position;
+use tracing::{Span, error, info, trace, trace_span, warn};
+
+use crate::error::OpenError;
+use crate::execute::Violation;
+use crate::procedure::Procedures;
+use crate::window::Window;
+
+/// What a committed window did.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Committed {
+    pub(crate) entries: u32,
+    pub(crate) transactions: u64,
+    pub(crate) aborts: u64,
+    pub(crate) panics: u64,
+    pub(crate) reconnoitred: u64,
+    pub(crate) adopted: u64,
+}
+
+/// Tells the recorder what the metrics mean. Whoever installs one later has to do without.
+pub(crate) fn describe() {
+    let count = Unit::Count;
+    describe_counter!("mixlog_transactions_total", count, "Transactions executed, whatever their outcome");
+    describe_counter!("mixlog_aborts_total", count, "Transactions whose procedure decided to abort");
+    describe_counter!("mixlog_panics_total", count, "Transactions whose procedure panicked");
+    describe_counter!(
+        "mixlog_reconnoitred_total",
+        count,
+        "Transactions that ran ahead to find their footprint"
+    );
+    describe_counter!("mixlog_adopted_total", count, "Transactions whose result from running ahead was used");
+    describe_counter!(
+        "mixlog_violations_total",
+        count,
+        "Transactions that touched what they had not declared"
+    );
+    describe_counter!("mixlog_replays_total", count, "Windows that diverged and were replayed one by one");
+    describe_counter!("mixlog_windows_total", count, "Windows executed");
+    describe_histogram!("mixlog_window_entries", count, "Entries of a window");
+    describe_histogram!("mixlog_window_batches", count, "Batches of a mixed window");
+    describe_histogram!("mixlog_window_parallelism", count, "Entries over batches of a mixed window");
+    describe_gauge!("mixlog_in_flight", count, "Submissions that await their outcome");
+    describe_gauge!("mixlog_executed_tail", count, "Everything before this position is executed");
+    describe_gauge!("mixlog_tail_lag", count, "Entries of the log that are not executed yet");
+}
+
+/// The log was executed up to its tail, and the engine takes submissions.
+pub(crate) fn opened(tail: Position, elapsed: Duration) {
+    info!(target: "mixlog", tail = tail.0, elapsed_ms = elapsed.as_millis() as u64, "opened");
+}
+
+/// The engine executes no more.
+pub(crate) fn stopped(outcome: &Result<(), OpenError>, tail: Position) {
+    match outcome {
+        Ok(()) => info!(target: "mixlog", tail = tail.0, "closed"),
+        Err(error) => error!(target: "mixlog", tail = tail.0, %error, "stopped"),
+    }
+}
+
+/// The span of a window's execution, up to its replies.
+pub(crate) fn window(window: &Window, mode: &'static str) -> Span {
+    let (first, entries) = (window.first().0, window.len());
+    trace_span!(target: "mixlog", "window", number = window.number, first, entries, mode)
+}
+
+pub(crate) fn mixed(window: &Window, batches: u32, parallelism: f64) {
+    histogram!("mixlog_window_batches").record(batches);
+    histogram!("mixlog_window_parallelism").record(parallelism);
+    trace!(target: "mixlog", number = window.number, batches, parallelism, "mixed");
+}
+
+pub(crate) fn committed(committed: &Committed, mode: &'static str) {
+    let &Committed { entries, transactions, aborts, panics, reconnoitred, adopted } = committed;
+    counter!("mixlog_windows_total", "mode" => mode).increment(1);
+    counter!("mixlog_transactions_total").increment(transactions);
+    counter!("mixlog_aborts_total").increment(aborts);
+    counter!("mixlog_panics_total").increment(panics);
+    counter!("mixlog_reconnoitred_total").increment(reconnoitred);
+    counter!("mixlog_adopted_total").increment(adopted);
+    histogram!("mixlog_window_entries").record(entries);
+    trace!(target: "mixlog", transactions, aborts, panics, "committed");
+}
+
+/// A window diverged, and was replayed.
+pub(crate) fn replayed(violations: &[Violation], procedures: &Procedures) {
+    counter!("mixlog_replays_total").increment(1);
+    for violation in violations {
+        let procedure = procedures.get(violation.procedure).name;
+        counter!("mixlog_violations_total", "procedure" => procedure).increment(1);
+    }
+    if let Some(first) = violations.first() {
+        warn!(
+            target: "mixlog",
+            violations = violations.len(),
+            position = first.position.0,
+            procedure = procedures.get(first.procedure).name,
+            table = first.table,
+            "a window was replayed: a procedure touched what it had not declared"
+        );
+    }
+}
+
+/// How far the log is executed.
+pub(crate) fn reached(executed: Position, tail: Position, in_flight: usize) {
+    gauge!("mixlog_in_flight").set(in_flight as f64);
+    gauge!("mixlog_executed_tail").set(executed.0 as f64);
+    gauge!("mixlog_tail_lag").set(tail.0.saturating_sub(executed.0) as f64);
+}
