@@ -225,6 +225,8 @@ impl Builder {
         let shared = Arc::clone(pipeline.shared());
         observe::opened(shared.snapshots.tail(), start.elapsed());
         append_catalog(&shared, &*log)?;
+        // So that the state after opening does not depend on how soon the catalog is read.
+        pipeline.run(&*log, &Until::Tail(log.tail().tail), progress.as_ref())?;
         let pipeline = Arc::new(pipeline);
         let stop = Arc::new(AtomicBool::new(false));
         let thread = Pipeline::follow(&pipeline, &log, &stop).map_err(|error| {

@@ -8,6 +8,7 @@
 
 mod bounded;
 
+use std::any::Any;
 use std::cell::Cell;
 use std::ops::RangeBounds;
 use std::panic::resume_unwind;
@@ -514,7 +515,11 @@ impl<'a> Tx<'a> {
     ) -> impl DoubleEndedIterator<Item = (K, &'s V)> {
         match &self.way {
             Way::InPlace(tx) => {
-                Range::InPlace { tx, tables: self.store, store, rows: store.row_ids(&range), granule: 0 }
+                if tx.merged_into(store, &range) {
+                    // It should have declared a write: its own merge is not made yet.
+                    tx.violated(store);
+                }
+                Range::InPlace { tx, store, rows: store.row_ids(&range), granule: 0 }
             }
             Way::Speculative(tx) => Range::Speculative(tx.range(store, &range)),
         }
@@ -549,7 +554,6 @@ impl<'a> Tx<'a> {
 enum Range<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> {
     InPlace {
         tx: &'a InPlace<'a>,
-        tables: &'a Store,
         store: &'a TableStore<K, V, C>,
         rows: RowIds<'a, K>,
         /// The granule of the last row.
@@ -561,17 +565,14 @@ enum Range<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> {
 impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Range<'a, K, V, C> {
     #[inline]
     fn step(&mut self, from_back: bool) -> Option<(K, &'a V)> {
-        let (tx, tables, store, rows, granule) = match self {
-            Self::InPlace { tx, tables, store, rows, granule } => (*tx, *tables, *store, rows, granule),
+        let (tx, store, rows, granule) = match self {
+            Self::InPlace { tx, store, rows, granule } => (*tx, *store, rows, granule),
             Self::Speculative(rows) if from_back => return rows.next_back(),
             Self::Speculative(rows) => return rows.next(),
         };
         loop {
             let visit = &mut |entered: u64| {
-                // Nor has it declared all if its own merges are not made yet: the rows are written, too.
-                if tx.declared(store.number(), entered, Mode::Read).is_none()
-                    || tx.merges.iter().any(|merging| merging.is_in(tables, store.number(), entered))
-                {
+                if tx.declared(store.number(), entered, Mode::Read).is_none() {
                     tx.violated(store);
                 }
             };
@@ -684,6 +685,16 @@ impl InPlace<'_> {
             self.may_merge(store, granule);
         }
         found
+    }
+
+    /// Whether a merge of its own into a row of the range is still to be made.
+    fn merged_into<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        store: &TableStore<K, V, C>,
+        range: &impl RangeBounds<K>,
+    ) -> bool {
+        let keys = self.merges.iter().filter_map(|merging| merging.key_in(store.number()));
+        keys.filter_map(<dyn Any>::downcast_ref).any(|key| range.contains(key))
     }
 
     /// Whether the transaction may merge into the row, and nothing else: then others may, too, at the same time.

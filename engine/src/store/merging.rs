@@ -28,8 +28,8 @@ pub(crate) struct Merging<K, V: Merge, C> {
 pub(crate) trait AnyMerging: Send + Sync {
     fn table(&self) -> &'static str;
     fn is_of(&self, table: u16, key_hash: u64) -> bool;
-    /// Whether its row lies in the granule.
-    fn is_in(&self, store: &Store, table: u16, granule: u64) -> bool;
+    /// The key of the row, if that is one of this table.
+    fn key_in(&self, table: u16) -> Option<&dyn Any>;
     /// Whether the row takes it. Does not depend on which of the merges beside it are made.
     fn is_accepted(&self, store: &Store) -> bool;
     /// Makes it in a copy, to see whether the operator panics.
@@ -72,8 +72,8 @@ impl<K: Key, V: Merge, C: Codec<K> + Codec<V>> AnyMerging for Merging<K, V, C> {
         self.key_hash == key_hash && self.number == table
     }
 
-    fn is_in(&self, store: &Store, table: u16, granule: u64) -> bool {
-        self.number == table && store.table(&self.table).granule_of(&self.key) == granule
+    fn key_in(&self, table: u16) -> Option<&dyn Any> {
+        (self.number == table).then_some(&self.key)
     }
 
     fn is_accepted(&self, store: &Store) -> bool {

@@ -484,7 +484,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         let mut own: Vec<K> = by_key
             .iter()
             .map(|&number| overlay.get(number))
-            .filter(|looked| looked.written.get() && range.contains(&looked.key))
+            .filter(|looked| (looked.written.get() || looked.merged.get()) && range.contains(&looked.key))
             .map(|looked| looked.key.clone())
             .collect();
         own.sort_unstable();
@@ -572,7 +572,7 @@ pub(crate) struct Through<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> {
     /// Rows taken from either end and not yet given out.
     front: Option<K>,
     back: Option<K>,
-    /// Keys that the speculation wrote, in order.
+    /// Keys that the speculation wrote or merged into, in order.
     own: VecDeque<K>,
     scan: usize,
 }
@@ -630,6 +630,9 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Through<'a, K, V, C> {
             let key = key.expect("one of them was there");
             self.note(|scan| *(if from_back { &mut scan.back } else { &mut scan.front }) = Some(key.clone()));
             let looked = self.store.look_away(key.clone(), self.overlays);
+            if looked.merged.get() {
+                looked.note_read();
+            }
             // SAFETY: shared for as long as the transaction is borrowed for `'a`; changes need it mutably.
             if let Some(value) = unsafe { looked.value() } {
                 return Some((key, value));
