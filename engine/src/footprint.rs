@@ -5,6 +5,7 @@ use std::ops::RangeBounds;
 use mixlog_log::Position;
 use mixlog_mixer::Mode;
 
+use crate::bounded::Bounded;
 use crate::codec::Codec;
 use crate::index::{Index, IndexKey, Place, places};
 use crate::merge::Merge;
@@ -48,6 +49,15 @@ pub(crate) struct Located {
 pub(crate) struct Declarations {
     pub(crate) accesses: Vec<Access>,
     pub(crate) located: Vec<Located>,
+    /// Which of the accesses are bounded adds, in their order.
+    pub(crate) bounded: Vec<Bounded>,
+}
+
+/// What a transaction's footprint says besides its accesses.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Details<'a> {
+    pub(crate) located: &'a [Located],
+    pub(crate) bounded: &'a [Bounded],
 }
 
 /// How many granules a footprint remembers.
@@ -60,7 +70,7 @@ const GRANULES: usize = 16;
 /// alone.
 pub struct Footprint<'a> {
     store: &'a Store,
-    declarations: &'a mut Declarations,
+    pub(crate) declarations: &'a mut Declarations,
     /// Granules declared lately, by the low bits of their hash, with the mode in the lowest.
     granules: [u64; GRANULES],
     position: Position,

@@ -19,6 +19,7 @@ use mixlog_log::Position;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::bounded::Counter;
 use crate::codec::Codec;
 use crate::engine::Engine;
 use crate::error::SubmitError;
@@ -269,6 +270,18 @@ impl<'e> Transaction<'e> {
         delta: V::Delta,
     ) -> bool {
         self.tx().merge(table, key, delta)
+    }
+
+    /// Adds `delta` to the row of `key`, unless that would take it below `floor`, as [`Tx::add_bounded`] does; as a
+    /// read and a write of it.
+    pub fn add_bounded<K: Key, V: Counter, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        key: K,
+        delta: i64,
+        floor: i64,
+    ) -> bool {
+        self.tx().add_bounded(table, key, delta, floor)
     }
 
     /// The rows with keys in `range`, in key order; see [`Tx::range`]. It depends on the part of the range that was

@@ -9,6 +9,7 @@
 //! `pipeline.rs` holds the flow from top to bottom.
 #![deny(unsafe_code)]
 
+mod bounded;
 mod codec;
 mod digest;
 mod engine;
@@ -40,6 +41,7 @@ mod tx;
 mod verify;
 mod window;
 
+pub use bounded::Counter;
 pub use codec::{Codec, DecodeError, Fixed, Serde};
 pub use digest::Digest;
 pub use engine::{Builder, Engine, Replay, procedures_in};

@@ -657,6 +657,8 @@ impl Pipeline {
         stats.mixed_windows += 1;
         stats.mixed_entries += u64::from(plan.schedule.transactions());
         stats.batches += u64::from(plan.schedule.batches());
+        stats.bounded_adds += plan.escrow.adds;
+        stats.unordered_adds += plan.escrow.unordered;
         drop(stats);
         observe::mixed(&window, plan.schedule.batches(), plan.schedule.parallelism());
     }
@@ -699,7 +701,8 @@ impl Pipeline {
                 if window.chunk_done()
                     && window.bad_entry.lock().expect("no panic with a bad entry").is_none()
                 {
-                    prepare::mix(&window, &mut self.mixer.lock().expect("no panic while mixing"));
+                    let mut mixer = self.mixer.lock().expect("no panic while mixing");
+                    prepare::mix(&self.shared, &window, &mut mixer, past);
                     lap.add_to(&mut driver.stages.mix);
                     if let Some(explainer) = &self.shared.explainer {
                         explainer.look_at(&window);

@@ -44,7 +44,7 @@ pub(crate) fn chunk(shared: &Shared, window: &Window, chunk: u32, past: Option<S
         };
         prepared.transactions.push(transaction);
     }
-    let Declarations { accesses, located } = &mut prepared.declarations;
+    let Declarations { accesses, located, .. } = &mut prepared.declarations;
     for access in accesses {
         if access.is_row && access.row == NOWHERE {
             access.row = shared.store.any(access.table).locate(access.key).unwrap_or(NOWHERE);
@@ -168,14 +168,15 @@ fn declare(
     reusable
 }
 
-/// The other half: makes the window's schedule. All its chunks are prepared.
-pub(crate) fn mix(window: &Window, mixer: &mut Mixer) {
+/// The other half: makes the window's schedule. All its chunks are prepared, with the same `past`.
+pub(crate) fn mix(shared: &Shared, window: &Window, mixer: &mut Mixer, past: Stamp) {
+    let mut plan = window.plan.write().expect("no panic while mixing");
+    let plan = &mut *plan;
+    plan.escrow.decide(window, &shared.store, past);
     let chunks: Vec<_> = window.chunks[..window.chunk_count() as usize]
         .iter()
         .map(|chunk| chunk.read().expect("no panic with a chunk"))
         .collect();
-    let mut plan = window.plan.write().expect("no panic while mixing");
-    let plan = &mut *plan;
     let declared = (0..window.len()).map(|t| {
         let (chunk, index) = (&chunks[(t / CHUNK) as usize], (t % CHUNK) as usize);
         if chunk.transactions[index].unknown {

@@ -41,6 +41,10 @@ pub struct Stats {
     pub mixed_entries: u64,
     /// Batches that the mixer made of them.
     pub batches: u64,
+    /// Bounded adds ([`Footprint::add_bounded`](crate::Footprint::add_bounded)) that those entries declared.
+    pub bounded_adds: u64,
+    /// Of those, the ones that did not have to wait for the others of their row, since all of them fitted.
+    pub unordered_adds: u64,
     /// Where the drivers' time went.
     pub stages: Stages,
 }

@@ -6,6 +6,8 @@
 //! would have seen one by one, and the first violator is the same however many workers there are.
 #![allow(unsafe_code)]
 
+mod bounded;
+
 use std::any::Any;
 use std::cell::Cell;
 use std::ops::RangeBounds;
@@ -14,8 +16,9 @@ use std::panic::resume_unwind;
 use mixlog_log::Position;
 use mixlog_mixer::Mode;
 
+use crate::bounded::Bounded;
 use crate::codec::Codec;
-use crate::footprint::{Access, Located, NOWHERE};
+use crate::footprint::{Access, Details, Located, NOWHERE};
 use crate::index::{Index, IndexKey, places};
 use crate::merge::Merge;
 use crate::store::{
@@ -76,6 +79,9 @@ struct InPlace<'a> {
     /// Rows looked up ahead, and the one after the newest that was used.
     located: &'a [Located],
     next_located: Cell<usize>,
+    /// Declared adds, and the unordered ones that were noted: the key's hash and the amount.
+    bounded: &'a [Bounded],
+    added: Vec<(u64, i64)>,
     /// The granule that was last allowed to be merged on.
     merged: Cell<u64>,
     /// The first table that was touched without being declared.
@@ -96,7 +102,7 @@ impl<'a> Tx<'a> {
         store: &'a Store,
         worker: &'a mut Worker,
         guard: Guard<'a>,
-        located: &'a [Located],
+        details: Details<'a>,
         window: Position,
         position: Position,
         time_us: u64,
@@ -105,8 +111,10 @@ impl<'a> Tx<'a> {
             worker,
             guard,
             cursors: [const { Cell::new(0) }; CURSORS],
-            located,
+            located: details.located,
             next_located: Cell::new(0),
+            bounded: details.bounded,
+            added: Vec::new(),
             merged: Cell::new(0),
             violation: Cell::new(None),
             merges: Vec::new(),
@@ -401,6 +409,10 @@ impl<'a> Tx<'a> {
         match &mut self.way {
             Way::InPlace(tx) => {
                 if tx.merges_only(store, &key) {
+                    if tx.is_bounded(store.key_hash(&key)) {
+                        // Those who declared by how much they change the row count on no other change.
+                        tx.violated(store);
+                    }
                     let merging = Merging {
                         table: *table,
                         number: store.number(),
@@ -415,7 +427,8 @@ impl<'a> Tx<'a> {
                     tx.merges.push(Box::new(merging));
                     return true;
                 }
-                let Found { id, key_hash, unit, granule } = tx.find(store, &key, Mode::Write);
+                // A write was declared, or nobody else runs: then a merge is no violation to be noted.
+                let Found { id, key_hash, unit, granule } = tx.find(store, &key, Mode::Merge);
                 // SAFETY: as in `get_mut`; a row made just now is in the same unit of conflict.
                 unsafe {
                     if !V::accepts(id.and_then(|id| store.row(id).value().as_ref())) {

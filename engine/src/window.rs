@@ -8,9 +8,10 @@ use crossbeam_utils::CachePadded;
 use mixlog_log::{Block, Entry, Position};
 use mixlog_mixer::Schedule;
 
+use crate::bounded::{Bounded, Escrow};
 use crate::error::OpenError;
 use crate::execute::Release;
-use crate::footprint::{Access, Declarations, Located};
+use crate::footprint::{Access, Declarations, Details, Located};
 use crate::procedure::Calls;
 use crate::reply::Status;
 use crate::store::Overlays;
@@ -66,6 +67,7 @@ impl Chunk {
         self.transactions.clear();
         self.declarations.accesses.clear();
         self.declarations.located.clear();
+        self.declarations.bounded.clear();
         for calls in self.calls.iter_mut().flatten() {
             calls.clear();
         }
@@ -87,6 +89,28 @@ impl Chunk {
         let start = if index == 0 { 0 } else { self.transactions[index - 1].located_end as usize };
         &self.declarations.located[start..self.transactions[index].located_end as usize]
     }
+
+    /// Where the transaction's bounded adds stand in the chunk's.
+    #[inline]
+    pub(crate) fn bounded_range(&self, index: usize) -> Range<usize> {
+        let bounded = &self.declarations.bounded;
+        if bounded.is_empty() {
+            return 0..0;
+        }
+        let before = |end: u32| bounded.partition_point(|bounded| bounded.access < end);
+        let start = if index == 0 { 0 } else { before(self.transactions[index - 1].accesses_end) };
+        start..before(self.transactions[index].accesses_end)
+    }
+
+    #[inline]
+    pub(crate) fn bounded_of(&self, index: usize) -> &[Bounded] {
+        &self.declarations.bounded[self.bounded_range(index)]
+    }
+
+    #[inline]
+    pub(crate) fn details_of(&self, index: usize) -> Details<'_> {
+        Details { located: self.located_of(index), bounded: self.bounded_of(index) }
+    }
 }
 
 /// The window's schedule, and the state of its execution.
@@ -94,6 +118,7 @@ impl Chunk {
 pub(crate) struct Plan {
     pub(crate) schedule: Schedule,
     pub(crate) release: Release,
+    pub(crate) escrow: Escrow,
 }
 
 /// See the module's documentation. Reused: its buffers stay from window to window.

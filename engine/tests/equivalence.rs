@@ -70,6 +70,7 @@ enum Op {
     RangeSome(u64, usize),
     RangePop(bool),
     MergeSum(u64, i64),
+    AddSum(u64, i64),
     GetSum(u64),
     SumSums(u64),
     Append(u64, u64),
@@ -85,7 +86,7 @@ impl Op {
     fn merge(&self) -> Option<(u8, u64, bool)> {
         Some(match self {
             Self::MergeSum(k, _) => (0, *k, true),
-            Self::GetSum(k) => (0, *k, false),
+            Self::GetSum(k) | Self::AddSum(k, _) => (0, *k, false),
             Self::Append(k, _) => (1, *k, true),
             Self::GetList(k) => (1, *k, false),
             Self::MergeMixed(k, _) => (2, *k, true),
@@ -161,6 +162,18 @@ impl Procedure for Ops {
                 Op::RangePop(_) => f.reconnoitre(),
                 Op::GetSum(k) => f.read(&SUMS, k),
                 Op::SumSums(g) => f.read_granule(&SUMS, *g),
+                Op::AddSum(k, n) => {
+                    let adds = |other: &Op| match other {
+                        Op::AddSum(..) => true,
+                        Op::SumSums(g) => k / 10 != *g,
+                        other => other.merge().is_none_or(|(t, other, _)| (t, other) != (0, *k)),
+                    };
+                    if self.ops.iter().all(adds) {
+                        f.add_bounded(&SUMS, k, *n, -1000)
+                    } else {
+                        f.write(&SUMS, k)
+                    }
+                }
                 Op::GetList(k) => f.write(&LISTS, k),
                 Op::PutMixed(k, _) => f.write(&MIXED, k),
                 Op::MergeSum(..) | Op::Append(..) | Op::MergeMixed(..) => {
@@ -280,6 +293,7 @@ impl Procedure for Ops {
                     key.map_or(u64::MAX, |key| key + u64::from(tx.delete(&RANGES, &key)))
                 }
                 Op::MergeSum(k, n) => u64::from(tx.merge(&SUMS, *k, *n)),
+                Op::AddSum(k, n) => u64::from(tx.add_bounded(&SUMS, *k, *n, -1000)),
                 Op::GetSum(k) => tx.get(&SUMS, k).map_or(u64::MAX, |sum| sum.0 as u64),
                 Op::SumSums(g) => (g * 10..g * 10 + 10)
                     .filter_map(|k| tx.get(&SUMS, &k))
@@ -360,6 +374,8 @@ fn transaction(random: &mut Random, flavour: Flavour) -> Ops {
                 11 => Op::Sum(g),
                 12 if n % 5 == 0 => Op::GetSum(k % 20),
                 12 if n % 5 == 1 => Op::SumSums(k % 2),
+                12 if n % 5 == 2 => Op::AddSum(k % 20, n as i64),
+                13 if n % 2 == 0 => Op::AddSum(20 + k % 10, (n % 100) as i64 - 40),
                 12 | 13 => Op::MergeSum(k % 20, n as i64),
                 14 if n % 4 == 0 => Op::GetList(k % 20),
                 14 => Op::Append(k % 20, n % 100),

@@ -16,7 +16,7 @@ use mixlog_log::Position;
 pub(crate) use release::Release;
 
 use crate::explain::Tally;
-use crate::footprint::{Located, NOWHERE};
+use crate::footprint::{Details, NOWHERE};
 use crate::pipeline::{Driver, Shared};
 use crate::procedure::{Calls, Ended};
 use crate::reply::Status;
@@ -88,7 +88,7 @@ unsafe fn run(
         calls: &**calls,
         call,
         guard,
-        located: chunk.located_of(index),
+        details: chunk.details_of(index),
         window,
         position,
         time_us: prepared.time_us,
@@ -118,7 +118,7 @@ struct Attempt<'a> {
     calls: &'a dyn Calls,
     call: u32,
     guard: Guard<'a>,
-    located: &'a [Located],
+    details: Details<'a>,
     window: Position,
     position: Position,
     time_us: u64,
@@ -152,10 +152,10 @@ impl Attempt<'_> {
     #[allow(unsafe_code)]
     #[inline]
     unsafe fn run(&self, worker: &mut Worker, reply: &mut Vec<u8>, run: Run) -> Ran {
-        let &Attempt { store, calls, call, guard, located, window, position, time_us } = self;
+        let &Attempt { store, calls, call, guard, details, window, position, time_us } = self;
         let start = reply.len();
         // SAFETY: the caller's promise.
-        let mut tx = unsafe { Tx::new(store, worker, guard, located, window, position, time_us) };
+        let mut tx = unsafe { Tx::new(store, worker, guard, details, window, position, time_us) };
         if run == Run::Again {
             tx = tx.again();
         }

@@ -8,6 +8,7 @@ use mixlog_log::Position;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::{Stamp, Store, TableStore, Worker};
+use crate::bounded::Counter;
 use crate::codec::Codec;
 use crate::merge::Merge;
 use crate::store::row::Version;
@@ -109,6 +110,20 @@ impl<K: Key, V: Merge, C: Codec<K> + Codec<V>> AnyMerging for Merging<K, V, C> {
             let merge = |row: &mut Option<V>| V::merge(row, self.delta.clone(), position);
             table.merge(worker, &self.key, self.key_hash, window, me, merge);
         }))
+    }
+}
+
+impl<K: Key, V: Counter, C: Codec<K> + Codec<V>> Merging<K, V, C> {
+    /// What the row holds, with some of the merges beside this one made; `None` if it does not accept any.
+    pub(crate) fn value(&self, store: &Store) -> Option<i64> {
+        let table = store.table(&self.table);
+        let Some(id) = table.find(&self.key, self.key_hash) else {
+            return V::accepts(None).then(|| V::value(None));
+        };
+        let _latched = table.row(id).latch.lock();
+        // SAFETY: as in `is_accepted`.
+        let row = unsafe { table.row(id).value() }.as_ref();
+        V::accepts(row).then(|| V::value(row))
     }
 }
 

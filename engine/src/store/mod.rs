@@ -100,7 +100,7 @@ pub(crate) struct WindowEnd {
 }
 
 /// A table without its types.
-pub(crate) trait AnyTable: Send + Sync {
+pub(crate) trait AnyTable: Any + Send + Sync {
     fn name(&self) -> &'static str;
     fn id(&self) -> TableId;
     /// Whether its rows follow from those of other tables.

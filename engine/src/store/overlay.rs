@@ -18,6 +18,7 @@ use mixlog_log::Position;
 use super::arena::Arena;
 use super::slab::RowId;
 use super::{Stamp, Worker};
+use crate::bounded::{Counter, may_add};
 use crate::codec::Codec;
 use crate::merge::Merge;
 use crate::store::TableStore;
@@ -363,6 +364,30 @@ impl<'a> Speculative<'a> {
             looked.written.set(true);
         }
         true
+    }
+
+    /// # Safety
+    /// As [`put`](Self::put).
+    pub(crate) unsafe fn add_bounded<K: Key, V: Counter, C: Codec<K> + Codec<V>>(
+        self,
+        store: &TableStore<K, V, C>,
+        key: &K,
+        delta: i64,
+        floor: i64,
+    ) -> bool {
+        let looked = store.look(key, self);
+        looked.note_read();
+        // SAFETY: the caller's promise.
+        let value = unsafe { looked.value_mut() };
+        let adds = V::accepts(value.as_ref()) && may_add(V::value(value.as_ref()), delta, floor);
+        if adds || self.position.is_some() {
+            // Though there may be too little now: at its position there may be enough.
+            looked.written.set(true);
+        }
+        if adds {
+            V::merge(value, delta, self.position.unwrap_or_default());
+        }
+        adds
     }
 
     /// # Safety

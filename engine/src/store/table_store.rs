@@ -492,7 +492,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     }
 
     /// The row with this number as of `at`.
-    pub(super) fn copy_at(&self, id: RowId, at: Stamp) -> Option<(K, Stamp, V)> {
+    pub(crate) fn copy_at(&self, id: RowId, at: Stamp) -> Option<(K, Stamp, V)> {
         self.at(id, at, |key, value, stamp| (key.clone(), stamp, value.clone()))
     }
 
