@@ -195,7 +195,7 @@ impl Oracle {
     /// What `mixlog dump` prints.
     fn dump(&self) -> String {
         let line = |((table, key), value): (&(String, String), &Value)| {
-            format!("{}\n", json!({"table": table, "key": key, "value": value}))
+            format!("{{\"table\":{},\"key\":{},\"value\":{value}}}\n", json!(table), json!(key))
         };
         self.rows.iter().map(line).collect()
     }
