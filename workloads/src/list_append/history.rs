@@ -131,7 +131,7 @@ pub fn write<'a>(
     out.flush()
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write()`] wrote.
 ///
 /// # Errors
 /// Those of the reader, and [`io::ErrorKind::InvalidData`] with the number of the first line that is no transaction.
