@@ -216,7 +216,7 @@ impl Snapshot {
         let (mut overlays, mut reply) = (Overlays::default(), Vec::new());
         let found = {
             let (store, at) = (self.store(), self.stamp());
-            let mut tx = Tx::speculative(store, &mut overlays, at, Some(position), now_us());
+            let mut tx = Tx::speculative(store, &mut overlays, at, position, now_us(), false);
             speculate(&*calls, call, &mut tx, &mut reply)
         };
         let touched = Units::touched(self.store(), &overlays);

@@ -193,7 +193,7 @@ impl<'e> Transaction<'e> {
     }
 
     const fn speculative(&self) -> Speculative<'_> {
-        Speculative { overlays: &self.overlays, at: self.snapshot.stamp(), position: None }
+        Speculative { overlays: &self.overlays, at: self.snapshot.stamp(), position: None, in_window: false }
     }
 
     fn tx(&mut self) -> Tx<'_> {

@@ -101,7 +101,7 @@ fn decode(
                 && let Some(past) = past
             {
                 let found = {
-                    let mut tx = Tx::speculative(&shared.store, overlays, past, Some(position), time_us);
+                    let mut tx = Tx::speculative(&shared.store, overlays, past, position, time_us, true);
                     speculate(&**calls, call, &mut tx, replies)
                 };
                 let touched = overlays.at_hand();

@@ -128,16 +128,19 @@ impl<'a> Tx<'a> {
     /// A transaction that runs on the state as of `at`, apart from all others, and changes nothing. What it touches
     /// is in the overlays afterwards.
     ///
-    /// The state of `at` must be readable: a registered snapshot, or the end of the window before the one at hand.
+    /// The state of `at` must be readable: a registered snapshot, or, for drivers in a window (`in_window`), the end of
+    /// the window before the one at hand.
     pub(crate) fn speculative(
         store: &'a Store,
         overlays: &'a mut Overlays,
         at: Stamp,
-        position: Option<Position>,
+        position: Position,
         time_us: u64,
+        in_window: bool,
     ) -> Self {
         overlays.start(store.tables().len());
-        let way = Way::Speculative(Speculative { overlays, at, position });
+        let position = Some(position);
+        let way = Way::Speculative(Speculative { overlays, at, position, in_window });
         Self { store, way, position, time_us, drawn: Cell::new(0), lent: None }
     }
 
@@ -475,8 +478,8 @@ impl<'a> Tx<'a> {
     /// Cost: some 10 ns a key, if the index is in the cache.
     pub fn fetch_ahead<K: Key, V: Value, C: Codec<K> + Codec<V>>(&self, table: &Table<K, V, C>, keys: &[K]) {
         let store = self.store.table(table);
-        // A speculation copies what it looks at, and may not be a driver's: an index may be exchanged while it looks.
-        if matches!(self.way, Way::Speculative(_)) {
+        // Elsewhere than on a driver an index may be given back while it is looked at.
+        if matches!(&self.way, Way::Speculative(tx) if !tx.in_window) {
             return;
         }
         let mut hashes = [0u64; 32];

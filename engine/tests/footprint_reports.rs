@@ -28,6 +28,8 @@ fn group(key: &(u8, u64)) -> u64 {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 enum Step {
     Read(u64),
+    /// Aborts if the row is not there.
+    Need(u64),
     Write(u64),
     /// A change in place, of a row that may not be there.
     Change(u64),
@@ -72,7 +74,7 @@ impl Procedure for Call {
     fn footprint(&self, f: &mut Footprint<'_>) {
         for step in &self.declares {
             match *step {
-                Read(key) => f.read(&ROWS, &key),
+                Read(key) | Need(key) => f.read(&ROWS, &key),
                 Write(key) | Change(key) | Delete(key) => f.write(&ROWS, &key),
                 Text(key) => f.write(&TEXTS, &("text".to_owned(), key as u8)),
                 Bytes(key) => f.write(&FIXED, &[key, 0, 255]),
@@ -101,6 +103,7 @@ impl Procedure for Call {
         let mut sum = tx.position().0;
         for step in &self.does {
             match *step {
+                Need(key) => sum += tx.get(&ROWS, &key).copied().ok_or("not there")?,
                 Read(key) => sum += tx.get(&ROWS, &key).copied().unwrap_or(0),
                 Write(key) => tx.put(&ROWS, key, sum),
                 Change(key) => {
@@ -309,6 +312,32 @@ fn the_first_wrong_footprint_is_reported_and_surplus_can_be_allowed() {
     let failed =
         std::panic::catch_unwind(AssertUnwindSafe(|| assert_footprint!(&engine, calls()))).unwrap_err();
     assert!(failed.downcast_ref::<String>().unwrap().contains("(read would be enough)"));
+}
+
+/// A check runs on its caller's thread while drivers let indexes grow, and give back what they outgrew.
+#[test]
+fn checking_footprints_while_tables_grow_finds_every_row() {
+    const OLD: u64 = 64;
+    let engine = engine();
+    let (load, look): (Vec<_>, Vec<_>) = (0..OLD).map(|key| (Write(key), Need(key))).unzip();
+    let _ = engine.submit(&call(&load, &load)).unwrap().wait().unwrap();
+    let look = call(&look, &look);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for first in (OLD..60_000).step_by(50) {
+                let rows: Vec<_> = (first..first + 50).map(Write).collect();
+                drop(engine.submit(&call(&rows, &rows)).unwrap().wait().unwrap());
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        let mut checks = 0;
+        while !done.load(std::sync::atomic::Ordering::Relaxed) || checks == 0 {
+            let report = engine.check_footprint(&look);
+            assert!(report.is_exact() && report.ending == Ending::Committed, "{report}");
+            checks += 1;
+        }
+    });
 }
 
 /// The report and the guard are two sides of one rule: what is reported as missing is what stops a transaction.

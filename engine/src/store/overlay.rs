@@ -268,8 +268,10 @@ impl Overlays {
 pub(crate) struct Speculative<'a> {
     pub(crate) overlays: &'a Overlays,
     pub(crate) at: Stamp,
-    /// `None` for an interactive transaction; the others run on workers in a window.
+    /// `None` for an interactive transaction.
     pub(crate) position: Option<Position>,
+    /// Whether a driver runs it in a window: then no index gives back what it looks at. All others pin.
+    pub(crate) in_window: bool,
 }
 
 impl<'a> Speculative<'a> {
@@ -417,15 +419,16 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     /// The row as the speculation at hand sees it: its own copy, or a new one as of `at`.
     #[inline]
     pub(crate) fn look<'o>(&self, key: &K, tx: Speculative<'o>) -> &'o Looked<K, V> {
-        let Speculative { overlays, at, position } = tx;
+        let Speculative { overlays, at, in_window, .. } = tx;
         let overlay = overlays.table::<K, V>(self.number());
         let key_hash = self.key_hash(key);
         if let Some(number) = overlay.find(key, key_hash) {
             return overlay.get(number);
         }
-        let found = match position {
-            Some(_) => self.find_at_in_window(key, key_hash, at),
-            None => self.find_at(key, key_hash, at),
+        let found = if in_window {
+            self.find_at_in_window(key, key_hash, at)
+        } else {
+            self.find_at(key, key_hash, at)
         };
         let (seen, value) = match found {
             Some((id, stamp, value)) => (Some((id, stamp)), Some(value)),
