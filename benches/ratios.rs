@@ -107,6 +107,12 @@ fn compare(name: &str, rounds: usize, mut contenders: Vec<Contender<'_>>, ratios
     println!("{name}");
     let mut results: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
     let mut digests = Vec::new();
+    // For profiles: one contender, and no ratios.
+    let alone = setting("CONTENDER", usize::MAX);
+    if let Some((name, run)) = contenders.get_mut(alone) {
+        let mut speeds: Vec<f64> = (0..rounds).map(|_| run().0).collect();
+        return println!("  {name:<40} {:>8.3} M transactions/s", median(&mut speeds));
+    }
     for _ in 0..rounds {
         for (i, (_, run)) in contenders.iter_mut().enumerate() {
             let (speed, digest) = run();

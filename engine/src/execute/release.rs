@@ -13,9 +13,12 @@ use mixlog_mixer::{NodeId, Schedule};
 
 use crate::sync::{AtomicBool, AtomicU32, Ordering, spin_loop, yield_now};
 
-/// How many transactions without predecessors a driver claims at once. One under loom, whose small windows would
-/// otherwise go to one driver whole.
+/// How many transactions without predecessors a driver claims at once, at most. One under loom, whose small windows
+/// would otherwise go to one driver whole.
 const RUN: u32 = if cfg!(loom) { 1 } else { 8 };
+/// Of those that are left, a driver claims one in so many: each may head a long chain, which nobody takes over once it
+/// is claimed.
+const SHARE: u32 = 8;
 
 const EMPTY: u32 = u32::MAX;
 
@@ -130,11 +133,13 @@ impl Driver<'_> {
     fn claim(&mut self) -> bool {
         let free = self.release.free.len() as u32;
         // Looking first keeps the line shared once all are claimed.
-        if self.release.next_free.load(Ordering::Relaxed) >= free {
+        let left = free.saturating_sub(self.release.next_free.load(Ordering::Relaxed));
+        if left == 0 {
             return false;
         }
-        let start = self.release.next_free.fetch_add(RUN, Ordering::Relaxed).min(free);
-        self.claimed = start..(start + RUN).min(free);
+        let run = (left / SHARE).clamp(1, RUN);
+        let start = self.release.next_free.fetch_add(run, Ordering::Relaxed).min(free);
+        self.claimed = start..(start + run).min(free);
         !self.claimed.is_empty()
     }
 

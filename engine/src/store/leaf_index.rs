@@ -16,6 +16,7 @@
 //! Snapshots walk at any moment, also across an `adapt`: between two steps a [`Walk`] remembers keys, not
 //! leaves.
 
+mod rows;
 mod walk;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use std::sync::{Mutex, RwLock};
 use crossbeam_utils::CachePadded;
 use crossbeam_utils::sync::{ShardedLock, ShardedLockReadGuard};
 
+use rows::LeafRows;
 pub(crate) use walk::Walk;
 
 use super::slab::RowId;
@@ -38,8 +40,7 @@ pub(crate) type LeafId = u32;
 const MOST_ROWS: usize = 256;
 
 struct Rows<K> {
-    /// A tree, not a sorted array: until the next `adapt` a leaf may get any number of rows, in any order.
-    by_key: BTreeMap<K, RowId>,
+    by_key: LeafRows<K>,
     /// Whether the leaf stands in [`LeafIndex::changed`].
     listed: bool,
 }
@@ -55,11 +56,11 @@ struct Leaf<K> {
 }
 
 impl<K: Key> Leaf<K> {
-    fn new(fence: Option<K>, by_key: BTreeMap<K, RowId>) -> CachePadded<Self> {
+    fn new(fence: Option<K>, by_key: LeafRows<K>) -> CachePadded<Self> {
         CachePadded::new(Self {
             count: AtomicU32::new(by_key.len() as u32),
             fence,
-            made_with: (by_key.len(), by_key.last_key_value().map(|(key, _)| key.clone())),
+            made_with: (by_key.len(), by_key.last_key().cloned()),
             rows: RwLock::new(Rows { by_key, listed: false }),
         })
     }
@@ -74,9 +75,7 @@ impl<K: Key> Leaf<K> {
         let (len, last) = &self.made_with;
         let rows = &self.rows.get_mut().expect("no panic under the lock of a leaf").by_key;
         let grown = rows.len().saturating_sub(*len);
-        let appended = last
-            .as_ref()
-            .map_or(0, |last| rows.range((Bound::Excluded(last), Bound::Unbounded)).take(grown).count());
+        let appended = last.as_ref().map_or(0, |last| rows.count_after(last).min(grown));
         if appended * 4 > grown * 3 {
             MOST_ROWS * 9 / 10
         } else {
@@ -126,16 +125,20 @@ impl<K: Key> Root<K> {
         self.by_fence.range((after, to)).map(|(fence, &leaf)| (fence, leaf))
     }
 
+    /// The number that the next leaf gets.
+    fn next_id(&self) -> LeafId {
+        let after_all = || LeafId::try_from(self.leaves.len()).expect("fewer leaves than rows");
+        self.free.last().copied().unwrap_or_else(after_all)
+    }
+
     /// Gives rows from `fence` on a leaf of their own.
-    fn add(&mut self, fence: K, rows: BTreeMap<K, RowId>) -> LeafId {
-        let leaf = Leaf::new(Some(fence.clone()), rows);
-        let id = if let Some(id) = self.free.pop() {
+    fn add(&mut self, fence: K, rows: LeafRows<K>) -> LeafId {
+        let (id, leaf) = (self.next_id(), Leaf::new(Some(fence.clone()), rows));
+        if self.free.pop().is_some() {
             self.leaves[id as usize] = leaf;
-            id
         } else {
             self.leaves.push(leaf);
-            LeafId::try_from(self.leaves.len() - 1).expect("fewer leaves than rows")
-        };
+        }
         self.by_fence.insert(fence, id);
         id
     }
@@ -144,13 +147,14 @@ impl<K: Key> Root<K> {
     fn split(&mut self, id: LeafId, mut moved: impl FnMut(RowId, LeafId)) {
         let leaf = &mut self.leaves[id as usize];
         let len = leaf.part_len();
-        let mut rest = std::mem::take(&mut leaf.rows().by_key).into_iter();
-        **leaf = CachePadded::into_inner(Leaf::new(leaf.fence.take(), rest.by_ref().take(len).collect()));
+        let mut rest = std::mem::replace(&mut leaf.rows().by_key, LeafRows::new()).into_iter();
+        **leaf =
+            CachePadded::into_inner(Leaf::new(leaf.fence.take(), LeafRows::take(&mut rest, len)));
         loop {
-            let part: BTreeMap<_, _> = rest.by_ref().take(len).collect();
-            let Some((fence, _)) = part.first_key_value() else { return };
-            let id = self.add(fence.clone(), part);
-            self.leaves[id as usize].rows().by_key.values().for_each(|&row| moved(row, id));
+            let part = LeafRows::take(&mut rest, len);
+            let Some(fence) = part.first_key().cloned() else { return };
+            part.row_ids().for_each(|row| moved(row, self.next_id()));
+            self.add(fence, part);
         }
     }
 
@@ -165,7 +169,7 @@ impl<K: Key> Root<K> {
             self.leaves[next as usize].fence = None;
             self.first = next;
         }
-        self.leaves[id as usize] = Leaf::new(None, BTreeMap::new());
+        self.leaves[id as usize] = Leaf::new(None, LeafRows::new());
         self.free.push(id);
     }
 }
@@ -182,7 +186,7 @@ pub(crate) struct LeafIndex<K> {
 
 impl<K: Key> LeafIndex<K> {
     pub(crate) fn new() -> Self {
-        let leaves = vec![Leaf::new(None, BTreeMap::new())];
+        let leaves = vec![Leaf::new(None, LeafRows::new())];
         Self {
             root: ShardedLock::new(Root { first: 0, by_fence: BTreeMap::new(), leaves, free: Vec::new() }),
             changed: Mutex::default(),
@@ -225,7 +229,7 @@ impl<K: Key> LeafIndex<K> {
     pub(crate) fn get(&self, key: &K) -> Option<RowId> {
         let root = self.root();
         let rows = root.leaf(root.leaf_of(key)).rows.read().expect("no panic under the lock of a leaf");
-        rows.by_key.get(key).copied()
+        rows.by_key.get(key)
     }
 
     /// Adds a row, and returns the leaf it is in. The caller knows that its key is not there and that nobody
@@ -252,7 +256,7 @@ impl<K: Key> LeafIndex<K> {
         });
     }
 
-    fn change(&self, root: &Root<K>, id: LeafId, change: impl FnOnce(&mut BTreeMap<K, RowId>)) {
+    fn change(&self, root: &Root<K>, id: LeafId, change: impl FnOnce(&mut LeafRows<K>)) {
         let leaf = root.leaf(id);
         let mut rows = leaf.rows.write().expect("no panic under the lock of a leaf");
         change(&mut rows.by_key);
@@ -296,7 +300,7 @@ impl<K: Key> LeafIndex<K> {
             rows.listed = false;
             match rows.by_key.len() {
                 0 => root.remove(id),
-                1..=MOST_ROWS => {}
+                1..=MOST_ROWS => rows.by_key.settle(),
                 _ => root.split(id, &mut moved),
             }
         }

@@ -250,6 +250,13 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         })
     }
 
+    /// Asks the cache for a row.
+    #[inline]
+    pub(crate) fn fetch_row(&self, id: RowId) {
+        // A row of two lines may lie on three; of long rows the rest comes by itself.
+        self.rows.prefetch(id, (size_of::<Row<K, V>>() / 64 + 1).min(4));
+    }
+
     /// The hash of the granule that the key lies in.
     #[inline]
     pub(crate) fn granule_of(&self, key: &K) -> u64 {
@@ -645,6 +652,15 @@ impl<K: Key> RowIds<'_, K> {
         }
     }
 
+    /// The rows to ask the cache for, when one just came from the front, or from the back.
+    #[inline]
+    pub(crate) fn ahead(&self, from_back: bool) -> &[RowId] {
+        match self {
+            Self::Granule { .. } => &[],
+            Self::Leaves { walk, .. } => walk.ahead(from_back),
+        }
+    }
+
     #[inline]
     pub(crate) fn next_back(&mut self, visit: &mut impl FnMut(u64)) -> Option<RowId> {
         match self {
@@ -815,8 +831,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
 
     #[inline]
     fn prefetch_row(&self, id: RowId) {
-        // A row of two lines may lie on three; of long rows the rest comes by itself.
-        self.rows.prefetch(id, (size_of::<Row<K, V>>() / 64 + 1).min(4));
+        self.fetch_row(id);
     }
 
     unsafe fn is_current(&self, overlays: &Overlays, number: u32) -> bool {

@@ -16,16 +16,19 @@ struct Taken {
     next: usize,
 }
 
+/// How many rows before their turn those of a walk are asked for.
+const AHEAD: usize = 8;
+
 impl Taken {
-    const MOST: usize = 32;
+    const MOST: usize = 64;
 
     /// Takes from the front of `rows`, and returns the first key that is not taken.
     fn fill<'k, K>(&mut self, rows: impl Iterator<Item = (&'k K, &'k RowId)>) -> Option<&'k K> {
         debug_assert_eq!(self.start, self.end, "rows are taken when there are none");
         (self.start, self.end) = (0, 0);
         let count = self.next;
+        self.next = (count * 8).min(Self::MOST);
         for (key, &row) in rows {
-            self.next = Self::MOST;
             if self.end == count {
                 return Some(key);
             }
@@ -33,6 +36,13 @@ impl Taken {
             self.end += 1;
         }
         None
+    }
+
+    /// The rows to ask the cache for, when one was just popped from the front.
+    #[inline]
+    fn ahead(&self) -> &[RowId] {
+        let from = if self.start == 1 { 1 } else { self.start + AHEAD - 1 };
+        self.rows.get(from..(self.start + AHEAD).min(self.end)).unwrap_or_default()
     }
 
     fn pop_front(&mut self) -> Option<RowId> {
@@ -94,6 +104,12 @@ impl<'a, K: Key> Walk<'a, K> {
         self.front.taken.pop_front().or_else(|| self.back.taken.pop_back())
     }
 
+    /// The rows to ask the cache for, when one just came from the front, or from the back: their misses overlap then.
+    #[inline]
+    pub(crate) fn ahead(&self, from_back: bool) -> &[RowId] {
+        if from_back { self.back.taken.ahead() } else { self.front.taken.ahead() }
+    }
+
     /// The last row that did not come yet.
     pub(crate) fn next_back(&mut self, visit: &mut impl FnMut(LeafId)) -> Option<RowId> {
         if let Some(row) = self.back.taken.pop_front() {
@@ -125,7 +141,7 @@ impl<'a, K: Key> Walk<'a, K> {
             }
             let leaf = root.leaf(id);
             let rows = leaf.rows.read().expect("no panic under the lock of a leaf");
-            let range = rows.by_key.range((lower, upper));
+            let range = rows.by_key.range(lower, upper);
             // What is left begins, or ends, with the first row that is not taken; without one, at the leaf's
             // fence.
             self.rest = if from_back {

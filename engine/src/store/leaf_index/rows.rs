@@ -1,0 +1,229 @@
+//! The rows of one leaf.
+
+use std::collections::{BTreeMap, btree_map};
+use std::ops::Bound;
+
+use crate::store::slab::RowId;
+use crate::table::Key;
+
+/// With more rows than this a leaf is a tree.
+const MOST_SORTED: usize = 1024;
+
+/// Rows by key, in key order.
+///
+/// Sorted arrays, which a walk reads from one end to the other. But a leaf may get any number of rows, in any order,
+/// before it is cut, and in a long array every insert moves half of it: then it is a tree.
+pub(super) enum LeafRows<K> {
+    Sorted { keys: Vec<K>, rows: Vec<RowId> },
+    Tree(BTreeMap<K, RowId>),
+}
+
+impl<K: Key> LeafRows<K> {
+    pub(super) const fn new() -> Self {
+        Self::Sorted { keys: Vec::new(), rows: Vec::new() }
+    }
+
+    /// Takes the first `count` rows, or as many as there are, of rows in key order.
+    pub(super) fn take(from: &mut impl Iterator<Item = (K, RowId)>, count: usize) -> Self {
+        let (keys, rows) = from.take(count).unzip();
+        Self::Sorted { keys, rows }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Sorted { keys, .. } => keys.len(),
+            Self::Tree(tree) => tree.len(),
+        }
+    }
+
+    pub(super) fn first_key(&self) -> Option<&K> {
+        match self {
+            Self::Sorted { keys, .. } => keys.first(),
+            Self::Tree(tree) => tree.first_key_value().map(|(key, _)| key),
+        }
+    }
+
+    pub(super) fn last_key(&self) -> Option<&K> {
+        match self {
+            Self::Sorted { keys, .. } => keys.last(),
+            Self::Tree(tree) => tree.last_key_value().map(|(key, _)| key),
+        }
+    }
+
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn get(&self, key: &K) -> Option<RowId> {
+        match self {
+            Self::Sorted { keys, rows } => keys.binary_search(key).ok().map(|at| rows[at]),
+            Self::Tree(tree) => tree.get(key).copied(),
+        }
+    }
+
+    /// Adds a row; returns the one that the key had before.
+    pub(super) fn insert(&mut self, key: K, row: RowId) -> Option<RowId> {
+        match self {
+            Self::Sorted { keys, rows } => {
+                // Nearly always behind all others, where keys ascend.
+                let at = if keys.last().is_none_or(|last| *last < key) {
+                    keys.len()
+                } else {
+                    match keys.binary_search(&key) {
+                        Ok(at) => return Some(std::mem::replace(&mut rows[at], row)),
+                        Err(at) => at,
+                    }
+                };
+                keys.insert(at, key);
+                rows.insert(at, row);
+                if keys.len() > MOST_SORTED {
+                    let rows = std::mem::replace(self, Self::new());
+                    *self = Self::Tree(rows.into_iter().collect());
+                }
+                None
+            }
+            Self::Tree(tree) => tree.insert(key, row),
+        }
+    }
+
+    pub(super) fn remove(&mut self, key: &K) -> Option<RowId> {
+        match self {
+            Self::Sorted { keys, rows } => {
+                let at = keys.binary_search(key).ok()?;
+                keys.remove(at);
+                Some(rows.remove(at))
+            }
+            Self::Tree(tree) => tree.remove(key),
+        }
+    }
+
+    /// An array again, if it is short enough.
+    pub(super) fn settle(&mut self) {
+        if matches!(self, Self::Tree(tree) if tree.len() <= MOST_SORTED) {
+            let mut rows = std::mem::replace(self, Self::new()).into_iter();
+            *self = Self::take(&mut rows, usize::MAX);
+        }
+    }
+
+    /// How many rows come after a key.
+    pub(super) fn count_after(&self, key: &K) -> usize {
+        match self {
+            Self::Sorted { keys, .. } => keys.len() - keys.partition_point(|other| other <= key),
+            Self::Tree(tree) => tree.range((Bound::Excluded(key), Bound::Unbounded)).count(),
+        }
+    }
+
+    pub(super) fn row_ids(&self) -> impl Iterator<Item = RowId> {
+        let (sorted, tree) = match self {
+            Self::Sorted { rows, .. } => (rows.as_slice(), None),
+            Self::Tree(tree) => (&[][..], Some(tree.values())),
+        };
+        sorted.iter().chain(tree.into_iter().flatten()).copied()
+    }
+
+    /// The rows of a range that is not backwards.
+    #[inline]
+    pub(super) fn range(&self, from: Bound<&K>, to: Bound<&K>) -> Range<'_, K> {
+        match self {
+            Self::Sorted { keys, rows } => {
+                let start = match from {
+                    Bound::Included(from) => keys.partition_point(|key| key < from),
+                    Bound::Excluded(from) => keys.partition_point(|key| key <= from),
+                    Bound::Unbounded => 0,
+                };
+                // The end is most often far behind.
+                let is_inside = |key: &K| match to {
+                    Bound::Included(to) => key <= to,
+                    Bound::Excluded(to) => key < to,
+                    Bound::Unbounded => true,
+                };
+                let end = if keys.last().is_none_or(is_inside) {
+                    keys.len()
+                } else {
+                    start + keys[start..].partition_point(is_inside)
+                };
+                Range::Sorted(keys[start..end].iter().zip(&rows[start..end]))
+            }
+            Self::Tree(tree) => Range::Tree(tree.range((from, to))),
+        }
+    }
+
+    pub(super) fn into_iter(self) -> impl Iterator<Item = (K, RowId)> {
+        let ((keys, rows), tree) = match self {
+            Self::Sorted { keys, rows } => ((keys, rows), BTreeMap::new()),
+            Self::Tree(tree) => ((Vec::new(), Vec::new()), tree),
+        };
+        keys.into_iter().zip(rows).chain(tree)
+    }
+}
+
+/// See [`LeafRows::range`].
+pub(super) enum Range<'a, K> {
+    Sorted(std::iter::Zip<std::slice::Iter<'a, K>, std::slice::Iter<'a, RowId>>),
+    Tree(btree_map::Range<'a, K, RowId>),
+}
+
+impl<'a, K: Key> Iterator for Range<'a, K> {
+    type Item = (&'a K, &'a RowId);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::Sorted(rows) => rows.next(),
+            Self::Tree(rows) => rows.next(),
+        }
+    }
+}
+
+impl<K: Key> DoubleEndedIterator for Range<'_, K> {
+    #[inline]
+    fn next_back(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::Sorted(rows) => rows.next_back(),
+            Self::Tree(rows) => rows.next_back(),
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_in_any_form_are_those_of_a_map() {
+        for most in [300, 3 * MOST_SORTED as u64] {
+            let (mut rows, mut model) = (LeafRows::new(), BTreeMap::new());
+            for i in 0..2 * most {
+                let key = i * 7919 % most;
+                if i % 3 == 2 {
+                    assert_eq!(rows.remove(&key), model.remove(&key));
+                } else {
+                    assert_eq!(rows.insert(key, i as RowId), model.insert(key, i as RowId));
+                }
+                assert_eq!((rows.len(), rows.get(&key)), (model.len(), model.get(&key).copied()));
+                let (from, to) = (key / 2, key);
+                for bounds in [
+                    (Bound::Included(&from), Bound::Excluded(&to)),
+                    (Bound::Excluded(&from), Bound::Included(&to)),
+                    (Bound::Unbounded, Bound::Included(&from)),
+                    (Bound::Included(&to), Bound::Unbounded),
+                ] {
+                    if i % 50 == 0 && from < to {
+                        assert!(rows.range(bounds.0, bounds.1).eq(model.range(bounds)));
+                        assert!(rows.range(bounds.0, bounds.1).rev().eq(model.range(bounds).rev()));
+                    }
+                }
+                assert_eq!(rows.first_key(), model.keys().next());
+                assert_eq!(rows.last_key(), model.keys().next_back());
+            }
+            assert_eq!(rows.count_after(&(most / 2)), model.range(most / 2 + 1..).count());
+            assert!(rows.row_ids().eq(model.values().copied()));
+            let was_tree = matches!(rows, LeafRows::Tree(_));
+            assert_eq!(was_tree, most > 300);
+            while model.len() > 200 {
+                let (key, row) = model.pop_first().unwrap();
+                assert_eq!(rows.remove(&key), Some(row));
+            }
+            rows.settle();
+            assert!(matches!(rows, LeafRows::Sorted { .. }));
+            assert!(rows.into_iter().eq(model));
+        }
+    }
+}
