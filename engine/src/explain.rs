@@ -354,7 +354,7 @@ impl Explainer {
         };
         let access = desk.accesses[desk.start_of(wait.transaction) + access as usize];
         let place = self.place_of[usize::from(access.table)];
-        Unit { key: access.key, place, table: Some(access.table), is_row: access.is_row }
+        Unit { key: access.key, place, table: Some(access.table), is_row: access.is_row() }
     }
 
     /// How many batches the window would have if nothing conflicted in a place.

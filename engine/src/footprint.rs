@@ -21,11 +21,26 @@ pub(crate) struct Access {
     pub(crate) row: RowId,
     pub(crate) table: u16,
     pub(crate) mode: Mode,
-    /// Whether the key is a row that the table's index can locate.
-    pub(crate) is_row: bool,
+    pub(crate) of: Of,
+}
+
+/// What the key of an [`Access`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Of {
+    /// A granule.
+    Granule,
+    /// A row that the table's index can locate.
+    Row,
+    /// A row that the window does nothing to but merge ([`store::Pool`](crate::store::Pool)).
+    PooledRow,
 }
 
 impl Access {
+    #[inline]
+    pub(crate) const fn is_row(&self) -> bool {
+        !matches!(self.of, Of::Granule)
+    }
+
     /// Whether it is the right to access the unit of this hash in this mode.
     #[inline]
     pub(crate) fn covers(&self, key: u64, mode: Mode) -> bool {
@@ -51,6 +66,8 @@ pub(crate) struct Declarations {
     pub(crate) located: Vec<Located>,
     /// Which of the accesses are bounded adds, in their order.
     pub(crate) bounded: Vec<Bounded>,
+    /// Whether there are merges into rows that conflict one by one.
+    pub(crate) merges: bool,
 }
 
 /// What a transaction's footprint says besides its accesses.
@@ -347,7 +364,8 @@ impl<'a> Footprint<'a> {
             Conflicts::Rows | Conflicts::Watched(_) | Conflicts::Ranges => {}
         }
         self.name(key_hash, || <C as Codec<K>>::describe(key));
-        self.declarations.accesses.push(Access { key: key_hash, row, table, mode, is_row: true });
+        self.declarations.merges |= mode == Mode::Merge && matches!(store.conflicts, Conflicts::Rows);
+        self.declarations.accesses.push(Access { key: key_hash, row, table, mode, of: Of::Row });
     }
 
     /// Granules repeat from line to line of an order: remembering some spares the mixer nearly all repetitions.
@@ -357,7 +375,7 @@ impl<'a> Footprint<'a> {
         let remembered = &mut self.granules[(key % GRANULES as u64) as usize];
         if *remembered != tagged {
             *remembered = tagged;
-            self.declarations.accesses.push(Access { key, row: NOWHERE, table, mode, is_row: false });
+            self.declarations.accesses.push(Access { key, row: NOWHERE, table, mode, of: Of::Granule });
         }
     }
 }

@@ -336,7 +336,7 @@ impl<'a> Units<'a> {
 
     fn surplus(&self, store: &Store, declared: &[footprint::Access], names: &[(u64, String)]) -> Vec<InVain> {
         // Merges of granules come with the writes of rows in watched tables, and cannot be declared by themselves.
-        let itself = |access: &&footprint::Access| access.is_row || access.mode != Mode::Merge;
+        let itself = |access: &&footprint::Access| access.is_row() || access.mode != Mode::Merge;
         let (mut seen, mut surplus) = (Vec::new(), Vec::new());
         for access in declared.iter().filter(itself) {
             // The right to write is all rights: what else is declared does not matter.
@@ -354,12 +354,12 @@ impl<'a> Units<'a> {
             surplus.push(InVain {
                 declared: Access {
                     table: store.any(access.table).name(),
-                    mode: AccessMode::of(mode, access.is_row, store.any(access.table)),
+                    mode: AccessMode::of(mode, access.is_row(), store.any(access.table)),
                     key: name.unwrap_or_else(|| unnamed(access.key)),
                 },
                 enough: needed
                     .filter(|_| is_written)
-                    .map(|needed| AccessMode::of(needed, access.is_row, store.any(access.table))),
+                    .map(|needed| AccessMode::of(needed, access.is_row(), store.any(access.table))),
             });
         }
         surplus.sort();

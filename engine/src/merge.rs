@@ -27,6 +27,13 @@ pub trait Merge: Value {
 
     /// Merges a delta into the row, which may not exist yet. `position` is the transaction's.
     fn merge(row: &mut Option<Self>, delta: Self::Delta, position: Position);
+
+    /// Makes `delta` do what it and then `other` would do, if there is such a delta, and tells whether it did; if not,
+    /// `delta` stays as it is. Where it does, hot rows cost one merge for each worker and window. Only for operators
+    /// that do not look at the position. Does not panic.
+    fn combine(_delta: &mut Self::Delta, _other: &Self::Delta) -> bool {
+        false
+    }
 }
 
 /// A sum; merging adds, wrapping around. A row that does not exist counts as zero.
@@ -57,6 +64,11 @@ impl Merge for Sum {
         let sum = row.get_or_insert_default();
         sum.0 = sum.0.wrapping_add(delta);
     }
+
+    fn combine(delta: &mut i64, other: &i64) -> bool {
+        *delta = delta.wrapping_add(*other);
+        true
+    }
 }
 
 /// The greatest value merged.
@@ -72,6 +84,13 @@ impl<T: Value + Ord + Serialize + DeserializeOwned> Merge for Maximum<T> {
             row => *row = Some(Self(delta)),
         }
     }
+
+    fn combine(delta: &mut T, other: &T) -> bool {
+        if *other > *delta {
+            delta.clone_from(other);
+        }
+        true
+    }
 }
 
 /// The least value merged.
@@ -86,6 +105,13 @@ impl<T: Value + Ord + Serialize + DeserializeOwned> Merge for Minimum<T> {
             Some(Self(least)) if *least <= delta => {}
             row => *row = Some(Self(delta)),
         }
+    }
+
+    fn combine(delta: &mut T, other: &T) -> bool {
+        if *other < *delta {
+            delta.clone_from(other);
+        }
+        true
     }
 }
 

@@ -685,6 +685,10 @@ impl Pipeline {
         self.drivers[number].lock().expect("a driver that panicked does not go on")
     }
 
+    fn all_drivers(&self) -> Vec<MutexGuard<'_, Driver>> {
+        (0..self.drivers.len()).map(|number| self.driver(number)).collect()
+    }
+
     /// One driver's part in a round. The leader is told when the window was not committed but put back.
     fn take_part(&self, number: usize) -> Result<(), Found> {
         let Round { execute, prepare } = *self.round.read().expect("no panic between rounds");
@@ -727,7 +731,15 @@ impl Pipeline {
         let mut not_committed = None;
         if number == 0 {
             let mut verifying = Duration::ZERO;
-            let verified = self.verify(&Executed::in_parallel(&window, &self.first_violation, self.found()));
+            let found = self.found();
+            let executed = Executed::in_parallel(
+                &self.shared,
+                &window,
+                &mut self.all_drivers(),
+                &self.first_violation,
+                found,
+            );
+            let verified = self.verify(&executed);
             let end = verified.as_ref().ok().map(|verified| self.publish(verified));
             *self.window_end.write().expect("no panic between stages") = end;
             not_committed = verified.err();
@@ -800,16 +812,16 @@ impl Pipeline {
     /// Verifies until nothing diverges: a window is replayed at most once, since a replay has no footprints to
     /// leave. The error is a transaction that is not deterministic; then the window was put back to its start.
     fn verify<'a>(&self, executed: &Executed<'a>) -> Result<Verified<'a>, Found> {
-        let all = || (0..self.drivers.len()).map(|number| self.driver(number)).collect::<Vec<_>>();
         match verify::verify(executed) {
             Verdict::Verified(verified) => Ok(verified),
             Verdict::NotDeterministic(found) => {
-                verify::put_back(&self.shared, &mut all());
+                verify::put_back(&self.shared, &mut self.all_drivers());
                 Err(found)
             }
             Verdict::Diverged(diverged) => {
                 let mut violations = Vec::new();
-                let executed = verify::replay(&self.shared, &diverged, &mut all(), |v| violations.push(v));
+                let executed =
+                    verify::replay(&self.shared, &diverged, &mut self.all_drivers(), |v| violations.push(v));
                 self.note_replay(&violations);
                 self.verify(&executed)
             }
@@ -875,7 +887,7 @@ impl Pipeline {
         let (mut state, mut replies) = (0u128, 0u128);
         let mut sums = Committed { entries: window.len(), ..Committed::default() };
         self.driver(0).stages += std::mem::take(leader_stages);
-        let mut drivers: Vec<_> = (0..self.drivers.len()).map(|number| self.driver(number)).collect();
+        let mut drivers = self.all_drivers();
         // After the drivers: one of them may be waking a task that asks for statistics.
         let mut stats = self.shared.stats.lock().expect("no panic in a short section");
         for driver in &mut drivers {

@@ -15,7 +15,7 @@ use mixlog_mixer::{self as mixer, Declared, KeyHash, Mixer, Mode};
 use crate::entry::{self, Content};
 use crate::error::OpenError;
 use crate::execute::panic_message;
-use crate::footprint::{Declarations, Footprint, NOWHERE};
+use crate::footprint::{Declarations, Footprint, NOWHERE, Of};
 use crate::pipeline::Shared;
 use crate::procedure::{Calls, Ended};
 use crate::reply::Status;
@@ -46,7 +46,7 @@ pub(crate) fn chunk(shared: &Shared, window: &Window, chunk: u32, past: Option<S
     }
     let Declarations { accesses, located, .. } = &mut prepared.declarations;
     for access in accesses {
-        if access.is_row && access.row == NOWHERE {
+        if access.is_row() && access.row == NOWHERE {
             access.row = shared.store.any(access.table).locate(access.key).unwrap_or(NOWHERE);
         }
     }
@@ -187,4 +187,25 @@ pub(crate) fn mix(shared: &Shared, window: &Window, mixer: &mut Mixer, past: Sta
     });
     mixer.mix(declared, &mut plan.schedule);
     plan.release.reset(&plan.schedule);
+    drop(chunks);
+    pool(shared, window, mixer);
+}
+
+/// Finds the rows that the window does nothing to but merge.
+fn pool(shared: &Shared, window: &Window, mixer: &Mixer) {
+    for chunk in &window.chunks[..window.chunk_count() as usize] {
+        if !chunk.read().expect("no panic with a chunk").declarations.merges {
+            continue;
+        }
+        for access in &mut chunk.write().expect("no panic with a chunk").declarations.accesses {
+            // Where rows are also read as parts of a granule, their own accesses do not tell.
+            if access.mode == Mode::Merge
+                && access.is_row()
+                && shared.store.any(access.table).conflicts_by_row()
+                && mixer.merges_alone(KeyHash(access.key))
+            {
+                access.of = Of::PooledRow;
+            }
+        }
+    }
 }

@@ -18,7 +18,7 @@ use mixlog_mixer::Mode;
 
 use crate::bounded::Bounded;
 use crate::codec::Codec;
-use crate::footprint::{Access, Details, Located, NOWHERE};
+use crate::footprint::{Access, Details, Located, NOWHERE, Of};
 use crate::index::{Index, IndexKey, places};
 use crate::merge::Merge;
 use crate::store::{
@@ -69,6 +69,13 @@ enum Way<'a> {
     Speculative(Speculative<'a>),
 }
 
+/// A merge to be made at the end of the transaction.
+pub(crate) struct Noted {
+    pub(crate) merging: Box<dyn AnyMerging>,
+    /// Or at the end of the window.
+    pub(crate) pooled: bool,
+}
+
 /// A transaction at its position.
 struct InPlace<'a> {
     worker: &'a mut Worker,
@@ -87,7 +94,7 @@ struct InPlace<'a> {
     /// The first table that was touched without being declared.
     violation: Cell<Option<&'static str>>,
     /// Merges to be made at the end.
-    merges: Vec<Box<dyn AnyMerging>>,
+    merges: Vec<Noted>,
     position: Position,
     window: Stamp,
     me: Stamp,
@@ -170,8 +177,11 @@ impl<'a> Tx<'a> {
         let Way::InPlace(tx) = self.way else { return None };
         let mut stopped = matches!(tx.guard, Guard::Stop(_)) && tx.violation.get().is_some();
         if !stopped {
-            for merging in &tx.merges {
-                let made = if keep {
+            for Noted { merging, pooled } in tx.merges {
+                let made = if keep && pooled {
+                    tx.worker.pool.add(merging, tx.position);
+                    continue;
+                } else if keep {
                     // SAFETY: the guard allowed it when it was noted.
                     unsafe { merging.make(self.store, tx.worker, tx.window, tx.me, tx.position) }
                 } else {
@@ -384,10 +394,10 @@ impl<'a> Tx<'a> {
     ) -> bool {
         let store = self.store.table(table);
         match &self.way {
-            Way::InPlace(tx) if tx.merges_only(store, key) => {
-                merging::is_accepted(store, key, store.key_hash(key))
-            }
-            Way::InPlace(_) => V::accepts(self.get_in(store, key)),
+            Way::InPlace(tx) => match tx.merges_only(store, key) {
+                Some(pooled) => merging::is_accepted(store, key, store.key_hash(key), !pooled),
+                None => V::accepts(self.get_in(store, key)),
+            },
             // SAFETY: changes take `&mut self`.
             Way::Speculative(tx) => unsafe { tx.can_merge(store, key) },
         }
@@ -411,7 +421,7 @@ impl<'a> Tx<'a> {
         );
         match &mut self.way {
             Way::InPlace(tx) => {
-                if tx.merges_only(store, &key) {
+                if let Some(pooled) = tx.merges_only(store, &key) {
                     if tx.is_bounded(store.key_hash(&key)) {
                         // Those who declared by how much they change the row count on no other change.
                         tx.violated(store);
@@ -423,11 +433,11 @@ impl<'a> Tx<'a> {
                         key,
                         delta,
                     };
-                    if !merging.is_accepted(self.store) {
+                    if !merging.is_accepted(self.store, !pooled) {
                         return false;
                     }
                     // Made when nothing can fail any more: a merge cannot be put back alone.
-                    tx.merges.push(Box::new(merging));
+                    tx.merges.push(Noted { merging: Box::new(merging), pooled });
                     return true;
                 }
                 // A write was declared, or nobody else runs: then a merge is no violation to be noted.
@@ -639,7 +649,7 @@ impl InPlace<'_> {
         mode: Mode,
     ) -> Found {
         let (number, key_hash) = (store.number(), store.key_hash(key));
-        if self.merges.iter().any(|merging| merging.is_of(number, key_hash)) {
+        if self.merges.iter().any(|noted| noted.merging.is_of(number, key_hash)) {
             // It should have declared a write: its own merge is not made yet.
             self.violated(store);
         }
@@ -701,30 +711,37 @@ impl InPlace<'_> {
         store: &TableStore<K, V, C>,
         range: &impl RangeBounds<K>,
     ) -> bool {
-        let keys = self.merges.iter().filter_map(|merging| merging.key_in(store.number()));
+        let keys = self.merges.iter().filter_map(|noted| noted.merging.key_in(store.number()));
         keys.filter_map(<dyn Any>::downcast_ref).any(|key| range.contains(key))
     }
 
-    /// Whether the transaction may merge into the row, and nothing else: then others may, too, at the same time.
+    /// Whether the transaction may merge into the row, and nothing else: then others may, too, at the same time, or, if
+    /// merges into it are pooled, at the end of the window; the answer tells whether they are.
     fn merges_only<K: Key, V: Value, C: Codec<K> + Codec<V>>(
         &self,
         store: &TableStore<K, V, C>,
         key: &K,
-    ) -> bool {
-        if !matches!(self.guard, Guard::Stop(_)) || matches!(store.conflicts, Conflicts::Grouped { .. }) {
-            return false;
+    ) -> Option<bool> {
+        let Guard::Stop(accesses) = self.guard else { return None };
+        if matches!(store.conflicts, Conflicts::Grouped { .. }) {
+            return None;
         }
-        let (number, key_hash) = (store.number(), store.key_hash(key));
-        if self.declared(number, key_hash, Mode::Write).is_some() {
-            return false;
+        let key_hash = store.key_hash(key);
+        let mut merges = None;
+        for access in accesses.iter().filter(|access| access.key == key_hash) {
+            match access.mode {
+                Mode::Write => return None,
+                Mode::Merge => merges = Some(access.of == Of::PooledRow),
+                Mode::Read => {}
+            }
         }
-        if self.declared(number, key_hash, Mode::Merge).is_none() {
+        if merges.is_none() {
             self.violated(store);
         }
         if !matches!(store.conflicts, Conflicts::Rows) {
             self.may_merge(store, store.unit_and_granule(key, key_hash).1);
         }
-        true
+        merges
     }
 
     /// Asks the guard whether rows of a granule may be changed: what keeps those away who read it as a whole.

@@ -14,6 +14,7 @@ use crate::execute::paranoid::Found;
 use crate::execute::sequential::{self, Given};
 use crate::execute::{Violation, parallel::FirstViolation};
 use crate::pipeline::{Driver, Shared};
+use crate::store::Stamp;
 use crate::window::Window;
 
 /// A window that was executed, by whatever executor.
@@ -26,17 +27,40 @@ pub(crate) struct Executed<'a> {
 impl<'a> Executed<'a> {
     /// The drivers met after executing the window's schedule.
     pub(crate) fn in_parallel(
+        shared: &Shared,
         window: &'a Window,
+        drivers: &mut [impl std::ops::DerefMut<Target = Driver>],
         first_violation: &FirstViolation,
         found: Option<Found>,
     ) -> Self {
-        Self { window, first_violation: first_violation.get(), found }
+        let mut first_violation = first_violation.get();
+        if first_violation.is_none() && found.is_none() && !make_pooled(shared, window, drivers) {
+            first_violation = Some(window.first());
+        }
+        Self { window, first_violation, found }
     }
 
     /// The window was executed one by one.
     pub(crate) const fn one_by_one(window: &'a Window, found: Option<Found>) -> Self {
         Self { window, first_violation: None, found }
     }
+}
+
+/// Makes the merges that the drivers kept for the end of the window; tells whether no operator panicked. Those do so
+/// again in the replay, each in its own transaction.
+fn make_pooled(
+    shared: &Shared,
+    window: &Window,
+    drivers: &mut [impl std::ops::DerefMut<Target = Driver>],
+) -> bool {
+    (0..drivers.len()).all(|number| {
+        let pool = std::mem::take(&mut drivers[number].worker.pool);
+        // SAFETY: the drivers have met, and the caller holds them.
+        let made = unsafe { pool.make(&shared.store, &mut drivers[0].worker, Stamp::of(window.first())) };
+        // Whoever allocated it gives it back.
+        drivers[number].worker.pool = pool;
+        made.is_ok()
+    })
 }
 
 /// The window's state is that of the serial order.

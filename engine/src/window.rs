@@ -68,6 +68,7 @@ impl Chunk {
         self.declarations.accesses.clear();
         self.declarations.located.clear();
         self.declarations.bounded.clear();
+        self.declarations.merges = false;
         for calls in self.calls.iter_mut().flatten() {
             calls.clear();
         }

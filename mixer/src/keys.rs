@@ -123,6 +123,23 @@ impl Keys {
         }
     }
 
+    /// What is remembered of a key, if the window touched it.
+    #[inline]
+    pub(crate) fn find(&self, key: KeyHash) -> Option<&Key> {
+        let mask = self.len - 1;
+        let mut at = Self::home(key.0) & mask;
+        loop {
+            let slot = &self.slots[at];
+            if slot.stamp >> 2 != self.generation {
+                return None;
+            }
+            if slot.hash == key.0 {
+                return Some(slot);
+            }
+            at = (at + 1) & mask;
+        }
+    }
+
     #[inline]
     pub(crate) fn at(&mut self, slot: usize) -> &mut Key {
         &mut self.slots[slot]

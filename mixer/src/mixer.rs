@@ -2,8 +2,8 @@
 
 use smallvec::SmallVec;
 
-use crate::keys::{Keys, MemberId, NONE};
-use crate::{Access, Declared, Mode, NodeId, Schedule};
+use crate::keys::{Key, Keys, MemberId, NONE};
+use crate::{Access, Declared, KeyHash, Mode, NodeId, Schedule};
 
 /// From how many members on a group gets a join in front of the next group. Below it, plain edges are cheaper.
 const JOIN_FROM: u32 = 4;
@@ -53,6 +53,16 @@ impl Mixer {
                 Declared::Unknown => self.add_barrier(transaction, schedule),
             }
         }
+    }
+
+    /// Whether all transactions of the window just mixed that touch `key` merge into it, and do nothing else. `false` for
+    /// a key that none touches, and where a transaction may touch anything.
+    ///
+    /// Cost: a look-up in the table that the window was mixed with.
+    #[must_use]
+    pub fn merges_alone(&self, key: KeyHash) -> bool {
+        let alone = |key: &Key| key.mode() == Mode::Merge && key.previous == NONE;
+        self.barrier.is_none() && self.keys.find(key).is_some_and(alone)
     }
 
     /// Everything before goes first, everything after waits. Keys seen before are forgotten: whoever touches

@@ -47,6 +47,11 @@ impl Merge for Cents {
             *sum += delta;
         }
     }
+
+    fn combine(delta: &mut Self, other: &Self) -> bool {
+        let sum = delta.0.checked_add(other.0);
+        sum.inspect(|sum| delta.0 = *sum).is_some()
+    }
 }
 
 impl Add for Cents {

@@ -16,7 +16,7 @@ use mixlog_log::Position;
 pub(crate) use release::Release;
 
 use crate::explain::Tally;
-use crate::footprint::{Details, NOWHERE};
+use crate::footprint::{Access, Details, NOWHERE, Of};
 use crate::pipeline::{Driver, Shared};
 use crate::procedure::{Calls, Ended};
 use crate::reply::Status;
@@ -63,7 +63,10 @@ unsafe fn run(
         replies.reconnoitred += 1;
         let window = Stamp::of(window);
         // SAFETY: the caller's promise; the footprint was made of what the speculation touched.
-        let adopted = unsafe { adopt(&shared.store, worker, &chunk.overlays, speculation, window, position) };
+        let adopted = unsafe {
+            let accesses = chunk.accesses_of(index);
+            adopt(&shared.store, worker, &chunk.overlays, speculation, accesses, window, position)
+        };
         if explains {
             replies.tallies[usize::from(procedure)].ran_ahead(adopted == Ok(true));
         }
@@ -197,6 +200,7 @@ unsafe fn adopt(
     worker: &mut Worker,
     overlays: &Overlays,
     speculation: &Speculation,
+    accesses: &[Access],
     window: Stamp,
     position: Position,
 ) -> Result<bool, &'static str> {
@@ -218,12 +222,19 @@ unsafe fn adopt(
     };
     // SAFETY: the caller's promise.
     let same = |(table, number): (&dyn AnyTable, u32)| unsafe { table.is_current(overlays, number) };
-    let accepted = |merging: &dyn AnyMerging| merging.is_accepted(store);
+    let pooled = |merging: &dyn AnyMerging| {
+        accesses.iter().any(|access| access.of == Of::PooledRow && merging.is_of(access.table, access.key))
+    };
+    let accepted = |merging: &dyn AnyMerging| merging.is_accepted(store, !pooled(merging));
     if !speculation.reusable || !rows().all(same) || !merges().all(accepted) {
         return Ok(false);
     }
     if speculation.status == Status::Committed {
         for merging in merges() {
+            if pooled(merging) {
+                worker.pool.add(merging.boxed(), position);
+                continue;
+            }
             // SAFETY: the caller's promise.
             let made = unsafe { merging.make(store, worker, window, me, position) };
             // An operator that panics: one by one it can be put back.

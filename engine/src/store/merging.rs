@@ -27,11 +27,21 @@ pub(crate) struct Merging<K, V: Merge, C> {
 /// A [`Merging`] without its types.
 pub(crate) trait AnyMerging: Send + Sync {
     fn table(&self) -> &'static str;
-    fn is_of(&self, table: u16, key_hash: u64) -> bool;
+    /// The table's number, and the hash of the key.
+    fn place(&self) -> (u16, u64);
+    fn is_of(&self, table: u16, key_hash: u64) -> bool {
+        self.place() == (table, key_hash)
+    }
     /// The key of the row, if that is one of this table.
     fn key_in(&self, table: u16) -> Option<&dyn Any>;
-    /// Whether the row takes it. Does not depend on which of the merges beside it are made.
-    fn is_accepted(&self, store: &Store) -> bool;
+    /// Whether the row takes it. Does not depend on which of the merges beside it are made. `beside`: whether others
+    /// may be making some now.
+    fn is_accepted(&self, store: &Store, beside: bool) -> bool;
+    /// Does what `other` would do as well, which is a merge into the same row; gives it back if the operator cannot.
+    fn combine(&mut self, other: Box<dyn AnyMerging>) -> Option<Box<dyn AnyMerging>>;
+    /// The same merge once more.
+    fn boxed(&self) -> Box<dyn AnyMerging>;
+    fn into_any(self: Box<Self>) -> Box<dyn Any>;
     /// Makes it in a copy, to see whether the operator panics.
     fn try_out(&self, store: &Store, position: Position) -> Result<(), Box<dyn Any + Send>>;
     /// Its table's number, and a hash of row and delta.
@@ -51,15 +61,16 @@ pub(crate) trait AnyMerging: Send + Sync {
     ) -> Result<(), Box<dyn Any + Send>>;
 }
 
-/// Whether a row that others may be merging into takes merges.
+/// Whether a row takes merges; `beside`: others may be merging into it now.
 pub(crate) fn is_accepted<K: Key, V: Merge, C: Codec<K> + Codec<V>>(
     table: &TableStore<K, V, C>,
     key: &K,
     key_hash: u64,
+    beside: bool,
 ) -> bool {
     let Some(id) = table.find(key, key_hash) else { return V::accepts(None) };
-    let _latched = table.row(id).latch.lock();
-    // SAFETY: others merge under the latch, and the schedule keeps all else away.
+    let _latched = beside.then(|| table.row(id).latch.lock());
+    // SAFETY: others merge under the latch, or not before the window is executed, and the schedule keeps all else away.
     V::accepts(unsafe { table.row(id).value() }.as_ref())
 }
 
@@ -68,16 +79,35 @@ impl<K: Key, V: Merge, C: Codec<K> + Codec<V>> AnyMerging for Merging<K, V, C> {
         self.table.name()
     }
 
-    fn is_of(&self, table: u16, key_hash: u64) -> bool {
-        self.key_hash == key_hash && self.number == table
+    fn place(&self) -> (u16, u64) {
+        (self.number, self.key_hash)
     }
 
     fn key_in(&self, table: u16) -> Option<&dyn Any> {
         (self.number == table).then_some(&self.key)
     }
 
-    fn is_accepted(&self, store: &Store) -> bool {
-        is_accepted(store.table(&self.table), &self.key, self.key_hash)
+    fn is_accepted(&self, store: &Store, beside: bool) -> bool {
+        is_accepted(store.table(&self.table), &self.key, self.key_hash, beside)
+    }
+
+    fn combine(&mut self, other: Box<dyn AnyMerging>) -> Option<Box<dyn AnyMerging>> {
+        let other: Box<Self> = other.into_any().downcast().expect("a table's number goes with its types");
+        // Of two keys with one hash one is kept apart.
+        if self.key != other.key || !V::combine(&mut self.delta, &other.delta) {
+            return Some(other);
+        }
+        None
+    }
+
+    fn boxed(&self) -> Box<dyn AnyMerging> {
+        let Self { table, number, key, key_hash, delta } = self;
+        let (key, delta) = (key.clone(), delta.clone());
+        Box::new(Self { table: *table, number: *number, key, key_hash: *key_hash, delta })
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
     }
 
     fn try_out(&self, store: &Store, position: Position) -> Result<(), Box<dyn Any + Send>> {
@@ -114,13 +144,14 @@ impl<K: Key, V: Merge, C: Codec<K> + Codec<V>> AnyMerging for Merging<K, V, C> {
 }
 
 impl<K: Key, V: Counter, C: Codec<K> + Codec<V>> Merging<K, V, C> {
-    /// What the row holds, with some of the merges beside this one made; `None` if it does not accept any.
-    pub(crate) fn value(&self, store: &Store) -> Option<i64> {
+    /// What the row holds, with some of the merges beside this one made; `None` if it does not accept any. `beside`:
+    /// others may be making some now.
+    pub(crate) fn value(&self, store: &Store, beside: bool) -> Option<i64> {
         let table = store.table(&self.table);
         let Some(id) = table.find(&self.key, self.key_hash) else {
             return V::accepts(None).then(|| V::value(None));
         };
-        let _latched = table.row(id).latch.lock();
+        let _latched = beside.then(|| table.row(id).latch.lock());
         // SAFETY: as in `is_accepted`.
         let row = unsafe { table.row(id).value() }.as_ref();
         V::accepts(row).then(|| V::value(row))

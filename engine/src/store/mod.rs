@@ -14,6 +14,7 @@ pub(crate) mod merging;
 mod ordered_index;
 pub(crate) mod overlay;
 mod pins;
+mod pool;
 mod region;
 pub(crate) mod row;
 pub(crate) mod slab;
@@ -26,6 +27,7 @@ use std::ops::Bound;
 use std::ptr::NonNull;
 
 pub(crate) use merging::{AnyMerging, Merging};
+pub(crate) use pool::Pool;
 pub(crate) use overlay::{Overlays, Speculative, Through, Touched};
 pub(crate) use row::Stamp;
 pub(crate) use slab::RowId;
@@ -68,6 +70,8 @@ pub(crate) struct Worker {
     window: u64,
     /// Changes of the running transaction, oldest first.
     undo: Vec<Undo>,
+    /// Merges to be made when the window is executed.
+    pub(crate) pool: Pool,
     scratch: Vec<u8>,
 }
 
@@ -83,8 +87,9 @@ impl Worker {
         self.window
     }
 
-    pub(crate) const fn start_window(&mut self, window: u64) {
+    pub(crate) fn start_window(&mut self, window: u64) {
         self.window = window;
+        self.pool.clear();
     }
 }
 
@@ -140,6 +145,8 @@ pub(crate) trait AnyTable: Any + Send + Sync {
     fn unit_of(&self, overlays: &Overlays, number: u32) -> Option<Unit>;
     /// See [`TableStore::granule_name`].
     fn granule_name(&self, overlays: &Overlays, hash: u64) -> Option<String>;
+    /// Whether each of its rows is a unit of conflict, and nothing else is.
+    fn conflicts_by_row(&self) -> bool;
     /// Whether its granules are parts of ranges, which nobody can name.
     fn has_ranges(&self) -> bool;
 
@@ -248,7 +255,13 @@ impl Store {
         let tables: Vec<_> =
             (0u16..).zip(makers).map(|(number, make)| make(number, workers, &mut indexes)).collect();
         let (directory, multiplier, shift) = Self::directory(&tables);
-        let worker = |number| Worker { number, window: 0, undo: Vec::new(), scratch: Vec::new() };
+        let worker = |number| Worker {
+            number,
+            window: 0,
+            undo: Vec::new(),
+            pool: Pool::default(),
+            scratch: Vec::new(),
+        };
         (Self { tables, directory, multiplier, shift }, (0..workers).map(worker).collect())
     }
 

@@ -906,6 +906,10 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
         Self::granule_name(self, overlays, hash)
     }
 
+    fn conflicts_by_row(&self) -> bool {
+        matches!(self.conflicts, Conflicts::Rows)
+    }
+
     fn has_ranges(&self) -> bool {
         matches!(self.conflicts, Conflicts::Ranges)
     }

@@ -2,9 +2,10 @@
 
 use mixlog_mixer::Mode;
 
-use super::{Found, Guard, InPlace, Tx, Way};
+use super::{Found, Guard, InPlace, Noted, Tx, Way};
 use crate::bounded::{Counter, fits, may_add};
 use crate::codec::Codec;
+use crate::footprint::Of;
 use crate::store::{Merging, Store, TableStore};
 use crate::table::{Conflicts, Key, Table, Value};
 
@@ -70,12 +71,12 @@ impl Tx<'_> {
         assert!(!store.is_indexed(), "table {:?} has an index, so its rows cannot be added to", table.name());
         match &mut self.way {
             Way::InPlace(tx) => {
-                if !tx.is_unordered(store, &key, delta) {
+                let Some(pooled) = tx.is_unordered(store, &key, delta) else {
                     return tx.add_in_order(store, key, delta, floor);
-                }
+                };
                 let (number, key_hash) = (store.number(), store.key_hash(&key));
                 let merging = Merging { table: *table, number, key, key_hash, delta };
-                tx.add_unordered(self.store, store, merging, floor)
+                tx.add_unordered(self.store, store, merging, floor, pooled)
             }
             // SAFETY: `&mut self` keeps all others away.
             Way::Speculative(tx) => unsafe { tx.add_bounded(store, &key, delta, floor) },
@@ -89,33 +90,31 @@ impl InPlace<'_> {
         self.bounded.iter().any(|bounded| bounded.key == key_hash)
     }
 
-    /// Whether others may be adding to the row at the same time. Asks the guard, if it was decided that adds to the
-    /// row have no order: then amounts count.
+    /// Whether adds to the row have no order: then others may be adding to it at the same time, or, if they are pooled,
+    /// at the end of the window; the answer tells whether they are. Asks the guard: then amounts count.
     fn is_unordered<K: Key, V: Value, C: Codec<K> + Codec<V>>(
         &mut self,
         store: &TableStore<K, V, C>,
         key: &K,
         delta: i64,
-    ) -> bool {
+    ) -> Option<bool> {
         if matches!(self.guard, Guard::Off) || matches!(store.conflicts, Conflicts::Grouped { .. }) {
-            return false;
+            return None;
         }
         let (number, key_hash) = (store.number(), store.key_hash(key));
         if self.declared(number, key_hash, Mode::Write).is_some() {
-            return false;
+            return None;
         }
         // What is declared on the row and is no write is all the window's unordered adds know of each other.
         if !self.is_covered(key_hash, delta) {
             self.violated(store);
         }
         self.added.push((key_hash, delta));
-        if !matches!(self.guard, Guard::Stop(_)) {
-            return false;
-        }
+        let Guard::Stop(accesses) = self.guard else { return None };
         if !matches!(store.conflicts, Conflicts::Rows) {
             self.may_merge(store, store.unit_and_granule(key, key_hash).1);
         }
-        true
+        Some(accesses.iter().any(|access| access.key == key_hash && access.of == Of::PooledRow))
     }
 
     /// Whether the amount was declared, and not used up by adds before it.
@@ -136,8 +135,9 @@ impl InPlace<'_> {
         table: &TableStore<K, V, C>,
         merging: Merging<K, V, C>,
         floor: i64,
+        pooled: bool,
     ) -> bool {
-        let Some(value) = merging.value(store) else { return false };
+        let Some(value) = merging.value(store, !pooled) else { return false };
         let swing = self.bounded.iter().find(|bounded| bounded.key == merging.key_hash).map(|b| b.swing);
         // Between now and this transaction's turn lie adds of the window that are not made yet, and some that are
         // made too early: together, and with its own, no more than the swing.
@@ -145,7 +145,7 @@ impl InPlace<'_> {
             self.violated(table);
         }
         // Made when nothing can fail any more: a merge cannot be put back alone.
-        self.merges.push(Box::new(merging));
+        self.merges.push(Noted { merging: Box::new(merging), pooled });
         true
     }
 
