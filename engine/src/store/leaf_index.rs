@@ -41,6 +41,8 @@ const MOST_ROWS: usize = 256;
 
 struct Rows<K> {
     by_key: LeafRows<K>,
+    /// Counts changes of `by_key`.
+    version: u64,
     /// Whether the leaf stands in [`LeafIndex::changed`].
     listed: bool,
 }
@@ -61,7 +63,7 @@ impl<K: Key> Leaf<K> {
             count: AtomicU32::new(by_key.len() as u32),
             fence,
             made_with: (by_key.len(), by_key.last_key().cloned()),
-            rows: RwLock::new(Rows { by_key, listed: false }),
+            rows: RwLock::new(Rows { by_key, version: 0, listed: false }),
         })
     }
 
@@ -90,6 +92,8 @@ struct Root<K> {
     first: LeafId,
     by_fence: BTreeMap<K, LeafId>,
     leaves: Vec<CachePadded<Leaf<K>>>,
+    /// Counts changes of the partition.
+    version: u64,
     /// Numbers without a leaf.
     free: Vec<LeafId>,
 }
@@ -188,7 +192,13 @@ impl<K: Key> LeafIndex<K> {
     pub(crate) fn new() -> Self {
         let leaves = vec![Leaf::new(None, LeafRows::new())];
         Self {
-            root: ShardedLock::new(Root { first: 0, by_fence: BTreeMap::new(), leaves, free: Vec::new() }),
+            root: ShardedLock::new(Root {
+                first: 0,
+                by_fence: BTreeMap::new(),
+                leaves,
+                version: 0,
+                free: Vec::new(),
+            }),
             changed: Mutex::default(),
             wants_adapting: AtomicBool::new(false),
         }
@@ -260,6 +270,7 @@ impl<K: Key> LeafIndex<K> {
         let leaf = root.leaf(id);
         let mut rows = leaf.rows.write().expect("no panic under the lock of a leaf");
         change(&mut rows.by_key);
+        rows.version += 1;
         let len = rows.by_key.len();
         leaf.count.store(len as u32, Ordering::Relaxed);
         if (len == 0 || len > MOST_ROWS) && !rows.listed {
@@ -293,6 +304,7 @@ impl<K: Key> LeafIndex<K> {
             self.wants_adapting.store(false, Ordering::Relaxed);
             std::mem::take(&mut *changed)
         };
+        root.version += 1;
         // Threads listed them in any order. Which leaves get which numbers must not depend on it.
         changed.sort_unstable();
         for id in changed {

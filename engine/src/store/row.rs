@@ -128,10 +128,11 @@ pub(crate) struct Row<K, V> {
     /// The hash of the granule with which the row is read as a whole: the same holds for it.
     granule: UnsafeCell<u64>,
     chain: UnsafeCell<*const Version<V>>,
-    /// Whether the row stands in a worker's list of rows without a value.
-    pub(crate) listed: AtomicBool,
     key: UnsafeCell<MaybeUninit<K>>,
     value: UnsafeCell<MaybeUninit<Option<V>>>,
+    /// Whether the row stands in a worker's list of rows without a value. Last, where it most often fits into what
+    /// alignment leaves.
+    pub(crate) listed: AtomicBool,
 }
 
 // SAFETY: a stamp of 0, a null chain, false, and bytes that are not looked at while the stamp is 0.

@@ -89,11 +89,12 @@ impl<T: ZeroValid> Slab<T> {
         unsafe { &*start.add(index) }
     }
 
-    /// Asks the cache for the first `lines` lines of an item.
+    /// Asks the cache for the lines of an item, the first `most` at most.
     #[inline]
-    pub(crate) fn prefetch(&self, id: RowId, lines: usize) {
+    pub(crate) fn prefetch(&self, id: RowId, most: usize) {
         let (chunk, index) = Self::place(id);
         let start = self.chunks[chunk].load(Ordering::Relaxed).wrapping_add(index).cast::<u8>();
+        let lines = (start.addr() % 64 + size_of::<T>()).div_ceil(64).min(most);
         for line in 0..lines {
             super::prefetch(start.wrapping_add(line * 64));
         }

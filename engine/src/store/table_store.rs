@@ -253,8 +253,8 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     /// Asks the cache for a row.
     #[inline]
     pub(crate) fn fetch_row(&self, id: RowId) {
-        // A row of two lines may lie on three; of long rows the rest comes by itself.
-        self.rows.prefetch(id, (size_of::<Row<K, V>>() / 64 + 1).min(4));
+        // Of long rows the rest comes by itself.
+        self.rows.prefetch(id, 4);
     }
 
     /// The hash of the granule that the key lies in.

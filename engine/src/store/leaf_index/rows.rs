@@ -122,12 +122,23 @@ impl<K: Key> LeafRows<K> {
     #[inline]
     pub(super) fn range(&self, from: Bound<&K>, to: Bound<&K>) -> Range<'_, K> {
         match self {
-            Self::Sorted { keys, rows } => {
+            Self::Sorted { keys, .. } => {
                 let start = match from {
                     Bound::Included(from) => keys.partition_point(|key| key < from),
                     Bound::Excluded(from) => keys.partition_point(|key| key <= from),
                     Bound::Unbounded => 0,
                 };
+                self.range_at(start, to).expect("it is sorted")
+            }
+            Self::Tree(tree) => Range::Tree(tree.range((from, to))),
+        }
+    }
+
+    /// The rows of a range of which the place of the first row is known; `None` where rows have no places.
+    #[inline]
+    pub(super) fn range_at(&self, start: usize, to: Bound<&K>) -> Option<Range<'_, K>> {
+        match self {
+            Self::Sorted { keys, rows } => {
                 // The end is most often far behind.
                 let is_inside = |key: &K| match to {
                     Bound::Included(to) => key <= to,
@@ -139,9 +150,9 @@ impl<K: Key> LeafRows<K> {
                 } else {
                     start + keys[start..].partition_point(is_inside)
                 };
-                Range::Sorted(keys[start..end].iter().zip(&rows[start..end]))
+                Some(Range::Sorted { at: start, rows: keys[start..end].iter().zip(&rows[start..end]) })
             }
-            Self::Tree(tree) => Range::Tree(tree.range((from, to))),
+            Self::Tree(_) => None,
         }
     }
 
@@ -156,8 +167,22 @@ impl<K: Key> LeafRows<K> {
 
 /// See [`LeafRows::range`].
 pub(super) enum Range<'a, K> {
-    Sorted(std::iter::Zip<std::slice::Iter<'a, K>, std::slice::Iter<'a, RowId>>),
+    Sorted {
+        /// The place of the first row.
+        at: usize,
+        rows: std::iter::Zip<std::slice::Iter<'a, K>, std::slice::Iter<'a, RowId>>,
+    },
     Tree(btree_map::Range<'a, K, RowId>),
+}
+
+impl<K> Range<'_, K> {
+    /// The place of the first row, if rows have places.
+    pub(super) const fn place(&self) -> Option<usize> {
+        match self {
+            Self::Sorted { at, .. } => Some(*at),
+            Self::Tree(_) => None,
+        }
+    }
 }
 
 impl<'a, K: Key> Iterator for Range<'a, K> {
@@ -166,7 +191,7 @@ impl<'a, K: Key> Iterator for Range<'a, K> {
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         match self {
-            Self::Sorted(rows) => rows.next(),
+            Self::Sorted { rows, .. } => rows.next(),
             Self::Tree(rows) => rows.next(),
         }
     }
@@ -176,7 +201,7 @@ impl<K: Key> DoubleEndedIterator for Range<'_, K> {
     #[inline]
     fn next_back(&mut self) -> Option<Self::Item> {
         match self {
-            Self::Sorted(rows) => rows.next_back(),
+            Self::Sorted { rows, .. } => rows.next_back(),
             Self::Tree(rows) => rows.next_back(),
         }
     }

@@ -64,11 +64,20 @@ struct End {
     taken: Taken,
     /// The leaf that the walk is in at this end.
     leaf: Option<LeafId>,
+    /// Where in it the walk goes on, if it is the front, and as long as neither leaf nor partition change.
+    place: Option<Place>,
+}
+
+/// Where in a leaf, and in which state of it.
+struct Place {
+    at: usize,
+    leaf_version: u64,
+    root_version: u64,
 }
 
 impl End {
     const fn new() -> Self {
-        Self { taken: Taken { rows: [0; Taken::MOST], start: 0, end: 0, next: 1 }, leaf: None }
+        Self { taken: Taken { rows: [0; Taken::MOST], start: 0, end: 0, next: 1 }, leaf: None, place: None }
     }
 }
 
@@ -131,8 +140,13 @@ impl<'a, K: Key> Walk<'a, K> {
             && end.taken.start == end.taken.end
         {
             let (lower, upper) = (from.as_ref(), to.as_ref());
+            let place = end.place.take().filter(|place| !from_back && place.root_version == root.version);
             let last = if from_back { root.further(lower, upper).next_back() } else { None };
-            let id = last.map_or_else(|| root.first_of(lower), |(_, id)| id);
+            let id = match (&place, last) {
+                (Some(_), _) => end.leaf.expect("a place is one in a leaf"),
+                (None, Some((_, id))) => id,
+                (None, None) => root.first_of(lower),
+            };
             if end.leaf != Some(id) {
                 if other.leaf != Some(id) {
                     visit(id);
@@ -141,7 +155,10 @@ impl<'a, K: Key> Walk<'a, K> {
             }
             let leaf = root.leaf(id);
             let rows = leaf.rows.read().expect("no panic under the lock of a leaf");
-            let range = rows.by_key.range(lower, upper);
+            let known = place.filter(|place| place.leaf_version == rows.version);
+            let range = known
+                .and_then(|place| rows.by_key.range_at(place.at, upper))
+                .unwrap_or_else(|| rows.by_key.range(lower, upper));
             // What is left begins, or ends, with the first row that is not taken; without one, at the leaf's
             // fence.
             self.rest = if from_back {
@@ -150,7 +167,14 @@ impl<'a, K: Key> Walk<'a, K> {
                     .or_else(|| last.map(|(fence, _)| Bound::Excluded(fence.clone())))
                     .map(|to| (from.clone(), to))
             } else {
-                let border = end.taken.fill(range).or_else(|| {
+                let start = range.place();
+                let more = end.taken.fill(range);
+                end.place = start.filter(|_| more.is_some()).map(|start| Place {
+                    at: start + end.taken.end,
+                    leaf_version: rows.version,
+                    root_version: root.version,
+                });
+                let border = more.or_else(|| {
                     let after = leaf.fence.as_ref().map_or(Bound::Unbounded, Bound::Included);
                     root.further(after, upper).next().map(|(fence, _)| fence)
                 });
