@@ -17,7 +17,8 @@ use crate::table::{Conflicts, Key, Table, Value};
 pub(crate) struct Access {
     /// Hash of the unit of conflict: a row, or a granule.
     pub(crate) key: u64,
-    /// The row that [`prepare`](crate::prepare) located, or `NOWHERE`. A hint: compared before use.
+    /// The row that [`prepare`](crate::prepare) located, or the number of the leaf that the granule is; or `NOWHERE`. A
+    /// hint: compared before use.
     pub(crate) row: RowId,
     pub(crate) table: u16,
     pub(crate) mode: Mode,
@@ -39,6 +40,12 @@ impl Access {
     #[inline]
     pub(crate) const fn is_row(&self) -> bool {
         !matches!(self.of, Of::Granule)
+    }
+
+    /// The row that it most likely is, or `NOWHERE`.
+    #[inline]
+    pub(crate) const fn hint(&self) -> RowId {
+        if self.is_row() { self.row } else { NOWHERE }
     }
 
     /// Whether it is the right to access the unit of this hash in this mode.
@@ -263,9 +270,9 @@ impl<'a> Footprint<'a> {
         }
         // How much of the first leaf lies before the range is not known.
         let mut ahead = None;
-        store.granules_of_range(range, |granule, count| {
+        store.granules_of_range(range, |leaf, granule, count| {
             self.name(granule, || store.name_of_range(range));
-            self.granule(store.number(), granule, Mode::Read);
+            self.unit(store.number(), granule, leaf, Mode::Read);
             let seen = ahead.map_or(0, |ahead: usize| ahead.saturating_add(count as usize));
             ahead = Some(seen);
             seen < rows
@@ -371,11 +378,16 @@ impl<'a> Footprint<'a> {
     /// Granules repeat from line to line of an order: remembering some spares the mixer nearly all repetitions.
     #[inline]
     pub(crate) fn granule(&mut self, table: u16, key: u64, mode: Mode) {
+        self.unit(table, key, NOWHERE, mode);
+    }
+
+    #[inline]
+    fn unit(&mut self, table: u16, key: u64, leaf: u32, mode: Mode) {
         let tagged = key ^ (mode as u64 + 1);
         let remembered = &mut self.granules[(key % GRANULES as u64) as usize];
         if *remembered != tagged {
             *remembered = tagged;
-            self.declarations.accesses.push(Access { key, row: NOWHERE, table, mode, of: Of::Granule });
+            self.declarations.accesses.push(Access { key, row: leaf, table, mode, of: Of::Granule });
         }
     }
 }

@@ -783,13 +783,13 @@ impl InPlace<'_> {
         for (i, access) in accesses.iter().enumerate().skip(start) {
             if covers(access) {
                 cursor.set(i as u32);
-                return Some(access.row);
+                return Some(access.hint());
             }
         }
         for (i, access) in accesses.iter().enumerate().take(start) {
             if covers(access) {
                 cursor.set(i as u32);
-                return Some(access.row);
+                return Some(access.hint());
             }
         }
         None

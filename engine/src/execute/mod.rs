@@ -255,7 +255,8 @@ unsafe fn adopt(
 fn fetch_ahead(store: &Store, chunk: &Chunk, index: usize) {
     for access in chunk.accesses_of(index) {
         if access.row != NOWHERE {
-            store.any(access.table).prefetch_row(access.row);
+            let table = store.any(access.table);
+            if access.is_row() { table.prefetch_row(access.row) } else { table.prefetch_leaf(access.row) }
         }
     }
     for located in chunk.located_of(index) {

@@ -43,7 +43,7 @@ use crate::tx::Tx;
 
 /// Asks the cache for the line at an address that need not be valid.
 #[inline]
-fn prefetch(address: *const u8) {
+pub(crate) fn prefetch(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch is a hint; it never faults and reads nothing.
     unsafe {
@@ -124,6 +124,8 @@ pub(crate) trait AnyTable: Any + Send + Sync {
     fn prefetch_index(&self, key_hash: u64);
     /// The row that the key most likely has. To be compared before use.
     fn locate(&self, key_hash: u64) -> Option<RowId>;
+    /// Asks the cache for the leaf with this number.
+    fn prefetch_leaf(&self, leaf: u32);
     /// Asks the cache for a row.
     fn prefetch_row(&self, id: RowId);
 

@@ -513,14 +513,15 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         }
     }
 
-    /// Calls `see` with the hash of each granule that a range touches, and how many rows it has, until that says no.
+    /// Calls `see` with each leaf that a range touches, its hash as a granule, and how many rows it has, until that says
+    /// no.
     pub(crate) fn granules_of_range(
         &self,
         range: &impl RangeBounds<K>,
-        mut see: impl FnMut(u64, u32) -> bool,
+        mut see: impl FnMut(u32, u64, u32) -> bool,
     ) {
         self.leaves()
-            .leaves_of(range.start_bound(), range.end_bound(), |leaf, rows| see(self.leaf_hash(leaf), rows));
+            .leaves_of(range.start_bound(), range.end_bound(), |leaf, rows| see(leaf, self.leaf_hash(leaf), rows));
     }
 
     /// The hash of the granule that a range lies in.
@@ -654,7 +655,7 @@ impl<K: Key> RowIds<'_, K> {
 
     /// The rows to ask the cache for, when one just came from the front, or from the back.
     #[inline]
-    pub(crate) fn ahead(&self, from_back: bool) -> &[RowId] {
+    pub(crate) fn ahead(&mut self, from_back: bool) -> &[RowId] {
         match self {
             Self::Granule { .. } => &[],
             Self::Leaves { walk, .. } => walk.ahead(from_back),
@@ -826,6 +827,12 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
             Index::Hash(index) => index.find(key_hash, |_| true),
             Index::Leaves(indexes) => indexes.0.find(key_hash, |_| true),
             Index::Ordered(_) => None,
+        }
+    }
+
+    fn prefetch_leaf(&self, leaf: u32) {
+        if let Index::Leaves(indexes) = &self.index {
+            indexes.1.prefetch(leaf);
         }
     }
 

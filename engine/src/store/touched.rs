@@ -60,7 +60,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
                 return self.granule_of_range(range) == hash;
             }
             let mut is_in = false;
-            self.granules_of_range(range, |granule, _| {
+            self.granules_of_range(range, |_, granule, _| {
                 is_in |= granule == hash;
                 !is_in
             });

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, btree_map};
 use std::ops::Bound;
 
+use crate::store::prefetch;
 use crate::store::slab::RowId;
 use crate::table::Key;
 
@@ -122,10 +123,10 @@ impl<K: Key> LeafRows<K> {
     #[inline]
     pub(super) fn range(&self, from: Bound<&K>, to: Bound<&K>) -> Range<'_, K> {
         match self {
-            Self::Sorted { keys, .. } => {
+            Self::Sorted { keys, rows } => {
                 let start = match from {
-                    Bound::Included(from) => keys.partition_point(|key| key < from),
-                    Bound::Excluded(from) => keys.partition_point(|key| key <= from),
+                    Bound::Included(from) => search(keys, rows, |key| key < from),
+                    Bound::Excluded(from) => search(keys, rows, |key| key <= from),
                     Bound::Unbounded => 0,
                 };
                 self.range_at(start, to).expect("it is sorted")
@@ -163,6 +164,29 @@ impl<K: Key> LeafRows<K> {
         };
         keys.into_iter().zip(rows).chain(tree)
     }
+}
+
+/// Into how many parts a search cuts a leaf first.
+const PARTS: usize = 16;
+
+/// The place of the first key that is not `before`. A leaf that was not read for some time is in no cache, and a binary
+/// search would wait for one line after another: so the borders of some parts are asked for together, and then the keys
+/// and rows of one part.
+fn search<K>(keys: &[K], rows: &[RowId], before: impl Fn(&K) -> bool) -> usize {
+    let part = keys.len().div_ceil(PARTS).max(1);
+    for border in keys.iter().skip(part - 1).step_by(part) {
+        prefetch((&raw const *border).cast());
+    }
+    let mut start = 0;
+    while start + part <= keys.len() && before(&keys[start + part - 1]) {
+        start += part;
+    }
+    let end = (start + part).min(keys.len());
+    if start < end {
+        prefetch((&raw const rows[start]).cast());
+        prefetch((&raw const keys[start]).cast());
+    }
+    start + keys[start..end].partition_point(before)
 }
 
 /// See [`LeafRows::range`].

@@ -12,22 +12,26 @@ struct Taken {
     /// Those in `rows` are from here to `end`.
     start: usize,
     end: usize,
-    /// How many to take the next time: one at first, then more, since most callers want one row.
+    /// How many to take the next time: more each time, since many callers want one row.
     next: usize,
+    /// Rows before this one were asked for, and how many before their turn they are: more each time, too.
+    fetched: usize,
+    lead: usize,
 }
 
-/// How many rows before their turn those of a walk are asked for.
-const AHEAD: usize = 8;
+/// How many rows before their turn those of a walk are asked for, at most.
+const LEAD: usize = 12;
 
 impl Taken {
+    const FEWEST: usize = 16;
     const MOST: usize = 64;
 
     /// Takes from the front of `rows`, and returns the first key that is not taken.
     fn fill<'k, K>(&mut self, rows: impl Iterator<Item = (&'k K, &'k RowId)>) -> Option<&'k K> {
         debug_assert_eq!(self.start, self.end, "rows are taken when there are none");
-        (self.start, self.end) = (0, 0);
+        (self.start, self.end, self.fetched) = (0, 0, 0);
         let count = self.next;
-        self.next = (count * 8).min(Self::MOST);
+        self.next = Self::MOST;
         for (key, &row) in rows {
             if self.end == count {
                 return Some(key);
@@ -40,9 +44,11 @@ impl Taken {
 
     /// The rows to ask the cache for, when one was just popped from the front.
     #[inline]
-    fn ahead(&self) -> &[RowId] {
-        let from = if self.start == 1 { 1 } else { self.start + AHEAD - 1 };
-        self.rows.get(from..(self.start + AHEAD).min(self.end)).unwrap_or_default()
+    fn ahead(&mut self) -> &[RowId] {
+        let from = self.fetched.max(self.start);
+        self.fetched = (self.start + self.lead).min(self.end);
+        self.lead = (2 * self.lead).min(LEAD);
+        self.rows.get(from..self.fetched).unwrap_or_default()
     }
 
     fn pop_front(&mut self) -> Option<RowId> {
@@ -77,7 +83,11 @@ struct Place {
 
 impl End {
     const fn new() -> Self {
-        Self { taken: Taken { rows: [0; Taken::MOST], start: 0, end: 0, next: 1 }, leaf: None, place: None }
+        Self {
+            taken: Taken { rows: [0; Taken::MOST], start: 0, end: 0, next: Taken::FEWEST, fetched: 0, lead: 2 },
+            leaf: None,
+            place: None,
+        }
     }
 }
 
@@ -115,7 +125,7 @@ impl<'a, K: Key> Walk<'a, K> {
 
     /// The rows to ask the cache for, when one just came from the front, or from the back: their misses overlap then.
     #[inline]
-    pub(crate) fn ahead(&self, from_back: bool) -> &[RowId] {
+    pub(crate) fn ahead(&mut self, from_back: bool) -> &[RowId] {
         if from_back { self.back.taken.ahead() } else { self.front.taken.ahead() }
     }
 
