@@ -9,7 +9,7 @@ use crate::bounded::Bounded;
 use crate::codec::Codec;
 use crate::index::{Index, IndexKey, Place, places};
 use crate::merge::Merge;
-use crate::store::{RowId, Store, TableStore};
+use crate::store::{RowId, Store, TableStore, TouchedRow};
 use crate::table::{Conflicts, Key, Table, Value};
 
 /// One declared access, and where its row most likely is.
@@ -340,6 +340,19 @@ impl<'a> Footprint<'a> {
     /// Whether the engine is to find out.
     pub(crate) const fn is_to_be_found(&self) -> bool {
         self.reconnoitre
+    }
+
+    /// Adds an access to a row that a speculation touched, in a table whose rows conflict one by one.
+    #[inline]
+    pub(crate) fn row(&mut self, row: &TouchedRow) {
+        if let Some(mode) = row.mode() {
+            let &TouchedRow { key_hash: key, row, table, .. } = row;
+            if row == NOWHERE && self.names.is_none() {
+                self.store.any(table).prefetch_index(key);
+            }
+            self.declarations.merges |= mode == Mode::Merge;
+            self.declarations.accesses.push(Access { key, row, table, mode, of: Of::Row });
+        }
     }
 
     /// Adds an access to a row, which is most likely the one with this number.

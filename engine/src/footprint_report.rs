@@ -17,7 +17,7 @@ use crate::prepare::speculate;
 use crate::procedure::{Procedure, Registered};
 use crate::reply::Status;
 use crate::snapshot::Snapshot;
-use crate::store::{AnyTable, Overlays, Store, Touched, Unit};
+use crate::store::{AnyTable, Beside, Overlays, Store, Touched, Unit};
 use crate::tx::Tx;
 
 /// What a call touched, compared with what it declared.
@@ -216,7 +216,7 @@ impl Snapshot {
         let (mut overlays, mut reply) = (Overlays::default(), Vec::new());
         let found = {
             let (store, at) = (self.store(), self.stamp());
-            let mut tx = Tx::speculative(store, &mut overlays, at, position, now_us(), false);
+            let mut tx = Tx::speculative(store, &mut overlays, at, position, now_us(), Beside::Anybody);
             speculate(&*calls, call, &mut tx, &mut reply)
         };
         let touched = Units::touched(self.store(), &overlays);
@@ -291,8 +291,8 @@ impl<'a> Units<'a> {
         let mut units = Self(Vec::new());
         for touched in overlays.touched(overlays.at_hand()) {
             let (table, unit) = match touched {
-                Touched::Row { table, number } => (table, store.any(table).unit_of(overlays, number)),
-                Touched::Granule { table, hash } => {
+                Touched::Row(row) => (row.table, store.any(row.table).unit_of(overlays, row)),
+                &Touched::Granule { table, hash, .. } => {
                     let name = store.any(table).granule_name(overlays, hash);
                     let name = name.unwrap_or_else(|| unnamed(hash));
                     let unit = Unit { hash, mode: Mode::Read, also_by: None, is_row: false, name };

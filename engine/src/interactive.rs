@@ -28,7 +28,7 @@ use crate::index::{Index, IndexKey, places};
 use crate::merge::Merge;
 use crate::procedure::Procedure;
 use crate::snapshot::Snapshot;
-use crate::store::{AnyTable, Overlays, Speculative, Store, Touched};
+use crate::store::{AnyTable, Beside, Overlays, Speculative, Store, Touched};
 use crate::table::{Key, Table, TableId, Value};
 use crate::ticket::{Outcome, Ticket, TicketError};
 use crate::tx::{Lent, Tx};
@@ -193,7 +193,7 @@ impl<'e> Transaction<'e> {
     }
 
     const fn speculative(&self) -> Speculative<'_> {
-        Speculative { overlays: &self.overlays, at: self.snapshot.stamp(), position: None, in_window: false }
+        Speculative { overlays: &self.overlays, at: self.snapshot.stamp(), position: None, beside: Beside::Anybody }
     }
 
     fn tx(&mut self) -> Tx<'_> {
@@ -340,8 +340,8 @@ impl<'e> Transaction<'e> {
         let mut intention = Intention::default();
         let (store, at) = (self.engine.store(), self.snapshot.stamp());
         for touched in self.overlays.touched(self.overlays.at_hand()) {
-            if let Touched::Row { table, number } = touched {
-                store.any(table).intend(&self.overlays, number, at, &mut intention);
+            if let Touched::Row(row) = touched {
+                store.any(row.table).intend(&self.overlays, row, at, &mut intention);
             }
         }
         for (number, table) in (0u16..).zip(store.tables()) {

@@ -24,6 +24,7 @@ mod handover;
 mod in_flight;
 mod index;
 mod interactive;
+mod learned;
 mod merge;
 mod observe;
 mod pipeline;

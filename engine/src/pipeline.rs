@@ -48,12 +48,13 @@ use crate::explanation::Explanation;
 use crate::handover::{BROKEN, Barrier, Call, Gate};
 use crate::in_flight::InFlight;
 use crate::observe::{self, Committed};
-use crate::prepare;
+use crate::learned::Learned;
+use crate::prepare::{self, Past};
 use crate::procedure::Procedures;
 use crate::reply::Replies;
 use crate::snapshot::{Registry, Snapshot};
 use crate::stats::{Memory, OneByOne, Stages, Stats};
-use crate::store::{AnyTable, Stamp, Store, WindowEnd, Worker};
+use crate::store::{AnyTable, Stamp, Store, WindowEnd, Worker, Written};
 use crate::verify::{self, Executed, Verdict, Verified};
 use crate::window::Window;
 
@@ -146,6 +147,10 @@ pub(crate) struct Shared {
     pub(crate) in_flight: InFlight,
     pub(crate) snapshots: Registry,
     pub(crate) stats: Mutex<Stats>,
+    /// What violations taught about footprints that are found.
+    pub(crate) learned: Learned,
+    /// Whether any transaction ever ran ahead.
+    pub(crate) speculates: AtomicBool,
     /// `None` unless somebody wants to know.
     pub(crate) explainer: Option<Explainer>,
     /// All names in the log so far.
@@ -166,6 +171,7 @@ impl Shared {
     ) -> Self {
         let table_names =
             store.tables().filter(|table| !table.is_derived()).map(|table| table.name()).collect();
+        let learned = Learned::new(procedures.len(), store.tables().len());
         let explainer = (explain > 0).then(|| Explainer::new(&store, &procedures, explain));
         Self {
             store,
@@ -174,6 +180,8 @@ impl Shared {
             in_flight: InFlight::new(in_flight_limit),
             snapshots: Registry::new(retain),
             stats: Mutex::default(),
+            learned,
+            speculates: AtomicBool::new(false),
             explainer,
             catalog: Mutex::default(),
             digest: Default::default(),
@@ -698,7 +706,11 @@ impl Pipeline {
             let window = self.windows[slot].read().expect("no panic with a window");
             // The window at hand is not published before all drivers have prepared and executed, and until then all
             // that was there before it can be read.
-            let past = Stamp::last_before(self.shared.snapshots.tail());
+            let at = Stamp::last_before(self.shared.snapshots.tail());
+            let executing = execute.map(|slot| self.windows[slot].read().expect("no panic with a window"));
+            let plan = executing.as_ref().map(|executing| executing.plan.read().expect("it was mixed"));
+            let nothing = Written::NOTHING;
+            let past = Past { at, written: plan.as_ref().map_or(&nothing, |plan| &plan.written) };
             while let Some(chunk) = window.claim_chunk() {
                 prepare::chunk(&self.shared, &window, chunk, Some(past));
                 lap.add_to(&mut driver.stages.prepare);
@@ -706,7 +718,7 @@ impl Pipeline {
                     && window.bad_entry.lock().expect("no panic with a bad entry").is_none()
                 {
                     let mut mixer = self.mixer.lock().expect("no panic while mixing");
-                    prepare::mix(&self.shared, &window, &mut mixer, past);
+                    prepare::mix(&self.shared, &window, &mut mixer, at);
                     lap.add_to(&mut driver.stages.mix);
                     if let Some(explainer) = &self.shared.explainer {
                         explainer.look_at(&window);
@@ -822,7 +834,11 @@ impl Pipeline {
                 let mut violations = Vec::new();
                 let executed =
                     verify::replay(&self.shared, &diverged, &mut self.all_drivers(), |v| violations.push(v));
-                self.note_replay(&violations);
+                self.note_replay(executed.number(), &violations);
+                // The window that is being prepared counted on the footprints of this one.
+                for window in &self.windows {
+                    window.read().expect("no panic with a window").disturbed.store(true, Ordering::Relaxed);
+                }
                 self.verify(&executed)
             }
         }
@@ -837,11 +853,17 @@ impl Pipeline {
         found.min_by_key(|found| found.position)
     }
 
-    fn note_replay(&self, violations: &[Violation]) {
+    fn note_replay(&self, window: u64, violations: &[Violation]) {
         let mut stats = self.shared.stats.lock().expect("no panic in a short section");
         stats.replays += 1;
         stats.violations += violations.len() as u64;
         for violation in violations {
+            let tables = (0u16..).zip(self.shared.store.tables());
+            let table = tables.into_iter().find(|(_, table)| table.name() == violation.table);
+            if let Some((number, table)) = table {
+                let Violation { procedure, .. } = *violation;
+                self.shared.learned.learn(procedure, number, table.is_watched(), window);
+            }
             let name = self.shared.procedures.get(violation.procedure).name;
             stats.last_violation = Some((violation.position.0, name, violation.table));
             match stats.violations_by_procedure.iter_mut().find(|(known, _)| *known == name) {

@@ -8,6 +8,8 @@
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::RwLockReadGuard;
+use std::sync::atomic::Ordering;
 
 use mixlog_log::{Entry, Position};
 use mixlog_mixer::{self as mixer, Declared, KeyHash, Mixer, Mode};
@@ -16,23 +18,31 @@ use crate::entry::{self, Content};
 use crate::error::OpenError;
 use crate::execute::panic_message;
 use crate::footprint::{Declarations, Footprint, NOWHERE, Of};
+use crate::learned::Extent;
 use crate::pipeline::Shared;
 use crate::procedure::{Calls, Ended};
 use crate::reply::Status;
-use crate::store::{Overlays, Stamp, Store, Touched};
+use crate::store::{Beside, Overlays, Stamp, Store, Touched, Written};
 use crate::tx::Tx;
 use crate::window::{CHUNK, Chunk, Prepared, Speculation, Window};
 
 /// What touches more rows than this runs alone, if the engine has to find out: its footprint would be long to search.
 const MOST_TOUCHED: usize = 4096;
 
-/// Prepares one chunk of the window. Footprints that are to be found are looked for on the state as of `past`, unless
-/// the window is not going to be mixed.
-pub(crate) fn chunk(shared: &Shared, window: &Window, chunk: u32, past: Option<Stamp>) {
+/// The state before the window at hand, and what that one may write.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Past<'a> {
+    pub(crate) at: Stamp,
+    pub(crate) written: &'a Written,
+}
+
+/// Prepares one chunk of the window. Footprints that are to be found are looked for in the `past`, unless the window is
+/// not going to be mixed.
+pub(crate) fn chunk(shared: &Shared, window: &Window, chunk: u32, past: Option<Past<'_>>) {
     let mut prepared = window.chunks[chunk as usize].write().expect("no panic with a chunk");
     prepared.clear();
     for (position, entry) in window.entries(chunk) {
-        let transaction = match decode(shared, position, entry, &mut prepared, past) {
+        let transaction = match decode(shared, window, position, entry, &mut prepared, past) {
             Ok(transaction) => transaction,
             Err(error) => {
                 let mut bad = window.bad_entry.lock().expect("no panic with a bad entry");
@@ -57,10 +67,11 @@ pub(crate) fn chunk(shared: &Shared, window: &Window, chunk: u32, past: Option<S
 
 fn decode(
     shared: &Shared,
+    window: &Window,
     position: Position,
     entry: Entry<'_>,
     chunk: &mut Chunk,
-    past: Option<Stamp>,
+    past: Option<Past<'_>>,
 ) -> Result<Prepared, OpenError> {
     let nothing = |chunk: &Chunk| Prepared {
         call: None,
@@ -96,20 +107,29 @@ fn decode(
             let done = catch_unwind(AssertUnwindSafe(|| calls.footprint(call, &mut footprint)));
             let mut unknown = done.is_err() || footprint.is_unknown();
             let mut speculation = None;
+            if footprint.is_to_be_found() && !unknown && past.is_some() {
+                shared.speculates.store(true, Ordering::Relaxed);
+                unknown = shared.learned.has_any(index, window.number)
+                    && shared.learned.greatest(index, window.number) == Extent::Anything;
+            }
             if footprint.is_to_be_found()
                 && !unknown
                 && let Some(past) = past
             {
                 let found = {
-                    let mut tx = Tx::speculative(&shared.store, overlays, past, position, time_us, true);
+                    let beside = Beside::Window(past.written);
+                    let mut tx =
+                        Tx::speculative(&shared.store, overlays, past.at, position, time_us, beside);
                     speculate(&**calls, call, &mut tx, replies)
                 };
+                let lessons = shared
+                    .learned
+                    .has_any(index, window.number)
+                    .then(|| |table| shared.learned.extent(index, table, window.number));
                 let touched = overlays.at_hand();
                 unknown = touched.len() > MOST_TOUCHED;
-                let reusable =
-                    declare(&shared.store, overlays, touched.clone(), &mut footprint, found.status);
                 speculation = Some(speculations.len() as u32);
-                speculations.push(Speculation { touched, reusable, ..found });
+                speculations.push(declare(&shared.store, overlays, found, touched, lessons, &mut footprint));
             }
             Ok(Prepared {
                 call: Some((index, call)),
@@ -141,31 +161,47 @@ pub(crate) fn speculate(calls: &dyn Calls, call: u32, tx: &mut Tx<'_>, replies: 
             Status::Panicked
         }
     };
-    Speculation { touched: 0..0, status, reply: start..replies.len(), reusable: false }
+    Speculation { touched: 0..0, status, reply: start..replies.len(), still: false, reusable: false }
 }
 
-/// Declares what a speculation touched; tells whether its result may be used as it stands.
+/// Declares what a speculation touched, and tells how far its result may be used as it stands.
 fn declare(
     store: &Store,
     overlays: &Overlays,
+    found: Speculation,
     touched: Range<u32>,
+    lessons: Option<impl Fn(u16) -> Extent>,
     footprint: &mut Footprint<'_>,
-    status: Status,
-) -> bool {
-    let mut reusable = true;
-    for touched in overlays.touched(touched) {
+) -> Speculation {
+    let (mut still, mut reusable) = (true, true);
+    for touched in overlays.touched(touched.clone()) {
         match touched {
-            Touched::Row { table, number } => store.any(table).declare(overlays, number, footprint),
-            Touched::Granule { table, hash } => {
+            Touched::Row(row) => {
+                still &= row.is_still();
+                let table = store.any(row.table);
+                match &lessons {
+                    None if table.conflicts_by_row() => footprint.row(row),
+                    None => table.declare(overlays, row, false, footprint),
+                    Some(extent) => {
+                        let granules = extent(row.table) != Extent::Rows;
+                        table.declare(overlays, row, granules, footprint);
+                    }
+                }
+            }
+            &Touched::Granule { table, hash, still: nobody_wrote } => {
                 footprint.granule(table, hash, Mode::Read);
+                still &= nobody_wrote;
                 // Whether a row came or went in it is not noted anywhere.
                 reusable = false;
             }
-            // What was merged into is not compared, though an operator may panic for it; who commits runs it again.
-            Touched::Merge { .. } => reusable &= status == Status::Committed,
+            Touched::Merge { .. } => {
+                // What was merged into is not compared, though an operator may panic for it; who commits runs it again.
+                still &= found.status == Status::Committed;
+                reusable &= found.status == Status::Committed;
+            }
         }
     }
-    reusable
+    Speculation { touched, still, reusable, ..found }
 }
 
 /// The other half: makes the window's schedule. All its chunks are prepared, with the same `past`.
@@ -187,8 +223,25 @@ pub(crate) fn mix(shared: &Shared, window: &Window, mixer: &mut Mixer, past: Sta
     });
     mixer.mix(declared, &mut plan.schedule);
     plan.release.reset(&plan.schedule);
+    note_written(shared, window, &chunks, &mut plan.written);
     drop(chunks);
     pool(shared, window, mixer);
+}
+
+/// Notes what the window may write, if there is somebody who looks at rows while it is executed.
+fn note_written(
+    shared: &Shared,
+    window: &Window,
+    chunks: &[RwLockReadGuard<'_, Chunk>],
+    written: &mut Written,
+) {
+    let unknown = || chunks.iter().any(|chunk| chunk.transactions.iter().any(|t| t.unknown));
+    if !shared.speculates.load(Ordering::Relaxed) || window.len() == 0 || unknown() {
+        return written.reset();
+    }
+    let accesses = || chunks.iter().flat_map(|chunk| &chunk.declarations.accesses);
+    let writes = || accesses().filter(|access| access.mode != Mode::Read).map(|access| access.key);
+    written.fill(writes().count(), writes());
 }
 
 /// Finds the rows that the window does nothing to but merge.

@@ -22,7 +22,7 @@ use crate::footprint::{Access, Details, Located, NOWHERE, Of};
 use crate::index::{Index, IndexKey, places};
 use crate::merge::Merge;
 use crate::store::{
-    AnyMerging, AnyTable, Merging, Overlays, RowId, RowIds, Speculative, Stamp, Store, TableStore, Through,
+    AnyMerging, AnyTable, Beside, Merging, Overlays, RowId, RowIds, Speculative, Stamp, Store, TableStore, Through,
     Worker, merging,
 };
 use crate::table::{Conflicts, Key, Table, Value};
@@ -135,19 +135,19 @@ impl<'a> Tx<'a> {
     /// A transaction that runs on the state as of `at`, apart from all others, and changes nothing. What it touches
     /// is in the overlays afterwards.
     ///
-    /// The state of `at` must be readable: a registered snapshot, or, for drivers in a window (`in_window`), the end of
-    /// the window before the one at hand.
+    /// The state of `at` must be readable: a registered snapshot, or, for drivers beside a window, the end of the one
+    /// before it.
     pub(crate) fn speculative(
         store: &'a Store,
         overlays: &'a mut Overlays,
         at: Stamp,
         position: Position,
         time_us: u64,
-        in_window: bool,
+        beside: Beside<'a>,
     ) -> Self {
         overlays.start(store.tables().len());
         let position = Some(position);
-        let way = Way::Speculative(Speculative { overlays, at, position, in_window });
+        let way = Way::Speculative(Speculative { overlays, at, position, beside });
         Self { store, way, position, time_us, drawn: Cell::new(0), lent: None }
     }
 
@@ -489,7 +489,7 @@ impl<'a> Tx<'a> {
     pub fn fetch_ahead<K: Key, V: Value, C: Codec<K> + Codec<V>>(&self, table: &Table<K, V, C>, keys: &[K]) {
         let store = self.store.table(table);
         // Elsewhere than on a driver an index may be given back while it is looked at.
-        if matches!(&self.way, Way::Speculative(tx) if !tx.in_window) {
+        if matches!(&self.way, Way::Speculative(tx) if matches!(tx.beside, Beside::Anybody)) {
             return;
         }
         let mut hashes = [0u64; 32];

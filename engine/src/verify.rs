@@ -40,6 +40,11 @@ impl<'a> Executed<'a> {
         Self { window, first_violation, found }
     }
 
+    /// The number of the window.
+    pub(crate) const fn number(&self) -> u64 {
+        self.window.number
+    }
+
     /// The window was executed one by one.
     pub(crate) const fn one_by_one(window: &'a Window, found: Option<Found>) -> Self {
         Self { window, first_violation: None, found }

@@ -1,7 +1,7 @@
 //! A window: consecutive entries of the log that are mixed and executed together.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use crossbeam_utils::CachePadded;
@@ -14,7 +14,7 @@ use crate::execute::Release;
 use crate::footprint::{Access, Declarations, Details, Located};
 use crate::procedure::Calls;
 use crate::reply::Status;
-use crate::store::Overlays;
+use crate::store::{Overlays, Written};
 
 /// Transactions that are decoded together. Small enough that two drivers share a window evenly, large enough
 /// that their cache misses overlap.
@@ -45,7 +45,9 @@ pub(crate) struct Speculation {
     pub(crate) status: Status,
     /// In the chunk's replies.
     pub(crate) reply: Range<usize>,
-    /// Whether the result can be used as it stands if nothing that was read has changed.
+    /// Whether nothing that was read was being written, by the declarations of the window at hand.
+    pub(crate) still: bool,
+    /// Whether the result can be used as it stands if no row that was read has changed.
     pub(crate) reusable: bool,
 }
 
@@ -120,6 +122,8 @@ pub(crate) struct Plan {
     pub(crate) schedule: Schedule,
     pub(crate) release: Release,
     pub(crate) escrow: Escrow,
+    /// What the window's transactions may write, if it matters.
+    pub(crate) written: Written,
 }
 
 /// See the module's documentation. Reused: its buffers stay from window to window.
@@ -132,6 +136,8 @@ pub(crate) struct Window {
     pub(crate) plan: RwLock<Plan>,
     /// The first entry that cannot be executed.
     pub(crate) bad_entry: Mutex<Option<(Position, OpenError)>>,
+    /// Whether a window was replayed while this one was prepared: it wrote more than it had declared.
+    pub(crate) disturbed: AtomicBool,
     next_chunk: CachePadded<AtomicU32>,
     chunks_left: CachePadded<AtomicU32>,
 }
@@ -146,6 +152,7 @@ impl Window {
             chunks: Vec::new(),
             plan: RwLock::default(),
             bad_entry: Mutex::default(),
+            disturbed: AtomicBool::new(false),
             next_chunk: CachePadded::new(AtomicU32::new(0)),
             chunks_left: CachePadded::new(AtomicU32::new(0)),
         }
@@ -163,6 +170,7 @@ impl Window {
             self.chunks.push(RwLock::default());
         }
         *self.bad_entry.get_mut().expect("no panic with a bad entry") = None;
+        *self.disturbed.get_mut() = false;
         *self.next_chunk.get_mut() = 0;
         *self.chunks_left.get_mut() = chunks;
     }

@@ -20,7 +20,7 @@ use crate::footprint::{Access, Details, NOWHERE, Of};
 use crate::pipeline::{Driver, Shared};
 use crate::procedure::{Calls, Ended};
 use crate::reply::Status;
-use crate::store::{AnyMerging, AnyTable, Overlays, Stamp, Store, Touched, Worker};
+use crate::store::{AnyMerging, Did, Overlays, Stamp, Store, Touched, TouchedRow, Worker};
 use crate::tx::{Guard, Tx};
 use crate::window::{Chunk, Speculation};
 
@@ -33,7 +33,8 @@ pub(crate) struct Violation {
     pub(crate) table: &'static str,
 }
 
-/// Runs one transaction: its changes stay or are put back, and its reply is noted.
+/// Runs one transaction: its changes stay or are put back, and its reply is noted. `undisturbed`: since it ran ahead, if
+/// it did, nobody wrote anything but what the window at hand had declared then.
 ///
 /// # Safety
 /// As for [`Tx::new`].
@@ -46,6 +47,7 @@ unsafe fn run(
     chunk: &Chunk,
     index: usize,
     guard: Guard<'_>,
+    undisturbed: bool,
 ) -> Option<Violation> {
     let prepared = &chunk.transactions[index];
     let (procedure, call) = prepared.call?;
@@ -65,7 +67,8 @@ unsafe fn run(
         // SAFETY: the caller's promise; the footprint was made of what the speculation touched.
         let adopted = unsafe {
             let accesses = chunk.accesses_of(index);
-            adopt(&shared.store, worker, &chunk.overlays, speculation, accesses, window, position)
+            let still = undisturbed && speculation.still;
+            adopt(&shared.store, worker, &chunk.overlays, speculation, still, accesses, window, position)
         };
         if explains {
             replies.tallies[usize::from(procedure)].ran_ahead(adopted == Ok(true));
@@ -188,8 +191,8 @@ impl Attempt<'_> {
     }
 }
 
-/// Makes the changes of a transaction that ran ahead, if it would do the same now: nothing that it read has changed.
-/// Tells whether it did; the error is a table whose merge operator panicked.
+/// Makes the changes of a transaction that ran ahead, if it would do the same now: nothing that it read has changed,
+/// which is known already if `still`. Tells whether it did; the error is a table whose merge operator panicked.
 ///
 /// # Safety
 /// The schedule allows the worker, and no other, what the speculation touched, in the window that starts at
@@ -200,33 +203,40 @@ unsafe fn adopt(
     worker: &mut Worker,
     overlays: &Overlays,
     speculation: &Speculation,
+    still: bool,
     accesses: &[Access],
     window: Stamp,
     position: Position,
 ) -> Result<bool, &'static str> {
     let me = Stamp::of(position);
+    let touched = || overlays.touched(speculation.touched.clone()).iter();
     let rows = || {
-        overlays.touched(speculation.touched.clone()).filter_map(|touched| match touched {
-            Touched::Row { table, number } => Some((store.any(table), number)),
+        touched().filter_map(|touched| match touched {
+            Touched::Row(row) => Some(row),
             Touched::Granule { .. } | Touched::Merge { .. } => None,
         })
     };
     // Those that count: of a row that was looked at later, the copy counts.
     let merges = || {
-        overlays.touched(speculation.touched.clone()).filter_map(|touched| match touched {
-            Touched::Merge { table, number, merge } if store.any(table).is_merged(overlays, number) => {
+        touched().filter_map(|touched| match *touched {
+            Touched::Merge { row, merge } if overlays.merged(row).did.has(Did::MERGED) => {
                 Some(overlays.merge(merge))
             }
             _ => None,
         })
     };
-    // SAFETY: the caller's promise.
-    let same = |(table, number): (&dyn AnyTable, u32)| unsafe { table.is_current(overlays, number) };
+    let same = |row: &TouchedRow| {
+        // SAFETY: the caller's promise.
+        !row.did.has(Did::READ) || unsafe {
+            row.is_current().unwrap_or_else(|| store.any(row.table).is_absent(overlays, row))
+        }
+    };
     let pooled = |merging: &dyn AnyMerging| {
         accesses.iter().any(|access| access.of == Of::PooledRow && merging.is_of(access.table, access.key))
     };
     let accepted = |merging: &dyn AnyMerging| merging.is_accepted(store, !pooled(merging));
-    if !speculation.reusable || !rows().all(same) || !merges().all(accepted) {
+    let is_same = still || speculation.reusable && rows().all(same);
+    if !is_same || !merges().all(accepted) {
         return Ok(false);
     }
     if speculation.status == Status::Committed {
@@ -240,9 +250,9 @@ unsafe fn adopt(
             // An operator that panics: one by one it can be put back.
             made.map_err(|_| merging.table())?;
         }
-        for (table, number) in rows() {
+        for row in rows().filter(|row| row.did.has(Did::WRITTEN)) {
             // SAFETY: the caller's promise.
-            unsafe { table.adopt(worker, overlays, number, window, me) };
+            unsafe { store.any(row.table).adopt(worker, overlays, row, window, me) };
         }
         store.keep_changes(worker);
     }

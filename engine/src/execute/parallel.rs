@@ -58,6 +58,7 @@ pub(crate) fn execute(
         .map(|chunk| chunk.read().expect("no panic with a chunk"))
         .collect();
     let plan = window.plan.read().expect("no panic while mixing");
+    let disturbed = window.disturbed.load(Ordering::Relaxed);
     let ahead = |transaction: u32| {
         fetch_ahead(&shared.store, &chunks[(transaction / CHUNK) as usize], (transaction % CHUNK) as usize);
     };
@@ -72,10 +73,12 @@ pub(crate) fn execute(
         } else {
             Guard::Stop(chunk.accesses_of(index))
         };
+        let undisturbed = !disturbed && plan.schedule.waits_for()[transaction as usize] == 0;
         // SAFETY: the schedule orders this transaction and every one whose footprint conflicts with its own, and
         // an unknown footprint conflicts with all: then no other transaction runs.
-        if let Some(violation) = unsafe { run(shared, driver, window.first(), position, chunk, index, guard) }
-        {
+        let violation =
+            unsafe { run(shared, driver, window.first(), position, chunk, index, guard, undisturbed) };
+        if let Some(violation) = violation {
             first_violation.note(violation);
         }
     });

@@ -45,7 +45,7 @@ pub(crate) fn execute(
                 _ => Guard::Off,
             };
             // SAFETY: no other transaction runs.
-            let violation = unsafe { run(shared, driver, window.first(), position, &chunk, index, guard) };
+            let violation = unsafe { run(shared, driver, window.first(), position, &chunk, index, guard, false) };
             if let Some(violation) = violation {
                 violated(violation);
             }

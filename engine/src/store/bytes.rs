@@ -5,7 +5,7 @@ use std::ops::Bound;
 use mixlog_mixer::Mode;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_128};
 
-use super::{AnyTable, Overlays, Stamp, TableStore};
+use super::{AnyTable, Did, Overlays, Stamp, TableStore, TouchedRow};
 use crate::codec::{Codec, DecodeError};
 use crate::footprint::{Footprint, NOWHERE};
 use crate::interactive::{Intention, Read, Scanned, Written};
@@ -109,15 +109,23 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         Ok(())
     }
 
-    pub(super) fn intend(&self, overlays: &Overlays, number: u32, at: Stamp, intention: &mut Intention) {
-        let looked = overlays.table::<K, V>(self.number()).get(number);
+    pub(super) fn intend(
+        &self,
+        overlays: &Overlays,
+        touched: &TouchedRow,
+        at: Stamp,
+        intention: &mut Intention,
+    ) {
+        let looked = overlays.of::<K, V>(self.number()).get(touched.number);
         let (table, key) = (self.id().0, to_bytes::<K, C>(&looked.key));
-        if looked.read.get() {
-            let before = self.find_at(&looked.key, looked.key_hash, at);
+        if touched.did.has(Did::READ) {
+            let before = self.find_at(&looked.key, touched.key_hash, at);
             let hash = before.map(|(_, _, value)| Self::hash_value(&value));
             intention.reads.push(Read { table, key: key.clone(), hash });
         }
-        if let Some(value) = looked.written_value() {
+        if touched.did.has(Did::WRITTEN)
+            && let Some(value) = looked.written_value()
+        {
             intention.writes.push(Written { table, key, value: value.as_ref().map(to_bytes::<V, C>) });
         }
     }
@@ -135,7 +143,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             let Ok(to) = map_bound(to, |key| Ok::<_, ()>(to_bytes::<K, C>(&key))) else { return };
             intention.scans.push(Scanned { table: self.id().0, from, to, hash: hash.hash.digest128() });
         };
-        for Scan { from, to, front, back, all } in overlays.table::<K, V>(self.number()).scans().iter() {
+        for Scan { from, to, front, back, all } in overlays.of::<K, V>(self.number()).scans().iter() {
             if *all {
                 add(from.clone(), to.clone());
                 continue;

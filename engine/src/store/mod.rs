@@ -20,6 +20,7 @@ pub(crate) mod row;
 pub(crate) mod slab;
 mod table_store;
 mod touched;
+mod written;
 
 use std::any::{Any, TypeId};
 use std::collections::BTreeMap;
@@ -28,11 +29,12 @@ use std::ptr::NonNull;
 
 pub(crate) use merging::{AnyMerging, Merging};
 pub(crate) use pool::Pool;
-pub(crate) use overlay::{Overlays, Speculative, Through, Touched};
+pub(crate) use overlay::{Beside, Did, Overlays, Speculative, Through, Touched, TouchedRow};
 pub(crate) use row::Stamp;
 pub(crate) use slab::RowId;
 pub(crate) use table_store::{RowIds, TableStore};
 pub(crate) use touched::Unit;
+pub(crate) use written::Written;
 
 use crate::codec::{Codec, DecodeError};
 use crate::footprint::Footprint;
@@ -129,26 +131,40 @@ pub(crate) trait AnyTable: Any + Send + Sync {
     /// Asks the cache for a row.
     fn prefetch_row(&self, id: RowId);
 
-    /// See [`TableStore::is_current`].
+    /// See [`TableStore::is_absent`].
     ///
     /// # Safety
     /// As there.
-    unsafe fn is_current(&self, overlays: &Overlays, number: u32) -> bool;
+    unsafe fn is_absent(&self, overlays: &Overlays, touched: &TouchedRow) -> bool;
     /// See [`TableStore::adopt`].
     ///
     /// # Safety
     /// As there.
-    unsafe fn adopt(&self, worker: &mut Worker, overlays: &Overlays, number: u32, window: Stamp, me: Stamp);
-    /// Whether all that a speculation did with a row was to merge into it.
-    fn is_merged(&self, overlays: &Overlays, number: u32) -> bool;
-    /// Adds what a speculation did with a row to a footprint.
-    fn declare(&self, overlays: &Overlays, number: u32, footprint: &mut Footprint<'_>);
+    unsafe fn adopt(
+        &self,
+        worker: &mut Worker,
+        overlays: &Overlays,
+        touched: &TouchedRow,
+        window: Stamp,
+        me: Stamp,
+    );
+    /// Adds what a speculation did with a row to a footprint. `granules`: a row that was read is declared as part of its
+    /// granule, if it is part of one.
+    fn declare(
+        &self,
+        overlays: &Overlays,
+        touched: &TouchedRow,
+        granules: bool,
+        footprint: &mut Footprint<'_>,
+    );
     /// See [`TableStore::unit_of`].
-    fn unit_of(&self, overlays: &Overlays, number: u32) -> Option<Unit>;
+    fn unit_of(&self, overlays: &Overlays, touched: &TouchedRow) -> Option<Unit>;
     /// See [`TableStore::granule_name`].
     fn granule_name(&self, overlays: &Overlays, hash: u64) -> Option<String>;
     /// Whether each of its rows is a unit of conflict, and nothing else is.
     fn conflicts_by_row(&self) -> bool;
+    /// Whether its rows can also be read as parts of granules.
+    fn is_watched(&self) -> bool;
     /// Whether its granules are parts of ranges, which nobody can name.
     fn has_ranges(&self) -> bool;
 
@@ -173,7 +189,7 @@ pub(crate) trait AnyTable: Any + Send + Sync {
     /// Puts or deletes a row.
     fn write_bytes(&self, tx: &mut Tx<'_>, key: &[u8], value: Option<&[u8]>) -> Result<(), DecodeError>;
     /// Adds what an interactive transaction at `at` did with a row to its intention.
-    fn intend(&self, overlays: &Overlays, number: u32, at: Stamp, intention: &mut Intention);
+    fn intend(&self, overlays: &Overlays, touched: &TouchedRow, at: Stamp, intention: &mut Intention);
     /// Adds the ranges that it walked.
     fn intend_scans(&self, overlays: &Overlays, at: Stamp, intention: &mut Intention);
 

@@ -35,12 +35,12 @@ use super::arena::Arena;
 use super::hash_index::HashIndex;
 use super::leaf_index::{self, LeafIndex};
 use super::ordered_index::OrderedIndex;
-use super::overlay::Overlays;
+use super::overlay::{Overlays, TouchedRow};
 use super::row::{Row, Stamp, Version};
 use super::slab::{RowId, Slab};
 use super::{AnyTable, Undo, Unit, WindowEnd, Worker};
 use crate::codec::{Codec, DecodeError};
-use crate::footprint::{Footprint, NOWHERE};
+use crate::footprint::Footprint;
 use crate::index::Maintain;
 use crate::interactive::Intention;
 use crate::stats::TableMemory;
@@ -379,7 +379,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     /// Calls `see` with what the row with this number held at `at`, if anything, and since when. For registered
     /// snapshots, and for speculations on the state before the window at hand; `see` is to be quick, wait for nothing,
     /// and look at no other row: the row may be latched.
-    fn at<R>(&self, id: RowId, at: Stamp, see: impl FnOnce(&K, &V, Stamp) -> R) -> Option<R> {
+    pub(super) fn at<R>(&self, id: RowId, at: Stamp, see: impl FnOnce(&K, &V, Stamp) -> R) -> Option<R> {
         let row = self.row(id);
         // Without the latch: a row that the snapshot sees was there when it was registered, and is not given back.
         if row.latch.stamp() == Stamp::FREE {
@@ -456,42 +456,19 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
 
     /// The row of the key as of `at`: its number, since when, and a copy of its value. As [`at`](Self::at).
     pub(super) fn find_at(&self, key: &K, key_hash: u64, at: Stamp) -> Option<(RowId, Stamp, V)> {
-        self.look_up_at(
-            key,
-            key_hash,
-            at,
-            |i, hash, is_it| i.find_pinned(hash, is_it),
-            OrderedIndex::tree_pinned,
-        )
-    }
-
-    /// The same for workers in a window.
-    pub(super) fn find_at_in_window(&self, key: &K, key_hash: u64, at: Stamp) -> Option<(RowId, Stamp, V)> {
-        self.look_up_at(key, key_hash, at, |i, hash, is_it| i.find(hash, is_it), OrderedIndex::tree)
-    }
-
-    #[inline]
-    fn look_up_at<'a>(
-        &'a self,
-        key: &K,
-        key_hash: u64,
-        at: Stamp,
-        find: impl FnOnce(&HashIndex, u64, &mut dyn FnMut(RowId) -> bool) -> Option<RowId>,
-        tree: impl FnOnce(&'a OrderedIndex<K>, u64) -> Option<&'a RwLock<BTreeMap<K, RowId>>>,
-    ) -> Option<(RowId, Stamp, V)> {
         // The number may be another row's by now, unless somebody at `at` sees this one.
         let look = |id| self.at(id, at, |k, v, stamp| (k == key).then(|| (id, stamp, v.clone()))).flatten();
         let index = match &self.index {
             Index::Hash(index) => index,
             Index::Leaves(indexes) => &indexes.0,
             Index::Ordered(index) => {
-                let tree = tree(index, self.granule_of(key))?;
+                let tree = index.tree_pinned(self.granule_of(key))?;
                 let id = *tree.read().expect("no panic under the lock of a tree").get(key)?;
                 return look(id);
             }
         };
         let mut found = None;
-        find(index, key_hash, &mut |id| {
+        index.find_pinned(key_hash, |id| {
             found = look(id);
             found.is_some()
         });
@@ -841,14 +818,21 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
         self.fetch_row(id);
     }
 
-    unsafe fn is_current(&self, overlays: &Overlays, number: u32) -> bool {
+    unsafe fn is_absent(&self, overlays: &Overlays, touched: &TouchedRow) -> bool {
         // SAFETY: the caller's promise.
-        unsafe { Self::is_current(self, overlays, number) }
+        unsafe { Self::is_absent(self, overlays, touched) }
     }
 
-    unsafe fn adopt(&self, worker: &mut Worker, overlays: &Overlays, number: u32, window: Stamp, me: Stamp) {
+    unsafe fn adopt(
+        &self,
+        worker: &mut Worker,
+        overlays: &Overlays,
+        touched: &TouchedRow,
+        window: Stamp,
+        me: Stamp,
+    ) {
         // SAFETY: the caller's promise.
-        unsafe { Self::adopt(self, worker, overlays, number, window, me) }
+        unsafe { Self::adopt(self, worker, overlays, touched, window, me) }
     }
 
     fn declare_bytes(&self, key: &[u8], write: bool, f: &mut Footprint<'_>) -> Result<(), DecodeError> {
@@ -881,32 +865,31 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
         Self::write_bytes(self, tx, key, value)
     }
 
-    fn intend(&self, overlays: &Overlays, number: u32, at: Stamp, intention: &mut Intention) {
-        Self::intend(self, overlays, number, at, intention);
+    fn intend(&self, overlays: &Overlays, touched: &TouchedRow, at: Stamp, intention: &mut Intention) {
+        Self::intend(self, overlays, touched, at, intention);
     }
 
     fn intend_scans(&self, overlays: &Overlays, at: Stamp, intention: &mut Intention) {
         Self::intend_scans(self, overlays, at, intention);
     }
 
-    fn is_merged(&self, overlays: &Overlays, number: u32) -> bool {
-        overlays.table::<K, V>(self.number).get(number).merged.get()
-    }
-
-    fn declare(&self, overlays: &Overlays, number: u32, footprint: &mut Footprint<'_>) {
-        let looked = overlays.table::<K, V>(self.number).get(number);
-        let row = looked.seen.map_or(NOWHERE, |(id, _)| id);
-        if looked.written.get() {
-            footprint.access(self, &looked.key, looked.key_hash, row, Mode::Write);
-        } else if looked.merged.get() {
-            footprint.access(self, &looked.key, looked.key_hash, row, Mode::Merge);
-        } else if looked.read.get() {
-            footprint.access(self, &looked.key, looked.key_hash, row, Mode::Read);
+    fn declare(
+        &self,
+        overlays: &Overlays,
+        touched: &TouchedRow,
+        granules: bool,
+        footprint: &mut Footprint<'_>,
+    ) {
+        let Some(mode) = touched.mode() else { return };
+        let key = &overlays.of::<K, V>(self.number).get(touched.number).key;
+        if granules && mode == Mode::Read && self.is_watched() {
+            return footprint.granule(self.number, self.granule_of(key), mode);
         }
+        footprint.access(self, key, touched.key_hash, touched.row, mode);
     }
 
-    fn unit_of(&self, overlays: &Overlays, number: u32) -> Option<Unit> {
-        Self::unit_of(self, overlays, number)
+    fn unit_of(&self, overlays: &Overlays, touched: &TouchedRow) -> Option<Unit> {
+        Self::unit_of(self, overlays, touched)
     }
 
     fn granule_name(&self, overlays: &Overlays, hash: u64) -> Option<String> {
@@ -915,6 +898,10 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
 
     fn conflicts_by_row(&self) -> bool {
         matches!(self.conflicts, Conflicts::Rows)
+    }
+
+    fn is_watched(&self) -> bool {
+        matches!(self.conflicts, Conflicts::Watched(_) | Conflicts::Ranges)
     }
 
     fn has_ranges(&self) -> bool {

@@ -4,7 +4,7 @@ use std::ops::{Bound, RangeBounds};
 
 use mixlog_mixer::Mode;
 
-use super::overlay::Overlays;
+use super::overlay::{Did, Overlays, TouchedRow};
 use super::table_store::TableStore;
 use crate::codec::Codec;
 use crate::table::{Conflicts, Key, Value};
@@ -24,17 +24,11 @@ pub(crate) struct Unit {
 impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     /// What a footprint must name for the row with this number in the overlay; `None` for a row that was only met in
     /// a range, whose granule counts.
-    pub(crate) fn unit_of(&self, overlays: &Overlays, number: u32) -> Option<Unit> {
-        let looked = overlays.table::<K, V>(self.number()).get(number);
-        let merged = looked.merged.get() || looked.asked.get();
-        let mode = match (looked.written.get(), merged, looked.read.get()) {
-            (_, true, _) => Mode::Merge,
-            (true, ..) => Mode::Write,
-            (.., true) => Mode::Read,
-            (false, false, false) => return None,
-        };
+    pub(crate) fn unit_of(&self, overlays: &Overlays, touched: &TouchedRow) -> Option<Unit> {
+        let looked = overlays.of::<K, V>(self.number()).get(touched.number);
+        let mode = if touched.did.has(Did::ASKED) { Mode::Merge } else { touched.mode()? };
         let row = |also_by| Unit {
-            hash: looked.key_hash,
+            hash: touched.key_hash,
             mode,
             also_by,
             is_row: true,
@@ -53,7 +47,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
 
     /// The name of the granule with this hash, if a range that was walked tells it.
     pub(crate) fn granule_name(&self, overlays: &Overlays, hash: u64) -> Option<String> {
-        let scans = overlays.table::<K, V>(self.number()).scans();
+        let scans = overlays.of::<K, V>(self.number()).scans();
         let mut ranges = scans.iter().map(|scan| (scan.from.as_ref(), scan.to.as_ref()));
         let range = ranges.find(|range| {
             if !matches!(self.conflicts, Conflicts::Ranges) {

@@ -1,0 +1,131 @@
+//! What the engine learned of procedures whose footprints it finds.
+//!
+//! A footprint that was found on a state of the past is a guess. Where a procedure's choice of rows depends on rows that
+//! change all the time (the items of the newest orders), the guess is wrong nearly always, and each wrong one costs a
+//! replay of its window. So a violation is a lesson: for a while the procedure declares more than it was seen to touch,
+//! first the granules of the rows that it reads in that table, if it has granules, then anything. Later it is tried
+//! again; a lesson that has to be learned again is remembered for twice as long.
+//!
+//! Lessons decide who waits for whom, never a result.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// For how many windows a lesson is remembered the first time, and at most.
+const WINDOWS: u64 = 256;
+const DOUBLED: u64 = 10;
+
+/// How much of a table a procedure declares besides what it was seen to touch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Extent {
+    /// Nothing.
+    Rows,
+    /// The granules of the rows that it reads.
+    Granules,
+    /// All, of all tables.
+    Anything,
+}
+
+/// A lesson in one word: until which window it is remembered, how often it was learned, and the extent.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lesson(u64);
+
+impl Lesson {
+    const fn new(until: u64, learned: u64, extent: Extent) -> Self {
+        Self(until << 8 | learned << 2 | extent as u64)
+    }
+
+    const fn until(self) -> u64 {
+        self.0 >> 8
+    }
+
+    const fn learned(self) -> u64 {
+        self.0 >> 2 & 0x3f
+    }
+
+    const fn extent(self, window: u64) -> Extent {
+        match self.0 & 3 {
+            _ if self.until() <= window => Extent::Rows,
+            1 => Extent::Granules,
+            2 => Extent::Anything,
+            _ => Extent::Rows,
+        }
+    }
+}
+
+/// Lessons by procedure and table.
+pub(crate) struct Learned {
+    tables: usize,
+    lessons: Box<[AtomicU64]>,
+    /// By procedure: until which window it has any lesson.
+    until: Box<[AtomicU64]>,
+}
+
+impl Learned {
+    pub(crate) fn new(procedures: usize, tables: usize) -> Self {
+        let words = |count: usize| (0..count).map(|_| AtomicU64::new(0)).collect();
+        Self { tables, lessons: words(procedures * tables), until: words(procedures) }
+    }
+
+    fn lesson(&self, procedure: u16, table: u16) -> &AtomicU64 {
+        &self.lessons[usize::from(procedure) * self.tables + usize::from(table)]
+    }
+
+    /// Whether there are lessons for a procedure in a window.
+    #[inline]
+    pub(crate) fn has_any(&self, procedure: u16, window: u64) -> bool {
+        self.until[usize::from(procedure)].load(Ordering::Relaxed) > window
+    }
+
+    /// The extent of a table that a procedure declares.
+    pub(crate) fn extent(&self, procedure: u16, table: u16, window: u64) -> Extent {
+        Lesson(self.lesson(procedure, table).load(Ordering::Relaxed)).extent(window)
+    }
+
+    /// The greatest extent that a procedure declares in any table.
+    pub(crate) fn greatest(&self, procedure: u16, window: u64) -> Extent {
+        let extents = (0..self.tables).map(|table| self.extent(procedure, table as u16, window));
+        extents.max().unwrap_or(Extent::Rows)
+    }
+
+    /// A procedure left its footprint in a window, in a table with granules or without. The leader calls it.
+    pub(crate) fn learn(&self, procedure: u16, table: u16, has_granules: bool, window: u64) {
+        let lesson = self.lesson(procedure, table);
+        let before = Lesson(lesson.load(Ordering::Relaxed));
+        let extent = match before.extent(window) {
+            Extent::Rows if has_granules => Extent::Granules,
+            Extent::Rows | Extent::Granules | Extent::Anything => Extent::Anything,
+        };
+        let until = window + (WINDOWS << before.learned());
+        let learned = (before.learned() + 1).min(DOUBLED);
+        lesson.store(Lesson::new(until, learned, extent).0, Ordering::Relaxed);
+        self.until[usize::from(procedure)].fetch_max(until, Ordering::Relaxed);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lessons_extend_and_are_forgotten_later_each_time() {
+        let learned = Learned::new(2, 3);
+        assert!(!learned.has_any(1, 0));
+        learned.learn(1, 2, true, 10);
+        assert!(learned.has_any(1, 11) && !learned.has_any(0, 11));
+        assert_eq!(learned.extent(1, 2, 11), Extent::Granules);
+        assert_eq!(learned.extent(1, 1, 11), Extent::Rows);
+        learned.learn(1, 2, true, 20);
+        assert_eq!((learned.extent(1, 2, 21), learned.greatest(1, 21)), (Extent::Anything, Extent::Anything));
+        assert_eq!(learned.extent(1, 2, 20 + 2 * WINDOWS - 1), Extent::Anything);
+        let later = 20 + 2 * WINDOWS;
+        assert_eq!((learned.extent(1, 2, later), learned.has_any(1, later)), (Extent::Rows, false));
+        learned.learn(1, 2, true, later);
+        assert_eq!(learned.extent(1, 2, later + 4 * WINDOWS - 1), Extent::Granules);
+        learned.learn(0, 0, false, 5);
+        assert_eq!(learned.extent(0, 0, 6), Extent::Anything);
+        for window in 0..100 {
+            learned.learn(0, 0, false, window);
+        }
+        assert_eq!(learned.extent(0, 0, 99 + (WINDOWS << DOUBLED)), Extent::Rows);
+    }
+}
