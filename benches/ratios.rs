@@ -230,7 +230,10 @@ fn undeclared(rounds: usize, window: u32) {
     ];
     all[1].0 += ", footprints found";
     compare("TPC-C, footprints declared and found", rounds, all, &[(1, 0, 0.5)]);
+}
 
+/// The same without contention.
+fn undeclared_ycsb(rounds: usize, window: u32) {
     let mut config = ycsb::client::Config::new(ycsb::client::Mix::A);
     (config.records, config.value_size, config.operations) = (setting("RECORDS", 1_000_000), 100, 10);
     config.theta = 0.0;
@@ -361,6 +364,7 @@ fn main() {
         ("ycsb-e", ycsb_e),
         ("transfer", transfer),
         ("undeclared", undeclared),
+        ("undeclared-ycsb", undeclared_ycsb),
         ("payment", payment),
         ("scan", scan),
     ] {

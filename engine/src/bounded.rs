@@ -67,6 +67,13 @@ pub(crate) struct Bounded {
     number: u32,
 }
 
+impl Bounded {
+    /// The same for an access that stands elsewhere now.
+    pub(crate) const fn moved_to(self, access: u32) -> Self {
+        Self { access, ..self }
+    }
+}
+
 impl Footprint<'_> {
     /// The procedure may add `delta` to the row of `key` with [`Tx::add_bounded`](crate::Tx::add_bounded), or anything
     /// between 0 and `delta`, and does nothing else with it: one that also reads the row declares a

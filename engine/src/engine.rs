@@ -38,6 +38,7 @@ pub struct Builder {
     window: u32,
     mode: Mode,
     paranoid: u32,
+    lanes: usize,
     max_in_flight: usize,
     retain: u64,
     explain: u32,
@@ -56,6 +57,7 @@ impl Default for Builder {
             window: 256,
             mode: Mode::Auto,
             paranoid: 0,
+            lanes: crate::ahead::LANES,
             max_in_flight: 1 << 20,
             retain: 0,
             explain: 0,
@@ -113,6 +115,16 @@ impl Builder {
     /// How windows are executed. Default: [`Mode::Auto`].
     pub const fn mode(mut self, mode: Mode) -> Self {
         self.mode = mode;
+        self
+    }
+
+    /// How many transactions that declare nothing a driver runs ahead at a time, each on a stack of its own, switching
+    /// at accesses so that their cache misses overlap. Default: 8; 1 runs them one after another, for procedures that hold
+    /// a lock across accesses, which would meet themselves on one thread.
+    ///
+    /// Cost: 2 MiB of address space for each and each thread, of which what is used takes memory.
+    pub const fn lanes(mut self, transactions: usize) -> Self {
+        self.lanes = transactions;
         self
     }
 
@@ -204,7 +216,7 @@ impl Builder {
         let shared =
             Arc::new(Shared::new(store, procedures, random(), self.max_in_flight, self.retain, self.explain));
         let (threads, window, mode, paranoid) = (self.threads, self.window, self.mode, self.paranoid);
-        let config = Config { threads, window, mode, paranoid };
+        let config = Config { threads, window, mode, paranoid, lanes: self.lanes };
         let pipeline = Pipeline::new(shared, workers, config).map_err(|error| {
             OpenError::Configuration(format!("cannot start {} threads: {error}", self.threads))
         })?;

@@ -11,6 +11,7 @@ use crate::index::{Index, IndexKey, Place, places};
 use crate::merge::Merge;
 use crate::store::{RowId, Store, TableStore, TouchedRow};
 use crate::table::{Conflicts, Key, Table, Value};
+use crate::window::Prepared;
 
 /// One declared access, and where its row most likely is.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +76,33 @@ pub(crate) struct Declarations {
     pub(crate) bounded: Vec<Bounded>,
     /// Whether there are merges into rows that conflict one by one.
     pub(crate) merges: bool,
+}
+
+impl Declarations {
+    /// Appends what another list declares for a transaction, from the starts of its accesses, located rows and bounded
+    /// adds on; returns those of the next transaction.
+    pub(crate) fn append(
+        &mut self,
+        other: &Self,
+        (accesses, located, bounded): (u32, u32, usize),
+        transaction: &Prepared,
+    ) -> (u32, u32, usize) {
+        let moved = self.accesses.len() as u32;
+        let (accesses_end, located_end) = (transaction.accesses_end, transaction.located_end);
+        self.accesses.extend_from_slice(&other.accesses[accesses as usize..accesses_end as usize]);
+        self.located.extend_from_slice(&other.located[located as usize..located_end as usize]);
+        let own = other.bounded[bounded..].iter().take_while(|bounded| bounded.access < accesses_end);
+        let before = self.bounded.len();
+        self.bounded.extend(own.map(|bounded| bounded.moved_to(bounded.access - accesses + moved)));
+        (accesses_end, located_end, bounded + self.bounded.len() - before)
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.accesses.clear();
+        self.located.clear();
+        self.bounded.clear();
+        self.merges = false;
+    }
 }
 
 /// What a transaction's footprint says besides its accesses.

@@ -13,7 +13,7 @@ use crate::codec;
 use crate::engine::{Engine, Replay, now_us};
 use crate::execute::panic_message;
 use crate::footprint::{self, Declarations, Footprint};
-use crate::prepare::speculate;
+use crate::ahead::speculate;
 use crate::procedure::{Procedure, Registered};
 use crate::reply::Status;
 use crate::snapshot::Snapshot;

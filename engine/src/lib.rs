@@ -9,6 +9,7 @@
 //! `pipeline.rs` holds the flow from top to bottom.
 #![deny(unsafe_code)]
 
+mod ahead;
 mod bounded;
 mod codec;
 mod digest;

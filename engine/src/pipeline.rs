@@ -36,6 +36,7 @@ use crossbeam_utils::CachePadded;
 use mixlog_log::{Block, Position, SharedLog};
 use mixlog_mixer::Mixer;
 
+use crate::ahead::Stacks;
 use crate::digest::Digest;
 use crate::entry::Catalog;
 use crate::error::OpenError;
@@ -133,6 +134,8 @@ pub(crate) struct Driver {
     pub(crate) worker: Worker,
     pub(crate) replies: Replies,
     pub(crate) paranoid: Paranoid,
+    /// For transactions that run ahead.
+    stacks: Stacks,
     /// What its part of the window changed in the digest of the state.
     state_digest: u128,
     stages: Stages,
@@ -303,6 +306,8 @@ pub(crate) struct Config {
     pub(crate) mode: Mode,
     /// How many transactions there are for one that is run twice; 0 for none.
     pub(crate) paranoid: u32,
+    /// How many transactions a driver runs ahead at a time.
+    pub(crate) lanes: usize,
 }
 
 /// Called now and then with how far the log was executed, and how far it goes.
@@ -385,6 +390,7 @@ impl Pipeline {
                 worker,
                 replies: Replies::new(tallies()),
                 paranoid: Paranoid::new(config.paranoid, doubles.clone()),
+                stacks: Stacks::new(config.lanes),
                 state_digest: 0,
                 stages: Stages::default(),
             }))
@@ -712,7 +718,7 @@ impl Pipeline {
             let nothing = Written::NOTHING;
             let past = Past { at, written: plan.as_ref().map_or(&nothing, |plan| &plan.written) };
             while let Some(chunk) = window.claim_chunk() {
-                prepare::chunk(&self.shared, &window, chunk, Some(past));
+                prepare::chunk(&self.shared, &window, chunk, Some(past), &mut driver.stacks);
                 lap.add_to(&mut driver.stages.prepare);
                 if window.chunk_done()
                     && window.bad_entry.lock().expect("no panic with a bad entry").is_none()
@@ -785,8 +791,9 @@ impl Pipeline {
     fn prepare_alone(&self, leader: &mut Leader, slot: usize) {
         let mut lap = Lap::start();
         let window = self.windows[slot].read().expect("no panic with a window");
+        let mut driver = self.driver(0);
         while let Some(chunk) = window.claim_chunk() {
-            prepare::chunk(&self.shared, &window, chunk, None);
+            prepare::chunk(&self.shared, &window, chunk, None, &mut driver.stacks);
         }
         lap.add_to(&mut leader.stages.prepare);
     }

@@ -6,7 +6,6 @@
 //! the slots, the next reads them. The rows themselves are asked for when their transaction is about to run:
 //! asked for here, they would be gone from the nearer caches by then.
 
-use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::RwLockReadGuard;
 use std::sync::atomic::Ordering;
@@ -14,16 +13,14 @@ use std::sync::atomic::Ordering;
 use mixlog_log::{Entry, Position};
 use mixlog_mixer::{self as mixer, Declared, KeyHash, Mixer, Mode};
 
+use crate::ahead::{self, Stacks};
 use crate::entry::{self, Content};
 use crate::error::OpenError;
-use crate::execute::panic_message;
 use crate::footprint::{Declarations, Footprint, NOWHERE, Of};
 use crate::learned::Extent;
 use crate::pipeline::Shared;
-use crate::procedure::{Calls, Ended};
 use crate::reply::Status;
-use crate::store::{Beside, Overlays, Stamp, Store, Touched, Written};
-use crate::tx::Tx;
+use crate::store::{Overlays, Stamp, Store, Touched, Written};
 use crate::window::{CHUNK, Chunk, Prepared, Speculation, Window};
 
 /// What touches more rows than this runs alone, if the engine has to find out: its footprint would be long to search.
@@ -38,9 +35,16 @@ pub(crate) struct Past<'a> {
 
 /// Prepares one chunk of the window. Footprints that are to be found are looked for in the `past`, unless the window is
 /// not going to be mixed.
-pub(crate) fn chunk(shared: &Shared, window: &Window, chunk: u32, past: Option<Past<'_>>) {
+pub(crate) fn chunk(
+    shared: &Shared,
+    window: &Window,
+    chunk: u32,
+    past: Option<Past<'_>>,
+    stacks: &mut Stacks,
+) {
     let mut prepared = window.chunks[chunk as usize].write().expect("no panic with a chunk");
     prepared.clear();
+    prepared.first = chunk * CHUNK;
     for (position, entry) in window.entries(chunk) {
         let transaction = match decode(shared, window, position, entry, &mut prepared, past) {
             Ok(transaction) => transaction,
@@ -53,6 +57,13 @@ pub(crate) fn chunk(shared: &Shared, window: &Window, chunk: u32, past: Option<P
             }
         };
         prepared.transactions.push(transaction);
+    }
+    if let Some(past) = past
+        && !prepared.to_find.is_empty()
+    {
+        shared.speculates.store(true, Ordering::Relaxed);
+        ahead::run(shared, window, &mut prepared, past, stacks);
+        declare_found(shared, window, &mut prepared);
     }
     let Declarations { accesses, located, .. } = &mut prepared.declarations;
     for access in accesses {
@@ -101,42 +112,23 @@ fn decode(
             let call = calls
                 .push(arguments)
                 .map_err(|error| bad(format!("arguments of procedure {:?}: {error}", registered.name)))?;
-            let Chunk { declarations, overlays, speculations, replies, .. } = chunk;
-            let mut footprint = Footprint::new(&shared.store, declarations, position);
+            let mut footprint = Footprint::new(&shared.store, &mut chunk.declarations, position);
             // A footprint that panics says nothing; its procedure then runs alone, and speaks for itself.
             let done = catch_unwind(AssertUnwindSafe(|| calls.footprint(call, &mut footprint)));
             let mut unknown = done.is_err() || footprint.is_unknown();
-            let mut speculation = None;
             if footprint.is_to_be_found() && !unknown && past.is_some() {
-                shared.speculates.store(true, Ordering::Relaxed);
                 unknown = shared.learned.has_any(index, window.number)
                     && shared.learned.greatest(index, window.number) == Extent::Anything;
-            }
-            if footprint.is_to_be_found()
-                && !unknown
-                && let Some(past) = past
-            {
-                let found = {
-                    let beside = Beside::Window(past.written);
-                    let mut tx =
-                        Tx::speculative(&shared.store, overlays, past.at, position, time_us, beside);
-                    speculate(&**calls, call, &mut tx, replies)
-                };
-                let lessons = shared
-                    .learned
-                    .has_any(index, window.number)
-                    .then(|| |table| shared.learned.extent(index, table, window.number));
-                let touched = overlays.at_hand();
-                unknown = touched.len() > MOST_TOUCHED;
-                speculation = Some(speculations.len() as u32);
-                speculations.push(declare(&shared.store, overlays, found, touched, lessons, &mut footprint));
+                if !unknown {
+                    chunk.to_find.push(chunk.transactions.len() as u32);
+                }
             }
             Ok(Prepared {
                 call: Some((index, call)),
                 accesses_end: chunk.declarations.accesses.len() as u32,
                 located_end: chunk.declarations.located.len() as u32,
                 unknown,
-                speculation,
+                speculation: None,
                 time_us,
                 sequence: (origin.engine == shared.origin).then_some(origin.sequence),
             })
@@ -144,37 +136,46 @@ fn decode(
     }
 }
 
-/// Runs a call ahead.
-pub(crate) fn speculate(calls: &dyn Calls, call: u32, tx: &mut Tx<'_>, replies: &mut Vec<u8>) -> Speculation {
-    let start = replies.len();
-    let run = || {
-        let ended = calls.run(call, tx, replies);
-        tx.keep_indexes();
-        ended
-    };
-    let status = match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(Ended::Committed) => Status::Committed,
-        Ok(Ended::Aborted) => Status::Aborted,
-        Err(payload) => {
-            replies.truncate(start);
-            replies.extend_from_slice(panic_message(&*payload).as_bytes());
-            Status::Panicked
+/// Puts what the chunk's speculations touched into the footprints of their transactions.
+fn declare_found(shared: &Shared, window: &Window, chunk: &mut Chunk) {
+    let Chunk { transactions, declarations, declared, speculations, lanes, first, .. } = chunk;
+    // Footprints stand one after another, so all move.
+    std::mem::swap(declarations, declared);
+    declarations.clear();
+    declarations.merges = declared.merges;
+    let mut starts = (0, 0, 0);
+    let mut found = (0u32..).zip(speculations).peekable();
+    for (index, transaction) in (0u32..).zip(transactions) {
+        starts = declarations.append(declared, starts, transaction);
+        if let Some((number, speculation)) = found.next_if(|(_, speculation)| speculation.index == index) {
+            let position = window.first().plus(u64::from(*first + index));
+            let (procedure, _) = transaction.call.expect("it is a call");
+            let lessons = shared
+                .learned
+                .has_any(procedure, window.number)
+                .then(|| |table| shared.learned.extent(procedure, table, window.number));
+            let mut footprint = Footprint::new(&shared.store, declarations, position);
+            let overlays = &lanes[usize::from(speculation.lane)].overlays;
+            declare(&shared.store, overlays, speculation, lessons, &mut footprint);
+            transaction.unknown |= speculation.touched.len() > MOST_TOUCHED;
+            transaction.speculation = Some(number);
         }
-    };
-    Speculation { touched: 0..0, status, reply: start..replies.len(), still: false, reusable: false }
+        transaction.accesses_end = declarations.accesses.len() as u32;
+        transaction.located_end = declarations.located.len() as u32;
+    }
 }
 
-/// Declares what a speculation touched, and tells how far its result may be used as it stands.
+/// Declares what a speculation touched, and notes how far its result may be used as it stands.
 fn declare(
     store: &Store,
     overlays: &Overlays,
-    found: Speculation,
-    touched: Range<u32>,
+    speculation: &mut Speculation,
     lessons: Option<impl Fn(u16) -> Extent>,
     footprint: &mut Footprint<'_>,
-) -> Speculation {
-    let (mut still, mut reusable) = (true, true);
-    for touched in overlays.touched(touched.clone()) {
+) {
+    let mut still = speculation.status != Status::Panicked;
+    let mut reusable = still;
+    for touched in overlays.touched(speculation.touched.clone()) {
         match touched {
             Touched::Row(row) => {
                 still &= row.is_still();
@@ -183,8 +184,7 @@ fn declare(
                     None if table.conflicts_by_row() => footprint.row(row),
                     None => table.declare(overlays, row, false, footprint),
                     Some(extent) => {
-                        let granules = extent(row.table) != Extent::Rows;
-                        table.declare(overlays, row, granules, footprint);
+                        table.declare(overlays, row, extent(row.table) != Extent::Rows, footprint);
                     }
                 }
             }
@@ -196,12 +196,12 @@ fn declare(
             }
             Touched::Merge { .. } => {
                 // What was merged into is not compared, though an operator may panic for it; who commits runs it again.
-                still &= found.status == Status::Committed;
-                reusable &= found.status == Status::Committed;
+                still &= speculation.status == Status::Committed;
+                reusable &= speculation.status == Status::Committed;
             }
         }
     }
-    Speculation { touched, still, reusable, ..found }
+    (speculation.still, speculation.reusable) = (still, reusable);
 }
 
 /// The other half: makes the window's schedule. All its chunks are prepared, with the same `past`.

@@ -16,6 +16,7 @@ use std::panic::resume_unwind;
 use mixlog_log::Position;
 use mixlog_mixer::Mode;
 
+use crate::ahead::Pause;
 use crate::bounded::Bounded;
 use crate::codec::Codec;
 use crate::footprint::{Access, Details, Located, NOWHERE, Of};
@@ -489,21 +490,25 @@ impl<'a> Tx<'a> {
     pub fn fetch_ahead<K: Key, V: Value, C: Codec<K> + Codec<V>>(&self, table: &Table<K, V, C>, keys: &[K]) {
         let store = self.store.table(table);
         // Elsewhere than on a driver an index may be given back while it is looked at.
-        if matches!(&self.way, Way::Speculative(tx) if matches!(tx.beside, Beside::Anybody)) {
-            return;
-        }
+        let pause = match &self.way {
+            Way::InPlace(_) => Pause::NEVER,
+            Way::Speculative(Speculative { beside: Beside::Window { pause, .. }, .. }) => *pause,
+            Way::Speculative(_) => return,
+        };
         let mut hashes = [0u64; 32];
         for keys in keys.chunks(hashes.len()) {
             for (hash, key) in hashes.iter_mut().zip(keys) {
                 *hash = store.key_hash(key);
                 store.prefetch_index(*hash);
             }
+            pause.pause();
             for &hash in &hashes[..keys.len()] {
                 // Numbers of rows are looked up, nothing of the rows: the guard has no say in it.
                 if let Some(id) = store.locate(hash) {
                     store.prefetch_row(id);
                 }
             }
+            pause.pause();
         }
     }
 

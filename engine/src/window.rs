@@ -8,13 +8,14 @@ use crossbeam_utils::CachePadded;
 use mixlog_log::{Block, Entry, Position};
 use mixlog_mixer::Schedule;
 
+use crate::ahead::Lane;
 use crate::bounded::{Bounded, Escrow};
 use crate::error::OpenError;
 use crate::execute::Release;
 use crate::footprint::{Access, Declarations, Details, Located};
 use crate::procedure::Calls;
 use crate::reply::Status;
-use crate::store::{Overlays, Written};
+use crate::store::Written;
 
 /// Transactions that are decoded together. Small enough that two drivers share a window evenly, large enough
 /// that their cache misses overlap.
@@ -40,10 +41,14 @@ pub(crate) struct Prepared {
 /// A transaction that ran ahead on a state of the past: what it touched, and how it ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Speculation {
-    /// In the chunk's overlays.
+    /// Which transaction of the chunk it is of.
+    pub(crate) index: u32,
+    /// Which of the chunk's lanes it ran in.
+    pub(crate) lane: u8,
+    /// In the lane's overlays.
     pub(crate) touched: Range<u32>,
     pub(crate) status: Status,
-    /// In the chunk's replies.
+    /// In the lane's replies.
     pub(crate) reply: Range<usize>,
     /// Whether nothing that was read was being written, by the declarations of the window at hand.
     pub(crate) still: bool,
@@ -56,28 +61,29 @@ pub(crate) struct Speculation {
 pub(crate) struct Chunk {
     pub(crate) transactions: Vec<Prepared>,
     pub(crate) declarations: Declarations,
+    /// The same without what was found: room to work.
+    pub(crate) declared: Declarations,
     /// By index of procedure.
     pub(crate) calls: Vec<Option<Box<dyn Calls>>>,
+    /// The index in the window of the first transaction.
+    pub(crate) first: u32,
+    /// The transactions whose footprints are to be found.
+    pub(crate) to_find: Vec<u32>,
     pub(crate) speculations: Vec<Speculation>,
-    pub(crate) overlays: Overlays,
-    /// Of the speculations.
-    pub(crate) replies: Vec<u8>,
+    pub(crate) lanes: Vec<Lane>,
 }
 
 impl Chunk {
     pub(crate) fn clear(&mut self) {
         self.transactions.clear();
-        self.declarations.accesses.clear();
-        self.declarations.located.clear();
-        self.declarations.bounded.clear();
-        self.declarations.merges = false;
+        self.to_find.clear();
+        self.declarations.clear();
         for calls in self.calls.iter_mut().flatten() {
             calls.clear();
         }
         if !self.speculations.is_empty() {
             self.speculations.clear();
-            self.overlays.clear();
-            self.replies.clear();
+            self.lanes.iter_mut().for_each(Lane::clear);
         }
     }
 

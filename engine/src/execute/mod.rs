@@ -68,7 +68,8 @@ unsafe fn run(
         let adopted = unsafe {
             let accesses = chunk.accesses_of(index);
             let still = undisturbed && speculation.still;
-            adopt(&shared.store, worker, &chunk.overlays, speculation, still, accesses, window, position)
+            let overlays = &chunk.lanes[usize::from(speculation.lane)].overlays;
+            adopt(&shared.store, worker, overlays, speculation, still, accesses, window, position)
         };
         if explains {
             replies.tallies[usize::from(procedure)].ran_ahead(adopted == Ok(true));
@@ -78,7 +79,8 @@ unsafe fn run(
             Ok(true) => {
                 replies.adopted += 1;
                 replies.add(position, prepared.sequence, |reply| {
-                    reply.extend_from_slice(&chunk.replies[speculation.reply.clone()]);
+                    let replies = &chunk.lanes[usize::from(speculation.lane)].replies;
+                    reply.extend_from_slice(&replies[speculation.reply.clone()]);
                     Some(speculation.status)
                 });
                 if explains {

@@ -5,9 +5,9 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::ptr::NonNull;
 
-/// A queue of items that do not move. Chunks that are no longer in use serve again; an arena that becomes empty
+/// A queue of items that do not move, in chunks of about so many bytes. Chunks that are no longer in use serve again; an arena that becomes empty
 /// starts over in its first chunk, which is then still in the cache.
-pub(crate) struct Arena<T> {
+pub(crate) struct Arena<T, const BYTES: usize = { 64 << 10 }> {
     /// First those with items, then spare ones.
     chunks: VecDeque<NonNull<MaybeUninit<T>>>,
     /// Where the items are, counted from the start of the first chunk, in which `items.start` lies.
@@ -15,12 +15,12 @@ pub(crate) struct Arena<T> {
 }
 
 // SAFETY: the arena owns its items; moving it moves the ownership.
-unsafe impl<T: Send> Send for Arena<T> {}
+unsafe impl<T: Send, const BYTES: usize> Send for Arena<T, BYTES> {}
 
-impl<T> Arena<T> {
-    /// About 64 KiB: large enough that chunk borders do not matter, small enough to stay in the cache.
+impl<T, const BYTES: usize> Arena<T, BYTES> {
+    /// Items in a chunk: large enough that chunk borders do not matter, small enough to stay in the cache.
     const CHUNK: usize = {
-        let fit = (64 << 10) / if size_of::<T>() == 0 { 1 } else { size_of::<T>() };
+        let fit = BYTES / if size_of::<T>() == 0 { 1 } else { size_of::<T>() };
         if fit < 16 { 16 } else { fit }
     };
     /// How many spare chunks are kept in any case.
@@ -135,7 +135,7 @@ impl<T> Arena<T> {
     }
 }
 
-impl<T> Drop for Arena<T> {
+impl<T, const BYTES: usize> Drop for Arena<T, BYTES> {
     fn drop(&mut self) {
         self.clear();
         self.chunks.drain(..).for_each(Self::free);
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn push_more_than_a_chunk_keeps_addresses_and_order() {
-        let mut arena = Arena::new();
+        let mut arena = Arena::<_>::new();
         let places: Vec<_> = (0..100_000u64).map(|i| arena.push(i)).collect();
         assert_eq!(arena.newest(100_000).collect::<Vec<_>>(), places);
         // SAFETY: the arena was not cleared.
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn push_and_drop_oldest_for_ever_uses_the_same_few_chunks() {
-        let mut arena = Arena::new();
+        let mut arena = Arena::<_>::new();
         for i in 0..100u64 {
             arena.push(i);
         }
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn shrink_after_many_items_keeps_what_is_asked_for() {
-        let mut arena = Arena::new();
+        let mut arena = Arena::<_>::new();
         for i in 0..1_000_000u64 {
             arena.push(i);
         }
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn drops_from_both_ends_drop_each_item_once() {
         let items: Vec<_> = (0..20_000).map(Rc::new).collect();
-        let mut arena = Arena::new();
+        let mut arena = Arena::<_>::new();
         for item in &items {
             arena.push(Rc::clone(item));
         }
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn clear_and_drop_drop_each_item_once() {
         let item = Rc::new(());
-        let mut arena = Arena::new();
+        let mut arena = Arena::<_>::new();
         for _ in 0..5000 {
             arena.push(Rc::clone(&item));
         }

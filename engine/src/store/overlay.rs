@@ -22,7 +22,8 @@ use super::arena::Arena;
 use super::row::Latch;
 use super::slab::RowId;
 use super::written::Written;
-use super::{Stamp, Worker};
+use super::{AnyTable, Stamp, Worker};
+use crate::ahead::Pause;
 use crate::bounded::{Counter, may_add};
 use crate::codec::Codec;
 use crate::footprint::NOWHERE;
@@ -209,7 +210,7 @@ const FEW: usize = 16;
 /// One table's part.
 pub(crate) struct Overlay<K, V> {
     /// Rows of all speculations, one after another. Only pushed to, and addresses stay.
-    looked: UnsafeCell<Arena<Looked<K, V>>>,
+    looked: UnsafeCell<Arena<Looked<K, V>, 4096>>,
     /// Which speculation is at hand, and where its rows start.
     speculation: Cell<u32>,
     start: Cell<u32>,
@@ -480,7 +481,7 @@ pub(crate) enum Beside<'a> {
     Anybody,
     /// A driver speculates, beside the execution of a window that writes no more than this: no index gives back what it
     /// looks at, and what is not written can be looked at in place.
-    Window(&'a Written),
+    Window { written: &'a Written, pause: Pause<'a> },
 }
 
 /// A transaction that runs on the state as of `at`, and keeps its changes in the overlays.
@@ -667,13 +668,29 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             return overlay.get(number);
         }
         let found = match tx.beside {
-            Beside::Window(written) => self.look_in_window(key, key_hash, tx.at, written),
+            Beside::Window { written, pause } => {
+                if pause.is_possible() {
+                    self.fetch_and_pause(key_hash, pause);
+                }
+                self.look_in_window(key, key_hash, tx.at, written)
+            }
             Beside::Anybody => match self.find_at(key, key_hash, tx.at) {
                 Some((id, stamp, value)) => (Held::Own(Some(value)), Some((id, stamp)), false),
                 None => (Held::Own(None), None, false),
             },
         };
         self.add(key.clone(), key_hash, found, tx.overlays)
+    }
+
+    /// Asks the cache for the index's slot and for the row, and gives way to others until they are there.
+    #[inline]
+    fn fetch_and_pause(&self, key_hash: u64, pause: Pause<'_>) {
+        self.prefetch_index(key_hash);
+        pause.pause();
+        if let Some(id) = self.locate(key_hash) {
+            self.fetch_row(id);
+            pause.pause();
+        }
     }
 
     #[inline]
@@ -755,7 +772,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             scans.len() - 1
         });
         let rows = match tx.beside {
-            Beside::Window(_) => self.row_ids(range),
+            Beside::Window { .. } => self.row_ids(range),
             Beside::Anybody => self.row_ids_pinned(range),
         };
         Through { store: self, tx, rows, front: None, back: None, own: own.into(), scan }
@@ -833,7 +850,8 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Through<'a, K, V, C> {
         let (store, tx) = (self.store, self.tx);
         loop {
             let visit = &mut |granule| {
-                let still = matches!(tx.beside, Beside::Window(written) if !written.may_hold(granule));
+                let still =
+                    matches!(tx.beside, Beside::Window { written, .. } if !written.may_hold(granule));
                 tx.overlays.read_granule(store.number(), granule, still);
             };
             let id = if from_back { self.rows.next_back(visit) } else { self.rows.next(visit) };
@@ -841,7 +859,7 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Through<'a, K, V, C> {
                 return if from_back { self.front.take() } else { self.back.take() };
             };
             self.rows.ahead(from_back).iter().for_each(|&id| store.fetch_row(id));
-            if let Beside::Window(written) = tx.beside
+            if let Beside::Window { written, .. } = tx.beside
                 && let Some((value, _)) = store.still(id, tx.at, written)
             {
                 // SAFETY: nobody writes it while the speculation runs; the row exists until the window ends.

@@ -1,0 +1,185 @@
+//! Running transactions ahead, several at a time on one driver.
+//!
+//! A transaction that declares nothing is run ahead to see what it touches (reconnaissance; Calvin, SIGMOD 2012, section
+//! 3.2.1). Nobody knows its rows before it asks for them, and a row that is in no cache costs 100 ns or more, twice: a
+//! slot of the index, and then the row. So a driver has several *lanes*, each a coroutine with a stack of its own. At an
+//! access a lane asks the cache for what it needs and gives way to the next one; when its turn comes again, the line is
+//! there (interleaving by coroutines; CoroBase, VLDB 2020). Switching costs a few nanoseconds.
+//!
+//! So a procedure that holds a lock across two accesses may meet itself, in another lane of the same thread. Procedures
+//! must not block anyway. What they borrow from a thread's own variables across accesses may be borrowed twice, which
+//! panics: a speculation that panics is never used as it stands.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use corosensei::stack::DefaultStack;
+use corosensei::{CoroutineResult, ScopedCoroutine, Yielder};
+
+use crate::execute::panic_message;
+use crate::pipeline::Shared;
+use crate::prepare::Past;
+use crate::procedure::{Calls, Ended};
+use crate::reply::Status;
+use crate::store::{Beside, Overlays};
+use crate::tx::Tx;
+use crate::window::{Chunk, Prepared, Speculation, Window};
+
+/// How many transactions a driver runs ahead at a time, unless it was told.
+pub(crate) const LANES: usize = 8;
+/// What a lane's stack may take. Pages that are never touched take nothing.
+const STACK_BYTES: usize = 2 << 20;
+
+/// Where a transaction that runs ahead gives way to others.
+#[derive(Clone, Copy)]
+pub(crate) struct Pause<'a>(Option<&'a Yielder<(), ()>>);
+
+impl Pause<'_> {
+    /// No others: there is nobody to give way to.
+    pub(crate) const NEVER: Self = Self(None);
+
+    /// Whether there is somebody to give way to.
+    #[inline]
+    pub(crate) const fn is_possible(self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Lets the others run until it is this one's turn again.
+    #[inline]
+    pub(crate) fn pause(self) {
+        if let Some(yielder) = self.0
+            // Another one would run on a thread that seems to panic.
+            && !std::thread::panicking()
+        {
+            yielder.suspend(());
+        }
+    }
+}
+
+impl std::fmt::Debug for Pause<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Pause").field(&self.is_possible()).finish()
+    }
+}
+
+/// What one lane of a chunk found out, one transaction after another.
+#[derive(Default)]
+pub(crate) struct Lane {
+    pub(crate) overlays: Overlays,
+    pub(crate) replies: Vec<u8>,
+}
+
+impl Lane {
+    pub(crate) fn clear(&mut self) {
+        self.overlays.clear();
+        self.replies.clear();
+    }
+}
+
+/// One driver's stacks.
+pub(crate) struct Stacks {
+    lanes: usize,
+    stacks: Vec<DefaultStack>,
+}
+
+impl Stacks {
+    /// For so many transactions at a time. Stacks are made when they are needed first.
+    pub(crate) const fn new(lanes: usize) -> Self {
+        Self { lanes, stacks: Vec::new() }
+    }
+
+    /// How many lanes there are for so many transactions: one needs no stack.
+    fn prepare(&mut self, transactions: usize) -> io::Result<usize> {
+        let lanes = self.lanes.min(transactions);
+        if lanes < 2 {
+            return Ok(1);
+        }
+        while self.stacks.len() < lanes {
+            self.stacks.push(DefaultStack::new(STACK_BYTES)?);
+        }
+        Ok(lanes)
+    }
+}
+
+/// Runs ahead the chunk's transactions with these indexes. Their speculations stand in the chunk afterwards, in the same
+/// order; what they mean for footprints is not decided yet.
+pub(crate) fn run(shared: &Shared, window: &Window, chunk: &mut Chunk, past: Past<'_>, stacks: &mut Stacks) {
+    let Chunk { transactions, calls, to_find, lanes, speculations, first, .. } = chunk;
+    // Without memory for stacks it takes longer.
+    let count = stacks.prepare(to_find.len()).unwrap_or(1);
+    if lanes.len() < count {
+        lanes.resize_with(count, Lane::default);
+    }
+    let first = *first;
+    let (next, done) = (Cell::new(0), RefCell::new(&mut *speculations));
+    let body = |number: usize, lane: &mut Lane, pause: Pause<'_>| {
+        while let Some(&index) = to_find.get(next.replace(next.get() + 1)) {
+            let Prepared { call, time_us, .. } = transactions[index as usize];
+            let (procedure, call) = call.expect("it is a call");
+            let calls = calls[usize::from(procedure)].as_deref().expect("the call was decoded");
+            let Lane { overlays, replies } = &mut *lane;
+            let beside = Beside::Window { written: past.written, pause };
+            let position = window.first().plus(u64::from(first + index));
+            let found = {
+                let mut tx = Tx::speculative(&shared.store, overlays, past.at, position, time_us, beside);
+                speculate(calls, call, &mut tx, replies)
+            };
+            let touched = overlays.at_hand();
+            done.borrow_mut().push(Speculation { index, lane: number as u8, touched, ..found });
+        }
+    };
+    if count == 1 {
+        body(0, &mut lanes[0], Pause::NEVER);
+    } else {
+        interleave(0, &mut lanes[..count], &mut stacks.stacks, &body, &mut || false);
+    }
+    speculations.sort_unstable_by_key(|speculation| speculation.index);
+}
+
+/// Starts a coroutine for the first lane, then for the others, and then resumes all in turn until none goes on. `others`
+/// resumes those before, and tells whether any goes on.
+fn interleave(
+    number: usize,
+    lanes: &mut [Lane],
+    stacks: &mut [DefaultStack],
+    body: &dyn Fn(usize, &mut Lane, Pause<'_>),
+    others: &mut dyn FnMut() -> bool,
+) {
+    let (Some((lane, lanes)), Some((stack, stacks))) = (lanes.split_first_mut(), stacks.split_first_mut())
+    else {
+        while others() {}
+        return;
+    };
+    let run = move |yielder: &Yielder<(), ()>, ()| body(number, lane, Pause(Some(yielder)));
+    ScopedCoroutine::with_stack(stack, run).scope(|mut coroutine| {
+        let mut goes_on = true;
+        let mut all = || {
+            let others = others();
+            goes_on = goes_on && matches!(coroutine.resume(()), CoroutineResult::Yield(()));
+            others || goes_on
+        };
+        interleave(number + 1, lanes, stacks, body, &mut all);
+    });
+}
+
+/// Runs a call ahead.
+pub(crate) fn speculate(calls: &dyn Calls, call: u32, tx: &mut Tx<'_>, replies: &mut Vec<u8>) -> Speculation {
+    let start = replies.len();
+    let run = || {
+        let ended = calls.run(call, tx, replies);
+        tx.keep_indexes();
+        ended
+    };
+    let status = match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ended::Committed) => Status::Committed,
+        Ok(Ended::Aborted) => Status::Aborted,
+        Err(payload) => {
+            replies.truncate(start);
+            replies.extend_from_slice(panic_message(&*payload).as_bytes());
+            Status::Panicked
+        }
+    };
+    let reply = start..replies.len();
+    Speculation { index: 0, lane: 0, touched: 0..0, status, reply, still: false, reusable: false }
+}
