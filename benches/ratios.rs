@@ -68,6 +68,7 @@ fn replay<W: Workload>(
     mode: Mode,
 ) -> (f64, Digest) {
     let builder = workload.register(Engine::builder()).threads(threads).window(window).mode(mode);
+    let builder = builder.lanes(setting("LANES", 8));
     let replay = builder.replay(Arc::clone(&recorded.log) as Arc<dyn SharedLog>).expect("it opens");
     replay.to(recorded.populated).expect("the population replays");
     let before = replay.stats().stages;

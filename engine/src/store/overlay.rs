@@ -209,8 +209,9 @@ const FEW: usize = 16;
 
 /// One table's part.
 pub(crate) struct Overlay<K, V> {
-    /// Rows of all speculations, one after another. Only pushed to, and addresses stay.
-    looked: UnsafeCell<Arena<Looked<K, V>, 4096>>,
+    /// Rows of all speculations, one after another. Only pushed to, and addresses stay. In chunks that do not all start
+    /// at the same place of a page: lanes would get in each other's way in the cache.
+    looked: UnsafeCell<Arena<Looked<K, V>, 4800>>,
     /// Which speculation is at hand, and where its rows start.
     speculation: Cell<u32>,
     start: Cell<u32>,
@@ -669,10 +670,8 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         }
         let found = match tx.beside {
             Beside::Window { written, pause } => {
-                if pause.is_possible() {
-                    self.fetch_and_pause(key_hash, pause);
-                }
-                self.look_in_window(key, key_hash, tx.at, written)
+                let hint = if pause.is_possible() { self.fetch_and_pause(key_hash, pause) } else { None };
+                self.look_in_window(key, key_hash, hint, tx.at, written)
             }
             Beside::Anybody => match self.find_at(key, key_hash, tx.at) {
                 Some((id, stamp, value)) => (Held::Own(Some(value)), Some((id, stamp)), false),
@@ -682,20 +681,30 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         self.add(key.clone(), key_hash, found, tx.overlays)
     }
 
-    /// Asks the cache for the index's slot and for the row, and gives way to others until they are there.
+    /// Asks the cache for the index's slot and for the row, and gives way to others until they are there; returns the
+    /// row that it most likely is.
     #[inline]
-    fn fetch_and_pause(&self, key_hash: u64, pause: Pause<'_>) {
+    fn fetch_and_pause(&self, key_hash: u64, pause: Pause<'_>) -> Option<RowId> {
         self.prefetch_index(key_hash);
         pause.pause();
-        if let Some(id) = self.locate(key_hash) {
-            self.fetch_row(id);
-            pause.pause();
-        }
+        let id = self.locate(key_hash)?;
+        self.fetch_row(id);
+        pause.pause();
+        Some(id)
     }
 
     #[inline]
-    fn look_in_window(&self, key: &K, key_hash: u64, at: Stamp, written: &Written) -> Found<V> {
-        let Some(id) = self.find(key, key_hash) else {
+    fn look_in_window(
+        &self,
+        key: &K,
+        key_hash: u64,
+        hint: Option<RowId>,
+        at: Stamp,
+        written: &Written,
+    ) -> Found<V> {
+        // SAFETY: rows in the index exist until the window ends.
+        let hint = hint.filter(|&id| unsafe { self.row(id).key() == key });
+        let Some(id) = hint.or_else(|| self.find(key, key_hash)) else {
             let unit = match self.conflicts {
                 Conflicts::Grouped { .. } => self.granule_of(key),
                 Conflicts::Rows | Conflicts::Watched(_) | Conflicts::Ranges => key_hash,
