@@ -4,15 +4,15 @@
 //! change all the time (the items of the newest orders), the guess is wrong nearly always, and each wrong one costs a
 //! replay of its window. So a violation is a lesson: for a while the procedure declares more than it was seen to touch,
 //! first the granules of the rows that it reads in that table, if it has granules, then anything. Later it is tried
-//! again; a lesson that has to be learned again is remembered for twice as long.
+//! again; a lesson that has to be learned again is remembered for twice as long, up to some thousand windows.
 //!
 //! Lessons decide who waits for whom, never a result.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// For how many windows a lesson is remembered the first time, and at most.
-const WINDOWS: u64 = 256;
-const DOUBLED: u64 = 10;
+/// For how many windows a lesson is remembered the first time, and how often that is doubled.
+const WINDOWS: u64 = 4;
+const DOUBLED: u64 = 12;
 
 /// How much of a table a procedure declares besides what it was seen to touch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,10 +114,10 @@ mod tests {
         assert!(learned.has_any(1, 11) && !learned.has_any(0, 11));
         assert_eq!(learned.extent(1, 2, 11), Extent::Granules);
         assert_eq!(learned.extent(1, 1, 11), Extent::Rows);
-        learned.learn(1, 2, true, 20);
-        assert_eq!((learned.extent(1, 2, 21), learned.greatest(1, 21)), (Extent::Anything, Extent::Anything));
-        assert_eq!(learned.extent(1, 2, 20 + 2 * WINDOWS - 1), Extent::Anything);
-        let later = 20 + 2 * WINDOWS;
+        learned.learn(1, 2, true, 12);
+        assert_eq!((learned.extent(1, 2, 13), learned.greatest(1, 13)), (Extent::Anything, Extent::Anything));
+        assert_eq!(learned.extent(1, 2, 12 + 2 * WINDOWS - 1), Extent::Anything);
+        let later = 12 + 2 * WINDOWS;
         assert_eq!((learned.extent(1, 2, later), learned.has_any(1, later)), (Extent::Rows, false));
         learned.learn(1, 2, true, later);
         assert_eq!(learned.extent(1, 2, later + 4 * WINDOWS - 1), Extent::Granules);

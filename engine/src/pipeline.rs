@@ -865,12 +865,6 @@ impl Pipeline {
         stats.replays += 1;
         stats.violations += violations.len() as u64;
         for violation in violations {
-            let tables = (0u16..).zip(self.shared.store.tables());
-            let table = tables.into_iter().find(|(_, table)| table.name() == violation.table);
-            if let Some((number, table)) = table {
-                let Violation { procedure, .. } = *violation;
-                self.shared.learned.learn(procedure, number, table.is_watched(), window);
-            }
             let name = self.shared.procedures.get(violation.procedure).name;
             stats.last_violation = Some((violation.position.0, name, violation.table));
             match stats.violations_by_procedure.iter_mut().find(|(known, _)| *known == name) {
@@ -880,6 +874,15 @@ impl Pipeline {
         }
         stats.violations_by_procedure.sort_unstable();
         drop(stats);
+        let mut lessons: Vec<_> = violations.iter().map(|v| (v.procedure, v.table)).collect();
+        lessons.sort_unstable();
+        lessons.dedup();
+        for (procedure, name) in lessons {
+            let mut tables = (0u16..).zip(self.shared.store.tables());
+            let table = tables.find(|(_, table)| table.name() == name);
+            let (number, table) = table.expect("violations are of tables");
+            self.shared.learned.learn(procedure, number, table.is_watched(), window);
+        }
         observe::replayed(violations, &self.shared.procedures);
         if let Some(explainer) = &self.shared.explainer {
             explainer.add_violations(violations);
