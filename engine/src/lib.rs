@@ -10,6 +10,7 @@
 #![deny(unsafe_code)]
 
 mod bounded;
+pub mod checkpoint;
 mod codec;
 mod digest;
 mod engine;
@@ -24,6 +25,7 @@ mod handover;
 mod in_flight;
 mod index;
 mod interactive;
+mod memory_limit;
 mod merge;
 mod observe;
 mod pipeline;

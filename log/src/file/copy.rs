@@ -7,7 +7,7 @@
 
 use std::io;
 
-use crate::{LogId, OpenError, Position};
+use crate::{LogId, OpenError, Position, Tail};
 
 use super::FileLog;
 use super::layout::ManifestSlot;
@@ -65,6 +65,19 @@ impl FileLog {
                 copied => return copied,
             }
         }
+    }
+}
+
+impl FileLog {
+    /// The identity of the log in a directory, and where it starts, without its lock and without a look at its
+    /// segments; somebody may have it open to write. The tail is what was durable when the manifest was last written.
+    ///
+    /// # Errors
+    /// [`OpenError`] when there is no log.
+    pub fn peek_with_storage(storage: &dyn Storage) -> Result<(LogId, Tail), OpenError> {
+        let manifest = recovery::manifest(storage, Access::Read)?;
+        let slot = manifest.slot();
+        Ok((slot.log, Tail { head: slot.head, tail: slot.durable, sealed: slot.sealed }))
     }
 }
 

@@ -112,8 +112,19 @@ pub(crate) fn examine(storage: &dyn Storage, access: Access, writer: Writer) -> 
             None => OpenError::Missing { path: storage.path().to_path_buf() },
         });
     }
-    let file = storage.open(manifest::NAME, access).map_err(file_error(storage, "open", manifest::NAME))?;
-    let manifest = Manifest::load(file).map_err(|error| match error {
+    let manifest = manifest(storage, access)?;
+    Examination::new(storage, access, writer, manifest).run(inventory)
+}
+
+/// The manifest of the log in `storage`.
+pub(crate) fn manifest(storage: &dyn Storage, access: Access) -> Result<Manifest, OpenError> {
+    let file = match storage.open(manifest::NAME, access) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(OpenError::Missing { path: storage.path().to_path_buf() });
+        }
+        file => file.map_err(file_error(storage, "open", manifest::NAME))?,
+    };
+    Manifest::load(file).map_err(|error| match error {
         LoadError::Io(error) => file_error(storage, "read", manifest::NAME)(error),
         LoadError::NotAManifest => not_a_log(storage, format!("its {} is not one of a log", manifest::NAME)),
         LoadError::Version(found) => {
@@ -123,8 +134,7 @@ pub(crate) fn examine(storage: &dyn Storage, access: Access, writer: Writer) -> 
             position: Position::ZERO,
             detail: format!("file {}: both copies are damaged: {a}; {b}", manifest::NAME),
         },
-    })?;
-    Examination::new(storage, access, writer, manifest).run(inventory)
+    })
 }
 
 /// Whether somebody may be writing while the log is read.
