@@ -86,7 +86,7 @@ fn apply_killed_again_and_again_keeps_every_acknowledged_transaction_once() {
     let directory = tempfile::tempdir().expect("a directory");
     let log = directory.path().join("store");
     let (mut random, mut answered, mut next) = (Random(1), BTreeSet::new(), 0u64);
-    let (mut unanswered, mut rejected) = (BTreeSet::<u64>::new(), 0);
+    let (mut unanswered, mut rejected, mut at_work) = (BTreeSet::<u64>::new(), 0, 0);
     for round in 0..kills() {
         let durability = if round % 2 == 0 { "buffered" } else { "flushed" };
         let threads = if round % 4 < 3 { "1" } else { "2" };
@@ -102,8 +102,10 @@ fn apply_killed_again_and_again_keeps_every_acknowledged_transaction_once() {
         // What was not answered is sent again, and takes effect once. Some that were answered are, too.
         let mut sent: Vec<u64> = unanswered.iter().copied().collect();
         sent.extend(answered.iter().next_back());
-        sent.extend(next..next + 100);
-        next += 100;
+        // More than it comes to answer, so that it dies at work.
+        let fresh = next..next + 1200u64.saturating_sub(sent.len() as u64);
+        next = fresh.end;
+        sent.extend(fresh);
         let feeder = {
             let sent = sent.clone();
             thread::spawn(move || {
@@ -118,7 +120,7 @@ fn apply_killed_again_and_again_keeps_every_acknowledged_transaction_once() {
             })
         };
         // Killed after some answers; that may be before the first, or in the middle of a checkpoint.
-        let wanted = random.below(sent.len() as u64) as usize;
+        let wanted = random.below(300) as usize;
         let mut answers = BufReader::new(stdout).lines();
         for id in sent.iter().take(wanted) {
             let line = answers.next().expect("an answer").expect("UTF-8");
@@ -127,7 +129,7 @@ fn apply_killed_again_and_again_keeps_every_acknowledged_transaction_once() {
             assert_eq!(answer["status"], "committed");
             answered.insert(*id);
         }
-        thread::sleep(Duration::from_micros(random.below(4000)));
+        thread::sleep(Duration::from_micros(random.below(1000)));
         kill(&mut child);
         // What it had written into the pipe was answered, too, if the line is whole.
         for line in answers {
@@ -139,6 +141,7 @@ fn apply_killed_again_and_again_keeps_every_acknowledged_transaction_once() {
         feeder.join().expect("it sends lines only");
         unanswered.extend(sent);
         unanswered.retain(|id| !answered.contains(id));
+        at_work += u64::from(!unanswered.is_empty());
         let mut stderr = String::new();
         std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut stderr).expect("UTF-8");
         rejected += usize::from(stderr.contains("is damaged"));
@@ -155,8 +158,9 @@ fn apply_killed_again_and_again_keeps_every_acknowledged_transaction_once() {
     }
     assert_eq!(rejected, 0, "no checkpoint gets its name before it is whole");
     assert!(head(&log) > 0, "the log was trimmed");
+    assert!(at_work > kills() / 2, "it was killed at work {at_work} times");
     assert!(answered.len() as u64 > kills(), "{} answers", answered.len());
-    println!("{} kills, {} answers, head {}", kills(), answered.len(), head(&log));
+    println!("{} kills, {at_work} at work, {} answers, head {}", kills(), answered.len(), head(&log));
 }
 
 #[test]
