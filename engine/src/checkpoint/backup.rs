@@ -130,6 +130,10 @@ pub(crate) fn of_running(
     let unfinished = Unfinished::new(to)?;
     let (snapshot, digest) = shared.snapshot_with_digest().ok_or(BackupError::Stopped)?;
     let checkpoint = snapshot.position();
+    let head = checkpoint.map_or(Position::ZERO, Position::next);
+    // The log first: one is not made where other files lie already. Its segment need not be filled with zeros: it is made durable when it is closed.
+    let config = file::Config { durability: Durability::Buffered, ..file::Config::default() };
+    drop(FileLog::continue_with_storage(Arc::new(unfinished.storage()), &config, log.id(), head)?);
     let mut bytes = 0;
     if let Some(position) = checkpoint {
         let shelf = unfinished.shelf(log.id())?;
@@ -147,10 +151,6 @@ pub(crate) fn of_running(
         bytes = written.ok_or(BackupError::Stopped)?.bytes;
         shelf.install(position).map_err(io_error("name a checkpoint in", shelf.storage.path()))?;
     }
-    let head = checkpoint.map_or(Position::ZERO, Position::next);
-    // Its segment need not be filled with zeros: it is made durable when it is closed.
-    let config = file::Config { durability: Durability::Buffered, ..file::Config::default() };
-    drop(FileLog::continue_with_storage(Arc::new(unfinished.storage()), &config, log.id(), head)?);
     unfinished.finish()?;
     Ok(Backup { checkpoint, head, tail: head, bytes })
 }

@@ -4,12 +4,12 @@
 //! until all have met, so nothing needs a schedule: not even a file that holds a key twice makes two workers meet at
 //! one row.
 
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 
 use super::row::Stamp;
 use super::slab::RowId;
 use super::table_store::TableStore;
-use super::{Store, Worker};
+use super::{SeeRow, Store, Worker};
 use crate::checkpoint::RowFormat;
 use crate::codec::{Codec, DecodeError};
 use crate::table::{Key, Value};
@@ -27,7 +27,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     }
 
     /// Shows `see` the bytes of all rows at `at`, until it breaks off. For registered snapshots.
-    pub(super) fn visit_rows_at(&self, at: Stamp, see: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+    pub(super) fn visit_rows_at(&self, at: Stamp, see: &mut SeeRow<'_>) {
         let (mut key_scratch, mut value_scratch) = (Vec::new(), Vec::new());
         self.visit_at(at, |key, value| {
             C::with_bytes(key, &mut key_scratch, |key| {

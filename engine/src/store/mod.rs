@@ -101,6 +101,9 @@ pub(crate) struct WindowEnd {
     pub(crate) oldest_snapshot: Option<Stamp>,
 }
 
+/// Shown the bytes of key and value of a row; tells whether to go on.
+pub(crate) type SeeRow<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
 /// A table without its types.
 pub(crate) trait AnyTable: Any + Send + Sync {
     fn name(&self) -> &'static str;
@@ -217,7 +220,7 @@ pub(crate) trait AnyTable: Any + Send + Sync {
     fn row_format(&self) -> RowFormat;
     /// Shows `see` the bytes of key and value of all rows at `at`, in no order, until it breaks off. For registered
     /// snapshots.
-    fn visit_rows_at(&self, at: Stamp, see: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>);
+    fn visit_rows_at(&self, at: Stamp, see: &mut SeeRow<'_>);
     /// See [`TableStore::load_row`].
     ///
     /// # Safety

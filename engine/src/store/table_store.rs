@@ -38,7 +38,7 @@ use super::ordered_index::OrderedIndex;
 use super::overlay::Overlays;
 use super::row::{Row, Stamp, Version};
 use super::slab::{RowId, Slab};
-use super::{AnyTable, Undo, Unit, WindowEnd, Worker};
+use super::{AnyTable, SeeRow, Undo, Unit, WindowEnd, Worker};
 use crate::checkpoint::RowFormat;
 use crate::codec::{Codec, DecodeError};
 use crate::footprint::{Footprint, NOWHERE};
@@ -1092,7 +1092,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
         Self::row_format()
     }
 
-    fn visit_rows_at(&self, at: Stamp, see: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) {
+    fn visit_rows_at(&self, at: Stamp, see: &mut SeeRow<'_>) {
         Self::visit_rows_at(self, at, see);
     }
 
