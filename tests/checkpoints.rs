@@ -93,7 +93,7 @@ fn check<W: Workload>(workload: &W, transactions: u64) {
 
     // Goes on from the newest one, keeps two, and gives up the log before them.
     let trims = checkpoint::Config { every_bytes: Some(20 << 10), keep: 2, ..Default::default() };
-    let second = record(workload, Arc::new(open()), trims.clone(), transactions);
+    let second = record(workload, Arc::new(open()), trims, transactions);
     let log = Arc::new(FileLog::open_read_only(directory.path().join("log")).expect("the log opens again"));
     let head = log.tail().head;
     assert!(head > Position::ZERO, "{name}: not trimmed");

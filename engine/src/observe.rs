@@ -49,11 +49,7 @@ pub(crate) fn describe() {
     describe_histogram!("mixlog_window_batches", count, "Batches of a mixed window");
     describe_histogram!("mixlog_window_parallelism", count, "Entries over batches of a mixed window");
     describe_counter!("mixlog_checkpoints_total", count, "Checkpoints taken");
-    describe_counter!(
-        "mixlog_checkpoint_failures_total",
-        count,
-        "Checkpoints that were due and could not be taken"
-    );
+    describe_counter!("mixlog_checkpoint_failures_total", count, "Checkpoints that could not be taken");
     describe_gauge!("mixlog_checkpoint_tail", count, "Everything before this position is in a checkpoint");
     describe_gauge!("mixlog_checkpoint_bytes", Unit::Bytes, "Length of the newest checkpoint");
     describe_histogram!("mixlog_checkpoint_seconds", Unit::Seconds, "How long a checkpoint took");
@@ -82,7 +78,7 @@ pub(crate) fn checkpointed(checkpoint: &Checkpoint) {
     info!(target: "mixlog", position = position.0, rows, bytes, elapsed_ms = elapsed.as_millis() as u64, "checkpoint");
 }
 
-/// A checkpoint that was due could not be taken.
+/// A checkpoint could not be taken, or what it makes superfluous not be given up.
 pub(crate) fn checkpoint_failed(error: &CheckpointError) {
     counter!("mixlog_checkpoint_failures_total").increment(1);
     error!(target: "mixlog", %error, "no checkpoint");

@@ -208,12 +208,12 @@ pub(super) fn show_recovery(builder: mixlog::Builder) -> mixlog::Builder {
     })
 }
 
-/// Says how the state was rebuilt, unless there was nothing to rebuild.
+/// Says how the state was rebuilt, unless that was all of a short log.
 pub(super) fn print_recovery(recovery: &Recovery) {
     for rejected in &recovery.rejected {
         eprintln!("mixlog: {rejected}; it was passed over");
     }
-    if recovery.checkpoint.is_some() || recovery.entries > 0 {
+    if recovery.checkpoint.is_some() || recovery.elapsed() >= Duration::from_secs(1) {
         eprintln!("mixlog: {recovery}");
     }
 }

@@ -129,8 +129,18 @@ impl Keeper {
         move |source| CheckpointError::Io { action, path, source: Arc::new(source) }
     }
 
-    /// Takes a checkpoint of the newest committed state, gives up those that are too many, and trims the log.
+    /// The same as [`take_one`](Self::take_one), and tells those who watch.
     pub(crate) fn take(&self) -> Result<Checkpoint, CheckpointError> {
+        let taken = self.take_one();
+        match &taken {
+            Ok(_) | Err(CheckpointError::Empty | CheckpointError::Stopped) => {}
+            Err(error) => observe::checkpoint_failed(error),
+        }
+        taken
+    }
+
+    /// Takes a checkpoint of the newest committed state, gives up those that are too many, and trims the log.
+    fn take_one(&self) -> Result<Checkpoint, CheckpointError> {
         let begun = Instant::now();
         let mut kept = self.kept.lock().expect("a checkpoint that panics is a bug");
         let (snapshot, digest) = self.shared.snapshot_with_digest().ok_or(CheckpointError::Stopped)?;
@@ -237,11 +247,7 @@ impl Keeper {
                 Ok(taken) => (failed, last) = (false, Some(taken.position.next())),
                 Err(CheckpointError::Empty) => {}
                 Err(CheckpointError::Stopped) => return,
-                Err(error) => {
-                    failed = true;
-                    last = Some(last.unwrap_or_default());
-                    observe::checkpoint_failed(&error);
-                }
+                Err(_) => (failed, last) = (true, Some(last.unwrap_or_default())),
             }
         }
     }
