@@ -1,7 +1,7 @@
 //! Power cuts at every call of small traces with segments that fill up, checkpoints and trims, and again at a call of
 //! the recovery, and of the recovery from that.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use mixlog_log::{Durability, FileLog, SharedLog};
@@ -45,7 +45,7 @@ fn cuts() -> u64 {
 /// How crashes went, to see that the tests reach what they are for.
 #[derive(Debug, Default)]
 struct Tally {
-    states: HashSet<u64>,
+    states: BTreeSet<u64>,
     from_checkpoint: u64,
     trimmed: u64,
     rejected: u64,
@@ -108,7 +108,7 @@ impl Crashes {
     /// Plays a power cut after every call of the trace.
     fn everywhere(&mut self, trace: &[Call]) {
         let mut disk = Disk::default();
-        let (mut promise, mut seen) = (Promise::default(), HashSet::new());
+        let (mut promise, mut seen) = (Promise::default(), BTreeSet::new());
         for call in trace {
             disk.apply(call);
             if let Call::Note(note) = call {
