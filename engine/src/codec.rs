@@ -10,6 +10,12 @@ use zerocopy::{Immutable, IntoBytes, TryFromBytes};
 /// Chosen per table: [`Serde`] takes any serde type, [`Fixed`] the bytes of a plain fixed-size type as they
 /// lie in memory.
 pub trait Codec<T>: Send + Sync + 'static {
+    /// Its name in checkpoints: rows written by one codec are not read by another.
+    const NAME: &'static str = "custom";
+
+    /// How many bytes every value has, if that is fixed.
+    const BYTES: Option<usize> = None;
+
     /// Calls `read` with the value's bytes; `scratch` may be used to build them.
     fn with_bytes<R>(value: &T, scratch: &mut Vec<u8>, read: impl FnOnce(&[u8]) -> R) -> R;
 
@@ -48,6 +54,8 @@ pub struct Serde;
 pub struct Fixed;
 
 impl<T: Serialize + DeserializeOwned> Codec<T> for Serde {
+    const NAME: &'static str = "postcard";
+
     fn with_bytes<R>(value: &T, scratch: &mut Vec<u8>, read: impl FnOnce(&[u8]) -> R) -> R {
         scratch.clear();
         encode(value, scratch);
@@ -65,6 +73,9 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for Serde {
 }
 
 impl<T: IntoBytes + Immutable + TryFromBytes> Codec<T> for Fixed {
+    const NAME: &'static str = "fixed";
+    const BYTES: Option<usize> = Some(size_of::<T>());
+
     #[inline]
     fn with_bytes<R>(value: &T, _scratch: &mut Vec<u8>, read: impl FnOnce(&[u8]) -> R) -> R {
         read(value.as_bytes())

@@ -3,6 +3,7 @@
 use std::any::TypeId;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -10,6 +11,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use mixlog_log::{Batch, Durability, Position, SharedLog};
 
+use crate::checkpoint::{self, Backup, BackupError, Checkpoint, CheckpointError, Keeper, OnLoad, Recovery};
 use crate::codec::Codec;
 use crate::digest::Digest;
 use crate::entry::{self, Origin};
@@ -18,7 +20,7 @@ use crate::explanation::Explanation;
 use crate::index::{Index, IndexKey, Maintain};
 use crate::interactive::Intention;
 use crate::observe;
-use crate::pipeline::{Config, Mode, Pipeline, Progress, Shared, Until, WINDOW_GRID};
+use crate::pipeline::{self, Config, Mode, Pipeline, Progress, Shared, Until, WINDOW_GRID};
 use crate::procedure::{Procedure, ProcedureId, Procedures, Registered};
 use crate::snapshot::Snapshot;
 use crate::stats::{Memory, Stats};
@@ -43,6 +45,17 @@ pub struct Builder {
     retain: u64,
     explain: u32,
     progress: Option<Progress>,
+    checkpoints: checkpoint::Config,
+    on_load: Option<OnLoad>,
+    max_memory: u64,
+}
+
+/// What a builder builds: a pipeline that has executed nothing, and what is needed to give it a state.
+struct Built {
+    pipeline: Pipeline,
+    progress: Option<Progress>,
+    checkpoints: checkpoint::Config,
+    on_load: Option<OnLoad>,
 }
 
 impl Default for Builder {
@@ -62,6 +75,9 @@ impl Default for Builder {
             retain: 0,
             explain: 0,
             progress: None,
+            checkpoints: checkpoint::Config::default(),
+            on_load: None,
+            max_memory: 0,
         }
     }
 }
@@ -170,8 +186,34 @@ impl Builder {
         self
     }
 
-    fn build(mut self) -> Result<(Pipeline, Option<Progress>), OpenError> {
+    /// Where checkpoints lie, when they are taken, and what becomes of the log before them. By default an engine on a log
+    /// in files keeps two of them beside it, and trims it; see [`checkpoint::Config`].
+    pub fn checkpoints(mut self, config: checkpoint::Config) -> Self {
+        self.checkpoints = config;
+        self
+    }
+
+    /// Calls `on_load` now and then while a checkpoint is loaded, with how much of it was read and its length, in bytes.
+    pub fn on_load(mut self, on_load: impl Fn(u64, u64) + Send + Sync + 'static) -> Self {
+        self.on_load = Some(Box::new(on_load));
+        self
+    }
+
+    /// How much memory the process may use before [`Engine::submit`] answers with [`SubmitError::OutOfMemory`]; reads,
+    /// and what is in flight, go on. Default: 0, no limit. Leave room for a burst: what is in flight is executed, and what
+    /// the process uses is looked at every 10 ms or so.
+    ///
+    /// Units: bytes of resident memory, all that the process does included.
+    pub const fn max_memory(mut self, bytes: u64) -> Self {
+        self.max_memory = bytes;
+        self
+    }
+
+    fn build(mut self) -> Result<Built, OpenError> {
         let refuse = |message: String| Err(OpenError::Configuration(message));
+        if self.checkpoints.keep == 0 {
+            return refuse("at least 1 checkpoint must be kept".to_owned());
+        }
         if self.threads == 0 || self.threads > 1024 {
             return refuse(format!("an engine runs on 1 to 1024 threads, not {}", self.threads));
         }
@@ -220,55 +262,85 @@ impl Builder {
         let pipeline = Pipeline::new(shared, workers, config).map_err(|error| {
             OpenError::Configuration(format!("cannot start {} threads: {error}", self.threads))
         })?;
-        Ok((pipeline, self.progress))
+        pipeline.shared().memory_limit.set(self.max_memory);
+        let Self { progress, checkpoints, on_load, .. } = self;
+        Ok(Built { pipeline, progress, checkpoints, on_load })
     }
 
-    /// Opens an engine on the log: executes all that is in it, and then all that is appended, by this engine or
-    /// by others.
+    /// Opens an engine on the log: loads the newest checkpoint that is whole, executes all that is in the log after it,
+    /// and then all that is appended, by this engine or by others. [`Engine::recovery`] tells how that went.
     ///
     /// # Errors
     /// [`OpenError`]; the log is unchanged.
     pub fn open(self, log: Arc<dyn SharedLog>) -> Result<Engine, OpenError> {
-        let (pipeline, progress) = self.build()?;
-        refuse_trimmed(&*log)?;
+        let Built { pipeline, progress, checkpoints, on_load } = self.build()?;
         observe::describe();
-        let start = Instant::now();
+        let shelf = checkpoints.shelf(&*log);
+        let begun = Instant::now();
+        let mut recovery = checkpoint::recover(
+            &pipeline,
+            &*log,
+            shelf.as_ref(),
+            checkpoints.start,
+            Position::MAX,
+            on_load.as_ref(),
+        )?;
+        let (start, first) = (Instant::now(), pipeline.shared().snapshots.tail());
         pipeline.run(&*log, &Until::Tail(log.tail().tail), progress.as_ref())?;
         let shared = Arc::clone(pipeline.shared());
-        observe::opened(shared.snapshots.tail(), start.elapsed());
+        (recovery.entries, recovery.replay) = (shared.snapshots.tail().since(first), start.elapsed());
+        observe::opened(shared.snapshots.tail(), begun.elapsed());
         append_catalog(&shared, &*log)?;
         // So that the state after opening does not depend on how soon the catalog is read.
         pipeline.run(&*log, &Until::Tail(log.tail().tail), progress.as_ref())?;
         let pipeline = Arc::new(pipeline);
         let stop = Arc::new(AtomicBool::new(false));
-        let thread = Pipeline::follow(&pipeline, &log, &stop).map_err(|error| {
-            OpenError::Configuration(format!("cannot start the engine's thread: {error}"))
-        })?;
-        Ok(Engine {
+        let no_thread =
+            |error| OpenError::Configuration(format!("cannot start the engine's thread: {error}"));
+        let mut keeper = None;
+        if let Some(shelf) = shelf {
+            let path = shelf.storage.path().to_path_buf();
+            let made = Keeper::new(
+                Arc::clone(&shared),
+                Arc::clone(&log),
+                shelf,
+                checkpoints.clone(),
+                Arc::clone(&stop),
+                &recovery,
+            );
+            let made = made.map_err(|error| OpenError::Checkpoints { path, source: Arc::new(error) })?;
+            keeper = Some(Arc::new(made));
+        }
+        let mut engine = Engine {
             shared,
             pipeline,
             log,
             stop,
-            thread: Mutex::new(Some(thread)),
+            thread: Mutex::default(),
             sequence: AtomicU64::new(0),
-        })
+            keeper,
+            keeping: Mutex::default(),
+            recovery,
+        };
+        if let Some(keeper) = engine.keeper.clone()
+            && (checkpoints.every_bytes.is_some() || checkpoints.every.is_some())
+        {
+            let thread = pipeline::spawn("mixlog-checkpoint", move || keeper.run()).map_err(no_thread)?;
+            engine.keeping = Mutex::new(Some(thread));
+        }
+        let thread = Pipeline::follow(&engine.pipeline, &engine.log, &engine.stop).map_err(no_thread)?;
+        engine.thread = Mutex::new(Some(thread));
+        Ok(engine)
     }
 
-    /// Executes a log without taking part in it: nothing is appended, and the caller says how far to go.
+    /// Executes a log without taking part in it: nothing is appended, no checkpoint is taken, and the caller says how far
+    /// to go. It starts from a checkpoint, if there is one before that position (see [`checkpoint::Config::start`]).
     ///
     /// # Errors
-    /// [`OpenError`]: the configuration makes no sense, or the log was trimmed.
+    /// [`OpenError`]: the configuration makes no sense.
     pub fn replay(self, log: Arc<dyn SharedLog>) -> Result<Replay, OpenError> {
-        let (pipeline, progress) = self.build()?;
-        refuse_trimmed(&*log)?;
-        Ok(Replay { pipeline, progress, log })
-    }
-}
-
-fn refuse_trimmed(log: &dyn SharedLog) -> Result<(), OpenError> {
-    match log.tail().head {
-        Position::ZERO => Ok(()),
-        head => Err(OpenError::Trimmed { head }),
+        let Built { pipeline, progress, checkpoints, on_load } = self.build()?;
+        Ok(Replay { pipeline, progress, log, checkpoints, on_load, recovery: Mutex::default() })
     }
 }
 
@@ -353,6 +425,11 @@ pub struct Engine {
     stop: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<Result<(), OpenError>>>>,
     sequence: AtomicU64,
+    /// `None` for a log without a place for checkpoints, when none was named.
+    keeper: Option<Arc<Keeper>>,
+    /// The thread that takes them when they are due.
+    keeping: Mutex<Option<JoinHandle<()>>>,
+    recovery: Recovery,
 }
 
 impl Engine {
@@ -378,6 +455,9 @@ impl Engine {
             Some(index) if self.shared.procedures.get(index).name == P::NAME => {}
             _ => return Err(SubmitError::NotRegistered(P::NAME)),
         }
+        if let Some((resident, limit)) = self.shared.memory_limit.exceeded() {
+            return Err(SubmitError::OutOfMemory { resident, limit });
+        }
         thread_local! {
             static BATCH: std::cell::Cell<Batch> = const { std::cell::Cell::new(Batch::new()) };
         }
@@ -398,6 +478,48 @@ impl Engine {
                 Err(error.into())
             }
         }
+    }
+
+    /// Takes a checkpoint of the newest committed state now, gives up those that are too many, and trims the log as
+    /// [`Builder::checkpoints`] says. Transactions go on meanwhile. It includes every transaction whose ticket was filled
+    /// before. Where nothing was executed since the last one, that one is told.
+    ///
+    /// Cost: as [`Snapshot::for_each`] over all tables, on the calling thread, and the writing of all rows; while it
+    /// runs, that of an open snapshot.
+    ///
+    /// # Errors
+    /// [`CheckpointError`]; the checkpoints that were there are there still.
+    pub fn checkpoint(&self) -> Result<Checkpoint, CheckpointError> {
+        self.keeper.as_ref().ok_or(CheckpointError::Nowhere)?.take()
+    }
+
+    /// The positions of the checkpoints on the disk that are not known to be damaged, oldest first.
+    #[must_use]
+    pub fn checkpoints(&self) -> Vec<Position> {
+        self.keeper.as_ref().map_or_else(Vec::new, |keeper| keeper.list())
+    }
+
+    /// How the state was rebuilt when the engine was opened, from which checkpoint, and how long that took.
+    #[must_use]
+    pub const fn recovery(&self) -> &Recovery {
+        &self.recovery
+    }
+
+    /// Writes the newest committed state to a new directory, as a log with a checkpoint that opens: transactions go on
+    /// meanwhile, and those whose tickets were filled before are in it. The copy has the log's identity: it stands in
+    /// for the log, and is not to be written to beside it. For logs of any kind.
+    ///
+    /// Cost: as [`checkpoint`](Self::checkpoint).
+    ///
+    /// # Errors
+    /// [`BackupError`].
+    pub fn backup(&self, to: impl AsRef<Path>) -> Result<Backup, BackupError> {
+        checkpoint::of_running(&self.shared, &*self.log, to.as_ref())
+    }
+
+    /// Sets the limit of [`Builder::max_memory`] anew; 0 for none.
+    pub fn set_max_memory(&self, bytes: u64) {
+        self.shared.memory_limit.set(bytes);
     }
 
     /// A view of the newest committed state. It includes every transaction whose ticket was filled before.
@@ -514,9 +636,17 @@ impl Engine {
 
     fn shut_down(&self) -> Result<(), OpenError> {
         self.stop.store(true, Ordering::Relaxed);
+        self.shared.due.stop();
+        let keeping = self.keeping.lock().expect("no panic in a short section").take();
+        let kept = keeping.map(JoinHandle::join);
         let thread = self.thread.lock().expect("no panic in a short section").take();
         match thread.map(JoinHandle::join) {
-            None => Ok(()),
+            None | Some(Ok(Ok(()))) => match kept {
+                Some(Err(payload)) => {
+                    Err(OpenError::Panicked(crate::execute::panic_message(&*payload).to_owned()))
+                }
+                _ => Ok(()),
+            },
             Some(Ok(outcome)) => outcome,
             Some(Err(payload)) => {
                 Err(OpenError::Panicked(crate::execute::panic_message(&*payload).to_owned()))
@@ -544,6 +674,10 @@ pub struct Replay {
     pipeline: Pipeline,
     progress: Option<Progress>,
     log: Arc<dyn SharedLog>,
+    checkpoints: checkpoint::Config,
+    on_load: Option<OnLoad>,
+    /// `None` until the first step, which tells which checkpoints are early enough.
+    recovery: Mutex<Option<Recovery>>,
 }
 
 impl Replay {
@@ -575,8 +709,33 @@ impl Replay {
     }
 
     fn to_tail(&self, tail: Position) -> Result<Digest, OpenError> {
+        let mut recovery = self.recovery.lock().expect("a replay that panicked does not go on");
+        if recovery.is_none() {
+            *recovery = Some(checkpoint::recover(
+                &self.pipeline,
+                &*self.log,
+                self.checkpoints.shelf(&*self.log).as_ref(),
+                self.checkpoints.start,
+                tail,
+                self.on_load.as_ref(),
+            )?);
+        }
+        let (start, first) = (Instant::now(), self.pipeline.shared().snapshots.tail());
         self.pipeline.run(&*self.log, &Until::Tail(tail), self.progress.as_ref())?;
+        if let Some(recovery) = &mut *recovery {
+            recovery.entries += self.pipeline.shared().snapshots.tail().since(first);
+            recovery.replay += start.elapsed();
+        }
         Ok(self.pipeline.shared().digest())
+    }
+
+    /// From which checkpoint it started, and how long all of it took; `None` before the first step.
+    ///
+    /// # Panics
+    /// When a step panicked.
+    #[must_use]
+    pub fn recovery(&self) -> Option<Recovery> {
+        self.recovery.lock().expect("a replay that panicked does not go on").clone()
     }
 
     /// A view of the state where the replay stands.
@@ -630,13 +789,18 @@ impl std::fmt::Debug for Replay {
     }
 }
 
-/// The procedures, name and version, that the first entry of a log names; `None` for an empty log. Enough to
-/// know which program wrote it.
+/// The procedures, name and version, that the first entry of a log names, or, if that was trimmed, the newest checkpoint
+/// beside it that can be read; `None` for an empty log. Enough to know which program wrote it.
 ///
 /// # Errors
-/// [`OpenError::Entry`] when the log was not begun by an engine, [`OpenError::Read`] when it cannot be read.
+/// [`OpenError::Entry`] when the log was not begun by an engine, [`OpenError::Read`] when it cannot be read, and those of
+/// opening a log that was trimmed.
 pub fn procedures_in(log: &dyn SharedLog) -> Result<Option<Vec<(String, u32)>>, OpenError> {
     let position = log.tail().head;
+    if position > Position::ZERO {
+        let shelf = checkpoint::Config::default().shelf(log);
+        return checkpoint::catalog_of(log, shelf.as_ref()).map(|catalog| Some(catalog.procedures));
+    }
     let Some(block) = log.read(position)? else { return Ok(None) };
     let bad = |detail: String| Err(OpenError::Entry { position, detail });
     match block.get(position) {

@@ -1,9 +1,14 @@
 //! What can go wrong between an engine and its user.
 
 use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use mixlog_log::{AppendError, Position, ReadError};
 use thiserror::Error;
+
+use crate::checkpoint::Rejected;
 
 /// Why an engine cannot be opened on a log, or cannot go on replaying it.
 #[derive(Clone, Debug, Error)]
@@ -46,6 +51,57 @@ pub enum OpenError {
         /// The first position that is left.
         head: Position,
     },
+    /// The start of the log is gone, and no checkpoint reaches what is left of it.
+    #[error(
+        "the log starts at position {head}, and no checkpoint reaches it{}",
+        all_rejected(.rejected)
+    )]
+    NoCheckpoint {
+        /// The first position that is left.
+        head: Position,
+        /// The checkpoints that there are, newest first, and what is wrong with them.
+        rejected: Vec<Rejected>,
+    },
+    /// The state after that position can no longer be rebuilt.
+    #[error(
+        "the state after position {position} is gone: the log starts at position {head}, and {}",
+        oldest_checkpoint(.oldest)
+    )]
+    TooEarly {
+        /// The position asked for.
+        position: Position,
+        /// The first position that is left of the log.
+        head: Position,
+        /// The oldest checkpoint.
+        oldest: Option<Position>,
+    },
+    /// A checkpoint is whole, but its rows are not ones that this engine can take.
+    #[error("checkpoint {name} cannot be loaded: {detail}")]
+    Checkpoint {
+        /// The checkpoint's file name.
+        name: String,
+        /// Why.
+        detail: String,
+    },
+    /// A checkpoint tells of entries that the log does not have: the log lost them, or was replaced by an older copy of
+    /// itself. Remove the checkpoint to go on without them.
+    #[error("checkpoint {name} includes position {position}, but the log ends at {tail}: it lost entries")]
+    LogTooShort {
+        /// The checkpoint's file name.
+        name: String,
+        /// The last position that it includes.
+        position: Position,
+        /// The log's tail.
+        tail: Position,
+    },
+    /// The operating system does not let us look for checkpoints.
+    #[error("cannot look for checkpoints in {path}: {source}")]
+    Checkpoints {
+        /// Their directory.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: Arc<io::Error>,
+    },
     /// The log does not reach that far.
     #[error("the log ends before position {position}: its tail is {tail}")]
     BeyondTail {
@@ -75,6 +131,17 @@ pub enum OpenError {
     /// Code that must not panic did: a row's `Clone`, `Serialize` or `Drop`, or a bug of the engine.
     #[error("the engine panicked: {0}")]
     Panicked(String),
+}
+
+fn all_rejected(rejected: &[Rejected]) -> String {
+    rejected.iter().map(|rejected| format!("; {rejected}")).collect()
+}
+
+fn oldest_checkpoint(oldest: &Option<Position>) -> String {
+    oldest.map_or_else(
+        || "there is no checkpoint".to_owned(),
+        |oldest| format!("the oldest checkpoint is of position {oldest}"),
+    )
 }
 
 /// What two runs of a transaction did not have in common.
@@ -115,6 +182,15 @@ pub enum SubmitError {
     /// The engine stopped: its log failed, or an entry could not be executed.
     #[error("the engine has stopped: {0}")]
     Stopped(String),
+    /// The process uses more memory than [`Builder::max_memory`](crate::Builder::max_memory) allows. Reads go on;
+    /// submissions are taken again when it uses less, or may use more.
+    #[error("the process uses {resident} bytes of memory, and may use {limit}")]
+    OutOfMemory {
+        /// Resident memory, in bytes.
+        resident: u64,
+        /// The limit, in bytes.
+        limit: u64,
+    },
 }
 
 /// Why there is no snapshot at a position.

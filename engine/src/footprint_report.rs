@@ -9,11 +9,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use mixlog_log::Position;
 use mixlog_mixer::Mode;
 
+use crate::ahead::speculate;
 use crate::codec;
 use crate::engine::{Engine, Replay, now_us};
 use crate::execute::panic_message;
 use crate::footprint::{self, Declarations, Footprint};
-use crate::ahead::speculate;
 use crate::procedure::{Procedure, Registered};
 use crate::reply::Status;
 use crate::snapshot::Snapshot;

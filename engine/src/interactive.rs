@@ -193,7 +193,12 @@ impl<'e> Transaction<'e> {
     }
 
     const fn speculative(&self) -> Speculative<'_> {
-        Speculative { overlays: &self.overlays, at: self.snapshot.stamp(), position: None, beside: Beside::Anybody }
+        Speculative {
+            overlays: &self.overlays,
+            at: self.snapshot.stamp(),
+            position: None,
+            beside: Beside::Anybody,
+        }
     }
 
     fn tx(&mut self) -> Tx<'_> {

@@ -11,6 +11,7 @@
 
 mod ahead;
 mod bounded;
+pub mod checkpoint;
 mod codec;
 mod digest;
 mod engine;
@@ -26,6 +27,7 @@ mod in_flight;
 mod index;
 mod interactive;
 mod learned;
+mod memory_limit;
 mod merge;
 mod observe;
 mod pipeline;

@@ -9,6 +9,7 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 use mixlog_log::Position;
 use tracing::{Span, error, info, trace, trace_span, warn};
 
+use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::error::OpenError;
 use crate::execute::Violation;
 use crate::procedure::Procedures;
@@ -47,6 +48,11 @@ pub(crate) fn describe() {
     describe_histogram!("mixlog_window_entries", count, "Entries of a window");
     describe_histogram!("mixlog_window_batches", count, "Batches of a mixed window");
     describe_histogram!("mixlog_window_parallelism", count, "Entries over batches of a mixed window");
+    describe_counter!("mixlog_checkpoints_total", count, "Checkpoints taken");
+    describe_counter!("mixlog_checkpoint_failures_total", count, "Checkpoints that could not be taken");
+    describe_gauge!("mixlog_checkpoint_tail", count, "Everything before this position is in a checkpoint");
+    describe_gauge!("mixlog_checkpoint_bytes", Unit::Bytes, "Length of the newest checkpoint");
+    describe_histogram!("mixlog_checkpoint_seconds", Unit::Seconds, "How long a checkpoint took");
     describe_gauge!("mixlog_in_flight", count, "Submissions that await their outcome");
     describe_gauge!("mixlog_executed_tail", count, "Everything before this position is executed");
     describe_gauge!("mixlog_tail_lag", count, "Entries of the log that are not executed yet");
@@ -55,6 +61,27 @@ pub(crate) fn describe() {
 /// The log was executed up to its tail, and the engine takes submissions.
 pub(crate) fn opened(tail: Position, elapsed: Duration) {
     info!(target: "mixlog", tail = tail.0, elapsed_ms = elapsed.as_millis() as u64, "opened");
+}
+
+/// A checkpoint was passed over.
+pub(crate) fn rejected(name: &str, reason: &impl std::fmt::Display) {
+    warn!(target: "mixlog", name, %reason, "a checkpoint is damaged, an earlier one is tried");
+}
+
+/// A checkpoint is on the disk for good.
+pub(crate) fn checkpointed(checkpoint: &Checkpoint) {
+    let &Checkpoint { position, rows, bytes, elapsed } = checkpoint;
+    counter!("mixlog_checkpoints_total").increment(1);
+    gauge!("mixlog_checkpoint_tail").set(position.next().0 as f64);
+    gauge!("mixlog_checkpoint_bytes").set(bytes as f64);
+    histogram!("mixlog_checkpoint_seconds").record(elapsed.as_secs_f64());
+    info!(target: "mixlog", position = position.0, rows, bytes, elapsed_ms = elapsed.as_millis() as u64, "checkpoint");
+}
+
+/// A checkpoint could not be taken, or what it makes superfluous not be given up.
+pub(crate) fn checkpoint_failed(error: &CheckpointError) {
+    counter!("mixlog_checkpoint_failures_total").increment(1);
+    error!(target: "mixlog", %error, "no checkpoint");
 }
 
 /// The engine executes no more.

@@ -37,6 +37,7 @@ use mixlog_log::{Block, Position, SharedLog};
 use mixlog_mixer::Mixer;
 
 use crate::ahead::Stacks;
+use crate::checkpoint::Due;
 use crate::digest::Digest;
 use crate::entry::Catalog;
 use crate::error::OpenError;
@@ -48,8 +49,9 @@ use crate::explain::Explainer;
 use crate::explanation::Explanation;
 use crate::handover::{BROKEN, Barrier, Call, Gate};
 use crate::in_flight::InFlight;
-use crate::observe::{self, Committed};
 use crate::learned::Learned;
+use crate::memory_limit::MemoryLimit;
+use crate::observe::{self, Committed};
 use crate::prepare::{self, Past};
 use crate::procedure::Procedures;
 use crate::reply::Replies;
@@ -158,6 +160,9 @@ pub(crate) struct Shared {
     pub(crate) explainer: Option<Explainer>,
     /// All names in the log so far.
     pub(crate) catalog: Mutex<Option<Catalog>>,
+    /// Of entries executed; see [`Due`].
+    pub(crate) due: Due,
+    pub(crate) memory_limit: MemoryLimit,
     digest: (Mutex<Digest>, Condvar),
     table_names: Vec<&'static str>,
 }
@@ -187,6 +192,8 @@ impl Shared {
             speculates: AtomicBool::new(false),
             explainer,
             catalog: Mutex::default(),
+            due: Due::default(),
+            memory_limit: MemoryLimit::default(),
             digest: Default::default(),
             table_names,
         }
@@ -199,6 +206,12 @@ impl Shared {
             procedures: self.procedures.iter().map(|p| (p.name.to_owned(), p.version)).collect(),
             tables: self.table_names.iter().map(|&name| name.to_owned()).collect(),
         }
+    }
+
+    /// All names in the log so far.
+    pub(crate) fn known_catalog(&self) -> Catalog {
+        let known = self.catalog.lock().expect("no panic in a short section").clone();
+        known.unwrap_or_else(|| self.own_catalog())
     }
 
     /// A catalog in the log: all that it names must be registered.
@@ -260,6 +273,22 @@ impl Shared {
         }
     }
 
+    /// A snapshot, and the digest of the state that it sees.
+    /// `None` from a pipeline that died between the two.
+    pub(crate) fn snapshot_with_digest(self: &Arc<Self>) -> Option<(Snapshot, Digest)> {
+        loop {
+            let snapshot = Snapshot::new(Arc::clone(self));
+            // At least that of the snapshot, and later only if a whole window was committed in these microseconds.
+            let digest = self.digest();
+            if digest.position == snapshot.position() {
+                return Some((snapshot, digest));
+            }
+            if self.in_flight.stopped().is_some() {
+                return None;
+            }
+        }
+    }
+
     /// The digest of the newest committed window; at least of all that snapshots see.
     pub(crate) fn digest(&self) -> Digest {
         let seen = self.snapshots.tail().previous();
@@ -312,6 +341,14 @@ pub(crate) struct Config {
 
 /// Called now and then with how far the log was executed, and how far it goes.
 pub(crate) type Progress = Box<dyn Fn(Position, Position) + Send + Sync>;
+
+/// Starts a thread for work that is not the drivers'.
+///
+/// # Errors
+/// The operating system starts no thread.
+pub(crate) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(name.to_owned()).spawn(work)
+}
 
 /// Everything between the log and the tickets.
 pub(crate) struct Pipeline {
@@ -417,6 +454,61 @@ impl Pipeline {
 
     pub(crate) const fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Lets all drivers work at once, and ends what they changed as window `number`, all of which is the work of the
+    /// entry at `position`. For a state that comes from elsewhere; not while the pipeline runs.
+    ///
+    /// # Errors
+    /// The first driver's that failed or panicked. The state is then of no use.
+    pub(crate) fn round(
+        &self,
+        number: u64,
+        position: Position,
+        work: impl Fn(&mut Driver) -> Result<(), OpenError> + Sync,
+    ) -> Result<(), OpenError> {
+        let end = WindowEnd { window: number, first: Stamp::of(position), oldest_snapshot: None };
+        let outcomes = self.pool.broadcast(|context| {
+            let mut driver = self.driver(context.index());
+            driver.worker.start_window(number);
+            let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut driver)));
+            let outcome = outcome
+                .unwrap_or_else(|payload| Err(OpenError::Panicked(panic_message(&*payload).to_owned())));
+            self.shared.store.keep_changes(&mut driver.worker);
+            self.barrier.wait();
+            self.end_window(&mut driver, &end);
+            outcome
+        });
+        for table in self.shared.store.tables() {
+            // SAFETY: the drivers are done, and no window is prepared.
+            unsafe {
+                table.reclaim();
+                table.adapt();
+            }
+        }
+        outcomes.into_iter().collect()
+    }
+
+    /// Lets all drivers do something that has nothing to do with the state. Not while the pipeline runs.
+    pub(crate) fn share(&self, work: impl Fn() + Sync) {
+        self.pool.broadcast(|_| work());
+    }
+
+    /// Takes the state that [`round`](Self::round)s made for the one after `digest.position`, if it is the one that the
+    /// digest tells of; goes on there. The error is the state's digest.
+    pub(crate) fn start_after(&self, digest: &Digest, windows: u64) -> Result<(), u128> {
+        let digests = (0..self.drivers.len()).map(|n| std::mem::take(&mut self.driver(n).state_digest));
+        let found = digests.fold(0, u128::wrapping_add);
+        if found != digest.state {
+            return Err(found);
+        }
+        let tail = digest.position.map_or(Position::ZERO, Position::next);
+        let mut leader = self.leader.lock().expect("a pipeline that panicked is not run again");
+        (leader.next, leader.windows, leader.adapted) = (tail, windows, windows);
+        drop(leader);
+        self.shared.snapshots.advance(tail);
+        self.shared.publish_digest(digest.position, digest.state, digest.replies);
+        Ok(())
     }
 
     /// Executes the log on a thread of its own until told to stop, or until something fails; then nobody is left
@@ -554,6 +646,7 @@ impl Pipeline {
             }
             let (executed, tail) = (self.shared.snapshots.tail(), log.tail().tail);
             observe::reached(executed, tail, self.shared.in_flight.len());
+            self.shared.memory_limit.look();
             if let Some(progress) = progress {
                 progress(executed, tail);
             }
@@ -617,6 +710,9 @@ impl Pipeline {
         while loaded < end {
             let Some(block) = log.read(loaded)? else { break };
             loaded = block.end().min(end);
+            if block.end() == loaded {
+                self.shared.due.add(block.bytes() as u64);
+            }
             leader.blocks.push(block);
         }
         if loaded == first {

@@ -150,10 +150,9 @@ fn declare_found(shared: &Shared, window: &Window, chunk: &mut Chunk) {
         if let Some((number, speculation)) = found.next_if(|(_, speculation)| speculation.index == index) {
             let position = window.first().plus(u64::from(*first + index));
             let (procedure, _) = transaction.call.expect("it is a call");
-            let lessons = shared
-                .learned
-                .has_any(procedure, window.number)
-                .then(|| |table| shared.learned.extent(procedure, table, window.number));
+            let has_lessons = shared.learned.has_any(procedure, window.number);
+            let lessons =
+                has_lessons.then_some(|table| shared.learned.extent(procedure, table, window.number));
             let mut footprint = Footprint::new(&shared.store, declarations, position);
             let overlays = &lanes[usize::from(speculation.lane)].overlays;
             declare(&shared.store, overlays, speculation, lessons, &mut footprint);

@@ -23,8 +23,8 @@ use crate::footprint::{Access, Details, Located, NOWHERE, Of};
 use crate::index::{Index, IndexKey, places};
 use crate::merge::Merge;
 use crate::store::{
-    AnyMerging, AnyTable, Beside, Merging, Overlays, RowId, RowIds, Speculative, Stamp, Store, TableStore, Through,
-    Worker, merging,
+    AnyMerging, AnyTable, Beside, Merging, Overlays, RowId, RowIds, Speculative, Stamp, Store, TableStore,
+    Through, Worker, merging,
 };
 use crate::table::{Conflicts, Key, Table, Value};
 

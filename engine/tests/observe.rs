@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use metrics::{Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit};
-use mixlog_engine::{Engine, Footprint, Mode, Never, Procedure, Table, Tx};
+use mixlog_engine::{Engine, Footprint, Mode, Never, Procedure, Table, Tx, checkpoint};
 use mixlog_log::MemoryLog;
+use mixlog_simdisk::Sim;
 use serde::{Deserialize, Serialize};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, span};
@@ -139,18 +140,24 @@ fn recorder_and_subscriber_are_told_of_windows_and_not_of_transactions() {
     metrics::set_global_recorder(recorded.clone()).expect("the only one");
     tracing::subscriber::set_global_default(told.clone()).expect("the only one");
 
+    let disk = Sim::default();
     let engine = Engine::builder()
         .table(&ROWS)
         .table(&OTHERS)
         .procedure::<Put>()
         .threads(2)
         .mode(Mode::Parallel)
+        .checkpoints(checkpoint::Config { storage: Some(disk.storage()), ..Default::default() })
         .open(Arc::new(MemoryLog::new()))
         .expect("it opens");
     let put = |key| engine.submit(&Put { key, honest: key != 700 }).expect("it is taken");
     let tickets: Vec<_> = (0..1_000).map(put).collect();
     tickets.into_iter().for_each(|ticket| drop(ticket.wait().expect("it is executed")));
     let position = engine.position().expect("something was executed").0;
+    disk.set_capacity(Some(100));
+    engine.checkpoint().expect_err("the disk is full");
+    disk.set_capacity(None);
+    engine.checkpoint().expect("there is space");
     // The last window's metrics come after its replies.
     engine.close().expect("it ran");
     let windows = recorded.get("mixlog_windows_total mode=parallel");
@@ -163,6 +170,9 @@ fn recorder_and_subscriber_are_told_of_windows_and_not_of_transactions() {
     assert_eq!(recorded.get("mixlog_window_entries count"), windows);
     assert_eq!(recorded.get("mixlog_window_batches count"), windows);
     assert_eq!(f64::from_bits(recorded.get("mixlog_executed_tail")) as u64, position + 1);
+    assert_eq!(recorded.get("mixlog_checkpoints_total"), 1);
+    assert_eq!(recorded.get("mixlog_checkpoint_failures_total"), 1);
+    assert_eq!(f64::from_bits(recorded.get("mixlog_checkpoint_tail")) as u64, position + 1);
     assert_eq!(f64::from_bits(recorded.get("mixlog_tail_lag")), 0.0);
     assert_eq!(f64::from_bits(recorded.get("mixlog_in_flight")), 0.0);
 
@@ -179,13 +189,14 @@ fn recorder_and_subscriber_are_told_of_windows_and_not_of_transactions() {
     let told = told.0.lock().expect("no panic");
     let at = |level| told.iter().filter(move |(l, _)| *l == level).map(|(_, text)| &**text);
     let info: Vec<_> = at(Level::INFO).collect();
-    assert!(info.len() == 2 && info[0].contains("opened") && info[1].contains("closed"), "{info:?}");
+    assert!(info.len() == 3 && info[0].contains("opened") && info[2].contains("closed"), "{info:?}");
+    assert!(info[1].contains("checkpoint"), "{info:?}");
     let warnings: Vec<_> = at(Level::WARN).collect();
     assert!(warnings.len() == 1, "{warnings:?}");
     for field in ["violations=1", "position=701", "procedure=\"put\"", "table=\"others\""] {
         assert!(warnings[0].contains(field), "{warnings:?}");
     }
-    assert_eq!(at(Level::ERROR).count(), 0);
+    assert_eq!(at(Level::ERROR).count(), 1);
     let windows = windows as usize;
     assert_eq!(at(Level::TRACE).filter(|text| text.starts_with("span window")).count(), windows);
     assert_eq!(at(Level::TRACE).count(), 3 * windows, "a span and two events");

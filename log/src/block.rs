@@ -163,6 +163,12 @@ impl Block {
         }
     }
 
+    /// The bytes of all entries together.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.data().map_or(0, |(bytes, _)| bytes.len())
+    }
+
     /// How much memory the block takes, in bytes.
     pub(crate) fn memory(&self) -> usize {
         let heap = match &self.entries {

@@ -85,6 +85,18 @@ pub enum TrimError {
     ReadOnly,
 }
 
+/// Why entries are not known to be durable.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum FlushError {
+    /// The log failed for good; open it again.
+    #[error("the log has failed and must be opened again: {0}")]
+    Failed(Arc<io::Error>),
+    /// The log was opened to read only. Its last entries may be ones that a power cut takes.
+    #[error("the log was opened to read only")]
+    ReadOnly,
+}
+
 /// Why a seal did not finish.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]

@@ -24,7 +24,7 @@ mod shared_log;
 mod sync;
 
 pub use block::{Batch, Block, Entry};
-pub use error::{AppendError, OpenError, ReadError, SealError, TrimError};
+pub use error::{AppendError, FlushError, OpenError, ReadError, SealError, TrimError};
 pub use file::FileLog;
 pub use memory::MemoryLog;
 pub use position::Position;

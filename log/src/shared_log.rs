@@ -6,7 +6,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{AppendError, Batch, Block, Position, ReadError, SealError, TrimError};
+use crate::file::Storage;
+use crate::{AppendError, Batch, Block, FlushError, Position, ReadError, SealError, TrimError};
 
 /// What an acknowledged append has survived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -103,6 +104,23 @@ pub trait SharedLog: Send + Sync + 'static {
     /// # Errors
     /// [`ReadError`] when the log failed, so that waiting makes no sense.
     fn wait_past(&self, position: Position, timeout: Option<Duration>) -> Result<Tail, ReadError>;
+
+    /// Makes everything before the tail as durable as the backend can, whatever [`durability`](Self::durability) says,
+    /// and returns that tail: for whoever writes down elsewhere what followed from these entries. Backends whose
+    /// acknowledged entries are that durable already have nothing to do.
+    ///
+    /// # Errors
+    /// [`FlushError`]: the last entries may be lost by a power cut.
+    fn flush(&self) -> Result<Position, FlushError> {
+        Ok(self.tail().tail)
+    }
+
+    /// A directory of that name which lies where the log does and goes where it goes, for what belongs to it; `None`
+    /// for a log without a place of its own.
+    fn beside(&self, name: &str) -> Option<Arc<dyn Storage>> {
+        let _ = name;
+        None
+    }
 
     /// Gives up the entries before `before`. Idempotent and monotone; past the tail it means the tail.
     /// Space is given back in units that suit the backend. Durable when it returns.

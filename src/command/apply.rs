@@ -42,8 +42,8 @@ type Shared = Arc<Mutex<Option<Engine>>>;
 
 /// Applies what comes on stdin until it ends.
 pub(crate) fn apply(options: &ApplyOptions) -> Result<(), Failure> {
-    let (log, _directory) = open_log(Some(&options.log), options.durability)?;
-    let builder = options.engine.apply(kv::register(Engine::builder()));
+    let (log, _directory) = open_log(Some(&options.log), options.durability, &options.keep)?;
+    let builder = options.keep.apply(options.engine.apply(kv::register(Engine::builder())));
     let engine: Shared = Arc::new(Mutex::new(Some(open_engine(builder, log, "apply")?)));
     let (sender, receiver) = mpsc::sync_channel(IN_FLIGHT);
     let reader = Arc::clone(&engine);

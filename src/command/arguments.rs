@@ -1,9 +1,11 @@
 //! What the command line may say.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use mixlog::{Mode, Position};
+use mixlog::log::file;
+use mixlog::{Mode, Position, checkpoint};
 
 const EXIT_CODES: &str = "Exit codes:
   0  everything went well, and every check passed
@@ -33,6 +35,10 @@ pub(crate) enum Command {
     Digest(StateOptions),
     /// Executes a log from its start, and prints the position and the digest where it ended.
     Replay(ReplayOptions),
+    /// Takes a checkpoint of the state at the end of a log, and gives up what it makes superfluous.
+    Checkpoint(CheckpointOptions),
+    /// Copies a log and its newest checkpoint to a directory that opens, also while it is written to.
+    Backup(BackupOptions),
     /// Looks into a log without changing it.
     #[command(subcommand)]
     Log(LogCommand),
@@ -146,6 +152,50 @@ impl EngineOptions {
     }
 }
 
+/// What becomes of the log, and of the state before it.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = "Checkpoints and files")]
+pub(crate) struct KeepOptions {
+    /// Take a checkpoint for every so many bytes of log, 0 for never
+    #[arg(long, value_name = "BYTES", default_value_t = 256 << 20)]
+    pub(crate) checkpoint_bytes: u64,
+    /// Take a checkpoint every so many seconds, too
+    #[arg(long, value_name = "S", value_parser = seconds, allow_hyphen_values = true)]
+    pub(crate) checkpoint_seconds: Option<f64>,
+    /// Keep so many checkpoints, and the log from the oldest of them on
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) keep_checkpoints: u32,
+    /// Keep the log from its start: every state of the past can be rebuilt
+    #[arg(long)]
+    pub(crate) keep_log: bool,
+    /// Length of new files of the log: what trimming gives back at a time, and twice the largest transaction
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range(64 << 10..1 << 40))]
+    pub(crate) segment_bytes: u64,
+    /// Refuse transactions while the process uses more memory than that, 0 for no limit
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    pub(crate) max_memory: u64,
+}
+
+impl KeepOptions {
+    pub(crate) fn apply(&self, builder: mixlog::Builder) -> mixlog::Builder {
+        let config = checkpoint::Config {
+            keep: self.keep_checkpoints as usize,
+            every_bytes: Some(self.checkpoint_bytes).filter(|&bytes| bytes > 0),
+            every: self.checkpoint_seconds.map(Duration::from_secs_f64),
+            trim: !self.keep_log,
+            ..checkpoint::Config::default()
+        };
+        builder.checkpoints(config).max_memory(self.max_memory)
+    }
+
+    /// How the files of the log are made.
+    pub(crate) fn files(&self) -> file::Config {
+        let default = file::Config::default();
+        let max_batch_bytes = ((self.segment_bytes - 8192) / 2).min(default.max_batch_bytes as u64) as usize;
+        file::Config { segment_bytes: self.segment_bytes, max_batch_bytes, ..default }
+    }
+}
+
 const RUN_EXAMPLES: &str = "Examples:
   mixlog run tpcc
   mixlog run tpcc --warehouses 8 --threads 4 --seconds 30 --json report.json
@@ -156,6 +206,7 @@ const RUN_EXAMPLES: &str = "Examples:
   mixlog run tpcc --log memory --mode sequential
   mixlog run tpcc --explain
   mixlog run tpcc --paranoid 100
+  mixlog run tpcc --log /var/tmp/tpcc --checkpoint-seconds 5 --progress 100
 
 The same log can be run on again: its state is rebuilt first. Exit codes: mixlog --help.";
 
@@ -191,6 +242,11 @@ pub(crate) struct RunOptions {
     /// Write the report as a JSON object to this file, "-" for stdout
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Print how many transactions were acknowledged, a line on stderr every so many milliseconds
+    #[arg(long, value_name = "MS", num_args = 0..=1, default_missing_value = "1000", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) progress: Option<u64>,
+    #[command(flatten)]
+    pub(crate) keep: KeepOptions,
     #[command(flatten)]
     pub(crate) workload_options: WorkloadOptions,
 }
@@ -201,6 +257,9 @@ pub(crate) struct WorkloadOptions {
     /// tpcc: warehouses [default: 4]
     #[arg(long, value_name = "N")]
     pub(crate) warehouses: Option<u32>,
+    /// tpcc: 200 items and 30 customers a district, for tests
+    #[arg(long)]
+    pub(crate) small: bool,
     /// ycsb: records [default: 1000000]
     #[arg(long, value_name = "N")]
     pub(crate) records: Option<u64>,
@@ -290,6 +349,8 @@ pub(crate) struct ApplyOptions {
     /// When a transaction is answered [default: flushed, or memory for a log in memory]
     #[arg(long, value_enum)]
     pub(crate) durability: Option<Durability>,
+    #[command(flatten)]
+    pub(crate) keep: KeepOptions,
 }
 
 const STATE_EXAMPLES: &str = "Examples:
@@ -319,7 +380,10 @@ const REPLAY_EXAMPLES: &str = "Examples:
   mixlog replay --log /var/tmp/bank --threads 1 --mode sequential --to 4095
   mixlog replay --log /var/tmp/bank --mode parallel --explain
   mixlog replay --log /var/tmp/bank --expect 0f..-3a..
-  mixlog replay --log /var/tmp/bank --paranoid";
+  mixlog replay --log /var/tmp/bank --paranoid
+  mixlog replay --log /var/tmp/bank --from-checkpoint
+
+A log that was trimmed is executed from the oldest checkpoint on that is whole.";
 
 #[derive(Debug, Args)]
 #[command(after_help = REPLAY_EXAMPLES)]
@@ -332,9 +396,48 @@ pub(crate) struct ReplayOptions {
     /// The last position to execute [default: the last one of the log]
     #[arg(long, value_name = "POSITION", value_parser = position, allow_hyphen_values = true)]
     pub(crate) to: Option<Position>,
+    /// Start at the newest checkpoint, and not as early as possible
+    #[arg(long)]
+    pub(crate) from_checkpoint: bool,
     /// Fail with exit code 5 unless this is the digest
     #[arg(long, value_name = "DIGEST")]
     pub(crate) expect: Option<String>,
+}
+
+const CHECKPOINT_EXAMPLES: &str = "Examples:
+  mixlog checkpoint --log /var/tmp/bank
+  mixlog checkpoint --log /var/tmp/bank --keep-checkpoints 1
+
+For a log that nobody has open. Programs that have one open take checkpoints themselves: see
+mixlog run --help, and Engine::checkpoint.";
+
+#[derive(Debug, Args)]
+#[command(after_help = CHECKPOINT_EXAMPLES)]
+pub(crate) struct CheckpointOptions {
+    /// The log's directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) log: PathBuf,
+    #[command(flatten)]
+    pub(crate) engine: EngineOptions,
+    #[command(flatten)]
+    pub(crate) keep: KeepOptions,
+}
+
+const BACKUP_EXAMPLES: &str = "Examples:
+  mixlog backup /var/tmp/bank /mnt/backups/bank-monday
+  mixlog digest --log /mnt/backups/bank-monday
+
+Somebody may be writing to the log meanwhile: everything that was acknowledged before the command
+started is in the copy. The copy keeps the log's identity: it stands in for the original, and is
+not to be written to beside it.";
+
+#[derive(Debug, Args)]
+#[command(after_help = BACKUP_EXAMPLES)]
+pub(crate) struct BackupOptions {
+    /// The log's directory
+    pub(crate) directory: PathBuf,
+    /// The copy, where nothing may be
+    pub(crate) to: PathBuf,
 }
 
 #[derive(Debug, Args)]

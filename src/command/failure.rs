@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
+use mixlog::checkpoint::{BackupError, CheckpointError};
 use mixlog::log::{self, AppendError, ReadError};
 use mixlog::workloads::workload::DriveError;
 use mixlog::{OpenError, SubmitError};
@@ -86,6 +87,8 @@ impl From<OpenError> for Failure {
             OpenError::Append(error) => error.into(),
             OpenError::Panicked(_) => Self::Bug(text),
             OpenError::NotDeterministic { .. } => Self::CheckFailed(text),
+            OpenError::NoCheckpoint { .. } | OpenError::LogTooShort { .. } => Self::Corrupt(text),
+            OpenError::Checkpoints { .. } => Self::Io(text),
             _ => Self::Refused(text),
         }
     }
@@ -97,6 +100,28 @@ impl From<SubmitError> for Failure {
         match error {
             SubmitError::Append(error) => error.into(),
             SubmitError::NotRegistered(_) => Self::Bug(text),
+            _ => Self::Io(text),
+        }
+    }
+}
+
+impl From<CheckpointError> for Failure {
+    fn from(error: CheckpointError) -> Self {
+        let text = error.to_string();
+        match error {
+            CheckpointError::Nowhere | CheckpointError::Empty => Self::Refused(text),
+            _ => Self::Io(text),
+        }
+    }
+}
+
+impl From<BackupError> for Failure {
+    fn from(error: BackupError) -> Self {
+        let text = error.to_string();
+        match error {
+            BackupError::Log(error) => error.into(),
+            BackupError::Exists(_) => Self::Refused(text),
+            BackupError::Checkpoint { .. } => Self::Corrupt(text),
             _ => Self::Io(text),
         }
     }

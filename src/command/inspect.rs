@@ -4,6 +4,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
 
+use mixlog::checkpoint::{self, Start};
 use mixlog::kv::{self, Json};
 use mixlog::log::{FileLog, SharedLog};
 use mixlog::{Digest, Engine, Position, Procedure, Replay};
@@ -11,7 +12,7 @@ use serde::Serialize;
 
 use super::arguments::{DumpOptions, EngineOptions, ReplayOptions, StateOptions};
 use super::failure::Failure;
-use super::run::{is_read, print_to_stdout};
+use super::run::{clear_line, is_read, print_recovery, print_to_stdout, show_recovery};
 use super::workload;
 
 fn open(directory: &Path) -> Result<Arc<FileLog>, Failure> {
@@ -19,7 +20,7 @@ fn open(directory: &Path) -> Result<Arc<FileLog>, Failure> {
 }
 
 /// The names of the procedures that wrote a log; `None` for an empty one.
-fn procedures(log: &FileLog) -> Result<Option<Vec<String>>, Failure> {
+pub(super) fn procedures(log: &FileLog) -> Result<Option<Vec<String>>, Failure> {
     let procedures = mixlog::procedures_in(log)?;
     Ok(procedures.map(|procedures| procedures.into_iter().map(|(name, _)| name).collect()))
 }
@@ -29,6 +30,7 @@ fn execute(
     log: &Arc<FileLog>,
     engine: &EngineOptions,
     to: Option<Position>,
+    start: Start,
 ) -> Result<Option<(Replay, Digest)>, Failure> {
     let Some(procedures) = procedures(log)? else {
         return match to {
@@ -37,17 +39,28 @@ fn execute(
         };
     };
     let builder = engine.apply(workload::register(&procedures, Engine::builder())?);
-    let replay = builder.replay(Arc::clone(log) as _)?;
+    let builder = builder.checkpoints(checkpoint::Config { start, ..checkpoint::Config::default() });
+    let replay = show_recovery(builder).replay(Arc::clone(log) as _)?;
     let digest = match to {
-        Some(position) => replay.to(position)?,
-        None => replay.to_end()?,
+        Some(position) => replay.to(position),
+        None => replay.to_end(),
     };
+    clear_line();
+    let digest = digest?;
+    if let Some(recovery) = replay.recovery() {
+        print_recovery(&recovery);
+    }
     Ok(Some((replay, digest)))
 }
 
 /// Executes a log, and prints where it ended.
-fn print_digest(directory: &Path, engine: &EngineOptions, to: Option<Position>) -> Result<Digest, Failure> {
-    let executed = execute(&open(directory)?, engine, to)?;
+fn print_digest(
+    directory: &Path,
+    engine: &EngineOptions,
+    to: Option<Position>,
+    start: Start,
+) -> Result<Digest, Failure> {
+    let executed = execute(&open(directory)?, engine, to, start)?;
     let digest = executed.as_ref().map_or_else(Digest::default, |&(_, digest)| digest);
     let position = digest.position.map_or_else(|| "none".to_owned(), |position| position.to_string());
     let explained = match (&executed, engine.explain) {
@@ -60,7 +73,8 @@ fn print_digest(directory: &Path, engine: &EngineOptions, to: Option<Position>) 
 
 /// Executes a log, prints where it ended, and compares.
 pub(crate) fn replay(options: &ReplayOptions) -> Result<(), Failure> {
-    let digest = print_digest(&options.log, &options.engine, options.to)?;
+    let start = if options.from_checkpoint { Start::Newest } else { Start::Oldest };
+    let digest = print_digest(&options.log, &options.engine, options.to, start)?;
     match &options.expect {
         Some(expected) if *expected != digest.to_string() => {
             Err(Failure::CheckFailed(format!("the digest is {digest}, and not {expected}")))
@@ -71,7 +85,7 @@ pub(crate) fn replay(options: &ReplayOptions) -> Result<(), Failure> {
 
 /// Prints the digest after a position.
 pub(crate) fn digest(options: &StateOptions) -> Result<(), Failure> {
-    print_digest(&options.log, &options.engine, options.at).map(|_| ())
+    print_digest(&options.log, &options.engine, options.at, Start::Newest).map(|_| ())
 }
 
 /// Prints what a generic store holds after a position.
@@ -86,7 +100,7 @@ pub(crate) fn dump_state(options: &StateOptions) -> Result<(), Failure> {
             procedures.join(", ")
         )));
     }
-    let Some((replay, _)) = execute(&log, &options.engine, options.at)? else { return Ok(()) };
+    let Some((replay, _)) = execute(&log, &options.engine, options.at, Start::Newest)? else { return Ok(()) };
     let mut rows = Vec::new();
     replay.snapshot().for_each(&kv::ROWS, |key, value| rows.push((key.clone(), value.clone())));
     rows.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));

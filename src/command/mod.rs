@@ -4,6 +4,7 @@ mod apply;
 mod arguments;
 mod failure;
 mod inspect;
+mod keep;
 mod run;
 mod workload;
 
@@ -23,6 +24,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Dump(options) => inspect::dump_state(options),
         Command::Digest(options) => inspect::digest(options),
         Command::Replay(options) => inspect::replay(options),
+        Command::Checkpoint(options) => keep::checkpoint(options),
+        Command::Backup(options) => keep::backup(options),
         Command::Log(LogCommand::Dump(options)) => inspect::dump_entries(options),
         Command::Log(LogCommand::Verify { directory }) => inspect::verify(directory),
     };

@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use mixlog::checkpoint::Recovery;
 use mixlog::log::{self as shared_log, FileLog, MemoryLog, SharedLog, file};
 use mixlog::workloads::report::Report;
 use mixlog::workloads::runner::{self, Stop};
@@ -14,7 +15,7 @@ use mixlog::{Engine, Explanation, OpenError, Position};
 use serde::Serialize;
 use tempfile::TempDir;
 
-use super::arguments::{Durability, RunOptions};
+use super::arguments::{Durability, KeepOptions, RunOptions};
 use super::failure::Failure;
 use super::workload::{self, Visit};
 
@@ -131,9 +132,9 @@ impl Visit for Run<'_> {
             ));
         }
         // The temporary directory goes last, after the log was closed.
-        let (log, _directory) = open_log(options.log.as_deref(), options.durability)?;
-        let engine =
-            open_engine(options.engine.apply(workload.register(Engine::builder())), log, &workload.name())?;
+        let (log, _directory) = open_log(options.log.as_deref(), options.durability, &options.keep)?;
+        let builder = options.keep.apply(options.engine.apply(workload.register(Engine::builder())));
+        let engine = open_engine(builder, log, &workload.name())?;
         let report = populate_and_run(&engine, workload, options);
         // Whoever waits for a ticket learns that the engine has stopped; the engine knows what for.
         match (engine.close(), report) {
@@ -163,9 +164,19 @@ fn populate_and_run<W: Workload>(
         (Some(transactions), _) => Stop::Transactions(transactions),
         (None, seconds) => Stop::After(Duration::from_secs_f64(seconds.unwrap_or(10.0))),
     };
-    let config =
-        runner::Config { clients: options.clients, in_flight: options.in_flight, stop, seed: options.seed };
+    let report_every = Duration::from_millis(options.progress.unwrap_or(1000));
+    let config = runner::Config {
+        clients: options.clients,
+        in_flight: options.in_flight,
+        stop,
+        seed: options.seed,
+        report_every,
+    };
     let report = runner::run(engine, workload, &config, &mut |progress| {
+        if options.progress.is_some() {
+            eprintln!("mixlog: {} acknowledged", progress.transactions);
+            return;
+        }
         line.show(|| {
             format!(
                 "{:>5.0} s  {} transactions  {:.0}/s",
@@ -179,19 +190,44 @@ fn populate_and_run<W: Workload>(
     Ok((report, options.engine.explain.map(|_| engine.explain())))
 }
 
+pub(super) fn clear_line() {
+    Line::new().clear();
+}
+
+/// Shows how far the state is rebuilt, where somebody watches.
+pub(super) fn show_recovery(builder: mixlog::Builder) -> mixlog::Builder {
+    let line = Arc::new(Mutex::new(Line::new()));
+    let loading = Arc::clone(&line);
+    let builder = builder.on_load(move |done, all| {
+        let mut line = loading.lock().expect("no panic while showing");
+        line.show(|| format!("loading a checkpoint: {} of {} MiB", done >> 20, all >> 20));
+    });
+    builder.on_progress(move |done: Position, tail| {
+        let mut line = line.lock().expect("no panic while showing");
+        line.show(|| format!("replaying the log: {done} of {tail} entries"));
+    })
+}
+
+/// Says how the state was rebuilt, unless that was all of a short log.
+pub(super) fn print_recovery(recovery: &Recovery) {
+    for rejected in &recovery.rejected {
+        eprintln!("mixlog: {rejected}; it was passed over");
+    }
+    if recovery.checkpoint.is_some() || recovery.elapsed() >= Duration::from_secs(1) {
+        eprintln!("mixlog: {recovery}");
+    }
+}
+
 /// Opens the engine, shows how far it is meanwhile, and says how it will execute.
 pub(super) fn open_engine(
     builder: mixlog::Builder,
     log: Arc<dyn SharedLog>,
     what: &str,
 ) -> Result<Engine, Failure> {
-    let line = std::sync::Mutex::new(Line::new());
-    let builder = builder.on_progress(move |done: Position, tail| {
-        let mut line = line.lock().expect("no panic while showing");
-        line.show(|| format!("replaying the log: {done} of {tail} entries"));
-    });
-    let engine = builder.open(log)?;
-    Line::new().clear();
+    let opened = show_recovery(builder).open(log);
+    clear_line();
+    let engine = opened?;
+    print_recovery(engine.recovery());
     eprintln!(
         "mixlog: {what}, {} threads, window {}, mode {}, durability {}",
         engine.threads(),
@@ -206,6 +242,7 @@ pub(super) fn open_engine(
 pub(super) fn open_log(
     log: Option<&Path>,
     durability: Option<Durability>,
+    keep: &KeepOptions,
 ) -> Result<(Arc<dyn SharedLog>, Option<TempDir>), Failure> {
     let in_memory = log == Some(Path::new("memory"));
     let durability = match (durability, in_memory, log) {
@@ -224,7 +261,7 @@ pub(super) fn open_log(
         (Some(Durability::Buffered), ..) => shared_log::Durability::Buffered,
         (Some(Durability::Flushed) | None, ..) => shared_log::Durability::Flushed,
     };
-    let config = file::Config { durability, ..file::Config::default() };
+    let config = file::Config { durability, ..keep.files() };
     match log {
         Some(directory) => Ok((Arc::new(FileLog::open(directory, config)?), None)),
         None => {

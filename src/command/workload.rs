@@ -35,7 +35,7 @@ pub(crate) fn with<V: Visit>(
     match name {
         Name::Tpcc => {
             let warehouses = options.warehouses.unwrap_or(4);
-            let scale = Scale::full(warehouses);
+            let scale = if options.small { Scale::small(warehouses) } else { Scale::full(warehouses) };
             if !scale.is_valid() {
                 return Err(Failure::Refused(format!("TPC-C needs at least 1 warehouse, not {warehouses}")));
             }
@@ -119,8 +119,9 @@ fn ycsb<V: Visit>(mix: Mix, options: &WorkloadOptions, visit: V) -> Result<V::Re
 
 /// An option that the workload would not look at is a mistake.
 fn refuse_foreign(name: Name, options: &WorkloadOptions) -> Result<(), Failure> {
-    let given: [(_, &[_], _); 13] = [
+    let given: [(_, &[_], _); 14] = [
         ("--warehouses", &["tpcc"], options.warehouses.is_some()),
+        ("--small", &["tpcc"], options.small),
         ("--records", &["ycsb"], options.records.is_some()),
         ("--value-size", &["ycsb"], options.value_size.is_some()),
         ("--operations", &["ycsb"], options.operations.is_some()),

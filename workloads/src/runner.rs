@@ -38,11 +38,14 @@ pub struct Config {
     pub stop: Stop,
     /// The seed of all transactions. Default: 1. The same seed gives each client the same transactions.
     pub seed: u64,
+    /// How often progress is reported. Default: every second.
+    pub report_every: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { clients: 1, in_flight: 1_024, stop: Stop::After(Duration::from_secs(10)), seed: 1 }
+        let stop = Stop::After(Duration::from_secs(10));
+        Self { clients: 1, in_flight: 1_024, stop, seed: 1, report_every: Duration::from_secs(1) }
     }
 }
 
@@ -231,7 +234,7 @@ fn drive<C: Client>(
             })
             .collect();
         drop(done);
-        report_progress(&all_done, start, &course, progress);
+        report_progress(&all_done, config.report_every, start, &course, progress);
         let join = |thread: thread::ScopedJoinHandle<'_, _>| {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
@@ -240,15 +243,16 @@ fn drive<C: Client>(
     Ok((results?, start.elapsed()))
 }
 
-/// Reports once per second until all clients have hung up.
+/// Reports now and then until all clients have hung up.
 fn report_progress(
     all_done: &mpsc::Receiver<()>,
+    report_every: Duration,
     start: Instant,
     course: &Course,
     progress: &mut dyn FnMut(&Progress),
 ) {
     let (mut last, mut last_count) = (start, 0);
-    while all_done.recv_timeout(Duration::from_secs(1)) == Err(RecvTimeoutError::Timeout) {
+    while all_done.recv_timeout(report_every) == Err(RecvTimeoutError::Timeout) {
         let (now, transactions) = (Instant::now(), course.transactions.load(Ordering::Relaxed));
         let per_second = (transactions - last_count) as f64 / now.duration_since(last).as_secs_f64();
         progress(&Progress { elapsed: now.duration_since(start), transactions, per_second });

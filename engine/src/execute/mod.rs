@@ -16,11 +16,11 @@ use mixlog_log::Position;
 pub(crate) use release::Release;
 
 use crate::explain::Tally;
-use crate::footprint::{Access, Details, NOWHERE, Of};
+use crate::footprint::{Details, NOWHERE, Of};
 use crate::pipeline::{Driver, Shared};
 use crate::procedure::{Calls, Ended};
 use crate::reply::Status;
-use crate::store::{AnyMerging, Did, Overlays, Stamp, Store, Touched, TouchedRow, Worker};
+use crate::store::{AnyMerging, Did, Stamp, Store, Touched, TouchedRow, Worker};
 use crate::tx::{Guard, Tx};
 use crate::window::{Chunk, Speculation};
 
@@ -33,22 +33,26 @@ pub(crate) struct Violation {
     pub(crate) table: &'static str,
 }
 
-/// Runs one transaction: its changes stay or are put back, and its reply is noted. `undisturbed`: since it ran ahead, if
-/// it did, nobody wrote anything but what the window at hand had declared then.
+/// A transaction whose turn it is.
+struct Turn<'a> {
+    /// Where its window starts.
+    window: Position,
+    position: Position,
+    chunk: &'a Chunk,
+    /// Its index in the chunk.
+    index: usize,
+    guard: Guard<'a>,
+    /// Whether, since it ran ahead, if it did, nobody wrote anything but what the window at hand had declared then.
+    undisturbed: bool,
+}
+
+/// Runs one transaction: its changes stay or are put back, and its reply is noted.
 ///
 /// # Safety
 /// As for [`Tx::new`].
 #[allow(unsafe_code)]
-unsafe fn run(
-    shared: &Shared,
-    driver: &mut Driver,
-    window: Position,
-    position: Position,
-    chunk: &Chunk,
-    index: usize,
-    guard: Guard<'_>,
-    undisturbed: bool,
-) -> Option<Violation> {
+unsafe fn run(shared: &Shared, driver: &mut Driver, turn: &Turn<'_>) -> Option<Violation> {
+    let &Turn { window, position, chunk, index, guard, .. } = turn;
     let prepared = &chunk.transactions[index];
     let (procedure, call) = prepared.call?;
     let calls = chunk.calls[usize::from(procedure)].as_ref().expect("the call was decoded");
@@ -63,14 +67,8 @@ unsafe fn run(
     {
         let speculation = &chunk.speculations[speculation as usize];
         replies.reconnoitred += 1;
-        let window = Stamp::of(window);
         // SAFETY: the caller's promise; the footprint was made of what the speculation touched.
-        let adopted = unsafe {
-            let accesses = chunk.accesses_of(index);
-            let still = undisturbed && speculation.still;
-            let overlays = &chunk.lanes[usize::from(speculation.lane)].overlays;
-            adopt(&shared.store, worker, overlays, speculation, still, accesses, window, position)
-        };
+        let adopted = unsafe { adopt(&shared.store, worker, turn, speculation) };
         if explains {
             replies.tallies[usize::from(procedure)].ran_ahead(adopted == Ok(true));
         }
@@ -193,24 +191,23 @@ impl Attempt<'_> {
     }
 }
 
-/// Makes the changes of a transaction that ran ahead, if it would do the same now: nothing that it read has changed,
-/// which is known already if `still`. Tells whether it did; the error is a table whose merge operator panicked.
+/// Makes the changes of a transaction that ran ahead, if it would do the same now: nothing that it read has changed.
+/// Tells whether it did; the error is a table whose merge operator panicked.
 ///
 /// # Safety
-/// The schedule allows the worker, and no other, what the speculation touched, in the window that starts at
-/// `window`; the transaction is the one at `position`, and runs once.
+/// The schedule allows the worker, and no other, what the speculation touched; the transaction is the one whose turn it
+/// is, and runs once.
 #[allow(unsafe_code)]
 unsafe fn adopt(
     store: &Store,
     worker: &mut Worker,
-    overlays: &Overlays,
+    turn: &Turn<'_>,
     speculation: &Speculation,
-    still: bool,
-    accesses: &[Access],
-    window: Stamp,
-    position: Position,
 ) -> Result<bool, &'static str> {
-    let me = Stamp::of(position);
+    let &Turn { position, chunk, .. } = turn;
+    let (window, me) = (Stamp::of(turn.window), Stamp::of(position));
+    let overlays = &chunk.lanes[usize::from(speculation.lane)].overlays;
+    let accesses = chunk.accesses_of(turn.index);
     let touched = || overlays.touched(speculation.touched.clone()).iter();
     let rows = || {
         touched().filter_map(|touched| match touched {
@@ -229,15 +226,14 @@ unsafe fn adopt(
     };
     let same = |row: &TouchedRow| {
         // SAFETY: the caller's promise.
-        !row.did.has(Did::READ) || unsafe {
-            row.is_current().unwrap_or_else(|| store.any(row.table).is_absent(overlays, row))
-        }
+        !row.did.has(Did::READ)
+            || unsafe { row.is_current().unwrap_or_else(|| store.any(row.table).is_absent(overlays, row)) }
     };
     let pooled = |merging: &dyn AnyMerging| {
         accesses.iter().any(|access| access.of == Of::PooledRow && merging.is_of(access.table, access.key))
     };
     let accepted = |merging: &dyn AnyMerging| merging.is_accepted(store, !pooled(merging));
-    let is_same = still || speculation.reusable && rows().all(same);
+    let is_same = turn.undisturbed && speculation.still || speculation.reusable && rows().all(same);
     if !is_same || !merges().all(accepted) {
         return Ok(false);
     }

@@ -10,7 +10,7 @@ use crate::sync::AtomicBool;
 use crate::tx::Guard;
 use crate::window::{CHUNK, Window};
 
-use super::{Violation, fetch_ahead, run};
+use super::{Turn, Violation, fetch_ahead, run};
 
 /// The earliest violation of a window so far: everything after it will be replayed, so need not run.
 #[derive(Debug)]
@@ -74,10 +74,10 @@ pub(crate) fn execute(
             Guard::Stop(chunk.accesses_of(index))
         };
         let undisturbed = !disturbed && plan.schedule.waits_for()[transaction as usize] == 0;
+        let turn = Turn { window: window.first(), position, chunk, index, guard, undisturbed };
         // SAFETY: the schedule orders this transaction and every one whose footprint conflicts with its own, and
         // an unknown footprint conflicts with all: then no other transaction runs.
-        let violation =
-            unsafe { run(shared, driver, window.first(), position, chunk, index, guard, undisturbed) };
+        let violation = unsafe { run(shared, driver, &turn) };
         if let Some(violation) = violation {
             first_violation.note(violation);
         }

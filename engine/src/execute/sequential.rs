@@ -6,7 +6,7 @@ use crate::pipeline::{Driver, Shared};
 use crate::tx::Guard;
 use crate::window::{CHUNK, Window};
 
-use super::{Violation, fetch_ahead, run};
+use super::{Turn, Violation, fetch_ahead, run};
 
 /// What the window holds already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +44,10 @@ pub(crate) fn execute(
                 }
                 _ => Guard::Off,
             };
+            let turn =
+                Turn { window: window.first(), position, chunk: &chunk, index, guard, undisturbed: false };
             // SAFETY: no other transaction runs.
-            let violation = unsafe { run(shared, driver, window.first(), position, &chunk, index, guard, false) };
+            let violation = unsafe { run(shared, driver, &turn) };
             if let Some(violation) = violation {
                 violated(violation);
             }

@@ -152,8 +152,7 @@ impl<K: Key> Root<K> {
         let leaf = &mut self.leaves[id as usize];
         let len = leaf.part_len();
         let mut rest = std::mem::replace(&mut leaf.rows().by_key, LeafRows::new()).into_iter();
-        **leaf =
-            CachePadded::into_inner(Leaf::new(leaf.fence.take(), LeafRows::take(&mut rest, len)));
+        **leaf = CachePadded::into_inner(Leaf::new(leaf.fence.take(), LeafRows::take(&mut rest, len)));
         loop {
             let part = LeafRows::take(&mut rest, len);
             let Some(fence) = part.first_key().cloned() else { return };

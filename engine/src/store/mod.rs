@@ -10,6 +10,7 @@ mod bytes;
 mod effect;
 mod hash_index;
 mod leaf_index;
+mod load;
 pub(crate) mod merging;
 mod ordered_index;
 pub(crate) mod overlay;
@@ -24,18 +25,19 @@ mod written;
 
 use std::any::{Any, TypeId};
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow, Range};
 use std::ptr::NonNull;
 
 pub(crate) use merging::{AnyMerging, Merging};
-pub(crate) use pool::Pool;
 pub(crate) use overlay::{Beside, Did, Overlays, Speculative, Through, Touched, TouchedRow};
+pub(crate) use pool::Pool;
 pub(crate) use row::Stamp;
 pub(crate) use slab::RowId;
 pub(crate) use table_store::{RowIds, TableStore};
 pub(crate) use touched::Unit;
 pub(crate) use written::Written;
 
+use crate::checkpoint::RowFormat;
 use crate::codec::{Codec, DecodeError};
 use crate::footprint::Footprint;
 use crate::interactive::Intention;
@@ -105,6 +107,9 @@ pub(crate) struct WindowEnd {
     /// The newest stamp that the oldest snapshot sees that is registered or may still be opened.
     pub(crate) oldest_snapshot: Option<Stamp>,
 }
+
+/// Shown the bytes of key and value of a row; tells whether to go on.
+pub(crate) type SeeRow<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
 /// A table without its types.
 pub(crate) trait AnyTable: Any + Send + Sync {
@@ -235,6 +240,32 @@ pub(crate) trait AnyTable: Any + Send + Sync {
     fn memory(&self) -> TableMemory;
     /// The digest of all rows at `at`, from scratch. For registered snapshots.
     fn digest_at(&self, at: Stamp) -> u128;
+
+    /// How its rows become bytes.
+    fn row_format(&self) -> RowFormat;
+    /// Shows `see` the bytes of key and value of all rows at `at`, in no order, until it breaks off. For registered
+    /// snapshots.
+    fn visit_rows_at(&self, at: Stamp, see: &mut SeeRow<'_>);
+    /// See [`TableStore::load_row`].
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn load_row(
+        &self,
+        worker: &mut Worker,
+        key: &[u8],
+        value: &[u8],
+        at: Stamp,
+    ) -> Result<(), DecodeError>;
+    /// Whether other tables follow from its rows.
+    fn is_indexed(&self) -> bool;
+    /// How many numbers of rows were given out.
+    fn numbers(&self) -> RowId;
+    /// See [`TableStore::index_rows`].
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn index_rows(&self, tx: &mut Tx<'_>, rows: Range<RowId>) -> Result<(), DecodeError>;
 }
 
 /// All tables of an engine.

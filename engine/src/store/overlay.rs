@@ -333,7 +333,10 @@ pub(crate) enum Touched {
         still: bool,
     },
     /// The merge with this number was made into the row at this place among what was touched.
-    Merge { row: u32, merge: u32 },
+    Merge {
+        row: u32,
+        merge: u32,
+    },
 }
 
 /// What one speculation after another touched, in all tables.
@@ -466,9 +469,7 @@ impl Overlays {
 
     /// A granule is read as a whole.
     fn read_granule(&self, table: u16, hash: u64, still: bool) {
-        let known = |touched: &Touched| {
-            matches!(touched, Touched::Granule { table: t, hash: h, .. } if (*t, *h) == (table, hash))
-        };
+        let known = |touched: &Touched| matches!(touched, Touched::Granule { table: t, hash: h, .. } if (*t, *h) == (table, hash));
         if !self.all_touched()[self.start.get() as usize..].iter().any(known) {
             self.touch(Touched::Granule { table, hash, still });
         }
@@ -859,8 +860,7 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Through<'a, K, V, C> {
         let (store, tx) = (self.store, self.tx);
         loop {
             let visit = &mut |granule| {
-                let still =
-                    matches!(tx.beside, Beside::Window { written, .. } if !written.may_hold(granule));
+                let still = matches!(tx.beside, Beside::Window { written, .. } if !written.may_hold(granule));
                 tx.overlays.read_granule(store.number(), granule, still);
             };
             let id = if from_back { self.rows.next_back(visit) } else { self.rows.next(visit) };

@@ -22,7 +22,7 @@
 use std::any::TypeId;
 use std::cell::UnsafeCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::{Bound, Range, RangeBounds};
+use std::ops::{Bound, ControlFlow, Range, RangeBounds};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock};
@@ -38,7 +38,8 @@ use super::ordered_index::OrderedIndex;
 use super::overlay::{Overlays, TouchedRow};
 use super::row::{Row, Stamp, Version};
 use super::slab::{RowId, Slab};
-use super::{AnyTable, Undo, Unit, WindowEnd, Worker};
+use super::{AnyTable, SeeRow, Undo, Unit, WindowEnd, Worker};
+use crate::checkpoint::RowFormat;
 use crate::codec::{Codec, DecodeError};
 use crate::footprint::Footprint;
 use crate::index::Maintain;
@@ -211,6 +212,11 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
 
     pub(crate) const fn number(&self) -> u16 {
         self.number
+    }
+
+    /// How many numbers of rows were given out.
+    pub(super) fn numbers(&self) -> RowId {
+        self.rows.len()
     }
 
     #[inline]
@@ -425,6 +431,14 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     /// No latch is held while `see` runs. Values are copied into one place, which reuses what they own, if they
     /// can (`clone_from`).
     pub(crate) fn for_each_at(&self, at: Stamp, mut see: impl FnMut(&K, &V)) {
+        self.visit_at(at, |key, value| {
+            see(key, value);
+            ControlFlow::Continue(())
+        });
+    }
+
+    /// The same, until `see` breaks off.
+    pub(super) fn visit_at(&self, at: Stamp, mut see: impl FnMut(&K, &V) -> ControlFlow<()>) {
         let mut copy: Option<V> = None;
         for id in 0..self.rows.len() {
             let seen = self.at(id, at, |_, value, _| match &mut copy {
@@ -433,7 +447,9 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             });
             if let (Some(()), Some(value)) = (seen, &copy) {
                 // SAFETY: the snapshot sees the row, which is not given back before it is gone.
-                see(unsafe { self.row(id).key() }, value);
+                if see(unsafe { self.row(id).key() }, value).is_break() {
+                    return;
+                }
             }
         }
     }
@@ -497,8 +513,9 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         range: &impl RangeBounds<K>,
         mut see: impl FnMut(u32, u64, u32) -> bool,
     ) {
-        self.leaves()
-            .leaves_of(range.start_bound(), range.end_bound(), |leaf, rows| see(leaf, self.leaf_hash(leaf), rows));
+        self.leaves().leaves_of(range.start_bound(), range.end_bound(), |leaf, rows| {
+            see(leaf, self.leaf_hash(leaf), rows)
+        });
     }
 
     /// The hash of the granule that a range lies in.
@@ -1083,6 +1100,38 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
             sum = sum.wrapping_add(Self::digest_value(value, seed, &mut scratch));
         });
         sum
+    }
+
+    fn row_format(&self) -> RowFormat {
+        Self::row_format()
+    }
+
+    fn visit_rows_at(&self, at: Stamp, see: &mut SeeRow<'_>) {
+        Self::visit_rows_at(self, at, see);
+    }
+
+    unsafe fn load_row(
+        &self,
+        worker: &mut Worker,
+        key: &[u8],
+        value: &[u8],
+        at: Stamp,
+    ) -> Result<(), DecodeError> {
+        // SAFETY: the caller's promise.
+        unsafe { Self::load_row(self, worker, key, value, at) }
+    }
+
+    fn is_indexed(&self) -> bool {
+        Self::is_indexed(self)
+    }
+
+    fn numbers(&self) -> RowId {
+        Self::numbers(self)
+    }
+
+    unsafe fn index_rows(&self, tx: &mut Tx<'_>, rows: Range<RowId>) -> Result<(), DecodeError> {
+        // SAFETY: the caller's promise.
+        unsafe { Self::index_rows(self, tx, rows) }
     }
 }
 

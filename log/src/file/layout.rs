@@ -207,6 +207,20 @@ pub(crate) struct ManifestSlot {
 }
 
 impl ManifestSlot {
+    /// That of a log without entries, the first of which will stand at `head`.
+    pub(crate) const fn first(log: LogId, head: Position) -> Self {
+        Self {
+            log,
+            sequence: 0,
+            head,
+            durable: head,
+            segments_start: 0,
+            segments_end: 0,
+            generation: 0,
+            sealed: false,
+        }
+    }
+
     pub(crate) fn encode(&self) -> [u8; MANIFEST_SLOT] {
         let mut bytes = [0; MANIFEST_SLOT];
         put(&mut bytes, 0, MANIFEST_MAGIC);

@@ -8,8 +8,6 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::{LogId, Position};
-
 use super::layout::{Flaw, MANIFEST_BYTES, MANIFEST_SLOT, MANIFEST_SLOT_OFFSETS, ManifestSlot};
 use super::storage::{self, Access, Storage, StorageFile};
 
@@ -41,17 +39,7 @@ pub(crate) enum LoadError {
 
 impl Manifest {
     /// Creates the manifest of a new log. Until this returns, there is no log.
-    pub(crate) fn create(storage: &dyn Storage, log: LogId) -> io::Result<Self> {
-        let slot = ManifestSlot {
-            log,
-            sequence: 0,
-            head: Position::ZERO,
-            durable: Position::ZERO,
-            segments_start: 0,
-            segments_end: 0,
-            generation: 0,
-            sealed: false,
-        };
+    pub(crate) fn create(storage: &dyn Storage, slot: ManifestSlot) -> io::Result<Self> {
         let file = storage.open(CREATING, Access::CreateNew)?;
         let mut bytes = vec![0; MANIFEST_BYTES];
         for offset in MANIFEST_SLOT_OFFSETS {

@@ -11,6 +11,7 @@
 mod background;
 mod cache;
 mod config;
+mod copy;
 mod frames;
 mod layout;
 mod manifest;
@@ -24,8 +25,9 @@ mod tests;
 mod writer;
 
 pub use config::{Config, Create};
+pub use copy::Copied;
 pub use report::{Damage, Report, Torn};
-pub use storage::{Access, FsStorage, Lock, LockMode, Storage, StorageFile};
+pub use storage::{Access, FsStorage, Lock, LockMode, Storage, StorageFile, read_full, write_full};
 
 use std::fmt;
 use std::io;
@@ -39,14 +41,14 @@ use std::time::Duration;
 
 use crate::commit_queue::{CommitQueue, Limits};
 use crate::{
-    Acknowledge, AppendError, Batch, Block, Durability, LogId, OpenError, Position, ReadError, SealError,
-    SharedLog, Tail, Ticket, TrimError,
+    Acknowledge, AppendError, Batch, Block, Durability, FlushError, LogId, OpenError, Position, ReadError,
+    SealError, SharedLog, Tail, Ticket, TrimError,
 };
 
 use cache::Cache;
 use layout::{FRAME_OVERHEAD, FRAMES_START, ManifestSlot};
 use manifest::Manifest;
-use recovery::{Examined, Recovered, Scanned};
+use recovery::{Examined, Origin, Recovered, Scanned};
 use segments::Segments;
 use writer::{Place, Writer};
 
@@ -132,6 +134,28 @@ impl FileLog {
     /// # Panics
     /// Like [`open`](Self::open).
     pub fn open_with_storage(storage: Arc<dyn Storage>, config: &Config) -> Result<Self, OpenError> {
+        Self::open_or_begin(storage, config, Origin::first())
+    }
+
+    /// Creates a log that goes on where another one ended: `id` is its identity, and the first entry will stand at
+    /// `head`. What came before it lives elsewhere, in a checkpoint for example. `config.create` is not looked at.
+    ///
+    /// # Errors
+    /// [`OpenError::Exists`] when there is a log already, and like [`open`](Self::open).
+    ///
+    /// # Panics
+    /// Like [`open`](Self::open).
+    pub fn continue_with_storage(
+        storage: Arc<dyn Storage>,
+        config: &Config,
+        id: LogId,
+        head: Position,
+    ) -> Result<Self, OpenError> {
+        let config = Config { create: Create::New, ..config.clone() };
+        Self::open_or_begin(storage, &config, Origin { id, head })
+    }
+
+    fn open_or_begin(storage: Arc<dyn Storage>, config: &Config, origin: Origin) -> Result<Self, OpenError> {
         config.check();
         if !recovery::directory_exists(&*storage)? {
             if config.create == Create::Never {
@@ -144,7 +168,7 @@ impl FileLog {
             })?;
         }
         let lock = lock(&*storage, LockMode::Exclusive)?;
-        let Recovered { manifest, segments, tail } = recovery::recover(&*storage, config)?;
+        let Recovered { manifest, segments, tail } = recovery::recover(&*storage, config, origin)?;
         let last = segments.last().expect("a log that was opened to write has a segment");
         let place = Place {
             segment: Arc::clone(&last.segment),
@@ -242,7 +266,7 @@ fn examine(storage: &dyn Storage) -> Result<(Lock, Examined), OpenError> {
         return Err(OpenError::Missing { path: storage.path().to_path_buf() });
     }
     let lock = lock(storage, LockMode::Shared)?;
-    Ok((lock, recovery::examine(storage, Access::Read)?))
+    Ok((lock, recovery::examine(storage, Access::Read, recovery::Writer::None)?))
 }
 
 /// Starts a thread of the log. Should it panic, whoever waits for it is released.
@@ -425,6 +449,23 @@ impl SharedLog for FileLog {
             self.shared.queue.wait_past(position, timeout).map_err(ReadError::Failed)?;
         }
         Ok(self.tail())
+    }
+
+    fn flush(&self) -> Result<Position, FlushError> {
+        let shared = &self.shared;
+        if shared.read_only {
+            return Err(FlushError::ReadOnly);
+        }
+        if let Some(error) = shared.queue.failure() {
+            return Err(FlushError::Failed(error));
+        }
+        let published = shared.queue.published();
+        shared.flush().map_err(|error| FlushError::Failed(shared.queue.fail(error)))?;
+        Ok(published)
+    }
+
+    fn beside(&self, name: &str) -> Option<Arc<dyn Storage>> {
+        Some(self.shared.storage.directory(name))
     }
 
     fn trim(&self, before: Position) -> Result<(), TrimError> {

@@ -103,7 +103,7 @@ pub(crate) fn directory_exists(storage: &dyn Storage) -> Result<bool, OpenError>
 ///
 /// # Errors
 /// When there is no log, or its manifest cannot be used. Damage to segments is part of the answer.
-pub(crate) fn examine(storage: &dyn Storage, access: Access) -> Result<Examined, OpenError> {
+pub(crate) fn examine(storage: &dyn Storage, access: Access, writer: Writer) -> Result<Examined, OpenError> {
     let inventory = Inventory::of(storage)?;
     if !inventory.manifest {
         let ours = inventory.segments.into_values();
@@ -112,8 +112,19 @@ pub(crate) fn examine(storage: &dyn Storage, access: Access) -> Result<Examined,
             None => OpenError::Missing { path: storage.path().to_path_buf() },
         });
     }
-    let file = storage.open(manifest::NAME, access).map_err(file_error(storage, "open", manifest::NAME))?;
-    let manifest = Manifest::load(file).map_err(|error| match error {
+    let manifest = manifest(storage, access)?;
+    Examination::new(storage, access, writer, manifest).run(inventory)
+}
+
+/// The manifest of the log in `storage`.
+pub(crate) fn manifest(storage: &dyn Storage, access: Access) -> Result<Manifest, OpenError> {
+    let file = match storage.open(manifest::NAME, access) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(OpenError::Missing { path: storage.path().to_path_buf() });
+        }
+        file => file.map_err(file_error(storage, "open", manifest::NAME))?,
+    };
+    Manifest::load(file).map_err(|error| match error {
         LoadError::Io(error) => file_error(storage, "read", manifest::NAME)(error),
         LoadError::NotAManifest => not_a_log(storage, format!("its {} is not one of a log", manifest::NAME)),
         LoadError::Version(found) => {
@@ -123,14 +134,23 @@ pub(crate) fn examine(storage: &dyn Storage, access: Access) -> Result<Examined,
             position: Position::ZERO,
             detail: format!("file {}: both copies are damaged: {a}; {b}", manifest::NAME),
         },
-    })?;
-    Examination::new(storage, access, manifest).run(inventory)
+    })
+}
+
+/// Whether somebody may be writing while the log is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Writer {
+    /// The directory is locked.
+    None,
+    /// It is not: the last segment grows, and files come and go.
+    Perhaps,
 }
 
 /// An examination under way.
 struct Examination<'a> {
     storage: &'a dyn Storage,
     access: Access,
+    writer: Writer,
     /// The state of what was read so far.
     so_far: Examined,
 }
@@ -148,7 +168,7 @@ impl From<OpenError> for End {
 }
 
 impl<'a> Examination<'a> {
-    fn new(storage: &'a dyn Storage, access: Access, manifest: Manifest) -> Self {
+    fn new(storage: &'a dyn Storage, access: Access, writer: Writer, manifest: Manifest) -> Self {
         let (head, durable) = (manifest.slot().head, manifest.slot().durable);
         let so_far = Examined {
             manifest,
@@ -161,7 +181,7 @@ impl<'a> Examination<'a> {
             damage: None,
             leftovers: Vec::new(),
         };
-        Self { storage, access, so_far }
+        Self { storage, access, writer, so_far }
     }
 
     fn run(mut self, inventory: Inventory) -> Result<Examined, OpenError> {
@@ -231,23 +251,23 @@ impl<'a> Examination<'a> {
         let file = self.storage.open(&name, self.access).map_err(file_error(self.storage, "open", &name))?;
         let header = self.check_header(&name, &*file, number)?;
         let segment = Arc::new(Segment::new(header.log, number, header.first, header.bytes));
-        let mut frames = Frames::new(&*file, segment.salt, segment.bytes, FRAMES_START, AHEAD);
-        let mut next = header.first;
-        let flaw = loop {
-            match frames.next(next).map_err(file_error(self.storage, "read", &name))? {
-                Step::Frame(frame) => {
-                    segment.add_point(frame.header.first, frame.offset);
-                    next = frame.header.end();
-                    self.so_far.durable = self.so_far.durable.max(frame.header.durable);
-                    self.so_far.frames += 1;
-                    self.so_far.frame_bytes += frame.bytes.len() as u64;
+        let (mut next, mut end, mut tried) = (header.first, FRAMES_START, None);
+        let (flaw, rest) =
+            loop {
+                let flaw = self.scan_frames(&name, &*file, &segment, &mut next, &mut end)?;
+                if !is_last {
+                    break (flaw, None);
                 }
-                Step::Flaw(flaw) => break flaw,
-                Step::End => break Flaw::Blank,
-            }
-        };
+                let rest = frames::search_rest(&*file, segment.salt, end, header.bytes)
+                    .map_err(file_error(self.storage, "read", &name))?;
+                // While somebody writes, the flaw may be a frame that was incomplete a moment ago. If a later watermark says
+                // that it was durable, it is complete now, or damaged.
+                let is_attested = rest.durable.is_some_and(|durable| next < durable);
+                if self.writer == Writer::None || !is_attested || tried.replace(end) == Some(end) {
+                    break (flaw, Some(rest));
+                }
+            };
         self.so_far.tail = next;
-        let end = frames.offset();
         let length = file.len().map_err(file_error(self.storage, "read", &name))?;
         self.so_far.segments.push(Scanned { segment: Arc::clone(&segment), file: Arc::clone(&file), end });
         if length < header.bytes {
@@ -259,14 +279,7 @@ impl<'a> Examination<'a> {
             // A crash leaves frames in part or not at all, but never a whole one in another's place.
             return Err(self.damage(name, end, flaw.to_string()));
         }
-        if !is_last {
-            return self.check_followed(number, end, flaw);
-        }
-        let rest = frames::search_rest(&*file, segment.salt, end, header.bytes).map_err(file_error(
-            self.storage,
-            "read",
-            &name,
-        ))?;
+        let Some(rest) = rest else { return self.check_followed(number, end, flaw) };
         self.so_far.durable = self.so_far.durable.max(rest.durable.unwrap_or_default());
         if next < self.so_far.durable {
             let reason = format!("{flaw}, but entries up to position {} were durable", self.so_far.durable);
@@ -276,6 +289,33 @@ impl<'a> Examination<'a> {
             self.so_far.torn = Some(Torn { file: name, offset: end, bytes: rest.end - end });
         }
         Ok(())
+    }
+
+    /// Reads the frames from the one at `offset` on, which starts with `next`, up to the flaw that ends them.
+    fn scan_frames(
+        &mut self,
+        name: &str,
+        file: &dyn StorageFile,
+        segment: &Segment,
+        next: &mut Position,
+        offset: &mut u64,
+    ) -> Result<Flaw, End> {
+        let mut frames = Frames::new(file, segment.salt, segment.bytes, *offset, AHEAD);
+        let flaw = loop {
+            match frames.next(*next).map_err(file_error(self.storage, "read", name))? {
+                Step::Frame(frame) => {
+                    segment.add_point(frame.header.first, frame.offset);
+                    *next = frame.header.end();
+                    self.so_far.durable = self.so_far.durable.max(frame.header.durable);
+                    self.so_far.frames += 1;
+                    self.so_far.frame_bytes += frame.bytes.len() as u64;
+                }
+                Step::Flaw(flaw) => break flaw,
+                Step::End => break Flaw::Blank,
+            }
+        };
+        *offset = frames.offset();
+        Ok(flaw)
     }
 
     /// A segment is durable to its end before the next one is put to use: what the next one's header says of
@@ -341,14 +381,32 @@ pub(crate) struct Recovered {
     pub(crate) tail: Position,
 }
 
+/// What a log that is created starts from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    pub(crate) id: LogId,
+    pub(crate) head: Position,
+}
+
+impl Origin {
+    /// A log of its own, from its first position on.
+    pub(crate) fn first() -> Self {
+        Self { id: LogId::random(), head: Position::ZERO }
+    }
+}
+
 /// Opens or creates the log in `storage`, whose directory exists and is locked, and repairs what a crash
 /// left.
-pub(crate) fn recover(storage: &dyn Storage, config: &Config) -> Result<Recovered, OpenError> {
-    let examined = match examine(storage, Access::Write) {
+pub(crate) fn recover(
+    storage: &dyn Storage,
+    config: &Config,
+    origin: Origin,
+) -> Result<Recovered, OpenError> {
+    let examined = match examine(storage, Access::Write, Writer::None) {
         Ok(_) if config.create == Create::New => {
             return Err(OpenError::Exists { path: storage.path().to_path_buf() });
         }
-        Err(OpenError::Missing { .. }) if config.create != Create::Never => create(storage)?,
+        Err(OpenError::Missing { .. }) if config.create != Create::Never => create(storage, origin)?,
         other => other?,
     };
     if let Some(damage) = examined.damage {
@@ -365,13 +423,13 @@ pub(crate) fn recover(storage: &dyn Storage, config: &Config) -> Result<Recovere
     Ok(recovered)
 }
 
-fn create(storage: &dyn Storage) -> Result<Examined, OpenError> {
+fn create(storage: &dyn Storage, origin: Origin) -> Result<Examined, OpenError> {
     // Half made files of an earlier attempt, as `examine` has found nothing else.
     let leftovers = Inventory::of(storage)?.leftovers;
     remove(storage, &leftovers)?;
-    let manifest =
-        Manifest::create(storage, LogId::random()).map_err(file_error(storage, "create", manifest::NAME))?;
-    Examination::new(storage, Access::Write, manifest).run(Inventory::default())
+    let manifest = Manifest::create(storage, ManifestSlot::first(origin.id, origin.head))
+        .map_err(file_error(storage, "create", manifest::NAME))?;
+    Examination::new(storage, Access::Write, Writer::None, manifest).run(Inventory::default())
 }
 
 fn remove(storage: &dyn Storage, names: &[String]) -> Result<(), OpenError> {

@@ -43,6 +43,9 @@ pub trait Storage: Send + Sync + 'static {
     /// Where the directory is, for messages.
     fn path(&self) -> &Path;
 
+    /// The directory `name` inside this one, which need not exist yet.
+    fn directory(&self, name: &str) -> Arc<dyn Storage>;
+
     /// Whether the directory exists.
     ///
     /// # Errors
@@ -128,28 +131,42 @@ pub trait StorageFile: Send + Sync + 'static {
     fn allocate(&self, bytes: u64) -> io::Result<()>;
 }
 
+/// How many interruptions of one call are taken for bad luck.
+const MOST_INTERRUPTIONS: u32 = 1000;
+
 /// Reads at `offset` until `buffer` is full or the file ends, and tells how much.
-pub(crate) fn read_full(file: &dyn StorageFile, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut done = 0;
+///
+/// # Errors
+/// What the operating system says; interruptions only if there is no end of them.
+pub fn read_full(file: &dyn StorageFile, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let (mut done, mut interruptions) = (0, 0);
     while done < buffer.len() {
         match file.read_at(&mut buffer[done..], offset + done as u64) {
             Ok(0) => break,
             Ok(count) => done += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if is_interrupted(&error, &mut interruptions) => {}
             Err(error) => return Err(error),
         }
     }
     Ok(done)
 }
 
+fn is_interrupted(error: &io::Error, interruptions: &mut u32) -> bool {
+    *interruptions += 1;
+    error.kind() == io::ErrorKind::Interrupted && *interruptions <= MOST_INTERRUPTIONS
+}
+
 /// Writes all of `bytes` at `offset`.
-pub(crate) fn write_full(file: &dyn StorageFile, bytes: &[u8], offset: u64) -> io::Result<()> {
-    let mut done = 0;
+///
+/// # Errors
+/// What the operating system says; interruptions only if there is no end of them.
+pub fn write_full(file: &dyn StorageFile, bytes: &[u8], offset: u64) -> io::Result<()> {
+    let (mut done, mut interruptions) = (0, 0);
     while done < bytes.len() {
         match file.write_at(&bytes[done..], offset + done as u64) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(count) => done += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if is_interrupted(&error, &mut interruptions) => {}
             Err(error) => return Err(error),
         }
     }
@@ -173,6 +190,10 @@ impl FsStorage {
 impl Storage for FsStorage {
     fn path(&self) -> &Path {
         &self.path
+    }
+
+    fn directory(&self, name: &str) -> Arc<dyn Storage> {
+        Arc::new(Self::new(self.path.join(name)))
     }
 
     fn exists(&self) -> io::Result<bool> {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use mixlog_log::{Durability, FileLog, OpenError, Position, ReadError, SharedLog, Tail, file};
 
 use crate::script::{self, Step};
-use crate::sim::{Disk, Sim};
+use mixlog_simdisk::{Disk, Sim};
 
 const FRAMES_START: usize = 4096;
 

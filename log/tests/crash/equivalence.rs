@@ -3,7 +3,7 @@
 use mixlog_log::{AppendError, Batch, Durability, Entry, MemoryLog, Position, ReadError, SharedLog};
 
 use crate::script;
-use crate::sim::{Random, Sim};
+use mixlog_simdisk::{Random, Sim};
 
 fn random_batch(random: &mut Random) -> Batch {
     let mut batch = Batch::new();

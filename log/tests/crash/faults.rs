@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use mixlog_log::{AppendError, Durability, OpenError, Position, ReadError, SealError, SharedLog, TrimError};
 
 use crate::script::{self, PATIENCE, Promise, Step};
-use crate::sim::{Call, Cut, Fault, Kind, Random, Sim};
+use mixlog_simdisk::{Call, Cut, Fault, Kind, Random, Sim};
 
 const STEPS: &[Step] = &[
     Step::Append(3),
@@ -38,7 +38,7 @@ fn fail_every_call_of(durability: Durability, kind: Kind, count: u64, error: Err
     let mut random = Random(5);
     for after in 0.. {
         let sim = Sim::default();
-        sim.set_fault(Some(Fault { kind, after, count, error }));
+        sim.set_fault(Some(Fault { kind, after, count, error: error.into() }));
         let outcome = script::run(&sim, durability, 1, STEPS);
         let struck = sim.fault_struck();
         sim.set_fault(None);
@@ -120,7 +120,7 @@ fn file_system_without_allocation_is_good_enough() {
         kind: Kind::Allocate,
         after: 0,
         count: u64::MAX,
-        error: ErrorKind::Unsupported,
+        error: ErrorKind::Unsupported.into(),
     }));
     script::run(&sim, Durability::Flushed, 1, STEPS).unwrap();
 }
@@ -135,7 +135,12 @@ fn flush_that_fails_ends_the_log_but_not_the_reads() {
             script::submit(&log, 1, first, 4).unwrap().wait().unwrap();
         }
         // The next flush: of an append, or in the background.
-        sim.set_fault(Some(Fault { kind: Kind::Sync, after: 0, count: u64::MAX, error: ErrorKind::Other }));
+        sim.set_fault(Some(Fault {
+            kind: Kind::Sync,
+            after: 0,
+            count: u64::MAX,
+            error: ErrorKind::Other.into(),
+        }));
         if let Ok(ticket) = script::submit(&log, 1, 40, 1)
             && durability == Durability::Flushed
         {
@@ -217,7 +222,7 @@ fn trim_whose_removal_fails_can_be_repeated() {
         script::submit(&log, 1, n, 1).unwrap().wait().unwrap();
     }
     let before = sim.disk().names();
-    sim.set_fault(Some(Fault { kind: Kind::Remove, after: 0, count: 1, error: ErrorKind::Other }));
+    sim.set_fault(Some(Fault { kind: Kind::Remove, after: 0, count: 1, error: ErrorKind::Other.into() }));
     assert!(matches!(log.trim(Position(150)), Err(TrimError::Io(_))));
     assert_eq!(log.tail().head, Position(150));
     log.trim(Position(150)).unwrap();
@@ -234,7 +239,12 @@ fn trim_whose_removal_fails_is_finished_when_the_log_is_opened() {
     }
     let segments = || sim.disk().names().iter().filter(|name| name.starts_with("segment-")).count();
     assert!(segments() > 1);
-    sim.set_fault(Some(Fault { kind: Kind::Remove, after: 0, count: u64::MAX, error: ErrorKind::Other }));
+    sim.set_fault(Some(Fault {
+        kind: Kind::Remove,
+        after: 0,
+        count: u64::MAX,
+        error: ErrorKind::Other.into(),
+    }));
     assert!(matches!(log.trim(Position(150)), Err(TrimError::Io(_))));
     drop(log);
     sim.set_fault(None);
@@ -248,7 +258,7 @@ fn read_that_fails_is_an_error_once() {
     let sim = Sim::default();
     script::run(&sim, Durability::Flushed, 1, &[Step::Append(4)]).unwrap();
     let log = script::open(&sim, Durability::Flushed).unwrap();
-    sim.set_fault(Some(Fault { kind: Kind::Read, after: 0, count: 1, error: ErrorKind::Other }));
+    sim.set_fault(Some(Fault { kind: Kind::Read, after: 0, count: 1, error: ErrorKind::Other.into() }));
     assert!(matches!(log.read(Position(0)), Err(ReadError::Io(_))));
     assert!(log.read(Position(0)).unwrap().is_some());
 }

@@ -6,4 +6,3 @@ mod equivalence;
 mod faults;
 mod power;
 mod script;
-mod sim;

@@ -3,7 +3,7 @@
 use mixlog_log::{Durability, FileLog, OpenError};
 
 use crate::script::{self, Promise, Step};
-use crate::sim::{Call, Cut, Disk, Random, Sim};
+use mixlog_simdisk::{Call, Cut, Disk, Random, Sim};
 
 /// Every mix of appends, segment switches, trims, seals and reopenings that fits in a small trace.
 const SCRIPTS: &[&[Step]] = &[

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use mixlog_log::{Batch, Durability, Entry, FileLog, OpenError, Position, SharedLog, Tail, Ticket, file};
 
-use crate::sim::{Note, Sim};
+use mixlog_simdisk::{Note, Sim};
 
 /// Longer than any step takes on a busy machine, so that a hang fails instead of hanging.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -120,6 +120,7 @@ impl Promise {
             Note::Acknowledged(tail) => self.acknowledged = tail.0,
             Note::Trimmed(head) => self.trimmed = head.0,
             Note::Sealed(tail) => self.sealed = Some(tail.0),
+            Note::Checkpointed(_) => {}
         }
     }
 }

@@ -51,7 +51,7 @@ pub(crate) fn abort<P: Procedure>(engine: &Engine, procedure: &P) -> P::Abort {
 
 /// So many transactions of two clients.
 pub(crate) fn config(transactions: u64, seed: u64) -> Config {
-    Config { clients: 2, in_flight: 256, stop: Stop::Transactions(transactions), seed }
+    Config { clients: 2, in_flight: 256, stop: Stop::Transactions(transactions), seed, ..Config::default() }
 }
 
 /// The names of the checks that failed.

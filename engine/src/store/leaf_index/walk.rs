@@ -84,7 +84,14 @@ struct Place {
 impl End {
     const fn new() -> Self {
         Self {
-            taken: Taken { rows: [0; Taken::MOST], start: 0, end: 0, next: Taken::FEWEST, fetched: 0, lead: 2 },
+            taken: Taken {
+                rows: [0; Taken::MOST],
+                start: 0,
+                end: 0,
+                next: Taken::FEWEST,
+                fetched: 0,
+                lead: 2,
+            },
             leaf: None,
             place: None,
         }

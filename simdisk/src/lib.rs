@@ -3,11 +3,17 @@
 //! The model: a write is durable when a later `sync_data` of its file succeeds; until then any subset of the
 //! 512-byte sectors that it touched may be on the disk. A directory entry is durable when a later
 //! `sync_directory` succeeds; until then each creation, rename and removal may have happened or not. A
-//! `sync_data` that fails leaves the written bytes readable and clean: a later one does not save them.
+//! `sync_data` that fails leaves the written bytes readable and clean: a later one does not save them. Directories
+//! are made durably, as [`Storage::create_directory`] promises.
+//!
+//! Tests let a program run on a [`Sim`], take its trace, and start the program again on what each prefix of the trace
+//! leaves behind.
+#![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
@@ -21,10 +27,15 @@ const SECTOR: usize = 512;
 const MANIFEST_PIECE: usize = 64;
 
 /// A small generator of random numbers (splitmix64), so that a seed says all.
-pub(crate) struct Random(pub(crate) u64);
+pub struct Random(
+    /// Where the sequence stands.
+    pub u64,
+);
 
 impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
+    /// The next number.
+    #[expect(clippy::should_implement_trait, reason = "it never ends")]
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -33,57 +44,89 @@ impl Random {
     }
 
     /// A number below `bound`.
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 
     /// True once in `n` times.
-    pub(crate) fn one_in(&mut self, n: u64) -> bool {
+    pub fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 }
 
 /// One call that changed something, or one event of the test.
 #[derive(Clone, Debug)]
-pub(crate) enum Call {
+pub enum Call {
+    /// Bytes were written.
     Write {
+        /// Number of the file.
         file: usize,
+        /// Where.
         offset: u64,
+        /// What.
         bytes: Vec<u8>,
     },
+    /// A file was made at least that long.
     Allocate {
+        /// Number of the file.
         file: usize,
+        /// Its new length.
         bytes: u64,
     },
+    /// A file was synced.
     Sync {
+        /// Number of the file.
         file: usize,
     },
+    /// A file was to be synced, and that failed.
     SyncFailed {
+        /// Number of the file.
         file: usize,
     },
+    /// A file was made.
     Create {
+        /// Its name, with its directory.
         name: String,
+        /// Its number.
         file: usize,
     },
+    /// A file got another name in its directory.
     Rename {
+        /// The old name.
         from: String,
+        /// The new name.
         to: String,
     },
+    /// A file lost its name.
     Remove {
+        /// The name.
         name: String,
     },
-    SyncDirectory,
+    /// A directory was made.
+    CreateDirectory {
+        /// Its name, with a slash at the end.
+        directory: String,
+    },
+    /// A directory was synced.
+    SyncDirectory {
+        /// Its name with a slash at the end; nothing for the first one.
+        directory: String,
+    },
     /// The test saw this.
     Note(Note),
 }
 
 /// What the test saw, and a crash after it must keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Note {
+pub enum Note {
     /// Everything before this was acknowledged.
     Acknowledged(Position),
+    /// Everything before this was given up.
     Trimmed(Position),
+    /// The log ends here for good.
     Sealed(Position),
+    /// The state after this position is kept.
+    Checkpointed(Position),
 }
 
 #[derive(Clone, Debug, Default)]
@@ -111,11 +154,13 @@ enum Entry {
 
 /// The state of the disk.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Disk {
+pub struct Disk {
     inodes: Vec<Inode>,
     live: BTreeMap<String, usize>,
     durable: BTreeMap<String, usize>,
     pending: Vec<Entry>,
+    /// With a slash at the end.
+    directories: BTreeSet<String>,
 }
 
 fn put(image: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
@@ -123,6 +168,11 @@ fn put(image: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
         image.resize(offset + bytes.len(), 0);
     }
     image[offset..offset + bytes.len()].copy_from_slice(bytes);
+}
+
+/// Whether a name lies in a directory itself, and not in one below it.
+fn is_in(name: &str, directory: &str) -> bool {
+    name.strip_prefix(directory).is_some_and(|rest| !rest.contains('/'))
 }
 
 fn apply_entry(names: &mut BTreeMap<String, usize>, entry: &Entry) {
@@ -144,7 +194,7 @@ fn apply_entry(names: &mut BTreeMap<String, usize>, entry: &Entry) {
 
 /// What a power cut does to what was not synced.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Cut {
+pub enum Cut {
     /// All of it is gone.
     Nothing,
     /// All of it is there (as after the end of a process).
@@ -153,8 +203,17 @@ pub(crate) enum Cut {
     Some,
 }
 
+impl Entry {
+    fn name(&self) -> &str {
+        match self {
+            Self::Create(name, _) | Self::Rename(name, ..) | Self::Remove(name) => name,
+        }
+    }
+}
+
 impl Disk {
-    pub(crate) fn apply(&mut self, call: &Call) {
+    /// Does what the call does.
+    pub fn apply(&mut self, call: &Call) {
         match call {
             Call::Write { file, offset, bytes } => {
                 let offset = usize::try_from(*offset).unwrap();
@@ -189,9 +248,14 @@ impl Disk {
                 self.change_names(Entry::Rename(from.clone(), to.clone(), file));
             }
             Call::Remove { name } => self.change_names(Entry::Remove(name.clone())),
-            Call::SyncDirectory => {
-                self.durable.clone_from(&self.live);
-                self.pending.clear();
+            Call::CreateDirectory { directory } => {
+                self.directories.insert(directory.clone());
+            }
+            Call::SyncDirectory { directory } => {
+                self.durable.retain(|name, _| !is_in(name, directory));
+                let live = self.live.iter().filter(|(name, _)| is_in(name, directory));
+                self.durable.extend(live.map(|(name, file)| (name.clone(), *file)));
+                self.pending.retain(|entry| !is_in(entry.name(), directory));
             }
             Call::Note(_) => {}
         }
@@ -203,7 +267,8 @@ impl Disk {
     }
 
     /// The disk as it is found after a power cut now.
-    pub(crate) fn after(&self, cut: Cut, random: &mut Random) -> Self {
+    #[must_use]
+    pub fn after(&self, cut: Cut, random: &mut Random) -> Self {
         let survives = |random: &mut Random| match cut {
             Cut::Nothing => false,
             Cut::Everything => true,
@@ -216,7 +281,11 @@ impl Disk {
             }
         }
         let manifests = ["manifest", "manifest.creating"].map(|name| self.live.get(name).copied());
+        let named: BTreeSet<usize> = names.values().copied().collect();
         let inodes = self.inodes.iter().enumerate().map(|(file, inode)| {
+            if !named.contains(&file) {
+                return Inode::default();
+            }
             let piece = if manifests.contains(&Some(file)) { MANIFEST_PIECE } else { SECTOR };
             let mut image = inode.durable.clone();
             for write in &inode.pending {
@@ -232,19 +301,35 @@ impl Disk {
             }
             Inode { live: image.clone(), durable: image, pending: Vec::new() }
         });
-        Self { inodes: inodes.collect(), live: names.clone(), durable: names, pending: Vec::new() }
+        let inodes = inodes.collect();
+        let directories = self.directories.clone();
+        Self { inodes, live: names.clone(), durable: names, pending: Vec::new(), directories }
     }
 
-    pub(crate) fn names(&self) -> Vec<String> {
+    /// The names of all files, with their directories.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
         self.live.keys().cloned().collect()
     }
 
-    pub(crate) fn bytes(&self, name: &str) -> &[u8] {
+    /// Tells states apart by what can be read: names and contents.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        for (name, &file) in &self.live {
+            (name, &self.inodes[file].live).hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+
+    /// What a file holds.
+    #[must_use]
+    pub fn bytes(&self, name: &str) -> &[u8] {
         &self.inodes[self.live[name]].live
     }
 
     /// Puts these bytes on the disk, durably, whatever the log thinks of it.
-    pub(crate) fn set_bytes(&mut self, name: &str, bytes: Vec<u8>) {
+    pub fn set_bytes(&mut self, name: &str, bytes: Vec<u8>) {
         let file = *self.live.entry(name.to_owned()).or_insert(self.inodes.len());
         self.durable.insert(name.to_owned(), file);
         if file == self.inodes.len() {
@@ -253,7 +338,8 @@ impl Disk {
         self.inodes[file] = Inode { live: bytes.clone(), durable: bytes, pending: Vec::new() };
     }
 
-    pub(crate) fn delete(&mut self, name: &str) {
+    /// Takes a file away, durably.
+    pub fn delete(&mut self, name: &str) {
         self.live.remove(name);
         self.durable.remove(name);
     }
@@ -261,28 +347,57 @@ impl Disk {
 
 /// A kind of call that can be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// A file is opened or made.
     Open,
+    /// Bytes are read.
     Read,
+    /// Bytes are written.
     Write,
+    /// Space is reserved.
     Allocate,
+    /// A file is synced.
     Sync,
+    /// A file is renamed.
     Rename,
+    /// A file is removed.
     Remove,
+    /// A directory is synced.
     SyncDirectory,
+    /// A directory is listed.
     List,
+    /// A directory is locked.
     Lock,
+}
+
+/// How a call fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// With an error of this kind.
+    Kind(io::ErrorKind),
+    /// With an error of the operating system: EIO is 5, ENOSPC 28, EINTR 4.
+    Errno(i32),
+    /// It does not fail, but a read or write does one byte only.
+    Short,
+}
+
+impl From<io::ErrorKind> for Failure {
+    fn from(kind: io::ErrorKind) -> Self {
+        Self::Kind(kind)
+    }
 }
 
 /// Which call fails, and how.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Fault {
-    pub(crate) kind: Kind,
+pub struct Fault {
+    /// Calls of this kind.
+    pub kind: Kind,
     /// How many calls of the kind succeed before.
-    pub(crate) after: u64,
+    pub after: u64,
     /// How many fail then.
-    pub(crate) count: u64,
-    pub(crate) error: io::ErrorKind,
+    pub count: u64,
+    /// How.
+    pub error: Failure,
 }
 
 #[derive(Default)]
@@ -299,71 +414,100 @@ struct State {
 }
 
 /// The disk as a log sees it.
-#[derive(Clone, Default)]
-pub(crate) struct Sim {
+#[derive(Clone)]
+pub struct Sim {
     state: Arc<Mutex<State>>,
     panics: Arc<AtomicBool>,
+    /// Its name with a slash at the end; nothing for the first one.
+    directory: String,
+    path: PathBuf,
+}
+
+impl Default for Sim {
+    /// A machine with an empty disk.
+    fn default() -> Self {
+        let (state, panics) = (Arc::default(), Arc::default());
+        Self { state, panics, directory: String::new(), path: PathBuf::from("/sim") }
+    }
 }
 
 impl Sim {
     /// A machine that starts with this disk.
-    pub(crate) fn boot(disk: Disk) -> Self {
+    #[must_use]
+    pub fn boot(disk: Disk) -> Self {
         let sim = Self::default();
         sim.state().disk = disk;
         sim
     }
 
-    pub(crate) fn storage(&self) -> Arc<dyn Storage> {
+    /// The first directory, as logs see it.
+    #[must_use]
+    pub fn storage(&self) -> Arc<dyn Storage> {
         Arc::new(self.clone())
+    }
+
+    /// A name with this directory.
+    fn full(&self, name: &str) -> String {
+        format!("{}{name}", self.directory)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
 
-    pub(crate) fn disk(&self) -> Disk {
+    /// The disk as it is.
+    #[must_use]
+    pub fn disk(&self) -> Disk {
         self.state().disk.clone()
     }
 
     /// Flips a bit of a file that may be open.
-    pub(crate) fn damage(&self, name: &str, at: usize) {
+    pub fn damage(&self, name: &str, at: usize) {
         let mut state = self.state();
         let file = state.disk.live[name];
         state.disk.inodes[file].live[at] ^= 1;
     }
 
     /// All calls so far.
-    pub(crate) fn trace(&self) -> Vec<Call> {
+    #[must_use]
+    pub fn trace(&self) -> Vec<Call> {
         self.state().trace.clone()
     }
 
-    pub(crate) fn note(&self, note: Note) {
+    /// Puts what the test saw into the trace.
+    pub fn note(&self, note: Note) {
         self.state().call(Call::Note(note));
     }
 
-    pub(crate) fn set_fault(&self, fault: Option<Fault>) {
+    /// Makes calls fail from now on, or no more.
+    pub fn set_fault(&self, fault: Option<Fault>) {
         self.state().fault = fault;
     }
 
     /// Makes the next writes panic, as a bug would.
-    pub(crate) fn set_panics(&self) {
+    pub fn set_panics(&self) {
         self.panics.store(true, Ordering::SeqCst);
     }
 
     /// Whether the fault has struck.
-    pub(crate) fn fault_struck(&self) -> bool {
+    #[must_use]
+    pub fn fault_struck(&self) -> bool {
         self.state().fault.is_some_and(|fault| fault.after == 0)
     }
 
-    pub(crate) fn set_capacity(&self, bytes: Option<u64>) {
+    /// Limits the bytes of all files together.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state().capacity = bytes;
     }
 
-    pub(crate) fn set_fitful(&self, seed: u64) {
+    /// Lets reads and writes be done in part now and then, or be interrupted.
+    pub fn set_fitful(&self, seed: u64) {
         self.state().fitful = Some(seed);
     }
 
-    pub(crate) fn used(&self) -> u64 {
+    /// The bytes of all files together.
+    #[must_use]
+    pub fn used(&self) -> u64 {
         self.state().used()
     }
 }
@@ -375,19 +519,28 @@ impl State {
     }
 
     fn check(&mut self, kind: Kind) -> io::Result<()> {
-        let Some(fault) = &mut self.fault else { return Ok(()) };
+        self.check_length(kind, 0).map(|_| ())
+    }
+
+    /// How many of so many bytes the call may do.
+    fn check_length(&mut self, kind: Kind, bytes: usize) -> io::Result<usize> {
+        let Some(fault) = &mut self.fault else { return Ok(bytes) };
         if fault.kind != kind {
-            return Ok(());
+            return Ok(bytes);
         }
         if fault.after > 0 {
             fault.after -= 1;
-            return Ok(());
+            return Ok(bytes);
         }
         if fault.count == 0 {
-            return Ok(());
+            return Ok(bytes);
         }
         fault.count -= 1;
-        Err(fault.error.into())
+        match fault.error {
+            Failure::Kind(kind) => Err(kind.into()),
+            Failure::Errno(number) => Err(io::Error::from_raw_os_error(number)),
+            Failure::Short => Ok(bytes.min(1)),
+        }
     }
 
     fn used(&self) -> u64 {
@@ -437,14 +590,22 @@ impl Drop for Held {
 
 impl Storage for Sim {
     fn path(&self) -> &Path {
-        Path::new("/sim")
+        &self.path
+    }
+
+    fn directory(&self, name: &str) -> Arc<dyn Storage> {
+        let directory = format!("{}{name}/", self.directory);
+        Arc::new(Self { path: self.path.join(name), directory, ..self.clone() })
     }
 
     fn exists(&self) -> io::Result<bool> {
-        Ok(true)
+        Ok(self.directory.is_empty() || self.state().disk.directories.contains(&self.directory))
     }
 
     fn create_directory(&self) -> io::Result<()> {
+        if !self.exists()? {
+            self.state().call(Call::CreateDirectory { directory: self.directory.clone() });
+        }
         Ok(())
     }
 
@@ -464,17 +625,22 @@ impl Storage for Sim {
     fn list(&self) -> io::Result<Vec<String>> {
         let mut state = self.state();
         state.check(Kind::List)?;
-        Ok(state.disk.names())
+        let below = |name: &str| Some(name.strip_prefix(&self.directory)?.to_owned());
+        let files = state.disk.live.keys().filter(|name| is_in(name, &self.directory));
+        let directories = state.disk.directories.iter().map(|name| name.trim_end_matches('/'));
+        let directories = directories.filter(|name| is_in(name, &self.directory));
+        Ok(files.map(String::as_str).chain(directories).filter_map(below).collect())
     }
 
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
         let mut state = self.state();
         state.check(Kind::Open)?;
-        let file = match (state.disk.live.get(name).copied(), access) {
+        let name = self.full(name);
+        let file = match (state.disk.live.get(&name).copied(), access) {
             (Some(_), Access::CreateNew) => return Err(io::ErrorKind::AlreadyExists.into()),
             (None, Access::CreateNew) => {
                 let file = state.disk.inodes.len();
-                state.call(Call::Create { name: name.to_owned(), file });
+                state.call(Call::Create { name, file });
                 file
             }
             (Some(file), _) => file,
@@ -486,28 +652,30 @@ impl Storage for Sim {
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.state();
         state.check(Kind::Rename)?;
-        assert!(!state.disk.live.contains_key(to), "{to} must not be replaced");
-        if !state.disk.live.contains_key(from) {
+        let (from, to) = (self.full(from), self.full(to));
+        assert!(!state.disk.live.contains_key(&to), "{to} must not be replaced");
+        if !state.disk.live.contains_key(&from) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        state.call(Call::Rename { from: from.to_owned(), to: to.to_owned() });
+        state.call(Call::Rename { from, to });
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut state = self.state();
         state.check(Kind::Remove)?;
-        if !state.disk.live.contains_key(name) {
+        let name = self.full(name);
+        if !state.disk.live.contains_key(&name) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        state.call(Call::Remove { name: name.to_owned() });
+        state.call(Call::Remove { name });
         Ok(())
     }
 
     fn sync_directory(&self) -> io::Result<()> {
         let mut state = self.state();
         state.check(Kind::SyncDirectory)?;
-        state.call(Call::SyncDirectory);
+        state.call(Call::SyncDirectory { directory: self.directory.clone() });
         Ok(())
     }
 }
@@ -525,8 +693,8 @@ impl StorageFile for SimFile {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut state = self.sim.state();
-        state.check(Kind::Read)?;
-        let portion = state.portion(buffer.len())?;
+        let portion = state.check_length(Kind::Read, buffer.len())?;
+        let portion = state.portion(portion)?;
         let live = &state.disk.inodes[self.file].live;
         let start = live.len().min(usize::try_from(offset).unwrap());
         let count = portion.min(live.len() - start);
@@ -538,9 +706,9 @@ impl StorageFile for SimFile {
         assert!(self.writable, "written through a handle for reading");
         assert!(!self.sim.panics.load(Ordering::SeqCst), "a bug");
         let mut state = self.sim.state();
-        state.check(Kind::Write)?;
+        let portion = state.check_length(Kind::Write, bytes.len())?;
         state.check_space(self.file, usize::try_from(offset).unwrap() + bytes.len())?;
-        let count = state.portion(bytes.len())?;
+        let count = state.portion(portion)?;
         state.call(Call::Write { file: self.file, offset, bytes: bytes[..count].to_vec() });
         Ok(count)
     }

@@ -1,0 +1,396 @@
+//! What durability costs, as ratios within one run: `cargo bench --bench durability`.
+//!
+//! Each round runs every contender once, one after another, in one directory; what is printed are medians over the
+//! rounds, and ratios of medians. `DIR=/mnt/disk` chooses the disk (a file system in memory proves nothing), `ROUNDS=5`
+//! and `ONLY=flushed|buffered|checkpoints|replay` what is run.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mixlog::checkpoint::{self, Start};
+use mixlog::log::{Batch, Durability, FileLog, SharedLog, file};
+use mixlog::workloads::money::Cents;
+use mixlog::workloads::runner::{self, Stop};
+use mixlog::workloads::tpcc::client::Tpcc;
+use mixlog::workloads::tpcc::schema::Scale;
+use mixlog::workloads::transfer::{self, Transfers};
+use mixlog::workloads::workload::{Client, Workload};
+use mixlog::{Digest, Engine, Replay};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Runs once, and returns something per second.
+type Contender<'a> = (&'a str, Box<dyn FnMut() -> f64 + 'a>);
+
+/// `ratios`: which contender to which other one, and what is to be reached.
+fn compare(name: &str, unit: &str, mut contenders: Vec<Contender<'_>>, ratios: &[(usize, usize, f64)]) {
+    println!("{name}");
+    let mut results: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+    for _ in 0..setting("ROUNDS", 5) {
+        for (i, (_, run)) in contenders.iter_mut().enumerate() {
+            results.entry(i).or_default().push(run());
+        }
+    }
+    let medians: Vec<f64> = results.values_mut().map(|speeds| median(speeds)).collect();
+    for ((name, _), median) in contenders.iter().zip(&medians) {
+        println!("  {name:<56} {median:>12.1} {unit}");
+    }
+    for &(a, b, wanted) in ratios {
+        let ratio = medians[a] / medians[b];
+        println!("  {} : {} = {ratio:.2} (to reach: {wanted:.2})", contenders[a].0, contenders[b].0);
+    }
+    println!();
+}
+
+/// A directory that is removed afterwards.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        let parent = setting("DIR", std::env::temp_dir());
+        let path = parent.join(format!("mixlog-durability-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).expect("a directory");
+        Self(path)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        let path = self.0.join(name);
+        let _ = fs::remove_dir_all(&path);
+        let _ = fs::remove_file(&path);
+        path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A file whose space is written already, as that of a segment.
+fn written_file(path: &Path, bytes: usize) -> File {
+    let file = File::options().read(true).write(true).create_new(true).open(path).expect("a new file");
+    let zeros = vec![0; 1 << 20];
+    for offset in (0..bytes).step_by(zeros.len()) {
+        file.write_all_at(&zeros, offset as u64).expect("it is written");
+    }
+    file.sync_all().expect("it is synced");
+    file
+}
+
+/// Flushes per second of the disk: writes of so many bytes, one behind the other, each with an `fdatasync`.
+fn raw_flushes(scratch: &Scratch, bytes: usize, count: usize) -> f64 {
+    let file = written_file(&scratch.path("raw"), bytes * count);
+    let block = vec![7; bytes];
+    let start = Instant::now();
+    for n in 0..count {
+        file.write_all_at(&block, (n * bytes) as u64).expect("it is written");
+        file.sync_data().expect("it is synced");
+    }
+    count as f64 / start.elapsed().as_secs_f64()
+}
+
+fn open_log(path: &Path, durability: Durability) -> Arc<FileLog> {
+    let config = file::Config { durability, ..file::Config::default() };
+    Arc::new(FileLog::open(path, config).expect("a log"))
+}
+
+const ENTRY: usize = 100;
+
+/// Transactions of a run with many in flight.
+const MANY: u64 = 100_000;
+
+fn flushed(scratch: &Scratch) {
+    let commits: u32 = setting("COMMITS", 400);
+    // A frame: its header, where the entry ends, and the entry, in multiples of eight.
+    let frame = (64 + 4 + ENTRY).next_multiple_of(8);
+    let log_alone = || {
+        let log = open_log(&scratch.path("flushed"), Durability::Flushed);
+        let mut batch = Batch::new();
+        batch.push(&[1; ENTRY]);
+        let start = Instant::now();
+        for _ in 0..commits {
+            log.append(&batch).expect("it is taken").wait().expect("it is durable");
+        }
+        f64::from(commits) / start.elapsed().as_secs_f64()
+    };
+    let workload = Transfers::<mixlog::workloads::footprints::Exact>::new(transfer::Config {
+        accounts: 1000,
+        hot: 0.0,
+        initial: Cents(100_00),
+    });
+    // Transactions and frames per second, and bytes per frame.
+    let in_flight = |in_flight: usize, transactions: u64| {
+        let path = scratch.path("engine");
+        let open = || {
+            workload.register(Engine::builder()).open(open_log(&path, Durability::Flushed)).expect("it opens")
+        };
+        let engine = open();
+        runner::prepare(&engine, &workload, &mut |_, _| ()).expect("it is populated");
+        engine.close().expect("it ran well");
+        let before = FileLog::verify(&path).expect("a log");
+        let engine = open();
+        let mut client = workload.client(&engine.snapshot(), 1, 0).expect("it is populated");
+        let mut waiting = std::collections::VecDeque::new();
+        let start = Instant::now();
+        for _ in 0..transactions {
+            if waiting.len() == in_flight {
+                client.settle(waiting.pop_front().expect("some wait")).expect("it commits");
+            }
+            waiting.push_back(client.submit(&engine).expect("it is taken"));
+        }
+        waiting.drain(..).for_each(|pending| drop(client.settle(pending).expect("it commits")));
+        let seconds = start.elapsed().as_secs_f64();
+        engine.close().expect("it ran well");
+        let after = FileLog::verify(&path).expect("a log");
+        let frames = (after.frames - before.frames) as f64;
+        let bytes = (after.frame_bytes - before.frame_bytes) as f64;
+        (transactions as f64 / seconds, frames / seconds, bytes / frames)
+    };
+    let group = in_flight(2048, MANY).2 as usize;
+    let mut last = 0.0;
+    compare(
+        &format!("flushed commits, {commits} one by one; then groups of {group} bytes on average"),
+        "/s",
+        vec![
+            (
+                "raw loop: pwrite and fdatasync of a frame",
+                Box::new(|| raw_flushes(scratch, frame, commits as usize)),
+            ),
+            ("log, one append at a time", Box::new(log_alone)),
+            ("engine, one transaction at a time", Box::new(|| in_flight(1, commits.into()).0)),
+            ("raw loop with writes of a group", Box::new(|| raw_flushes(scratch, group, commits as usize))),
+            (
+                "engine, 2,048 in flight: groups",
+                Box::new(|| {
+                    let (transactions, groups, _) = in_flight(2048, MANY);
+                    last = transactions;
+                    groups
+                }),
+            ),
+        ],
+        &[(4, 3, 0.8), (1, 0, 0.8), (2, 0, 0.8)],
+    );
+    println!("  those groups held {last:.0} transactions/s in the last round\n");
+}
+
+fn buffered(scratch: &Scratch) {
+    let total: usize = setting("MIB", 256) << 20;
+    let plain = || {
+        let file = File::create(scratch.path("plain")).expect("a file");
+        let block = vec![7; 1 << 20];
+        let start = Instant::now();
+        for offset in (0..total).step_by(block.len()) {
+            file.write_all_at(&block, offset as u64).expect("it is written");
+        }
+        total as f64 / start.elapsed().as_secs_f64() / 1e6
+    };
+    let plain_synced = || {
+        let file = File::create(scratch.path("plain")).expect("a file");
+        let block = vec![7; 1 << 20];
+        let start = Instant::now();
+        for offset in (0..total).step_by(block.len()) {
+            file.write_all_at(&block, offset as u64).expect("it is written");
+        }
+        file.sync_data().expect("it is synced");
+        total as f64 / start.elapsed().as_secs_f64() / 1e6
+    };
+    let log = |entries: usize, synced: bool| {
+        let log = open_log(&scratch.path("buffered"), Durability::Buffered);
+        let mut batch = Batch::new();
+        (0..entries).for_each(|_| batch.push(&[1; ENTRY]));
+        let start = Instant::now();
+        let mut last = None;
+        for _ in 0..total / (entries * ENTRY) {
+            last = Some(log.append(&batch).expect("it is taken"));
+        }
+        last.expect("some").wait().expect("it is written");
+        if synced {
+            log.flush().expect("it is synced");
+        }
+        total as f64 / start.elapsed().as_secs_f64() / 1e6
+    };
+    compare(
+        &format!("buffered log, {} MiB of entries of {ENTRY} bytes", total >> 20),
+        "MB/s",
+        vec![
+            ("plain loop: writes of 1 MiB", Box::new(plain)),
+            ("log, 64 entries an append", Box::new(|| log(64, false))),
+            ("log, one entry an append", Box::new(|| log(1, false))),
+            ("plain loop, synced at the end", Box::new(plain_synced)),
+            ("log, 64 entries an append, flushed at the end", Box::new(|| log(64, true))),
+        ],
+        &[(1, 0, 0.5), (2, 0, 0.5), (4, 3, 0.5)],
+    );
+}
+
+/// Transactions per second of a live run, and what it left.
+fn live(
+    scratch: &Scratch,
+    workload: &Tpcc,
+    transactions: u64,
+    checkpoints: checkpoint::Config,
+) -> (f64, Digest, u64) {
+    let log = open_log(&scratch.path("tpcc"), Durability::Buffered);
+    let every = checkpoints.every_bytes;
+    let builder = workload.register(Engine::builder()).threads(2).checkpoints(checkpoints);
+    let engine = builder.open(log).expect("it opens");
+    runner::prepare(&engine, workload, &mut |_, _| ()).expect("it is populated");
+    if every.is_some() {
+        engine.checkpoint().expect("it is taken");
+    }
+    let config = runner::Config {
+        in_flight: 2048,
+        stop: Stop::Transactions(transactions),
+        report_every: Duration::from_secs(3600),
+        ..runner::Config::default()
+    };
+    let before = engine.checkpoints().last().copied();
+    let report = runner::run(&engine, workload, &config, &mut |_| ()).expect("it runs");
+    let taken = u64::from(engine.checkpoints().last().copied() != before);
+    let digest = engine.digest();
+    engine.close().expect("it ran well");
+    (report.throughput_per_second, digest, taken)
+}
+
+fn checkpoints(scratch: &Scratch) {
+    let warehouses = setting("WAREHOUSES", 2);
+    let workload: Tpcc = Tpcc::new(Scale::full(warehouses), 1);
+    let transactions = setting("TRANSACTIONS", 400_000);
+    let every = setting("EVERY_MIB", 128) << 20;
+    let transactions = setting("CHECKPOINT_TRANSACTIONS", 5 * transactions);
+    let with = |every_bytes| checkpoint::Config { every_bytes, ..checkpoint::Config::default() };
+    let mut taken = 0;
+    compare(
+        &format!(
+            "TPC-C, {warehouses} warehouses, {transactions} transactions, a checkpoint every {} MiB of log",
+            every >> 20
+        ),
+        "transactions/s",
+        vec![
+            ("no checkpoints", Box::new(|| live(scratch, &workload, transactions, with(None)).0)),
+            (
+                "checkpoints",
+                Box::new(|| {
+                    let (speed, _, more) = live(scratch, &workload, transactions, with(Some(every)));
+                    taken += more;
+                    speed
+                }),
+            ),
+        ],
+        &[(1, 0, 0.8)],
+    );
+    println!("  in {taken} of the rounds a checkpoint was taken meanwhile\n");
+}
+
+fn replay(scratch: &Scratch) {
+    let warehouses = setting("WAREHOUSES", 2);
+    let workload: Tpcc = Tpcc::new(Scale::full(warehouses), 1);
+    let transactions = setting("TRANSACTIONS", 400_000);
+    let keep = checkpoint::Config { every_bytes: None, trim: false, ..checkpoint::Config::default() };
+    // Populated once; each round goes on from a copy.
+    let populated = scratch.path("populated");
+    let log = open_log(&populated, Durability::Buffered);
+    let engine = workload.register(Engine::builder()).checkpoints(keep.clone()).open(log).expect("it opens");
+    runner::prepare(&engine, &workload, &mut |_, _| ()).expect("it is populated");
+    let taken = engine.checkpoint().expect("it is taken");
+    engine.close().expect("it ran well");
+    let path = scratch.path("replay");
+    checkpoint::backup(&populated, &path).expect("a copy");
+    let (mut original, mut stages) = (Vec::new(), Vec::new());
+    let log = open_log(&path, Durability::Buffered);
+    let builder = workload.register(Engine::builder()).threads(2).checkpoints(keep.clone());
+    let engine = builder.open(log).expect("it opens");
+    let config = runner::Config {
+        in_flight: 2048,
+        stop: Stop::Transactions(transactions),
+        report_every: Duration::from_secs(3600),
+        ..runner::Config::default()
+    };
+    original
+        .push(runner::run(&engine, &workload, &config, &mut |_| ()).expect("it runs").throughput_per_second);
+    let live = engine.digest();
+    engine.close().expect("it ran well");
+    let open = |threads| -> Replay {
+        let log = Arc::new(FileLog::open_read_only(&path).expect("it opens"));
+        let config = checkpoint::Config { start: Start::Newest, ..keep.clone() };
+        workload
+            .register(Engine::builder())
+            .threads(threads)
+            .checkpoints(config)
+            .replay(log)
+            .expect("it opens")
+    };
+    let (mut loads, mut from_live) = (BTreeMap::<usize, Vec<f64>>::new(), original[0]);
+    let mut run = |threads: usize| {
+        let replay = open(threads);
+        assert_eq!(replay.to_end().expect("it replays"), live);
+        let recovery = replay.recovery().expect("it started");
+        loads.entry(threads).or_default().push(recovery.rows as f64 / recovery.load.as_secs_f64() / 1e6);
+        let all = replay.stats().stages;
+        let busy = all.read + all.prepare + all.mix + all.execute + all.verify + all.commit;
+        stages.push(all.commit.as_secs_f64() / busy.as_secs_f64());
+        transactions as f64 / recovery.replay.as_secs_f64()
+    };
+    let mut results: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+    for _ in 0..setting("ROUNDS", 5) {
+        for threads in [1, 2] {
+            results.entry(threads).or_default().push(run(threads));
+        }
+        // The original run once more, on another copy.
+        let again = scratch.path("again");
+        checkpoint::backup(&populated, &again).expect("a copy");
+        let builder = workload.register(Engine::builder()).threads(2).checkpoints(keep.clone());
+        let engine = builder.open(open_log(&again, Durability::Buffered)).expect("it opens");
+        let report = runner::run(&engine, &workload, &config, &mut |_| ()).expect("it runs");
+        original.push(report.throughput_per_second);
+        engine.close().expect("it ran well");
+    }
+    from_live = from_live.max(median(&mut original));
+    let [one, two] = [1, 2].map(|threads| median(results.get_mut(&threads).expect("it ran")));
+    println!("replay of {transactions} TPC-C transactions from a checkpoint of {} rows", taken.rows);
+    println!("  original run, 2 threads {from_live:>12.0} transactions/s");
+    println!("  replay, 1 thread        {one:>12.0} transactions/s");
+    println!("  replay, 2 threads       {two:>12.0} transactions/s");
+    println!("  2 threads : 1 thread = {:.2} (to reach: 1.50)", two / one);
+    println!("  2 threads : original run = {:.2} (to reach: 1.00)", two / from_live);
+    for (threads, loads) in &mut loads {
+        println!(
+            "  loading the checkpoint, {threads} threads: {:.2} M rows/s, verifying included",
+            median(loads)
+        );
+    }
+    println!(
+        "  commit : all stages = {:.2} (digests, end of versions, replies; to reach for digests: 0.10)\n",
+        median(&mut stages)
+    );
+}
+
+type Part = fn(&Scratch);
+
+fn main() {
+    let only: String = setting("ONLY", String::new());
+    let scratch = Scratch::new();
+    let parts: [(&str, Part); 4] =
+        [("flushed", flushed), ("buffered", buffered), ("checkpoints", checkpoints), ("replay", replay)];
+    for (name, part) in parts {
+        if only.is_empty() || only == name {
+            part(&scratch);
+        }
+    }
+}

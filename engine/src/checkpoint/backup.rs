@@ -1,0 +1,252 @@
+//! Copies of an engine's log and state that open.
+//!
+//! Of a running engine, from within: a checkpoint of this moment, and a log without entries that goes on from there.
+//! From outside, of a directory: the newest checkpoint and the log, copied as they are, also while somebody writes to
+//! them. Both copies keep the log's identity, and get their name when they are complete.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mixlog_log::file::{self, Access, FsStorage, Storage, read_full, write_full};
+use mixlog_log::{self as log, Durability, FileLog, Position, SharedLog, Tail};
+use thiserror::Error;
+
+use super::layout::{FileHeader, file_name};
+use super::read::Bad;
+use super::shelf::{BESIDE, Shelf, WRITING};
+use super::write;
+use crate::engine::now_us;
+use crate::pipeline::Shared;
+
+/// How often a copy is begun again because checkpoint and log did not fit: a new checkpoint was taken meanwhile.
+const ATTEMPTS: u32 = 10;
+
+/// What a backup holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Backup {
+    /// The last position of its checkpoint, if it has one.
+    pub checkpoint: Option<Position>,
+    /// The positions of its log: entries in `[head, tail)`. All that was acknowledged before the backup began is in
+    /// its checkpoint or in its log.
+    pub head: Position,
+    /// See `head`.
+    pub tail: Position,
+    /// Bytes of checkpoint and log.
+    pub bytes: u64,
+}
+
+/// Why there is no backup. Nothing was changed but for a directory with a name that ends in `.unfinished`.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BackupError {
+    /// Something is there already, and is left as it is.
+    #[error("there is something at {0} already")]
+    Exists(PathBuf),
+    /// The log cannot be read, or not be written.
+    #[error(transparent)]
+    Log(#[from] log::OpenError),
+    /// A checkpoint is damaged that the log cannot do without.
+    #[error("the log starts at position {head}, and its newest checkpoint cannot be used: {detail}")]
+    Checkpoint {
+        /// The log's first position.
+        head: Position,
+        /// What is wrong.
+        detail: String,
+    },
+    /// The engine has stopped.
+    #[error("the engine has stopped")]
+    Stopped,
+    /// The operating system refused.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// Its answer.
+        source: io::Error,
+    },
+}
+
+fn io_error<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> BackupError + 'a {
+    move |source| BackupError::Io { action, path: path.to_path_buf(), source }
+}
+
+/// The directory in which a backup is made, until it gets its name.
+struct Unfinished {
+    path: PathBuf,
+    to: PathBuf,
+}
+
+impl Unfinished {
+    fn new(to: &Path) -> Result<Self, BackupError> {
+        if to.exists() {
+            return Err(BackupError::Exists(to.to_path_buf()));
+        }
+        let mut name = to.file_name().unwrap_or_default().to_owned();
+        name.push(".unfinished");
+        let unfinished = Self { path: to.with_file_name(name), to: to.to_path_buf() };
+        unfinished.clear()?;
+        Ok(unfinished)
+    }
+
+    /// Removes what an earlier attempt left.
+    fn clear(&self) -> Result<(), BackupError> {
+        match fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(io_error("remove", &self.path)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn storage(&self) -> FsStorage {
+        FsStorage::new(&self.path)
+    }
+
+    fn shelf(&self, log: log::LogId) -> Result<Shelf, BackupError> {
+        let storage = self.storage().directory(BESIDE);
+        storage.create_directory().map_err(io_error("create", storage.path()))?;
+        Ok(Shelf { storage, log })
+    }
+
+    fn finish(self) -> Result<(), BackupError> {
+        fs::rename(&self.path, &self.to).map_err(io_error("rename", &self.path))?;
+        let absolute = std::path::absolute(&self.to).map_err(io_error("find", &self.to))?;
+        let parent = absolute.parent().unwrap_or(&absolute);
+        File::open(parent).and_then(|parent| parent.sync_all()).map_err(io_error("sync", parent))
+    }
+}
+
+/// Backs up the state of a running engine: see [`Engine::backup`](crate::Engine::backup).
+pub(crate) fn of_running(
+    shared: &Arc<Shared>,
+    log: &dyn SharedLog,
+    to: &Path,
+) -> Result<Backup, BackupError> {
+    let unfinished = Unfinished::new(to)?;
+    let (snapshot, digest) = shared.snapshot_with_digest().ok_or(BackupError::Stopped)?;
+    let checkpoint = snapshot.position();
+    let head = checkpoint.map_or(Position::ZERO, Position::next);
+    // The log first: one is not made where other files lie already. Its segment need not be filled with zeros: it is made durable when it is closed.
+    let config = file::Config { durability: Durability::Buffered, ..file::Config::default() };
+    drop(FileLog::continue_with_storage(Arc::new(unfinished.storage()), &config, log.id(), head)?);
+    let mut bytes = 0;
+    if let Some(position) = checkpoint {
+        let shelf = unfinished.shelf(log.id())?;
+        let header = FileHeader {
+            log: log.id(),
+            position,
+            state: digest.state,
+            replies: digest.replies,
+            taken_us: now_us(),
+        };
+        let stop = || shared.in_flight.stopped().is_some();
+        let written =
+            write::write(&*shelf.storage, WRITING, &header, &shared.known_catalog(), &snapshot, &stop);
+        let written = written.map_err(io_error("write a checkpoint to", shelf.storage.path()))?;
+        bytes = written.ok_or(BackupError::Stopped)?.bytes;
+        shelf.install(position).map_err(io_error("name a checkpoint in", shelf.storage.path()))?;
+    }
+    unfinished.finish()?;
+    Ok(Backup { checkpoint, head, tail: head, bytes })
+}
+
+/// Copies the log in directory `from`, with the newest checkpoint beside it, to `to`, where nothing may be. Another
+/// process may be running an engine on it meanwhile. Needs no procedures: any log can be copied.
+///
+/// # Errors
+/// [`BackupError`]; the original is as it was.
+pub fn backup(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<Backup, BackupError> {
+    let from = FsStorage::new(from.as_ref());
+    let unfinished = Unfinished::new(to.as_ref())?;
+    let mut attempt = 1;
+    loop {
+        unfinished.clear()?;
+        match copy(&from, &unfinished) {
+            Err(BackupError::Checkpoint { .. }) if attempt < ATTEMPTS => attempt += 1,
+            Err(error) => {
+                // The error tells more than a failure to tidy up.
+                let _ = unfinished.clear();
+                return Err(error);
+            }
+            Ok(backup) => {
+                unfinished.finish()?;
+                return Ok(backup);
+            }
+        }
+    }
+}
+
+/// The checkpoint first: entries are trimmed only when newer ones are there, so that the log copied afterwards goes on
+/// from it, unless two were taken meanwhile.
+fn copy(from: &FsStorage, to: &Unfinished) -> Result<Backup, BackupError> {
+    let (id, before) = FileLog::peek_with_storage(from)?;
+    let source = Shelf { storage: from.directory(BESIDE), log: id };
+    let positions = source.list().map_err(io_error("list", source.storage.path()))?;
+    let target = to.shelf(id)?;
+    let (mut checkpoint, mut bytes, mut flaws) = (None, 0, String::new());
+    for position in positions.into_iter().rev().filter(|position| position.next() >= before.head) {
+        match copy_checkpoint(&source, &target, position) {
+            Ok(copied) => {
+                (checkpoint, bytes) = (Some(position), copied);
+                break;
+            }
+            Err(CopyError::Bad(bad)) => flaws.push_str(&format!("{}: {bad}; ", file_name(position))),
+            Err(CopyError::Write(error)) => {
+                return Err(io_error("copy a checkpoint to", target.storage.path())(error));
+            }
+        }
+    }
+    let copied = FileLog::copy_with_storage(from, &to.storage())?;
+    let Tail { head, tail, .. } = Tail { head: copied.head, tail: copied.tail, sealed: false };
+    let reached = checkpoint.map_or(Position::ZERO, Position::next);
+    if reached < head {
+        let detail = if flaws.is_empty() { "it ends before".to_owned() } else { flaws };
+        return Err(BackupError::Checkpoint { head, detail });
+    }
+    Ok(Backup { checkpoint, head, tail, bytes: bytes + copied.bytes })
+}
+
+enum CopyError {
+    /// The original is no good, or gone.
+    Bad(Bad),
+    Write(io::Error),
+}
+
+fn copy_checkpoint(from: &Shelf, to: &Shelf, position: Position) -> Result<u64, CopyError> {
+    let opened = from.open(position).map_err(CopyError::Bad)?;
+    let verified = |opened: &super::read::Opened| {
+        let blocks = opened.blocks();
+        while let Some(block) = blocks.next() {
+            block.check()?;
+        }
+        blocks.finish().map(|_| ())
+    };
+    let written = (|| {
+        to.clear(position)?;
+        let file = to.storage.open(WRITING, Access::CreateNew)?;
+        let mut buffer = vec![0; 1 << 20];
+        let mut offset = 0;
+        loop {
+            let read = read_full(&**opened.file(), &mut buffer, offset)?;
+            write_full(&*file, &buffer[..read], offset)?;
+            offset += read as u64;
+            if read < buffer.len() {
+                break;
+            }
+        }
+        file.sync_data()?;
+        to.install(position)
+    })();
+    written.map_err(CopyError::Write)?;
+    // What counts is the copy.
+    let copied = to.open(position).and_then(|copied| verified(&copied).map(|()| copied.bytes));
+    copied.map_err(|bad| {
+        let _ = to.remove(&file_name(position));
+        CopyError::Bad(bad)
+    })
+}

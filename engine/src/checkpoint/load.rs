@@ -1,0 +1,258 @@
+//! From the newest checkpoint that is whole to a state, on all drivers.
+#![allow(unsafe_code)]
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use mixlog_log::{Position, SharedLog};
+
+use super::layout::{Rows, TableEntry, file_name};
+use super::read::{Bad, Block, Opened};
+use super::shelf::Shelf;
+use super::{OnLoad, Recovery, Rejected, Start};
+use crate::codec::DecodeError;
+use crate::digest::Digest;
+use crate::entry::{self, Catalog};
+use crate::error::OpenError;
+use crate::footprint::Details;
+use crate::observe;
+use crate::pipeline::{Driver, Pipeline};
+use crate::store::{RowId, Stamp};
+use crate::tx::{Guard, Tx};
+
+/// How many blocks a driver loads before all meet: what they changed takes undo space until then.
+const BLOCKS_A_ROUND: u32 = 16;
+
+/// How many rows a driver indexes at a time, and how often before all meet.
+const ROWS_AT_A_TIME: RowId = 256;
+const TIMES_A_ROUND: u32 = 64;
+
+/// Gives the pipeline, which has executed nothing, the state of a checkpoint before position `before`, if there is one
+/// that is whole and that the log goes on from. Otherwise it stays at the start of the log, if that is there.
+///
+/// # Errors
+/// The log's start is gone, or the checkpoint that was chosen does not fit the engine or the log.
+pub(crate) fn recover(
+    pipeline: &Pipeline,
+    log: &dyn SharedLog,
+    shelf: Option<&Shelf>,
+    start: Start,
+    before: Position,
+    on_load: Option<&OnLoad>,
+) -> Result<Recovery, OpenError> {
+    let (tail, begun) = (log.tail(), Instant::now());
+    let mut recovery = Recovery::default();
+    let all = shelf.map_or_else(|| Ok(Vec::new()), list)?;
+    let mut candidates: Vec<_> =
+        all.iter().copied().filter(|position| position.next() >= tail.head && *position < before).collect();
+    match start {
+        Start::Newest => candidates.reverse(),
+        Start::Oldest if tail.head == Position::ZERO => candidates.clear(),
+        Start::Oldest => {}
+    }
+    let oldest = all.iter().copied().find(|position| position.next() >= tail.head);
+    for position in candidates {
+        let shelf = shelf.expect("candidates lie on a shelf");
+        let whole = shelf.open(position).and_then(|opened| verify(pipeline, &opened).map(|()| opened));
+        let opened = match whole {
+            Ok(opened) => opened,
+            Err(bad) => {
+                let name = file_name(position);
+                observe::rejected(&name, &bad);
+                recovery.rejected.push(Rejected { name, reason: bad.to_string() });
+                continue;
+            }
+        };
+        if position >= tail.tail {
+            return Err(OpenError::LogTooShort { name: opened.name, position, tail: tail.tail });
+        }
+        recovery.rows = load(pipeline, &opened, on_load)?;
+        recovery.checkpoint = Some(position);
+        recovery.load = begun.elapsed();
+        return Ok(recovery);
+    }
+    let head = tail.head;
+    match (head, oldest) {
+        (Position::ZERO, _) => {
+            recovery.load = begun.elapsed();
+            Ok(recovery)
+        }
+        _ if !recovery.rejected.is_empty() => {
+            Err(OpenError::NoCheckpoint { head, rejected: recovery.rejected })
+        }
+        (_, Some(_)) => {
+            let position = before.previous().unwrap_or_default();
+            Err(OpenError::TooEarly { position, head, oldest })
+        }
+        (_, None) => Err(OpenError::Trimmed { head }),
+    }
+}
+
+/// The names in a log that was trimmed, from the newest checkpoint whose beginning is whole.
+pub(crate) fn catalog_of(log: &dyn SharedLog, shelf: Option<&Shelf>) -> Result<Catalog, OpenError> {
+    let head = log.tail().head;
+    let Some(shelf) = shelf else { return Err(OpenError::Trimmed { head }) };
+    let mut rejected = Vec::new();
+    for position in list(shelf)?.into_iter().rev().filter(|position| position.next() >= head) {
+        match shelf.open(position) {
+            Ok(opened) => return Ok(opened.catalog),
+            Err(bad) => rejected.push(Rejected { name: file_name(position), reason: bad.to_string() }),
+        }
+    }
+    if rejected.is_empty() {
+        Err(OpenError::Trimmed { head })
+    } else {
+        Err(OpenError::NoCheckpoint { head, rejected })
+    }
+}
+
+fn list(shelf: &Shelf) -> Result<Vec<Position>, OpenError> {
+    shelf.list().map_err(|source| OpenError::Checkpoints {
+        path: shelf.storage.path().to_path_buf(),
+        source: Arc::new(source),
+    })
+}
+
+/// Checks every byte.
+fn verify(pipeline: &Pipeline, opened: &Opened) -> Result<(), Bad> {
+    let blocks = opened.blocks();
+    let found = Mutex::new(None);
+    pipeline.share(|| {
+        while let Some(block) = blocks.next() {
+            if let Err(bad) = block.check() {
+                *found.lock().expect("no panic in a short section") = Some(bad);
+            }
+        }
+    });
+    match found.into_inner().expect("no panic in a short section") {
+        Some(bad) => Err(bad),
+        None => blocks.finish().map(|_| ()),
+    }
+}
+
+/// A checkpoint, and the numbers of its tables in the store.
+struct Source<'a> {
+    opened: &'a Opened,
+    tables: Vec<u16>,
+}
+
+/// Loads a checkpoint that was verified; tells how many rows it has.
+fn load(pipeline: &Pipeline, opened: &Opened, on_load: Option<&OnLoad>) -> Result<u64, OpenError> {
+    let source = Source { opened, tables: tables(pipeline, opened)? };
+    let position = opened.header.position;
+    let (blocks, loaded, mut number) = (opened.blocks(), AtomicU64::new(0), 0);
+    loop {
+        let before = loaded.load(Ordering::Relaxed);
+        number += 1;
+        pipeline.round(number, position, |driver| {
+            for _ in 0..BLOCKS_A_ROUND {
+                let Some(block) = blocks.next() else { return Ok(()) };
+                source.load_block(pipeline, driver, &block)?;
+                loaded.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        })?;
+        if let Some(on_load) = on_load {
+            let (done, all) = blocks.progress();
+            on_load(done, all);
+        }
+        if loaded.load(Ordering::Relaxed) == before {
+            break;
+        }
+    }
+    let end = blocks.finish().map_err(|bad| source.error(&bad))?;
+    for table in &source.tables {
+        source.index(pipeline, *table, &mut number)?;
+    }
+    let header = &opened.header;
+    let digest = Digest { position: Some(position), state: header.state, replies: header.replies };
+    pipeline.start_after(&digest, number).map_err(|found| {
+        source.error(&format!("its rows have the digest {found:032x}, and not {:032x}", header.state))
+    })?;
+    Ok(end.rows.iter().sum())
+}
+
+/// The numbers of the checkpoint's tables, if this engine can read them all.
+fn tables(pipeline: &Pipeline, opened: &Opened) -> Result<Vec<u16>, OpenError> {
+    let (shared, position) = (pipeline.shared(), opened.header.position);
+    let refuse = |detail| OpenError::Checkpoint { name: opened.name.clone(), detail };
+    let catalog = &opened.catalog;
+    if catalog.format != entry::FORMAT {
+        return Err(refuse(format!(
+            "its log has entry format {}, this program reads format {}",
+            catalog.format,
+            entry::FORMAT
+        )));
+    }
+    shared.note_catalog(position, catalog)?;
+    let number = |entry: &TableEntry| {
+        let missing = || OpenError::MissingTable { name: entry.name.clone(), position };
+        let number = shared.store.number_of(&entry.name).ok_or_else(missing)?;
+        let registered = shared.store.any(number).row_format();
+        if registered == entry.format {
+            return Ok(number);
+        }
+        let (name, written) = (&entry.name, &entry.format);
+        Err(refuse(format!("table {name:?} was written as {written}, and is registered as {registered}")))
+    };
+    opened.tables.iter().map(number).collect()
+}
+
+impl Source<'_> {
+    fn error(&self, detail: &impl ToString) -> OpenError {
+        OpenError::Checkpoint { name: self.opened.name.clone(), detail: detail.to_string() }
+    }
+
+    fn decode_error(&self, table: &str, error: &DecodeError) -> OpenError {
+        self.error(&format!("a row of table {table:?} cannot be decoded: {error}"))
+    }
+
+    fn load_block(&self, pipeline: &Pipeline, driver: &mut Driver, block: &Block) -> Result<(), OpenError> {
+        block.check().map_err(|bad| self.error(&bad))?;
+        let store = &pipeline.shared().store;
+        let table = store.any(self.tables[block.header.table as usize]);
+        let at = Stamp::of(self.opened.header.position);
+        let mut rows = 0;
+        for row in Rows(&block.body) {
+            let (key, value) = row.map_err(|flaw| self.error(&block.bad(flaw)))?;
+            // SAFETY: the pipeline does not run, and all drivers load.
+            let loaded = unsafe { table.load_row(&mut driver.worker, key, value, at) };
+            loaded.map_err(|error| self.decode_error(table.name(), &error))?;
+            store.keep_changes(&mut driver.worker);
+            rows += 1;
+        }
+        if rows == block.header.rows { Ok(()) } else { Err(self.error(&"the counts of rows differ")) }
+    }
+
+    /// Rebuilds the indexes of a table whose rows were loaded.
+    fn index(&self, pipeline: &Pipeline, table: u16, number: &mut u64) -> Result<(), OpenError> {
+        let (store, position) = (&pipeline.shared().store, self.opened.header.position);
+        let table = store.any(table);
+        if !table.is_indexed() {
+            return Ok(());
+        }
+        let (next, end) = (AtomicU32::new(0), table.numbers());
+        while next.load(Ordering::Relaxed) < end {
+            *number += 1;
+            pipeline.round(*number, position, |driver| {
+                for _ in 0..TIMES_A_ROUND {
+                    let first = next.fetch_add(ROWS_AT_A_TIME, Ordering::Relaxed).min(end);
+                    let rows = first..(first + ROWS_AT_A_TIME).min(end);
+                    let details = Details { located: &[], bounded: &[] };
+                    // SAFETY: no transaction runs. Drivers write index rows beside each other, but places of different
+                    // keys, which `index_rows` sees to: no two of them touch one row.
+                    let mut tx = unsafe {
+                        Tx::new(store, &mut driver.worker, Guard::Off, details, position, position, 0)
+                    };
+                    // SAFETY: all rows were loaded, and each number is claimed once.
+                    let indexed = unsafe { table.index_rows(&mut tx, rows) };
+                    tx.finish(true);
+                    indexed.map_err(|error| self.decode_error(table.name(), &error))?;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+}

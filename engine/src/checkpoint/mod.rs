@@ -1,0 +1,217 @@
+//! Checkpoints: the state after a position, in a file, so that the log before it can be given up and opening takes
+//! less time.
+//!
+//! ```text
+//! snapshot ──write──> file ──sync, rename, sync──> shelf ──> older ones removed, log trimmed
+//!                                                    │
+//! log ──replay──> state <──load, verify digest───────┘   when it is opened again
+//! ```
+//!
+//! One is taken from a snapshot, while transactions run. A checkpoint is a set of rows and the digests there; loading
+//! it gives the state that a replay up to its position gives, which the digest shows. The bytes, and what becomes of
+//! them in a crash, are told in `docs/checkpoint-format.md`.
+//!
+//! By default an engine on a [`FileLog`](mixlog_log::FileLog) keeps its checkpoints in `checkpoints` inside of the log's
+//! directory, takes one for every 256 MiB of log, keeps two, and trims the log before the older one.
+
+mod backup;
+mod keep;
+mod layout;
+mod load;
+mod read;
+mod shelf;
+mod write;
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mixlog_log::file::Storage;
+use mixlog_log::{FlushError, Position, SharedLog, TrimError};
+use thiserror::Error;
+
+use shelf::{BESIDE, Shelf};
+
+pub(crate) use backup::of_running;
+pub use backup::{Backup, BackupError, backup};
+pub(crate) use keep::{Due, Keeper};
+pub(crate) use layout::RowFormat;
+pub(crate) use load::{catalog_of, recover};
+
+/// Whether and how an engine keeps checkpoints; see the module's documentation.
+///
+/// ```
+/// use mixlog_engine::{Engine, checkpoint};
+///
+/// // Every 64 MiB of log, and the log is kept from its start.
+/// let config = checkpoint::Config { every_bytes: Some(64 << 20), trim: false, ..Default::default() };
+/// let builder = Engine::builder().checkpoints(config);
+/// ```
+#[derive(Clone)]
+pub struct Config {
+    /// The directory in which they lie. Default: `None`, which means `checkpoints` beside a log that has a directory, and
+    /// no checkpoints for others. One directory serves one engine at a time; for the one beside the log the log's lock
+    /// sees to that.
+    pub storage: Option<Arc<dyn Storage>>,
+    /// How many are kept, at least 1. Default: 2, so that there is another one when the newest cannot be read. More
+    /// cost disk space, also of the log, which is kept from the oldest one on.
+    pub keep: usize,
+    /// Takes one whenever so many bytes of entries were executed since the last. Default: 256 MiB; `None` for never. Less
+    /// makes opening faster and the log smaller, and costs the writing of all rows more often.
+    pub every_bytes: Option<u64>,
+    /// Takes one whenever so much time has passed since the last, if anything was executed. Default: `None`, never.
+    pub every: Option<Duration>,
+    /// Whether the log is trimmed before the oldest one that is kept. Default: yes. Without, the log grows for ever, and
+    /// every state of the past can be rebuilt.
+    pub trim: bool,
+    /// Where an engine or a replay starts. Default: [`Start::Newest`].
+    pub start: Start,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            storage: None,
+            keep: 2,
+            every_bytes: Some(256 << 20),
+            every: None,
+            trim: true,
+            start: Start::Newest,
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("storage", &self.storage.as_ref().map(|storage| storage.path()))
+            .field("keep", &self.keep)
+            .field("every_bytes", &self.every_bytes)
+            .field("every", &self.every)
+            .field("trim", &self.trim)
+            .field("start", &self.start)
+            .finish()
+    }
+}
+
+impl Config {
+    /// Where the checkpoints of a log lie.
+    pub(crate) fn shelf(&self, log: &dyn SharedLog) -> Option<Shelf> {
+        let storage = self.storage.clone().or_else(|| log.beside(BESIDE))?;
+        Some(Shelf { storage, log: log.id() })
+    }
+}
+
+/// Where to start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Start {
+    /// At the newest checkpoint that is whole: the shortest replay.
+    #[default]
+    Newest,
+    /// At the start of the log, or at the oldest checkpoint if the log was trimmed: the longest replay, which shows that
+    /// later checkpoints tell the truth.
+    Oldest,
+}
+
+/// A checkpoint that is on the disk for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Checkpoint {
+    /// The last position whose entry it includes.
+    pub position: Position,
+    /// Rows of all tables.
+    pub rows: u64,
+    /// The file's length.
+    pub bytes: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// Why there is no new checkpoint, or why the log was not trimmed.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// Nobody said where: see [`Config::storage`].
+    #[error("the log has no directory to keep checkpoints in, and none was named")]
+    Nowhere,
+    /// Nothing was executed yet.
+    #[error("there is nothing to keep: the log is empty")]
+    Empty,
+    /// The log's entries are not known to be durable, so what follows from them must not be.
+    #[error("the log cannot be flushed: {0}")]
+    Flush(#[from] FlushError),
+    /// The operating system refused; a disk that is full, for example. The checkpoints that were there are there still.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// Its answer.
+        source: Arc<io::Error>,
+    },
+    /// The checkpoint is there, but the log could not be trimmed. The next one trims it.
+    #[error("the checkpoint was taken, but the log was not trimmed: {0}")]
+    Trim(#[from] TrimError),
+    /// The engine was closed meanwhile, or has stopped.
+    #[error("the engine has stopped")]
+    Stopped,
+}
+
+/// A checkpoint that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// Its file name.
+    pub name: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is damaged: {}", self.name, self.reason)
+    }
+}
+
+/// How a state was rebuilt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Recovery {
+    /// The last position of the checkpoint that was loaded; `None` when there was none to load.
+    pub checkpoint: Option<Position>,
+    /// Checkpoints that were passed over, in the order in which they were tried. They are left where they are, until
+    /// newer ones take their place.
+    pub rejected: Vec<Rejected>,
+    /// Rows that were loaded.
+    pub rows: u64,
+    /// How long verifying and loading took.
+    pub load: Duration,
+    /// Entries of the log that were executed.
+    pub entries: u64,
+    /// How long that took.
+    pub replay: Duration,
+}
+
+impl Recovery {
+    /// All of the time that it took.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.load + self.replay
+    }
+}
+
+impl fmt::Display for Recovery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "recovered in {:.2} s: ", self.elapsed().as_secs_f64())?;
+        if let Some(position) = self.checkpoint {
+            let (rows, seconds) = (self.rows, self.load.as_secs_f64());
+            write!(f, "checkpoint of position {position} ({rows} rows, {seconds:.2} s), ")?;
+        }
+        write!(f, "{} entries replayed ({:.2} s)", self.entries, self.replay.as_secs_f64())
+    }
+}
+
+/// Called now and then with how much of a checkpoint was read, and its length, in bytes.
+pub(crate) type OnLoad = Box<dyn Fn(u64, u64) + Send + Sync>;

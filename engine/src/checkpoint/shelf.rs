@@ -1,0 +1,65 @@
+//! The directory that checkpoints lie in.
+
+use std::io;
+use std::sync::Arc;
+
+use mixlog_log::file::Storage;
+use mixlog_log::{LogId, Position};
+
+use super::layout::{file_name, parse_file_name};
+use super::read::{Bad, Opened};
+
+/// The name of the directory beside a log.
+pub(crate) const BESIDE: &str = "checkpoints";
+
+/// A checkpoint's name until it is complete.
+pub(crate) const WRITING: &str = "checkpoint.writing";
+
+/// See the module's documentation. Names that are no checkpoint's are left alone.
+#[derive(Clone)]
+pub(crate) struct Shelf {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) log: LogId,
+}
+
+impl Shelf {
+    /// The positions of all checkpoints, by their names, oldest first.
+    pub(crate) fn list(&self) -> io::Result<Vec<Position>> {
+        if !self.storage.exists()? {
+            return Ok(Vec::new());
+        }
+        let mut positions: Vec<_> =
+            self.storage.list()?.iter().filter_map(|name| parse_file_name(name)).collect();
+        positions.sort_unstable();
+        Ok(positions)
+    }
+
+    /// Opens the checkpoint at `position`, of which only the beginning is verified.
+    pub(crate) fn open(&self, position: Position) -> Result<Opened, Bad> {
+        Opened::open(&*self.storage, position, self.log)
+    }
+
+    /// Makes room for a new file: removes what a crash left half written, and a file in the new one's place, which
+    /// is no good or it would not be replaced.
+    pub(crate) fn clear(&self, position: Position) -> io::Result<()> {
+        if !self.storage.exists()? {
+            return self.storage.create_directory();
+        }
+        self.remove(WRITING)?;
+        self.remove(&file_name(position))
+    }
+
+    /// Gives what was written its name, durably. Before this returns, the checkpoint may or may not be there.
+    pub(crate) fn install(&self, position: Position) -> io::Result<()> {
+        self.storage.rename(WRITING, &file_name(position))?;
+        self.storage.sync_directory()
+    }
+
+    /// Removes a file, if it is there.
+    pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
+        match self.storage.remove(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}

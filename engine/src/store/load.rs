@@ -1,0 +1,94 @@
+//! Rows as bytes, for checkpoints: all of a table, and back into an empty one.
+//!
+//! Loading runs on all workers at once, beside no transaction. Each row is made by one worker and touched by no other
+//! until all have met, so nothing needs a schedule: not even a file that holds a key twice makes two workers meet at
+//! one row.
+
+use std::ops::Range;
+
+use super::row::Stamp;
+use super::slab::RowId;
+use super::table_store::TableStore;
+use super::{SeeRow, Store, Worker};
+use crate::checkpoint::RowFormat;
+use crate::codec::{Codec, DecodeError};
+use crate::table::{Key, Value};
+use crate::tx::Tx;
+
+impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
+    pub(super) fn row_format() -> RowFormat {
+        let bytes = |bytes: Option<usize>| bytes.map(|bytes| bytes as u64);
+        RowFormat {
+            codec: <C as Codec<V>>::NAME.to_owned(),
+            version: 1,
+            key_bytes: bytes(<C as Codec<K>>::BYTES),
+            row_bytes: bytes(<C as Codec<V>>::BYTES),
+        }
+    }
+
+    /// Shows `see` the bytes of all rows at `at`, until it breaks off. For registered snapshots.
+    pub(super) fn visit_rows_at(&self, at: Stamp, see: &mut SeeRow<'_>) {
+        let (mut key_scratch, mut value_scratch) = (Vec::new(), Vec::new());
+        self.visit_at(at, |key, value| {
+            C::with_bytes(key, &mut key_scratch, |key| {
+                C::with_bytes(value, &mut value_scratch, |value| see(key, value))
+            })
+        });
+    }
+
+    /// Makes a row that holds a value since `at`, which is also where the window at hand starts. Keys that come twice
+    /// are not noticed.
+    ///
+    /// # Safety
+    /// No transaction runs, and nobody looks at the table before all workers have met.
+    pub(super) unsafe fn load_row(
+        &self,
+        worker: &mut Worker,
+        key: &[u8],
+        value: &[u8],
+        at: Stamp,
+    ) -> Result<(), DecodeError> {
+        let key: K = C::from_bytes(key)?;
+        let value: V = C::from_bytes(value)?;
+        let key_hash = self.key_hash(&key);
+        let (unit, granule) = self.unit_and_granule(&key, key_hash);
+        let id = self.create(worker, key, key_hash, unit, granule);
+        // SAFETY: the row was made just now, and nobody else knows its number.
+        unsafe {
+            self.save(worker, id, at, at);
+            *self.row(id).value_mut() = Some(value);
+        }
+        Ok(())
+    }
+
+    /// Puts the rows with these numbers into the table's indexes.
+    ///
+    /// # Safety
+    /// All rows were loaded, and nothing else happens to the table meanwhile. `tx` is not guarded. Workers may do so at
+    /// the same time, each with numbers of its own.
+    pub(super) unsafe fn index_rows(&self, tx: &mut Tx<'_>, rows: Range<RowId>) -> Result<(), DecodeError> {
+        for id in rows {
+            let row = self.row(id);
+            if row.latch.stamp() == Stamp::FREE {
+                continue;
+            }
+            // SAFETY: the row exists, and nobody changes it.
+            let (key, value) = unsafe { (row.key(), row.value()) };
+            // A place in an index belongs to one key, so workers stay apart as long as each key has one row.
+            if self.find(key, self.key_hash(key)) != Some(id) {
+                return Err(DecodeError::new("a key comes twice"));
+            }
+            if let Some(value) = value {
+                self.moved(tx, key, None, Some(value));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Store {
+    /// The number of the table of this name.
+    pub(crate) fn number_of(&self, name: &str) -> Option<u16> {
+        (0u16..).zip(self.tables()).find(|(_, table)| table.name() == name).map(|(number, _)| number)
+    }
+}

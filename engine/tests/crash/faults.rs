@@ -1,0 +1,187 @@
+//! Failing disks: no false acknowledgement, no hang, a clear error, and nothing lost that was acknowledged.
+
+use std::sync::mpsc;
+use std::thread;
+
+use mixlog_log::Durability;
+use mixlog_simdisk::{Call, Cut, Failure, Fault, Kind, Random, Sim};
+
+use crate::script::{self, PATIENCE, Promise, Step};
+
+const STEPS: &[Step] = &[
+    Step::Burst(12),
+    Step::Checkpoint,
+    Step::Burst(60),
+    Step::Checkpoint,
+    Step::Reopen,
+    Step::Burst(20),
+    Step::Checkpoint,
+    Step::Burst(2),
+];
+
+const EIO: Failure = Failure::Errno(5);
+const EINTR: Failure = Failure::Errno(4);
+const ENOSPC: Failure = Failure::Errno(28);
+
+fn promise(sim: &Sim) -> Promise {
+    let mut promise = Promise::default();
+    for call in sim.trace() {
+        if let Call::Note(note) = call {
+            promise.add(&note);
+        }
+    }
+    promise
+}
+
+/// Runs the script on a thread of its own: one that hangs fails.
+fn run(sim: &Sim, durability: Durability, threads: usize) -> Result<(), String> {
+    let (sender, receiver) = mpsc::channel();
+    let sim = sim.clone();
+    let thread = thread::spawn(move || {
+        let outcome = script::run(&sim, durability, threads, STEPS);
+        sender.send(outcome).expect("somebody waits");
+    });
+    match receiver.recv_timeout(PATIENCE) {
+        Ok(outcome) => {
+            thread.join().expect("it has ended");
+            outcome
+        }
+        Err(_) => match thread.is_finished() {
+            true => std::panic::resume_unwind(thread.join().expect_err("it sent nothing")),
+            false => panic!("it hangs"),
+        },
+    }
+}
+
+/// Runs the script with the n-th call of a kind failing, for every n, and then cuts the power.
+fn fail_every_call(kind: Kind, count: u64, error: Failure) {
+    let mut random = Random(5);
+    for after in 0.. {
+        let durability = if after % 3 == 2 { Durability::Buffered } else { Durability::Flushed };
+        let sim = Sim::default();
+        sim.set_fault(Some(Fault { kind, after, count, error }));
+        let outcome = run(&sim, durability, if after % 5 == 4 { 2 } else { 1 });
+        let struck = sim.fault_struck();
+        sim.set_fault(None);
+        let promise = promise(&sim);
+        let what = || format!("{kind:?} {after} {error:?} {count}: {promise:?} {outcome:?}");
+        if let Err(error) = &outcome {
+            assert!(error.len() > 20, "an error says what happened: {error:?}");
+        }
+        for cut in [Cut::Nothing, Cut::Some, Cut::Everything] {
+            let process_only = matches!(cut, Cut::Everything);
+            let disk = sim.disk().after(cut, &mut random);
+            let running = script::open(&Sim::boot(disk), durability, 1).unwrap_or_else(|error| {
+                panic!("{}: {error}", what());
+            });
+            let tail = script::assert_state(&running.engine);
+            assert!(tail >= promise.at_least(durability, process_only), "{}: {tail}", what());
+        }
+        // The same machine goes on: its memory holds bytes that the disk may not have.
+        let running = script::open(&sim, durability, 1).unwrap_or_else(|error| panic!("{}: {error}", what()));
+        let seen = script::assert_state(&running.engine);
+        assert!(seen >= promise.at_least(durability, true), "{}", what());
+        let n = mixlog_log::SharedLog::tail(&*running.log).tail.0;
+        script::submit(&running.engine, n).unwrap().wait().unwrap();
+        running.engine.checkpoint().unwrap_or_else(|error| panic!("{}: {error}", what()));
+        drop(running);
+        let disk = sim.disk().after(Cut::Nothing, &mut random);
+        let running = script::open(&Sim::boot(disk), durability, 1).unwrap();
+        assert_eq!(script::assert_state(&running.engine), n + 1, "{}", what());
+        if !struck {
+            assert_eq!(outcome, Ok(()));
+            assert!(after > 0, "the script makes no call of kind {kind:?}");
+            return;
+        }
+    }
+}
+
+/// Once, and for ever.
+fn fail(kind: Kind, errors: &[Failure]) {
+    for &error in errors {
+        fail_every_call(kind, 1, error);
+        fail_every_call(kind, u64::MAX, error);
+    }
+}
+
+#[test]
+fn write_that_fails_loses_nothing() {
+    fail(Kind::Write, &[EIO, ENOSPC]);
+}
+
+#[test]
+fn write_that_is_interrupted_or_short_loses_nothing() {
+    fail(Kind::Write, &[EINTR]);
+    fail_every_call(Kind::Write, 1, Failure::Short);
+}
+
+#[test]
+fn sync_that_fails_is_final_and_loses_nothing() {
+    fail(Kind::Sync, &[EIO, ENOSPC, EINTR]);
+}
+
+#[test]
+fn open_that_fails_loses_nothing() {
+    fail(Kind::Open, &[EIO, ENOSPC, EINTR]);
+}
+
+#[test]
+fn rename_or_removal_that_fails_loses_nothing() {
+    for kind in [Kind::Rename, Kind::Remove, Kind::SyncDirectory] {
+        fail(kind, &[EIO, ENOSPC]);
+    }
+}
+
+#[test]
+fn truncation_or_listing_or_lock_that_fails_loses_nothing() {
+    fail(Kind::Allocate, &[ENOSPC, EIO]);
+    fail(Kind::List, &[EIO]);
+    fail(Kind::Lock, &[EIO]);
+}
+
+#[test]
+fn read_that_fails_loses_nothing() {
+    fail(Kind::Read, &[EIO]);
+    fail_every_call(Kind::Read, 1, EINTR);
+    fail_every_call(Kind::Read, 1, Failure::Short);
+}
+
+#[test]
+fn disk_that_is_full_refuses_submissions_and_checkpoints_while_reads_go_on() {
+    let sim = Sim::default();
+    let running = script::open(&sim, Durability::Flushed, 1).unwrap();
+    // Room for the manifest, two segments, half of a third, and no checkpoint.
+    sim.set_capacity(Some((8 << 10) + 5 * (6 << 10)));
+    let mut next = 1;
+    let mut fill = |engine: &mixlog_engine::Engine| {
+        let first = next;
+        loop {
+            match script::submit(engine, next) {
+                Ok(ticket) => {
+                    ticket.wait().unwrap();
+                    next += 1;
+                }
+                Err(error) => {
+                    assert!(error.contains("no space left"), "{error}");
+                    return first..next;
+                }
+            }
+        }
+    };
+    let filled = fill(&running.engine);
+    assert!(filled.end > 60, "{filled:?}");
+    sim.set_capacity(Some(sim.used() + 100));
+    let error = running.engine.checkpoint().unwrap_err().to_string();
+    assert!(error.starts_with("cannot write") && error.contains("no storage space"), "{error}");
+    assert_eq!(script::assert_state(&running.engine), filled.end, "reads go on");
+    // Space for checkpoints, and what they give up makes space for the log.
+    let mut end = filled.end;
+    for _ in 0..4 {
+        sim.set_capacity(Some(sim.used() + (4 << 10)));
+        running.engine.checkpoint().unwrap();
+        sim.set_capacity(Some((8 << 10) + 6 * (6 << 10)));
+        end = fill(&running.engine).end;
+    }
+    assert!(end > filled.end + 60, "{filled:?} {end}");
+    assert_eq!(script::assert_state(&running.engine), end);
+}

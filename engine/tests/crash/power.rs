@@ -1,0 +1,169 @@
+//! Power cuts at every call of small traces with segments that fill up, checkpoints and trims, and again at a call of
+//! the recovery, and of the recovery from that.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use mixlog_log::{Durability, FileLog, SharedLog};
+use mixlog_simdisk::{Call, Cut, Disk, Random, Sim};
+
+use crate::script::{self, Promise, Step};
+
+const SCRIPTS: &[&[Step]] = &[
+    &[
+        Step::Burst(30),
+        Step::Checkpoint,
+        Step::Singles(30),
+        Step::Burst(20),
+        Step::Checkpoint,
+        Step::Singles(20),
+        Step::Checkpoint,
+        Step::Singles(40),
+    ],
+    &[
+        Step::Burst(3),
+        Step::Checkpoint,
+        Step::Checkpoint,
+        Step::Singles(40),
+        Step::Reopen,
+        Step::Checkpoint,
+        Step::Burst(15),
+        Step::Singles(30),
+        Step::Checkpoint,
+        Step::Burst(2),
+        Step::Reopen,
+        Step::Burst(1),
+        Step::Checkpoint,
+    ],
+];
+
+/// How many random cuts there are after every call: more with MIXLOG_CUTS=N.
+fn cuts() -> u64 {
+    std::env::var("MIXLOG_CUTS").ok().and_then(|text| text.parse().ok()).unwrap_or(8)
+}
+
+/// How crashes went, to see that the tests reach what they are for.
+#[derive(Debug, Default)]
+struct Tally {
+    states: BTreeSet<u64>,
+    from_checkpoint: u64,
+    trimmed: u64,
+    rejected: u64,
+    longer_than_acknowledged: u64,
+}
+
+struct Crashes {
+    durability: Durability,
+    random: Random,
+    tally: Tally,
+}
+
+impl Crashes {
+    /// Starts the engine on what a crash left, and crashes it `depth` times more while it recovers.
+    fn recover(&mut self, disk: &Disk, at_least: u64, acknowledged: u64, depth: u32) -> u64 {
+        self.tally.states.insert(disk.fingerprint());
+        let sim = Sim::boot(disk.clone());
+        let threads = if self.random.one_in(8) { 2 } else { 1 };
+        // An engine takes part, a replay only looks, which is quicker. They rebuild the state in the same way.
+        let takes_part = self.random.one_in(4);
+        let log = FileLog::open_with_storage(sim.storage(), &script::files(self.durability)).unwrap();
+        let log = Arc::new(log);
+        let (tail, recovery) = if takes_part {
+            let engine = script::open_engine(Arc::clone(&log), threads).unwrap();
+            let tail = script::assert_state(&engine);
+            if depth > 0 {
+                // Cut off below, as the recovery is.
+                engine.checkpoint().unwrap();
+            }
+            (tail, engine.recovery().clone())
+        } else {
+            let replay = script::builder(threads).replay(Arc::clone(&log) as _).unwrap();
+            let digest = replay.to_end().unwrap();
+            (script::assert_snapshot(&replay.snapshot(), digest), replay.recovery().unwrap())
+        };
+        assert!(tail >= at_least, "{tail} < {at_least}");
+        self.tally.from_checkpoint += u64::from(recovery.checkpoint.is_some());
+        self.tally.rejected += recovery.rejected.len() as u64;
+        self.tally.trimmed += u64::from(log.tail().head.0 > 0);
+        self.tally.longer_than_acknowledged += u64::from(tail > acknowledged);
+        // Whoever looked now has seen this state: the next power cut must not take it.
+        let seen = sim.disk().after(Cut::Nothing, &mut self.random);
+        // The catalog of a log that was empty may be lost again, and nobody was told of it.
+        let again = if tail > 1 { tail } else { 0 };
+        if depth > 0 && self.random.one_in(4) {
+            self.recover(&seen, again, acknowledged, 0);
+        }
+        if depth > 0 {
+            // The recovery is itself cut off.
+            let trace = sim.trace();
+            let calls = self.random.below(trace.len() as u64 + 1) as usize;
+            let mut disk = disk.clone();
+            trace[..calls].iter().for_each(|call| disk.apply(call));
+            let cut = disk.after(Cut::Some, &mut self.random);
+            self.recover(&cut, at_least, acknowledged, depth - 1);
+        }
+        tail
+    }
+
+    /// Plays a power cut after every call of the trace.
+    fn everywhere(&mut self, trace: &[Call]) {
+        let mut disk = Disk::default();
+        let (mut promise, mut seen) = (Promise::default(), BTreeSet::new());
+        for call in trace {
+            disk.apply(call);
+            if let Call::Note(note) = call {
+                promise.add(note);
+            }
+            let mut kinds = vec![(Cut::Some, false); cuts() as usize];
+            kinds.extend([(Cut::Nothing, false), (Cut::Everything, true)]);
+            for (cut, only_the_process_ended) in kinds {
+                let after = disk.after(cut, &mut self.random);
+                let at_least = promise.at_least(self.durability, only_the_process_ended);
+                // The same disk was found with the same promise before.
+                if !seen.insert((after.fingerprint(), at_least)) {
+                    continue;
+                }
+                self.recover(&after, at_least, promise.acknowledged, 2);
+            }
+        }
+    }
+}
+
+fn cut_scripts(durability: Durability, seed: u64, fitful: bool) -> usize {
+    let mut crashes = Crashes { durability, random: Random(seed), tally: Tally::default() };
+    for steps in SCRIPTS {
+        let sim = Sim::default();
+        if fitful {
+            sim.set_fitful(seed);
+        }
+        script::run(&sim, durability, 1, steps).unwrap();
+        crashes.everywhere(&sim.trace());
+    }
+    let tally = &crashes.tally;
+    println!(
+        "{durability:?}: {} states, {} from a checkpoint, {} trimmed, {} checkpoints rejected, {} longer than acknowledged",
+        tally.states.len(),
+        tally.from_checkpoint,
+        tally.trimmed,
+        tally.rejected,
+        tally.longer_than_acknowledged
+    );
+    assert!(tally.from_checkpoint > 0 && tally.trimmed > 0 && tally.longer_than_acknowledged > 0);
+    assert_eq!(tally.rejected, 0, "a name is given to what is whole only");
+    tally.states.len()
+}
+
+#[test]
+fn power_cut_at_every_call_of_a_flushed_log_keeps_what_was_acknowledged() {
+    assert!(cut_scripts(Durability::Flushed, 1, false) >= 1200);
+}
+
+#[test]
+fn power_cut_at_every_call_of_a_buffered_log_keeps_what_a_checkpoint_has() {
+    assert!(cut_scripts(Durability::Buffered, 2, false) >= 2800);
+}
+
+#[test]
+fn power_cut_after_fitful_writes_keeps_what_was_acknowledged() {
+    assert!(cut_scripts(Durability::Flushed, 3, true) >= 1200);
+}

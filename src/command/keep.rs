@@ -1,0 +1,45 @@
+//! `mixlog checkpoint` and `mixlog backup`: what is kept, and where.
+
+use std::sync::Arc;
+
+use mixlog::Engine;
+use mixlog::checkpoint::{self, CheckpointError};
+use mixlog::log::{FileLog, SharedLog, file};
+
+use super::arguments::{BackupOptions, CheckpointOptions};
+use super::failure::Failure;
+use super::inspect::procedures;
+use super::run::{open_engine, print_to_stdout};
+use super::workload;
+
+/// Executes what is in a log, and keeps the state.
+pub(crate) fn checkpoint(options: &CheckpointOptions) -> Result<(), Failure> {
+    let config = file::Config { create: file::Create::Never, ..options.keep.files() };
+    let log = Arc::new(FileLog::open(&options.log, config)?);
+    let Some(procedures) = procedures(&log)? else {
+        return Err(CheckpointError::Empty.into());
+    };
+    let builder = options.engine.apply(workload::register(&procedures, Engine::builder())?);
+    let engine = open_engine(options.keep.apply(builder), Arc::clone(&log) as _, "checkpoint")?;
+    let taken = engine.checkpoint()?;
+    let kept: Vec<_> = engine.checkpoints().iter().map(ToString::to_string).collect();
+    engine.close()?;
+    print_to_stdout(&format!(
+        "position {}\nrows {}\nbytes {}\nhead {}\ncheckpoints {}\n",
+        taken.position,
+        taken.rows,
+        taken.bytes,
+        log.tail().head,
+        kept.join(" ")
+    ))
+}
+
+/// Copies a log.
+pub(crate) fn backup(options: &BackupOptions) -> Result<(), Failure> {
+    let copied = checkpoint::backup(&options.directory, &options.to)?;
+    let position = copied.checkpoint.map_or_else(|| "none".to_owned(), |position| position.to_string());
+    print_to_stdout(&format!(
+        "checkpoint {position}\nhead {}\ntail {}\nbytes {}\n",
+        copied.head, copied.tail, copied.bytes
+    ))
+}

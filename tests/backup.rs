@@ -1,0 +1,198 @@
+//! Checkpoints and backups through the command and the library: copies that open, also of a log that is written to, and
+//! what trimmed and damaged logs are answered.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use mixlog::kv::{self, Op, Transaction};
+use mixlog::log::{Durability, FileLog, MemoryLog, SharedLog, file};
+use mixlog::{Engine, Position, checkpoint};
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Exit code, stdout, stderr.
+fn mixlog(arguments: &[&str]) -> (i32, String, String) {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_mixlog")).args(arguments).output().expect("the command starts");
+    (output.status.code().expect("it was not killed"), text(&output.stdout), text(&output.stderr))
+}
+
+fn done(arguments: &[&str]) -> String {
+    let (code, stdout, stderr) = mixlog(arguments);
+    assert_eq!(code, 0, "{arguments:?}: {stderr}");
+    stdout
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+fn small(durability: Durability) -> file::Config {
+    file::Config { durability, segment_bytes: 64 << 10, max_batch_bytes: 16 << 10, ..file::Config::default() }
+}
+
+fn open(log: Arc<dyn SharedLog>) -> Engine {
+    let config = checkpoint::Config { every_bytes: Some(8_000), ..checkpoint::Config::default() };
+    kv::register(Engine::builder()).threads(2).window(64).checkpoints(config).open(log).expect("it opens")
+}
+
+fn put(engine: &Engine, n: u64) -> mixlog::Ticket<Transaction> {
+    let ops = vec![Op::put("t", format!("k{}", n % 100), n as i64), Op::add("sum", "n", 1)];
+    let transaction = Transaction::new(ops).expect("valid").with_id(format!("id-{n}"));
+    engine.submit(&transaction).expect("it is taken")
+}
+
+struct Stopper<'a>(&'a AtomicBool);
+
+impl Drop for Stopper<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn backup_of_a_log_that_is_written_to_opens_and_has_what_was_acknowledged() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let log = scratch.path().join("store");
+    let engine = open(Arc::new(FileLog::open(&log, small(Durability::Buffered)).expect("a log")));
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (engine, stop) = (&engine, &stop);
+        scope.spawn(move || {
+            for n in 0.. {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                put(engine, n).wait().expect("it commits");
+            }
+        });
+        // Also when an assertion fails: the scope waits for the writer.
+        let _stopper = Stopper(stop);
+        for number in 0..8 {
+            while engine.checkpoints().len() < 2 || engine.log().tail().head == Position::ZERO {
+                std::thread::yield_now();
+            }
+            let acknowledged = engine.position().expect("something");
+            let copy = scratch.path().join(format!("copy-{number}"));
+            let (position, digest) = if number % 2 == 0 {
+                let told = done(&["backup", path(&log), path(&copy)]);
+                assert!(told.contains("checkpoint ") && !told.contains("head 0\n"), "{told}");
+                let told = done(&["digest", "--log", path(&copy)]);
+                let mut lines = told.lines();
+                let position = lines.next().unwrap()["position ".len()..].parse().expect("a number");
+                (Position(position), lines.next().unwrap()["digest ".len()..].to_owned())
+            } else {
+                let backup = engine.backup(&copy).expect("it is taken");
+                let copied = kv::register(Engine::builder())
+                    .replay(Arc::new(FileLog::open_read_only(&copy).expect("it opens")))
+                    .expect("it opens");
+                let digest = copied.to_end().expect("it opens");
+                assert_eq!(digest.position, backup.checkpoint);
+                (digest.position.expect("something"), digest.to_string())
+            };
+            assert!(position >= acknowledged, "{position} {acknowledged}");
+            // The copy goes on by itself, and remembers the answers.
+            let copied = open(Arc::new(FileLog::open(&copy, small(Durability::Flushed)).expect("it opens")));
+            assert!(copied.recovery().checkpoint.is_some());
+            assert_eq!(copied.digest().to_string(), digest);
+            assert_eq!(copied.snapshot().state_digest(), copied.digest().state);
+            let first = put(&copied, 0).wait().expect("it commits").committed().expect("it commits");
+            assert_eq!(first.position(), Position(1), "the first answer");
+            let (code, _, stderr) = mixlog(&["backup", path(&log), path(&copy)]);
+            assert_eq!((code, stderr.contains("already")), (2, true), "{stderr}");
+        }
+    });
+    engine.close().expect("it ran well");
+    let names = fs::read_dir(scratch.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(names.into_iter().all(|name| !text(name.as_encoded_bytes()).contains("unfinished")));
+}
+
+#[test]
+fn backup_of_a_log_in_memory_opens_as_a_log_in_files() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let engine = open(Arc::new(MemoryLog::new()));
+    assert!(engine.checkpoint().unwrap_err().to_string().contains("no directory"));
+    (0..500).map(|n| put(&engine, n)).for_each(|ticket| drop(ticket.wait().expect("it commits")));
+    let copy = scratch.path().join("copy");
+    engine.backup(&copy).expect("it is taken");
+    let copied = open(Arc::new(FileLog::open(&copy, small(Durability::Flushed)).expect("it opens")));
+    assert_eq!(copied.digest(), engine.digest());
+}
+
+#[test]
+fn memory_log_with_a_directory_for_checkpoints_is_trimmed() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let storage = Arc::new(file::FsStorage::new(scratch.path().join("kept")));
+    let log = Arc::new(MemoryLog::new());
+    let config = checkpoint::Config { storage: Some(storage), keep: 1, ..checkpoint::Config::default() };
+    let builder = || kv::register(Engine::builder()).checkpoints(config.clone());
+    let engine = builder().open(Arc::clone(&log) as _).expect("it opens");
+    put(&engine, 0).wait().expect("it commits");
+    let taken = engine.checkpoint().expect("it is taken");
+    assert_eq!(log.tail().head, taken.position.next());
+    let digest = engine.digest();
+    engine.close().expect("it ran well");
+    let again = builder().open(log).expect("it opens");
+    assert_eq!((again.digest(), again.recovery().checkpoint), (digest, Some(taken.position)));
+}
+
+#[test]
+fn command_on_a_log_with_checkpoints_starts_from_them_and_refuses_what_is_gone() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let log = scratch.path().join("store");
+    let file_log = || Arc::new(FileLog::open(&log, small(Durability::Buffered)).expect("a log"));
+    let never = checkpoint::Config { every_bytes: None, ..checkpoint::Config::default() };
+    let engine = kv::register(Engine::builder()).checkpoints(never).open(file_log()).expect("it opens");
+    (0..400).map(|n| put(&engine, n)).for_each(|ticket| drop(ticket.wait().expect("it commits")));
+    let digest = engine.digest().to_string();
+    engine.close().expect("it ran well");
+    let log = path(&log);
+    let dump = done(&["dump", "--log", log]);
+    let early = done(&["dump", "--log", log, "--at", "17"]);
+
+    let told = done(&["checkpoint", "--log", log, "--keep-log"]);
+    assert!(told.contains("position 400\n") && told.contains("head 0\n"), "{told}");
+    assert_eq!(done(&["dump", "--log", log, "--at", "17"]), early, "the log is there");
+    let told = done(&["checkpoint", "--log", log]);
+    assert!(told.contains("head 401\n") && told.contains("checkpoints 400\n"), "{told}");
+
+    let (code, stdout, stderr) = mixlog(&["digest", "--log", log]);
+    assert_eq!((code, stdout), (0, format!("position 400\ndigest {digest}\n")));
+    assert!(stderr.contains("checkpoint of position 400"), "{stderr}");
+    assert_eq!(done(&["dump", "--log", log]), dump);
+    done(&["replay", "--log", log, "--expect", &digest]);
+    assert_eq!(done(&["log", "dump", log]), "");
+    for arguments in [
+        &["dump", "--log", log, "--at", "17"][..],
+        &["digest", "--log", log, "--at", "399"],
+        &["replay", "--log", log, "--to", "17"],
+    ] {
+        let (code, stdout, stderr) = mixlog(arguments);
+        assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
+        assert!(stderr.contains("is gone") && stderr.contains("position 400"), "{stderr}");
+    }
+
+    // A damaged one is named: the log before it is gone, so nothing can be done.
+    let file = Path::new(log).join("checkpoints/checkpoint-0000000000000190");
+    let mut bytes = fs::read(&file).expect("the checkpoint");
+    bytes[200] ^= 1;
+    fs::write(&file, bytes).expect("it is written");
+    for arguments in [&["digest", "--log", log][..], &["checkpoint", "--log", log], &["replay", "--log", log]]
+    {
+        let (code, _, stderr) = mixlog(arguments);
+        assert_eq!(code, 3, "{stderr}");
+        assert!(stderr.contains("checkpoint-0000000000000190 is damaged"), "{stderr}");
+    }
+    let (code, _, stderr) = mixlog(&["backup", log, path(&scratch.path().join("copy"))]);
+    assert_eq!(code, 3, "{stderr}");
+    fs::remove_file(file).expect("it is there");
+    let (code, _, stderr) = mixlog(&["digest", "--log", log]);
+    assert_eq!((code, stderr.contains("trimmed")), (2, true), "{stderr}");
+    let (code, _, stderr) = mixlog(&["checkpoint", "--log", path(&scratch.path().join("nothing"))]);
+    assert_eq!((code, stderr.contains("there is no log")), (2, true), "{stderr}");
+}
