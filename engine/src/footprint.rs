@@ -9,7 +9,7 @@ use crate::bounded::Bounded;
 use crate::codec::Codec;
 use crate::index::{Index, IndexKey, Place, places};
 use crate::merge::Merge;
-use crate::store::{RowId, Store, TableStore, TouchedRow};
+use crate::store::{Beside, RowId, Stamp, Store, TableStore, TouchedRow};
 use crate::table::{Conflicts, Key, Table, Value};
 use crate::window::Prepared;
 
@@ -118,8 +118,8 @@ const GRANULES: usize = 16;
 /// The list that [`Procedure::footprint`](crate::Procedure::footprint) fills in.
 ///
 /// A footprint is a hint. What it leaves out is noticed before it does harm and costs speed (the window is
-/// replayed one by one); what it lists in vain makes others wait. It is a function of the procedure's arguments
-/// alone.
+/// replayed one by one); what it lists in vain makes others wait. It is a function of the procedure's arguments, and of
+/// rows that it [looks at](Self::get).
 pub struct Footprint<'a> {
     store: &'a Store,
     pub(crate) declarations: &'a mut Declarations,
@@ -128,6 +128,9 @@ pub struct Footprint<'a> {
     position: Position,
     unknown: bool,
     reconnoitre: bool,
+    /// The state that [`get`](Self::get) looks at, and what runs beside; `None` where nobody will wait for anybody.
+    past: Option<(Stamp, Beside<'a>)>,
+    looked: bool,
     /// What stands behind the hashes, for those who want to know.
     names: Option<Vec<(u64, String)>>,
 }
@@ -137,9 +140,19 @@ impl<'a> Footprint<'a> {
         store: &'a Store,
         declarations: &'a mut Declarations,
         position: Position,
+        past: Option<(Stamp, Beside<'a>)>,
     ) -> Self {
-        let granules = [0; GRANULES];
-        Self { store, declarations, granules, position, unknown: false, reconnoitre: false, names: None }
+        Self {
+            store,
+            declarations,
+            granules: [0; GRANULES],
+            position,
+            unknown: false,
+            reconnoitre: false,
+            past,
+            looked: false,
+            names: None,
+        }
     }
 
     /// The same, which also notes what stands behind the hashes.
@@ -183,6 +196,33 @@ impl<'a> Footprint<'a> {
         let store = self.store.table(table);
         self.access(store, key, store.key_hash(key), NOWHERE, Mode::Read);
         self
+    }
+
+    /// The row of `key` in a state of the recent past, for footprints that follow from rows: a name leads to a number,
+    /// and that to the rows to be touched. The procedure may read the row, which this declares.
+    ///
+    /// A guess, like all of a footprint: the procedure has to look again, and when it finds something else than was
+    /// declared, the window is replayed. Good for rows that seldom change. `None` where there is no row, and where the
+    /// window is executed one by one anyway, so that nothing needs to be known.
+    ///
+    /// Cost: a copy of the row, and a cache miss or two that overlap with nothing.
+    ///
+    /// # Panics
+    /// As [`read`](Self::read).
+    pub fn get<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        key: &K,
+    ) -> Option<V> {
+        self.read(table, key);
+        self.looked = true;
+        let (at, beside) = self.past?;
+        self.store.table(table).peek(key, at, beside)
+    }
+
+    /// Whether the footprint follows from rows.
+    pub(crate) const fn has_looked(&self) -> bool {
+        self.looked
     }
 
     /// The procedure may read, write, insert or delete the row of `key`.

@@ -222,7 +222,9 @@ impl Snapshot {
         let touched = Units::touched(self.store(), &overlays);
 
         let mut declarations = Declarations::default();
-        let mut footprint = Footprint::new(self.store(), &mut declarations, position).with_names();
+        let mut footprint =
+            Footprint::new(self.store(), &mut declarations, position, Some((self.stamp(), Beside::Anybody)))
+                .with_names();
         let done = catch_unwind(AssertUnwindSafe(|| calls.footprint(call, &mut footprint)));
         let declared = match done {
             Err(payload) => Declared::Panicked(panic_message(&*payload).to_owned()),

@@ -769,6 +769,7 @@ impl Pipeline {
         stats.batches += u64::from(plan.schedule.batches());
         stats.bounded_adds += plan.escrow.adds;
         stats.unordered_adds += plan.escrow.unordered;
+        stats.pooled_merges += plan.pooled;
         drop(stats);
         observe::mixed(&window, plan.schedule.batches(), plan.schedule.parallelism());
     }

@@ -13,14 +13,14 @@ use std::sync::atomic::Ordering;
 use mixlog_log::{Entry, Position};
 use mixlog_mixer::{self as mixer, Declared, KeyHash, Mixer, Mode};
 
-use crate::ahead::{self, Stacks};
+use crate::ahead::{self, Pause, Stacks};
 use crate::entry::{self, Content};
 use crate::error::OpenError;
 use crate::footprint::{Declarations, Footprint, NOWHERE, Of};
 use crate::learned::Extent;
 use crate::pipeline::Shared;
 use crate::reply::Status;
-use crate::store::{Overlays, Stamp, Store, Touched, Written};
+use crate::store::{Beside, Overlays, Stamp, Store, Touched, Written};
 use crate::window::{CHUNK, Chunk, Prepared, Speculation, Window};
 
 /// What touches more rows than this runs alone, if the engine has to find out: its footprint would be long to search.
@@ -112,14 +112,21 @@ fn decode(
             let call = calls
                 .push(arguments)
                 .map_err(|error| bad(format!("arguments of procedure {:?}: {error}", registered.name)))?;
-            let mut footprint = Footprint::new(&shared.store, &mut chunk.declarations, position);
+            let beside =
+                past.map(|past| (past.at, Beside::Window { written: past.written, pause: Pause::NEVER }));
+            let mut footprint = Footprint::new(&shared.store, &mut chunk.declarations, position, beside);
             // A footprint that panics says nothing; its procedure then runs alone, and speaks for itself.
             let done = catch_unwind(AssertUnwindSafe(|| calls.footprint(call, &mut footprint)));
             let mut unknown = done.is_err() || footprint.is_unknown();
-            if footprint.is_to_be_found() && !unknown && past.is_some() {
+            let looked = footprint.has_looked();
+            if looked {
+                shared.speculates.store(true, Ordering::Relaxed);
+            }
+            if (footprint.is_to_be_found() || looked) && !unknown && past.is_some() {
+                let to_be_found = footprint.is_to_be_found();
                 unknown = shared.learned.has_any(index, window.number)
                     && shared.learned.greatest(index, window.number) == Extent::Anything;
-                if !unknown {
+                if to_be_found && !unknown {
                     chunk.to_find.push(chunk.transactions.len() as u32);
                 }
             }
@@ -153,7 +160,7 @@ fn declare_found(shared: &Shared, window: &Window, chunk: &mut Chunk) {
             let has_lessons = shared.learned.has_any(procedure, window.number);
             let lessons =
                 has_lessons.then_some(|table| shared.learned.extent(procedure, table, window.number));
-            let mut footprint = Footprint::new(&shared.store, declarations, position);
+            let mut footprint = Footprint::new(&shared.store, declarations, position, None);
             let overlays = &lanes[usize::from(speculation.lane)].overlays;
             declare(&shared.store, overlays, speculation, lessons, &mut footprint);
             transaction.unknown |= speculation.touched.len() > MOST_TOUCHED;
@@ -224,7 +231,7 @@ pub(crate) fn mix(shared: &Shared, window: &Window, mixer: &mut Mixer, past: Sta
     plan.release.reset(&plan.schedule);
     note_written(shared, window, &chunks, &mut plan.written);
     drop(chunks);
-    pool(shared, window, mixer);
+    plan.pooled = pool(shared, window, mixer);
 }
 
 /// Notes what the window may write, if there is somebody who looks at rows while it is executed.
@@ -243,8 +250,9 @@ fn note_written(
     written.fill(writes().count(), writes());
 }
 
-/// Finds the rows that the window does nothing to but merge.
-fn pool(shared: &Shared, window: &Window, mixer: &Mixer) {
+/// Finds the rows that the window does nothing to but merge; tells how many merges are declared on them.
+fn pool(shared: &Shared, window: &Window, mixer: &Mixer) -> u64 {
+    let mut pooled = 0;
     for chunk in &window.chunks[..window.chunk_count() as usize] {
         if !chunk.read().expect("no panic with a chunk").declarations.merges {
             continue;
@@ -257,7 +265,9 @@ fn pool(shared: &Shared, window: &Window, mixer: &Mixer) {
                 && mixer.merges_alone(KeyHash(access.key))
             {
                 access.of = Of::PooledRow;
+                pooled += 1;
             }
         }
     }
+    pooled
 }

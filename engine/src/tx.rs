@@ -397,6 +397,12 @@ impl<'a> Tx<'a> {
         match &self.way {
             Way::InPlace(tx) => match tx.merges_only(store, key) {
                 Some(pooled) => merging::is_accepted(store, key, store.key_hash(key), !pooled),
+                // Nobody else runs, and who declared a merge may ask.
+                None if matches!(tx.guard, Guard::Note(_))
+                    && tx.declared(store.number(), store.key_hash(key), Mode::Merge).is_some() =>
+                {
+                    merging::is_accepted(store, key, store.key_hash(key), false)
+                }
                 None => V::accepts(self.get_in(store, key)),
             },
             // SAFETY: changes take `&mut self`.

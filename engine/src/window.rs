@@ -128,6 +128,8 @@ pub(crate) struct Plan {
     pub(crate) schedule: Schedule,
     pub(crate) release: Release,
     pub(crate) escrow: Escrow,
+    /// Merges that are made at the end of the window.
+    pub(crate) pooled: u64,
     /// What the window's transactions may write, if it matters.
     pub(crate) written: Written,
 }

@@ -63,6 +63,21 @@ fn check(window: &[Footprint], schedule: &Schedule) {
     }
 }
 
+/// What the mixer says of keys that are only merged into is what the footprints say.
+fn check_merges_alone(mixer: &Mixer, window: &[Footprint]) {
+    for key in 0..13 {
+        let mut accesses = window.iter().filter_map(|declared| match declared {
+            Declared::Keys(keys) => Some(keys),
+            Declared::Unknown => None,
+        });
+        let mut modes = accesses.by_ref().flatten().filter(|a| a.key.0 == key).map(|a| a.mode).peekable();
+        let alone = modes.peek().is_some()
+            && modes.all(|mode| mode == Mode::Merge)
+            && !window.contains(&Declared::Unknown);
+        assert_eq!(mixer.merges_alone(KeyHash(key)), alone, "key {key}");
+    }
+}
+
 /// Every wait has a cause: the chain of waits is never longer than the batches.
 fn check_no_false_waits(window: &[Footprint], schedule: &Schedule) {
     let before = finished_before(schedule);
@@ -101,6 +116,7 @@ proptest! {
             mix(&mut mixer, window, &mut schedule);
             check(window, &schedule);
             check_no_false_waits(window, &schedule);
+            check_merges_alone(&mixer, window);
         }
     }
 
@@ -110,6 +126,7 @@ proptest! {
         mix(&mut mixer, &window, &mut schedule);
         check(&window, &schedule);
         check_no_false_waits(&window, &schedule);
+        check_merges_alone(&mixer, &window);
     }
 }
 

@@ -719,6 +719,19 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         (Held::Own(value), seen, false)
     }
 
+    /// A copy of the row as of `at`, for whoever speculates with such neighbours.
+    pub(crate) fn peek(&self, key: &K, at: Stamp, beside: Beside<'_>) -> Option<V> {
+        let key_hash = self.key_hash(key);
+        match beside {
+            Beside::Anybody => self.find_at(key, key_hash, at).map(|(_, _, value)| value),
+            Beside::Window { written, .. } => match self.look_in_window(key, key_hash, None, at, written).0 {
+                Held::Own(value) => value,
+                // SAFETY: nobody writes it while the window is executed.
+                Held::InPlace(value) => unsafe { value.as_ref() }.clone(),
+            },
+        }
+    }
+
     /// The value in place of a row that nobody writes while a window is executed, and its stamp. For drivers that
     /// speculate.
     #[inline]

@@ -5,7 +5,7 @@ use std::io::Write;
 use mixlog_engine::{DecodeError, Footprint, Procedure, Tx};
 use serde::{Deserialize, Serialize};
 
-use super::customer::{Missing, Selector};
+use super::customer::{Missing, Selector, middle};
 use super::keys::{
     CustomerKey, DistrictKey, HistoryKey, NameKey, WarehouseKey, read_district, read_warehouse,
 };
@@ -200,7 +200,12 @@ impl Procedure for Payment {
             }
             Selector::LastName(name) => {
                 f.write_granule(&CUSTOMER_ACCOUNT, home);
-                f.read(&CUSTOMER_BY_NAME, &NameKey::new(self.customer_district_key(), name));
+                // Nobody writes names after the population, so this is the customer.
+                let ids = f.get(&CUSTOMER_BY_NAME, &NameKey::new(self.customer_district_key(), name));
+                if let Some(id) = ids.and_then(|ids| middle(&ids)) {
+                    let key = CustomerKey::new(self.customer_district_key(), id);
+                    f.write(&CUSTOMER_ACCOUNT, &key).read(&CUSTOMER, &key);
+                }
             }
         }
     }

@@ -1,0 +1,295 @@
+//! Transactions that run ahead: several at a time on one thread, and what is learned when their footprints are stale.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use mixlog_engine::{Builder, Digest, Engine, Footprint, Mode, Never, Procedure, Stats, Table, Tx};
+use mixlog_log::{MemoryLog, SharedLog};
+use serde::{Deserialize, Serialize};
+
+const ROWS: Table<u64, u64> = Table::new("rows");
+const WATCHED: Table<u64, u64> = Table::new("watched").watched(|key| key / 100);
+const ORDERED: Table<u64, u64> = Table::new("ordered").ordered();
+const POINTER: Table<u8, u64> = Table::new("pointer");
+
+fn builder() -> Builder {
+    let builder = Engine::builder().table(&ROWS).table(&WATCHED).table(&ORDERED).table(&POINTER);
+    builder.procedure::<Sum>().procedure::<Borrow>().procedure::<Follow>().procedure::<Deep>()
+}
+
+fn record(calls: impl Fn(&Engine)) -> Arc<dyn SharedLog> {
+    let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new());
+    let engine = builder().threads(1).mode(Mode::Sequential).open(Arc::clone(&log)).unwrap();
+    calls(&engine);
+    engine.close().unwrap();
+    log
+}
+
+fn replay(log: &Arc<dyn SharedLog>, builder: Builder) -> (Digest, Stats) {
+    let replay = builder.replay(Arc::clone(log)).unwrap();
+    let digest = replay.to_end().unwrap();
+    assert_eq!(replay.snapshot().state_digest(), digest.state);
+    (digest, replay.stats())
+}
+
+fn oracle(log: &Arc<dyn SharedLog>) -> Digest {
+    replay(log, builder().threads(1).mode(Mode::Sequential)).0
+}
+
+/// Adds up rows, counts the sum in one of them, and walks a range of another table.
+#[derive(Debug, Serialize, Deserialize)]
+struct Sum(u64);
+
+impl Procedure for Sum {
+    const NAME: &'static str = "sum";
+    type Output = u64;
+    type Abort = Never;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<u64, Never> {
+        // More rows than are looked for one by one.
+        let keys = || (0..30).map(|i| (self.0 * 31 + i * i) % 20_000);
+        let sum: u64 = keys().map(|key| tx.get(&ROWS, &key).copied().unwrap_or(1)).sum();
+        let row = tx.get_mut(&ROWS, &(self.0 % 20_000));
+        match row {
+            Some(row) => *row += sum,
+            None => tx.put(&ROWS, self.0 % 20_000, sum),
+        }
+        tx.put(&ORDERED, self.0 * 7 % 5_000, sum);
+        let from = self.0 * 13 % 5_000;
+        let walked: u64 = tx.range(&ORDERED, from..from + 40).map(|(key, value)| key ^ value).sum();
+        Ok(sum ^ walked)
+    }
+}
+
+#[test]
+fn lanes_of_any_number_give_the_results_of_one_by_one() {
+    let log = record(|engine| (0..3000).for_each(|i| drop(engine.submit(&Sum(i * 17 % 4093)).unwrap())));
+    let expected = oracle(&log);
+    for lanes in [1, 2, 3, 8, 40] {
+        for (threads, window) in [(1, 256), (2, 7), (2, 256), (4, 64), (8, 1024)] {
+            let builder = builder().threads(threads).window(window).mode(Mode::Parallel).lanes(lanes);
+            let (digest, stats) = replay(&log, builder);
+            assert_eq!(digest, expected, "{lanes} lanes, {threads} threads, window {window}");
+            assert!(stats.adopted > 0, "{lanes} lanes, {threads} threads, window {window}: {stats:?}");
+        }
+    }
+}
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Borrows something of its thread across accesses, which panics when another lane has it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Borrow(u64);
+
+impl Procedure for Borrow {
+    const NAME: &'static str = "borrow";
+    type Output = u64;
+    type Abort = Never;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<u64, Never> {
+        BUFFER.with_borrow_mut(|buffer| {
+            buffer.clear();
+            buffer.extend((0..5).map(|i| tx.get(&ROWS, &(self.0 + i)).copied().unwrap_or(i)));
+            tx.put(&ROWS, self.0, buffer.iter().sum());
+            Ok(buffer.len() as u64)
+        })
+    }
+}
+
+#[test]
+fn what_lanes_borrow_twice_panics_ahead_and_nowhere_else() {
+    let log = record(|engine| {
+        // Rows that are there: looking at them gives way.
+        (0..2000).for_each(|i| drop(engine.submit(&Sum(i)).unwrap()));
+        (0..2000).for_each(|i| drop(engine.submit(&Borrow(i * 7 % 1000)).unwrap()));
+    });
+    let expected = oracle(&log);
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !info.to_string().contains("already borrowed") {
+            hook(info);
+        }
+    }));
+    for lanes in [1, 8] {
+        let (digest, stats) = replay(&log, builder().threads(2).mode(Mode::Parallel).lanes(lanes));
+        assert_eq!(digest, expected, "{lanes} lanes");
+        assert_eq!(stats.panics, 0, "{lanes} lanes");
+    }
+}
+
+/// Needs a deep stack.
+#[derive(Debug, Serialize, Deserialize)]
+struct Deep(u64);
+
+impl Procedure for Deep {
+    const NAME: &'static str = "deep";
+    type Output = u64;
+    type Abort = Never;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<u64, Never> {
+        fn descend(depth: u64, tx: &mut Tx<'_>) -> u64 {
+            let room = std::hint::black_box([depth; 64]);
+            if depth == 0 {
+                return tx.get(&ROWS, &0).copied().unwrap_or(1);
+            }
+            descend(depth - 1, tx) + room[depth as usize % 64]
+        }
+        let sum = descend(1000, tx);
+        tx.put(&ROWS, self.0, sum);
+        Ok(sum)
+    }
+}
+
+#[test]
+fn lanes_have_room_for_half_a_mebibyte() {
+    let log = record(|engine| (1..300).for_each(|i| drop(engine.submit(&Deep(i)).unwrap())));
+    let (digest, stats) = replay(&log, builder().threads(2).window(64).mode(Mode::Parallel));
+    assert_eq!(digest, oracle(&log));
+    assert!(stats.adopted > 0, "{stats:?}");
+}
+
+/// Reads rows that a row tells that nearly every transaction changes: no state of the past knows them.
+#[derive(Debug, Serialize, Deserialize)]
+struct Follow {
+    watched: bool,
+    step: u64,
+}
+
+impl Procedure for Follow {
+    const NAME: &'static str = "follow";
+    type Output = u64;
+    type Abort = Never;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<u64, Never> {
+        let at = tx.get(&POINTER, &0).copied().unwrap_or(0);
+        let next = (at * 31 + self.step) % 100;
+        tx.put(&POINTER, 0, next);
+        let seen = (0..5).map(|i| {
+            let key = (next + i * 7) % 100;
+            if self.watched { tx.get(&WATCHED, &key).copied() } else { tx.get(&ROWS, &key).copied() }
+        });
+        Ok(seen.flatten().sum::<u64>() ^ next)
+    }
+}
+
+#[test]
+fn footprints_that_are_always_stale_are_learned() {
+    for watched in [true, false] {
+        let follow = |step| Follow { watched, step };
+        let log = record(|engine| (0..6000).for_each(|i| drop(engine.submit(&follow(i * 5 % 89)).unwrap())));
+        let expected = oracle(&log);
+        for threads in [1, 2, 4] {
+            let builder = builder().threads(threads).window(16).mode(Mode::Parallel);
+            let (digest, stats) = replay(&log, builder);
+            assert_eq!(digest, expected, "watched: {watched}, {threads} threads");
+            assert!(
+                stats.replays > 0 && stats.replays < stats.windows / 6,
+                "watched: {watched}, {threads} threads: {stats:?}"
+            );
+        }
+    }
+}
+
+/// Declares some and has the rest found: both count.
+#[derive(Debug, Serialize, Deserialize)]
+struct Half(u64);
+
+impl Procedure for Half {
+    const NAME: &'static str = "half";
+    type Output = u64;
+    type Abort = Never;
+
+    fn footprint(&self, f: &mut Footprint<'_>) {
+        f.write(&ROWS, &(self.0 % 50)).reconnoitre();
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<u64, Never> {
+        let sum = (0..3).map(|i| tx.get(&WATCHED, &(self.0 + i)).copied().unwrap_or(1)).sum();
+        tx.put(&ROWS, self.0 % 50, sum);
+        tx.put(&WATCHED, self.0, sum);
+        Ok(sum)
+    }
+}
+
+#[test]
+fn what_is_declared_besides_what_is_found_counts() {
+    let builder = || builder().procedure::<Half>();
+    let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new());
+    let engine = builder().threads(1).mode(Mode::Sequential).open(Arc::clone(&log)).unwrap();
+    (0..2000).for_each(|i| drop(engine.submit(&Half(i * 11 % 500)).unwrap()));
+    engine.close().unwrap();
+    let (expected, _) = replay(&log, builder().threads(1).mode(Mode::Sequential));
+    let (digest, stats) = replay(&log, builder().threads(4).window(128).mode(Mode::Parallel));
+    assert_eq!(digest, expected);
+    assert_eq!((stats.replays, stats.violations), (0, 0));
+}
+
+const NAMES: Table<String, u64> = Table::new("names");
+
+/// Finds a row by its name, which tells what else is touched.
+#[derive(Debug, Serialize, Deserialize)]
+struct ByName {
+    name: u64,
+    /// Gives the name to another row, too.
+    renames: bool,
+}
+
+impl ByName {
+    fn name(&self) -> String {
+        format!("name {}", self.name)
+    }
+}
+
+impl Procedure for ByName {
+    const NAME: &'static str = "by name";
+    type Output = u64;
+    type Abort = Never;
+
+    fn footprint(&self, f: &mut Footprint<'_>) {
+        if let Some(row) = f.get(&NAMES, &self.name()) {
+            f.write(&ROWS, &row);
+        } else {
+            f.write(&ROWS, &self.name);
+        }
+        if self.renames {
+            f.write(&NAMES, &self.name());
+        }
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<u64, Never> {
+        let row = tx.get(&NAMES, &self.name()).copied().unwrap_or(self.name);
+        let count = tx.get(&ROWS, &row).copied().unwrap_or(0) + 1;
+        tx.put(&ROWS, row, count);
+        if self.renames {
+            tx.put(&NAMES, self.name(), row + 1000);
+        }
+        Ok(row * 7 + count)
+    }
+}
+
+#[test]
+fn footprints_that_look_at_rows_are_right_unless_these_change() {
+    let builder = || builder().table(&NAMES).procedure::<ByName>();
+    for every in [u64::MAX, 400, 3] {
+        let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new());
+        let engine = builder().threads(1).mode(Mode::Sequential).open(Arc::clone(&log)).unwrap();
+        for i in 0..4000 {
+            let call = ByName { name: i * 31 % 300, renames: i < 300 || i % every == 0 };
+            drop(engine.submit(&call).unwrap());
+        }
+        engine.close().unwrap();
+        let (expected, _) = replay(&log, builder().threads(1).mode(Mode::Sequential));
+        for (threads, window) in [(1, 64), (2, 64), (4, 7), (2, 1024)] {
+            let (digest, stats) =
+                replay(&log, builder().threads(threads).window(window).mode(Mode::Parallel));
+            assert_eq!(digest, expected, "{threads} threads, window {window}");
+            let windows = 300 / u64::from(window) + 2;
+            assert!(
+                every < 4000 || stats.replays <= windows,
+                "{threads} threads, window {window}: {stats:?}"
+            );
+        }
+    }
+}
