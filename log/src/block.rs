@@ -100,13 +100,13 @@ pub enum Entry<'a> {
 /// A run of consecutive entries as read from a log: immutable, and shared by all its readers.
 ///
 /// Shape: positions `[first, end)`, at least one entry.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Block {
     first: Position,
     entries: Entries,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Entries {
     Data { bytes: Vec<u8>, ends: Vec<u32> },
     Junk { count: u32 },
@@ -161,6 +161,12 @@ impl Block {
             Entries::Data { bytes, ends } => Some((bytes, ends)),
             Entries::Junk { .. } => None,
         }
+    }
+
+    /// How many bytes its entries have together; 0 for junk.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.data().map_or(0, |(bytes, _)| bytes.len())
     }
 
     /// How much memory the block takes, in bytes.

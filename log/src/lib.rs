@@ -16,6 +16,7 @@
 
 mod block;
 mod commit_queue;
+pub mod corfu;
 mod error;
 pub mod file;
 mod memory;
