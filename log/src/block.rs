@@ -81,10 +81,20 @@ impl Batch {
     /// # Panics
     /// When the batch would grow past 4 GiB.
     pub fn extend(&mut self, other: &Self) {
+        self.extend_from(&other.bytes, &other.ends);
+    }
+
+    /// Adds the entries of a block of data.
+    pub(crate) fn extend_from_block(&mut self, block: &Block) {
+        let (bytes, ends) = block.data().expect("a block of data");
+        self.extend_from(bytes, ends);
+    }
+
+    fn extend_from(&mut self, bytes: &[u8], ends: &[u32]) {
         let base = u32::try_from(self.bytes.len()).expect("a batch holds less than 4 GiB");
-        self.bytes.extend_from_slice(&other.bytes);
+        self.bytes.extend_from_slice(bytes);
         u32::try_from(self.bytes.len()).expect("a batch holds less than 4 GiB");
-        self.ends.extend(other.ends.iter().map(|end| base + end));
+        self.ends.extend(ends.iter().map(|end| base + end));
     }
 }
 

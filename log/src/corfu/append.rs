@@ -63,6 +63,15 @@ impl Entries {
         Self::new(batch, vec![count])
     }
 
+    /// The entries without the first `count`.
+    #[must_use]
+    pub(crate) fn after(&self, count: u32) -> Batch {
+        let (bytes, ends) = self.block.data().expect("entries are data");
+        let (before, ends) = ends.split_at(count as usize);
+        let start = before.last().copied().unwrap_or(0);
+        Batch::from_parts(bytes[start as usize..].to_vec(), ends.iter().map(|end| end - start).collect())
+    }
+
     fn count(&self) -> u32 {
         *self.cuts.last().expect("there is a cut at the end")
     }

@@ -98,7 +98,7 @@ struct Cell {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Content {
-    Junk,
+    Junk { number: Option<RecordNumber> },
     Data { id: EntryId, block: Arc<Block>, number: Option<RecordNumber> },
     Away { id: EntryId, bytes: u32, number: RecordNumber },
 }
@@ -200,7 +200,7 @@ impl Unit {
         &self,
     ) -> impl Iterator<Item = (Position, Position, Option<EntryId>, Option<&Arc<Block>>)> {
         self.cells.iter().map(|(first, cell)| match &cell.content {
-            Content::Junk => (*first, cell.end, None, None),
+            Content::Junk { .. } => (*first, cell.end, None, None),
             Content::Data { id, block, .. } => (*first, cell.end, Some(*id), Some(block)),
             Content::Away { id, .. } => (*first, cell.end, Some(*id), None),
         })
@@ -208,7 +208,9 @@ impl Unit {
 
     /// The record of the run that starts at `first` stands at `number`.
     pub fn placed(&mut self, first: Position, placed: RecordNumber) {
-        if let Some(Cell { content: Content::Data { number, .. }, .. }) = self.cells.get_mut(&first) {
+        if let Some(cell) = self.cells.get_mut(&first)
+            && let Content::Data { number, .. } | Content::Junk { number } = &mut cell.content
+        {
             *number = Some(placed);
         }
     }
@@ -224,14 +226,14 @@ impl Unit {
         }
     }
 
-    /// The lowest record number that is still needed, of runs that are not trimmed.
+    /// The lowest record number of a run that is not trimmed.
     #[must_use]
     pub fn oldest_record(&self) -> Option<RecordNumber> {
         self.cells
             .values()
             .filter_map(|cell| match cell.content {
-                Content::Away { number, .. } | Content::Data { number: Some(number), .. } => Some(number),
-                Content::Data { number: None, .. } | Content::Junk => None,
+                Content::Away { number, .. } => Some(number),
+                Content::Data { number, .. } | Content::Junk { number } => number,
             })
             .min()
     }
@@ -254,7 +256,9 @@ impl Unit {
         if epoch < state.epoch && fenced {
             return Answer::Ready(UnitReply::Sealed(state.epoch));
         }
-        if epoch > state.epoch && !matches!(verb, UnitVerb::Seal) {
+        // A unit that lost records may have lost a seal; what it still has is as true as ever.
+        let final_anyway = self.damaged && matches!(verb, UnitVerb::Read { .. });
+        if epoch > state.epoch && !final_anyway && !matches!(verb, UnitVerb::Seal) {
             return Answer::Ready(UnitReply::Behind(state.epoch));
         }
         // What was lost may be a seal, or the highest position: such a unit must not tell how far it reaches.
@@ -365,14 +369,16 @@ impl Unit {
         let (first, end) = (run.first(), run.end());
         let content = match run.id {
             Some(id) => Content::Data { id, block: run.block, number: None },
-            None => Content::Junk,
+            None => Content::Junk { number: None },
         };
         let cell = Cell { end, content };
         self.bytes += cell.bytes();
         let overwritten = self.cells.insert(first, cell);
         debug_assert!(overwritten.is_none() || self.damaged, "write-once");
-        let state = self.joined();
-        state.reach = state.reach.max(end);
+        // Replayed from the middle of a journal, runs may come before the state that tells their reach.
+        if let Some(state) = &mut self.state {
+            state.reach = state.reach.max(end);
+        }
     }
 
     fn store(&mut self, run: Run, records: &mut Vec<Record>) {
@@ -402,7 +408,7 @@ impl Unit {
             return Compared::Free;
         };
         let same = match &cell.content {
-            Content::Junk => false,
+            Content::Junk { .. } => false,
             Content::Data { block, .. } if !self.rules.compare_ids => *block == run.block,
             Content::Data { id, .. } | Content::Away { id, .. } => Some(*id) == run.id,
         };
@@ -420,7 +426,7 @@ impl Unit {
             }
             if run.id.is_none() {
                 let (from, upto) = (run.first().max(self.trimmed()), run.end());
-                let data = self.overlapping(from, upto).find(|(_, cell)| cell.content != Content::Junk);
+                let data = self.overlapping(from, upto).find(|(_, cell)| !cell.is_junk());
                 if let Some((first, _)) = data {
                     return UnitReply::Taken(first);
                 }
@@ -489,7 +495,7 @@ impl Unit {
             left = left.saturating_sub(cell.bytes());
             at = cell.end;
             pieces.push(match &cell.content {
-                Content::Junk => Piece::Here(Run::junk(first, cell.end)),
+                Content::Junk { .. } => Piece::Here(Run::junk(first, cell.end)),
                 Content::Data { id, block, .. } => Piece::Here(Run::data(*id, Arc::clone(block))),
                 Content::Away { number, .. } => Piece::Away(first, *number),
             });
@@ -508,9 +514,13 @@ enum Compared {
 }
 
 impl Cell {
+    const fn is_junk(&self) -> bool {
+        matches!(self.content, Content::Junk { .. })
+    }
+
     fn bytes(&self) -> u64 {
         match &self.content {
-            Content::Junk => 0,
+            Content::Junk { .. } => 0,
             Content::Data { block, .. } => block.bytes() as u64,
             Content::Away { bytes, .. } => u64::from(*bytes),
         }
