@@ -51,7 +51,7 @@ pub struct Filled {
     /// The runs, in order, if the aim was to know; the first may start before the range, and the last may
     /// end after it.
     pub runs: Vec<Run>,
-    /// Positions before this one were found to be trimmed; zero if none of the range was.
+    /// Positions before this one are trimmed; zero if none of the range was found to be.
     pub trimmed: Position,
     /// A position that a unit has lost, or holds something else at: it was not filled, and nothing after it.
     pub corrupt: Option<Position>,
@@ -103,7 +103,7 @@ impl Fill {
     }
 
     fn skip_trimmed(&mut self, before: Position) {
-        self.trimmed = self.trimmed.max(before.min(self.upto));
+        self.trimmed = self.trimmed.max(before);
         self.at = self.at.max(before);
     }
 

@@ -23,13 +23,14 @@ pub struct Transfer {
     /// Who joined when the transfer began.
     joining: Vec<Member>,
     at: Position,
-    trimmed: Position,
     phase: Phase,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Phase {
     Copy(Option<Box<Fill>>),
+    /// Asks a unit how far the log is trimmed: one that is done with a trim knows of it.
+    Ask,
     Trim,
 }
 
@@ -47,8 +48,8 @@ impl Transfer {
     #[must_use]
     pub fn new(projection: Arc<Projection>) -> Self {
         let joining = projection.joining();
-        let (at, trimmed) = (projection.first(), Position::ZERO);
-        Self { view: View::new(projection), joining, at, trimmed, phase: Phase::Copy(None) }
+        let at = projection.first();
+        Self { view: View::new(projection), joining, at, phase: Phase::Copy(None) }
     }
 
     /// How far it has come: everything before is copied.
@@ -78,14 +79,25 @@ impl Transfer {
             self.phase = Phase::Copy(Some(fill));
             return filled.and_then(|filled| self.copied(&filled, out));
         }
-        self.trim(out)
+        self.ask_trimmed(out)
+    }
+
+    fn ask_trimmed(&mut self, out: &mut Outbox) -> Option<Transferred> {
+        self.phase = Phase::Ask;
+        let projection = Arc::clone(self.view.projection());
+        let chains = projection.segments.iter().flat_map(|segment| &segment.chains);
+        match chains.into_iter().find(|chain| !chain.joining.is_empty()) {
+            Some(chain) => self.view.ask_unit(out, chain.head(), UnitVerb::Probe),
+            // They were taken into their chains meanwhile.
+            None => return Some(Transferred::Copied(self.joining.clone())),
+        }
+        None
     }
 
     fn copied(&mut self, filled: &Filled, out: &mut Outbox) -> Option<Transferred> {
         let Phase::Copy(Some(fill)) = std::mem::replace(&mut self.phase, Phase::Copy(None)) else {
             unreachable!("a stripe was being copied");
         };
-        self.trimmed = self.trimmed.max(filled.trimmed);
         self.at = fill.done();
         self.view = fill.into_view();
         match filled.corrupt {
@@ -94,15 +106,12 @@ impl Transfer {
         }
     }
 
-    /// What was found to be trimmed is trimmed, not unwritten.
-    fn trim(&mut self, out: &mut Outbox) -> Option<Transferred> {
+    /// What is trimmed elsewhere is trimmed there, not unwritten.
+    fn trim(&mut self, trimmed: Position, out: &mut Outbox) -> Option<Transferred> {
         self.phase = Phase::Trim;
-        if self.trimmed == Position::ZERO {
-            return self.finish();
-        }
         for member in self.view.projection().joining() {
             if self.joining.contains(&member) {
-                self.view.ask_unit(out, member, UnitVerb::Trim(self.trimmed));
+                self.view.ask_unit(out, member, UnitVerb::Trim(trimmed));
             }
         }
         self.finish()
@@ -122,8 +131,9 @@ impl Operation for Transfer {
             return self.copied(&filled, out);
         }
         match self.view.sort(input, out) {
-            Event::Refreshed if self.phase == Phase::Trim => self.trim(out),
-            Event::Refreshed => self.copy(out),
+            Event::Refreshed if matches!(self.phase, Phase::Copy(_)) => self.copy(out),
+            Event::Refreshed => self.ask_trimmed(out),
+            Event::Unit(_, UnitReply::Standing(standing)) => self.trim(standing.trimmed, out),
             Event::Unit(_, UnitReply::Done) => self.finish(),
             Event::Unit(_, trouble) => {
                 self.view.trouble(&trouble, out);
