@@ -131,6 +131,8 @@ pub enum Refusal {
     Sealed(Position),
     /// The unit has no space.
     Full(Member),
+    /// The unit does not take runs of more bytes than this.
+    TooLarge(u32),
     /// The first cut is larger than a stripe, which has so many positions.
     TooMany(u32),
 }
@@ -148,19 +150,10 @@ impl Append {
     pub fn in_doubt(&self) -> Option<Position> {
         match &self.phase {
             Phase::Leave { then: Some(AppendOutcome::Committed(appended)), .. } => Some(appended.first),
-            Phase::Resolve { written, .. } => Some(written.run.first()),
-            _ => self.in_doubt.as_ref().map(|written| written.run.first()),
+            // A request may be under way still.
+            Phase::Write { written, .. } | Phase::Resolve { written, .. } => Some(written.run.first()),
+            Phase::Token | Phase::Leave { .. } => self.in_doubt.as_ref().map(|written| written.run.first()),
         }
-    }
-
-    /// The positions that the append is busy with, if it has any: nobody in this process has to fill them.
-    #[must_use]
-    pub fn busy(&self) -> Option<(Position, Position)> {
-        let written = match &self.phase {
-            Phase::Write { written, .. } | Phase::Resolve { written, .. } => written,
-            Phase::Token | Phase::Leave { .. } => return None,
-        };
-        Some((written.token.skipped, written.token.end()))
     }
 
     fn ask_token(&mut self, out: &mut Outbox) -> Option<AppendOutcome> {
@@ -342,6 +335,11 @@ impl Append {
             UnitReply::Full if !doubtful => {
                 // Readers must not wait for what will not come.
                 let refused = AppendOutcome::NotCommitted(Refusal::Full(member));
+                let token = &written.token;
+                self.leave(token, &[(token.skipped, token.end())], Some(refused), out)
+            }
+            UnitReply::TooLarge(limit) if !doubtful => {
+                let refused = AppendOutcome::NotCommitted(Refusal::TooLarge(*limit));
                 let token = &written.token;
                 self.leave(token, &[(token.skipped, token.end())], Some(refused), out)
             }

@@ -151,7 +151,7 @@ impl CorfuLog {
         let phase = if projection.sealed() { Phase::Sealed(projection.tail) } else { Phase::Open };
         let shared = Arc::new(Shared {
             id: projection.log,
-            queue: Queue::new(config.queue_bytes, phase),
+            queue: Queue::new(config.queue_bytes, config.max_batch_bytes, phase),
             progress: Progress::new(projection.first()),
             cache: Recent::new(config.cache_bytes),
             driver: Driver::new(transport, config.timing.clone(), projection),
@@ -220,7 +220,7 @@ impl Shared {
 
     /// Appends a group, or the first part of it; the rest remains.
     fn append_group(&self, mut group: Group, id: EntryId, sequence: &mut u64) -> Option<Group> {
-        let all = group.count();
+        let (all, size) = (group.count(), group.bytes());
         let entries = group.entries();
         self.progress.append_begins();
         let mut append = Append::new(self.driver.projection(), id, Arc::clone(&entries), Rules::SOUND);
@@ -231,7 +231,7 @@ impl Shared {
                 self.progress.committed(appended.first, end);
                 (appended.count, Ok(appended.first))
             }
-            Some(AppendOutcome::NotCommitted(refusal)) => (all, Err(self.refused(refusal))),
+            Some(AppendOutcome::NotCommitted(refusal)) => (all, Err(self.refused(refusal, size))),
             Some(AppendOutcome::Indeterminate(position)) => {
                 (all, Err(AppendError::Indeterminate { position }))
             }
@@ -246,7 +246,7 @@ impl Shared {
         group.acknowledge(entries, count, result)
     }
 
-    fn refused(&self, refusal: Refusal) -> AppendError {
+    fn refused(&self, refusal: Refusal, size: usize) -> AppendError {
         match refusal {
             Refusal::Sealed(tail) => {
                 self.sealed(tail);
@@ -257,6 +257,7 @@ impl Shared {
                 AppendError::Full(Arc::new(io::Error::new(io::ErrorKind::StorageFull, text)))
             }
             Refusal::TooMany(limit) => AppendError::TooMany { limit },
+            Refusal::TooLarge(limit) => AppendError::TooLarge { size, limit: limit as usize },
         }
     }
 
@@ -280,8 +281,16 @@ impl Shared {
     /// Makes sure that everything before `upto` is written. False if that takes too long, or some of it is
     /// lost.
     fn settle(&self, upto: Position, patience: Option<Duration>) -> bool {
-        // Our own appends are not slow writers to be filled: they end by themselves.
-        self.progress.wait_own(upto);
+        let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
+        self.settle_after_own(upto, deadline, patience)
+    }
+
+    /// The same; waits for appends of this client until `own` only. They are not slow writers to be filled,
+    /// since they end by themselves.
+    fn settle_after_own(&self, upto: Position, own: Option<Instant>, patience: Option<Duration>) -> bool {
+        if !self.progress.wait_own(upto, own) {
+            return false;
+        }
         let from = self.progress.known().mark;
         if from >= upto {
             return true;
@@ -370,7 +379,8 @@ impl Shared {
             // Somebody else may have appended, or have left a hole before what we did.
             if let Some(found) = self.ask_tail(TailMode::Fast, Some(patience.max(POLL)))
                 && (found.tail > position || found.sealed)
-                && (self.settle(found.tail, Some(self.config.patience)) || found.sealed)
+                // A hole on the way is worth more than the time that is left: otherwise nobody fills it.
+                && (self.settle_after_own(found.tail, deadline, Some(self.config.patience)) || found.sealed)
             {
                 return Ok(self.reach());
             }

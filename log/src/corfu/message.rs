@@ -256,6 +256,8 @@ pub enum UnitReply {
     Corrupt(Position),
     /// Refused: there is no space left. Nothing was written.
     Full,
+    /// Refused: a run may have so many bytes at most, with 4 for each entry. Nothing was written.
+    TooLarge(u32),
 }
 
 /// How far a unit reaches.

@@ -51,4 +51,4 @@ pub use tail::{Tail, TailMode, TailOutcome};
 pub use transfer::{Transfer, Transferred};
 pub use transport::{Driver, ReplyTo, Timing, Transport};
 pub use trim::Trim;
-pub use unit::{Answer, Piece, Record, RecordNumber, State, Unit};
+pub use unit::{Answer, Limits, Piece, Record, RecordNumber, State, Unit};

@@ -88,12 +88,23 @@ impl Progress {
     }
 
     /// Waits until appends that this client has begun have ended, as far as they may stand before `upto`.
-    pub(crate) fn wait_own(&self, upto: Position) {
+    /// False when `deadline` passed first.
+    pub(crate) fn wait_own(&self, upto: Position, deadline: Option<Instant>) -> bool {
         let mut known = self.known();
         let began = known.began;
         while known.mark < upto && known.ended < began {
-            known = self.changed.wait(known).expect(UNPOISONED);
+            known = match deadline {
+                None => self.changed.wait(known).expect(UNPOISONED),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return false;
+                    }
+                    self.changed.wait_timeout(known, left).expect(UNPOISONED).0
+                }
+            };
         }
+        true
     }
 
     /// Waits for a change, until `deadline`, while the mark is not past `position`.

@@ -15,7 +15,7 @@ const UNPOISONED: &str = "nothing panics while it holds the lock";
 /// A group takes no further batch when it has this many entries ...
 const GROUP_ENTRIES: usize = 4096;
 
-/// ... or this many bytes.
+/// ... or this many bytes, with 4 for each entry; or as many as the largest batch, if that is less.
 const GROUP_BYTES: usize = 1 << 20;
 
 /// Batches that go out together, as far as they fit in one stripe.
@@ -42,9 +42,9 @@ impl Group {
         *self.cuts.last().expect("a group holds a batch")
     }
 
-    fn takes(&self, batch: &Batch) -> bool {
+    fn takes(&self, batch: &Batch, bytes: usize) -> bool {
         self.batch.len() + batch.len() <= GROUP_ENTRIES
-            && self.batch.bytes().len() + batch.bytes().len() <= GROUP_BYTES
+            && self.bytes() + batch.bytes().len() + mem::size_of_val(batch.ends()) <= bytes
     }
 
     /// Adds a batch, and tells the receipt and where the batch begins in it.
@@ -131,6 +131,7 @@ impl Acknowledge for Receipt {
 #[derive(Debug)]
 pub(crate) struct Queue {
     limit: usize,
+    group_bytes: usize,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -156,10 +157,10 @@ pub(crate) enum Phase {
 }
 
 impl Queue {
-    /// A queue for about `limit` bytes.
-    pub(crate) fn new(limit: usize, phase: Phase) -> Self {
+    /// A queue for about `limit` bytes, in batches of `batch_bytes` at most.
+    pub(crate) fn new(limit: usize, batch_bytes: usize, phase: Phase) -> Self {
         let state = Mutex::new(State { phase, ..State::default() });
-        Self { limit, state, changed: Condvar::new() }
+        Self { limit, group_bytes: GROUP_BYTES.min(batch_bytes), state, changed: Condvar::new() }
     }
 
     /// Adds a batch; waits while the queue is full, or while the log is being sealed.
@@ -173,7 +174,7 @@ impl Queue {
                 Phase::Closed => return Err(AppendError::Closed),
             }
         }
-        if !state.groups.back().is_some_and(|group| group.takes(batch)) {
+        if !state.groups.back().is_some_and(|group| group.takes(batch, self.group_bytes)) {
             state.groups.push_back(Group::new());
         }
         let group = state.groups.back_mut().expect("a group was just added");

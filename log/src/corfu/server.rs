@@ -23,7 +23,7 @@ use super::journal::{self, Journal, Opened, Shelf};
 use super::message::{Reply, UnitNumber, UnitReply, UnitRequest};
 use super::rules::Rules;
 use super::transport::ReplyTo;
-use super::unit::{Answer, Record, RecordNumber, Unit};
+use super::unit::{Answer, Limits, Record, RecordNumber, Unit};
 
 const UNPOISONED: &str = "nothing panics while it holds the lock";
 
@@ -48,7 +48,7 @@ pub struct UnitFiles {
     pub durability: Durability,
     /// The length of a segment file, in bytes; 64 MiB is a good size. At least twice `run_bytes`.
     pub segment_bytes: u64,
-    /// The largest run, in bytes: its entries' bytes and 4 for each.
+    /// The largest run, in bytes: its entries' bytes and 4 for each. No client's largest batch may be larger.
     pub run_bytes: usize,
     /// How many bytes of the newest entries are kept in memory. More: readers further behind are served
     /// without touching the disk.
@@ -93,7 +93,11 @@ impl UnitServer {
     /// # Errors
     /// [`OpenError`]; damaged entries are none: the unit opens, and answers that it lost them.
     pub fn open(number: UnitNumber, quota: u64, storage: &UnitStorage) -> Result<Self, OpenError> {
-        let mut unit = Unit::new(number, quota, Rules::SOUND);
+        let run_bytes = match storage {
+            UnitStorage::Memory => u32::MAX,
+            UnitStorage::Files(files) => u32::try_from(files.run_bytes).unwrap_or(u32::MAX),
+        };
+        let mut unit = Unit::new(number, Limits { quota, run_bytes }, Rules::SOUND);
         let files = match storage {
             UnitStorage::Memory => {
                 let inner = Inner::Memory(Box::new(Mutex::new(unit)));

@@ -103,6 +103,21 @@ enum Content {
     Away { id: EntryId, bytes: u32, number: RecordNumber },
 }
 
+/// How much a unit takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Limits {
+    /// How many bytes of entries. Filling, copying, trimming and sealing go on past it: otherwise readers
+    /// would hang at holes, and the space never come back.
+    pub quota: u64,
+    /// How many bytes the largest run has, with 4 for each entry. The same for all units of a cluster.
+    pub run_bytes: u32,
+}
+
+impl Limits {
+    /// As much as can be.
+    pub const NONE: Self = Self { quota: u64::MAX, run_bytes: u32::MAX };
+}
+
 /// A storage unit.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Unit {
@@ -113,25 +128,22 @@ pub struct Unit {
     /// By first position; they do not overlap.
     cells: BTreeMap<Position, Cell>,
     bytes: u64,
-    quota: u64,
+    limits: Limits,
     damaged: bool,
     rules: Rules,
 }
 
 impl Unit {
     /// A unit that has not joined a log yet: it refuses everything else.
-    ///
-    /// `quota`: how many bytes of entries it takes. Filling, trimming and sealing go on past it, otherwise
-    /// readers would hang at holes and the space never come back.
     #[must_use]
-    pub const fn new(number: UnitNumber, quota: u64, rules: Rules) -> Self {
+    pub const fn new(number: UnitNumber, limits: Limits, rules: Rules) -> Self {
         Self {
             number,
             state: None,
             committed: Position::ZERO,
             cells: BTreeMap::new(),
             bytes: 0,
-            quota,
+            limits,
             damaged: false,
             rules,
         }
@@ -390,16 +402,24 @@ impl Unit {
         if run.end() <= self.trimmed() {
             return UnitReply::Trimmed(self.trimmed());
         }
+        if self.is_too_large(&run) {
+            return UnitReply::TooLarge(self.limits.run_bytes);
+        }
         match self.compare(&run) {
             Compared::Same => UnitReply::Done,
             Compared::Other(position) => UnitReply::Taken(position),
             Compared::Free if self.damaged => UnitReply::Corrupt(run.first()),
-            Compared::Free if self.bytes + run.block.bytes() as u64 > self.quota => UnitReply::Full,
+            Compared::Free if self.bytes + run.block.bytes() as u64 > self.limits.quota => UnitReply::Full,
             Compared::Free => {
                 self.store(run, records);
                 UnitReply::Done
             }
         }
+    }
+
+    fn is_too_large(&self, run: &Run) -> bool {
+        let bytes = run.block.data().map_or(0, |(bytes, ends)| bytes.len() + size_of_val(ends));
+        bytes > self.limits.run_bytes as usize
     }
 
     fn compare(&self, run: &Run) -> Compared {
@@ -423,6 +443,9 @@ impl Unit {
         for run in runs {
             if run.end() <= self.trimmed() {
                 continue;
+            }
+            if self.is_too_large(&run) {
+                return UnitReply::TooLarge(self.limits.run_bytes);
             }
             if run.id.is_none() {
                 let (from, upto) = (run.first().max(self.trimmed()), run.end());

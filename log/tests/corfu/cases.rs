@@ -2,8 +2,8 @@
 
 use mixlog_log::Position;
 use mixlog_log::corfu::{
-    AppendOutcome, Change, ClientId, Instance, Node, ReadOutcome, Refusal, Rules, Sequencer, Settle, Sweep,
-    Tail, TailMode, Trim, Unit, UnitReply, UnitVerb,
+    AppendOutcome, Change, ClientId, Instance, Limits, Node, ReadOutcome, Refusal, Rules, Sequencer, Settle,
+    Sweep, Tail, TailMode, Trim, Unit, UnitReply, UnitVerb,
 };
 
 use crate::harness::{Driven, Held, Net, SEQUENCER, append, committed, node, run, text_at, unit};
@@ -191,7 +191,7 @@ fn r8_unit_that_lost_records_never_says_unwritten() {
     let mut net = chain();
     net.append(1, 0, &["a"]);
     let member = net.latest().members()[1];
-    let mut damaged = Unit::new(unit(2), u64::MAX, Rules::SOUND);
+    let mut damaged = Unit::new(unit(2), Limits::NONE, Rules::SOUND);
     let state = *net.units[&unit(2)].state().unwrap();
     damaged.replay(mixlog_log::corfu::Record::State(state), None);
     damaged.set_damaged();
@@ -221,7 +221,7 @@ fn r8_damaged_unit_is_left_behind_when_nobody_says_that_it_is() {
 fn r8_wiped_unit_is_nobody_and_is_left_behind() {
     let mut net = chain();
     net.append(1, 0, &["a"]);
-    net.units.insert(unit(1), Unit::new(unit(1), u64::MAX, Rules::SOUND));
+    net.units.insert(unit(1), Unit::new(unit(1), Limits::NONE, Rules::SOUND));
     let latest = net.reconfigure(Change::default());
     assert_eq!(latest.tail, Position(1));
     assert_eq!(latest.members()[0].unit, unit(2));
@@ -299,7 +299,7 @@ fn r12_whole_cluster_restarted_goes_on_in_a_new_epoch() {
 fn r13_unit_over_its_quota_lets_holes_be_filled() {
     let mut net = chain();
     for number in [1, 2] {
-        let mut full = Unit::new(unit(number), 3, Rules::SOUND);
+        let mut full = Unit::new(unit(number), Limits { quota: 3, ..Limits::NONE }, Rules::SOUND);
         full.replay(mixlog_log::corfu::Record::State(*net.units[&unit(number)].state().unwrap()), None);
         net.units.insert(unit(number), full);
     }

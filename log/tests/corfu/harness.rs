@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mixlog_log::corfu::{
     Append, AppendOutcome, Appended, Change, ClientId, Entries, EntryId, Epoch, Fill, Input, Instance,
-    Member, Node, Operation, Outbox, Outgoing, Pause, Projection, Read, ReadOutcome, Reconfigure,
+    Limits, Member, Node, Operation, Outbox, Outgoing, Pause, Projection, Read, ReadOutcome, Reconfigure,
     Reconfigured, Register, Reply, Request, Rules, Run, Sequencer, SequencerNumber, Transfer, Transferred,
     Unit, UnitNumber, UnitReply, UnitRequest, UnitVerb,
 };
@@ -42,7 +42,7 @@ impl Net {
             dead: BTreeSet::new(),
         };
         for number in chains.iter().flat_map(|chain| chain.iter()).chain([&9]) {
-            net.units.insert(unit(*number), Unit::new(unit(*number), u64::MAX, Rules::SOUND));
+            net.units.insert(unit(*number), Unit::new(unit(*number), Limits::NONE, Rules::SOUND));
         }
         let chains = chains.iter().map(|chain| chain.iter().copied().map(unit).collect()).collect();
         let change = Change { sequencer: Some(SEQUENCER), ..Change::grow(chains) };

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use mixlog_log::Position;
 use mixlog_log::corfu::{
-    Append, AppendOutcome, Change, Instance, Join, Member, Node, PlanError, Reconfigure, Reconfigured,
-    Refusal, Rules, Sequencer, SequencerNumber, Sweep, Tail, TailMode, Transfer, Transferred, Trim, Unit,
+    Append, AppendOutcome, Change, Instance, Join, Limits, Member, Node, PlanError, Reconfigure,
+    Reconfigured, Refusal, Rules, Sequencer, SequencerNumber, Sweep, Tail, TailMode, Transfer, Transferred,
+    Trim, Unit,
 };
 
 use crate::harness::{Driven, Held, Net, append, committed, node, unit};
@@ -334,7 +335,7 @@ fn transfer_goes_on_under_appends_and_another_epoch() {
 fn unit_that_joins_and_dies_is_replaced_in_turn() {
     let (mut net, half) = replaced();
     net.kill(9);
-    net.units.insert(unit(8), Unit::new(unit(8), u64::MAX, Rules::SOUND));
+    net.units.insert(unit(8), Unit::new(unit(8), Limits::NONE, Rules::SOUND));
     net.reconfigure(Change::replace(unit(9), unit(8)));
     net.transfer();
     assert_replaced(&mut net, half);

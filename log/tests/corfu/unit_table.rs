@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use mixlog_log::corfu::{
-    Answer, Epoch, Member, Record, Rules, Run, Standing, State, Unit, UnitNumber, UnitReply, UnitRequest,
-    UnitVerb,
+    Answer, Epoch, Limits, Member, Record, Rules, Run, Standing, State, Unit, UnitNumber, UnitReply,
+    UnitRequest, UnitVerb,
 };
 use mixlog_log::{LogId, Position};
 
@@ -60,7 +60,7 @@ fn gap() -> UnitVerb {
 }
 
 fn unit(has: Has) -> Unit {
-    let mut unit = Unit::new(ME.unit, 1000, Rules::SOUND);
+    let mut unit = Unit::new(ME.unit, Limits { quota: 1000, ..Limits::NONE }, Rules::SOUND);
     asked(&mut unit, ME, ME.joined, UnitVerb::Join(LOG));
     asked(&mut unit, ME, NOW, UnitVerb::Seal);
     match has {
@@ -183,7 +183,7 @@ fn every_verb_on_every_state_in_every_epoch_is_answered_as_it_should() {
 #[test]
 fn unit_that_did_not_join_refuses_everything() {
     for verb in verbs().into_iter().filter(|verb| !matches!(verb, UnitVerb::Join(_))) {
-        let mut unit = Unit::new(ME.unit, 1000, Rules::SOUND);
+        let mut unit = Unit::new(ME.unit, Limits { quota: 1000, ..Limits::NONE }, Rules::SOUND);
         let (reply, records) = asked(&mut unit, ME, NOW, verb);
         assert_eq!((reply, records.len()), (UnitReply::Stranger(None), 0));
     }
@@ -281,7 +281,7 @@ fn trim_inside_a_run_keeps_the_rest_of_it() {
 
 #[test]
 fn unit_over_its_quota_takes_junk_trims_and_copies_only() {
-    let mut unit = Unit::new(ME.unit, 3, Rules::SOUND);
+    let mut unit = Unit::new(ME.unit, Limits { quota: 3, ..Limits::NONE }, Rules::SOUND);
     asked(&mut unit, ME, NOW, UnitVerb::Join(LOG));
     ok(&mut unit, UnitVerb::Write(run(1, 0, &["aaa"])));
     let (reply, records) = asked(&mut unit, ME, NOW, UnitVerb::Write(run(1, 1, &["b"])));
@@ -294,7 +294,7 @@ fn unit_over_its_quota_takes_junk_trims_and_copies_only() {
 
 #[test]
 fn unit_made_again_from_its_records_is_the_same() {
-    let mut unit = Unit::new(ME.unit, u64::MAX, Rules::SOUND);
+    let mut unit = Unit::new(ME.unit, Limits::NONE, Rules::SOUND);
     let mut records = Vec::new();
     let mut ask = |unit: &mut Unit, epoch, verb| {
         let answer = unit.handle(UnitRequest { epoch: Epoch(epoch), member: ME, verb }, &mut records);
@@ -309,7 +309,7 @@ fn unit_made_again_from_its_records_is_the_same() {
     ask(&mut unit, 1, UnitVerb::Write(run(1, 9, &["d"])));
     ask(&mut unit, 1, UnitVerb::Trim(Position(2)));
     ask(&mut unit, 2, UnitVerb::Seal);
-    let mut again = Unit::new(ME.unit, u64::MAX, Rules::SOUND);
+    let mut again = Unit::new(ME.unit, Limits::NONE, Rules::SOUND);
     for record in records {
         again.replay(record, None);
     }
@@ -321,7 +321,7 @@ fn unit_made_again_from_its_records_is_the_same() {
 fn records_from_the_middle_of_a_journal_are_enough() {
     // What was trimmed away before them is not missed, and the state may stand after the runs.
     let state = State { log: LOG, joined: Epoch(1), epoch: NOW, trimmed: Position(10), reach: Position(12) };
-    let mut unit = Unit::new(ME.unit, u64::MAX, Rules::SOUND);
+    let mut unit = Unit::new(ME.unit, Limits::NONE, Rules::SOUND);
     unit.replay(Record::Run(run(1, 5, &["gone"])), None);
     unit.replay(Record::Run(ours()), None);
     unit.replay(Record::State(state), None);
