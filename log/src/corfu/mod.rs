@@ -57,6 +57,7 @@
 //! [`SharedLog`](crate::SharedLog) of them.
 
 mod append;
+mod boot;
 mod fill;
 mod janitor;
 mod journal;
