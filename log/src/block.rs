@@ -81,10 +81,20 @@ impl Batch {
     /// # Panics
     /// When the batch would grow past 4 GiB.
     pub fn extend(&mut self, other: &Self) {
+        self.extend_from(&other.bytes, &other.ends);
+    }
+
+    /// Adds the entries of a block of data.
+    pub(crate) fn extend_from_block(&mut self, block: &Block) {
+        let (bytes, ends) = block.data().expect("a block of data");
+        self.extend_from(bytes, ends);
+    }
+
+    fn extend_from(&mut self, bytes: &[u8], ends: &[u32]) {
         let base = u32::try_from(self.bytes.len()).expect("a batch holds less than 4 GiB");
-        self.bytes.extend_from_slice(&other.bytes);
+        self.bytes.extend_from_slice(bytes);
         u32::try_from(self.bytes.len()).expect("a batch holds less than 4 GiB");
-        self.ends.extend(other.ends.iter().map(|end| base + end));
+        self.ends.extend(ends.iter().map(|end| base + end));
     }
 }
 
@@ -100,13 +110,13 @@ pub enum Entry<'a> {
 /// A run of consecutive entries as read from a log: immutable, and shared by all its readers.
 ///
 /// Shape: positions `[first, end)`, at least one entry.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Block {
     first: Position,
     entries: Entries,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Entries {
     Data { bytes: Vec<u8>, ends: Vec<u32> },
     Junk { count: u32 },
@@ -163,7 +173,7 @@ impl Block {
         }
     }
 
-    /// The bytes of all entries together.
+    /// How many bytes its entries have together; 0 for junk.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.data().map_or(0, |(bytes, _)| bytes.len())

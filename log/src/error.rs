@@ -34,6 +34,22 @@ pub enum AppendError {
     /// log is opened again. Nothing is acknowledged from here on.
     #[error("the log has failed and must be opened again: {0}")]
     Failed(Arc<io::Error>),
+    /// The cluster that keeps the log did not answer in time. Nothing was or will be appended; try again.
+    #[error("the log could not be reached in time")]
+    Unavailable,
+    /// The cluster that keeps the log did not answer in time, or too late to tell: the entries are in the
+    /// log at `position`, or appear there yet, or not at all. Who needs to know reads that position.
+    #[error("nobody can tell whether the entries were appended at position {position}")]
+    Indeterminate {
+        /// Where they are, if anywhere.
+        position: Position,
+    },
+    /// The batch has more entries than the log takes at once. Nothing was appended; split it.
+    #[error("a batch may have {limit} entries at most")]
+    TooMany {
+        /// Largest number of entries.
+        limit: u32,
+    },
     /// The log was closed before the entries were written. They are not in it.
     #[error("the log was closed")]
     Closed,

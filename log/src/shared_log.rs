@@ -33,7 +33,7 @@ impl fmt::Display for Durability {
 }
 
 /// The identity of a log, chosen at random when it is created.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LogId(pub u128);
 
 impl LogId {

@@ -8,7 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use mixlog_log::{
-    AppendError, Batch, Durability, Entry, FileLog, MemoryLog, Position, ReadError, SharedLog, Tail, file,
+    AppendError, Batch, Durability, Entry, FileLog, MemoryLog, Position, ReadError, SharedLog, Tail, corfu,
+    file,
 };
 
 /// Longer than any step takes on a busy machine, so that a hang fails instead of hanging.
@@ -16,13 +17,15 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A log under test, and how to open it again.
 struct Subject {
+    /// Whether every position holds data: whole batches that do not fit in a stripe leave junk behind.
+    dense: bool,
     log: Option<Arc<dyn SharedLog>>,
     reopen: Option<Box<dyn Fn() -> Arc<dyn SharedLog>>>,
 }
 
 impl Subject {
     fn memory() -> Self {
-        Self { log: Some(Arc::new(MemoryLog::new())), reopen: None }
+        Self { dense: true, log: Some(Arc::new(MemoryLog::new())), reopen: None }
     }
 
     fn file(durability: Durability) -> Self {
@@ -39,7 +42,27 @@ impl Subject {
         let reopen = move || -> Arc<dyn SharedLog> {
             Arc::new(FileLog::open(directory.path().join("log"), config.clone()).unwrap())
         };
-        Self { log: Some(reopen()), reopen: Some(Box::new(reopen)) }
+        Self { dense: true, log: Some(reopen()), reopen: Some(Box::new(reopen)) }
+    }
+
+    /// Two chains of two units each in memory, with stripes so short that most tests cross them.
+    fn corfu_memory() -> Self {
+        let log = corfu_log(corfu::LocalStorage::Memory, Durability::Memory);
+        Self { dense: false, log: Some(log), reopen: None }
+    }
+
+    fn corfu_file(durability: Durability) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let reopen = move || -> Arc<dyn SharedLog> {
+            let files = corfu::UnitFiles {
+                segment_bytes: 64 << 10,
+                run_bytes: 24 << 10,
+                cache_bytes: 4 << 10,
+                ..corfu::UnitFiles::new(directory.path().join("cluster"), durability)
+            };
+            corfu_log(corfu::LocalStorage::Files(files), durability)
+        };
+        Self { dense: false, log: Some(reopen()), reopen: Some(Box::new(reopen)) }
     }
 
     fn log(&self) -> &Arc<dyn SharedLog> {
@@ -53,6 +76,19 @@ impl Subject {
         self.log = Some(reopen());
         true
     }
+}
+
+fn corfu_log(storage: corfu::LocalStorage, durability: Durability) -> Arc<dyn SharedLog> {
+    let config = corfu::LocalConfig { chains: 2, width: 32, storage, ..corfu::LocalConfig::default() };
+    let cluster = corfu::LocalCluster::open(config).unwrap();
+    let config = corfu::Config {
+        durability,
+        queue_bytes: 64 << 10,
+        max_batch_bytes: 8 << 10,
+        cache_bytes: 4 << 10,
+        ..corfu::Config::default()
+    };
+    Arc::new(corfu::CorfuLog::connect(cluster, config).unwrap())
 }
 
 fn batch(entries: &[&[u8]]) -> Batch {
@@ -232,13 +268,30 @@ fn batches_of_one_thread_keep_their_order(subject: Subject) {
     let log = subject.log();
     let tickets: Vec<_> = (0..50u8).map(|n| log.append(&batch(&[&[n], &[n], &[n]])).unwrap()).collect();
     let mut next = Position(0);
-    for ticket in tickets {
+    for (n, ticket) in (0..).zip(tickets) {
         let positions = ticket.wait().unwrap();
-        assert_eq!(positions, next..next.plus(3));
+        assert_eq!(positions.end.since(positions.start), 3);
+        if subject.dense {
+            assert_eq!(positions.start, next);
+        }
+        for skipped in next.0..positions.start.0 {
+            assert_eq!(entry(&**log, skipped), None, "what is not data is junk");
+        }
+        for position in positions.start.0..positions.end.0 {
+            assert_eq!(entry(&**log, position), Some(vec![n]));
+        }
         next = positions.end;
     }
-    let found: Vec<_> = read_all(&**log, Position(0)).into_values().collect();
-    assert_eq!(found, (0..50u8).flat_map(|n| vec![vec![n]; 3]).collect::<Vec<_>>());
+    assert_eq!(log.tail().tail, next);
+}
+
+/// The data at a position before the tail; `None` for junk.
+fn entry(log: &dyn SharedLog, position: u64) -> Option<Vec<u8>> {
+    let block = log.read(Position(position)).unwrap().expect("before the tail");
+    match block.get(Position(position)).expect("the block holds the position asked for") {
+        Entry::Data(bytes) => Some(bytes.to_vec()),
+        Entry::Junk => None,
+    }
 }
 
 // ---- 5: concurrency --------------------------------------------------------------------------------------
@@ -393,6 +446,17 @@ fn seal_amid_appends_keeps_what_was_acknowledged(subject: Subject) {
     assert_eq!(all, (0..tail.0).collect::<Vec<_>>());
 }
 
+fn sealed_twice_at_once_has_one_tail(subject: Subject) {
+    let log = subject.log();
+    append_numbered(&**log, 20);
+    let tails: Vec<Position> = thread::scope(|scope| {
+        let sealers: Vec<_> = (0..3).map(|_| scope.spawn(|| log.seal().unwrap())).collect();
+        sealers.into_iter().map(|sealer| sealer.join().unwrap()).collect()
+    });
+    assert_eq!(tails, [Position(20); 3]);
+    assert_numbered(&**log, 0, 20);
+}
+
 // ---- 11: opening again -----------------------------------------------------------------------------------
 
 fn reopen_keeps_everything_and_never_reuses_a_position(mut subject: Subject) {
@@ -450,6 +514,52 @@ fn reader_overtaken_by_a_trim_is_told(subject: Subject) {
     assert_numbered(&**log, 650, 700);
 }
 
+fn reader_of_a_log_that_grows_and_is_trimmed_misses_nothing_unknowingly(subject: Subject) {
+    const ENTRIES: u64 = 600;
+    let log = subject.log();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0..ENTRIES {
+                assert_eq!(append(&**log, &[&numbered(n)]), Position(n));
+                if n % 50 == 49 {
+                    log.trim(Position(n - 30)).unwrap();
+                }
+            }
+        });
+        let mut next = Position(0);
+        while next < Position(ENTRIES) {
+            log.wait_past(next, Some(PATIENCE)).unwrap();
+            match log.read(next) {
+                Ok(Some(block)) => {
+                    assert!(block.first() <= next && next < block.end());
+                    for (position, entry) in block.iter() {
+                        assert_eq!(entry, Entry::Data(&numbered(position.0)), "also those before");
+                    }
+                    next = block.end();
+                }
+                Ok(None) => panic!("{next} was acknowledged"),
+                Err(ReadError::Trimmed { position, head }) => {
+                    assert!(position == next && head > next, "it is told how far to go");
+                    next = head;
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+    });
+    assert_eq!(log.tail(), Tail { head: Position(569), tail: Position(ENTRIES), sealed: false });
+}
+
+// ---- 13: what is promised ----------------------------------------------------------------------------------
+
+fn durability_and_identity_are_told_and_stay(mut subject: Subject) {
+    let (durability, id) = (subject.log().durability(), subject.log().id());
+    append(&**subject.log(), &[b"a"]);
+    let keeps = subject.reopen();
+    assert_eq!(keeps, durability != Durability::Memory, "what lives in memory only says so");
+    assert_eq!((subject.log().durability(), subject.log().id()), (durability, id));
+    assert_eq!(subject.log().tail().tail, Position(1));
+}
+
 macro_rules! suite {
     ($($test:ident)*) => {
         mod memory {
@@ -460,6 +570,15 @@ macro_rules! suite {
         }
         mod file_flushed {
             $(#[test] fn $test() { super::$test(super::Subject::file(mixlog_log::Durability::Flushed)); })*
+        }
+        mod corfu_memory {
+            $(#[test] fn $test() { super::$test(super::Subject::corfu_memory()); })*
+        }
+        mod corfu_buffered {
+            $(#[test] fn $test() { super::$test(super::Subject::corfu_file(mixlog_log::Durability::Buffered)); })*
+        }
+        mod corfu_flushed {
+            $(#[test] fn $test() { super::$test(super::Subject::corfu_file(mixlog_log::Durability::Flushed)); })*
         }
     };
 }
@@ -481,10 +600,13 @@ suite! {
     trim_everything_then_append_goes_on
     seal_refuses_appends_for_ever
     seal_amid_appends_keeps_what_was_acknowledged
+    sealed_twice_at_once_has_one_tail
     reopen_keeps_everything_and_never_reuses_a_position
     reopen_with_unwaited_appends_keeps_a_prefix
     readers_from_anywhere_see_the_same_log
     reader_overtaken_by_a_trim_is_told
+    reader_of_a_log_that_grows_and_is_trimmed_misses_nothing_unknowingly
+    durability_and_identity_are_told_and_stay
 }
 
 #[test]

@@ -209,15 +209,26 @@ impl FileLog {
     /// # Errors
     /// Like [`open_read_only`](Self::open_read_only).
     pub fn open_read_only_with_storage(storage: Arc<dyn Storage>) -> Result<Self, OpenError> {
-        let (lock, examined) = examine(&*storage)?;
-        if let Some(damage) = examined.damage {
-            return Err(damage.into());
+        let (lock, examined) = examine(&*storage, LockMode::Shared)?;
+        match examined.damage {
+            Some(damage) => Err(damage.into()),
+            None => Ok(Self::of_examined(storage, examined, lock)),
         }
+    }
+
+    /// The log in `directory` up to its first damage, to read only; it is nobody else's meanwhile.
+    pub(crate) fn open_before_damage(directory: &Path) -> Result<Self, OpenError> {
+        let storage = FsStorage::new(directory);
+        let (lock, examined) = examine(&storage, LockMode::Exclusive)?;
+        Ok(Self::of_examined(Arc::new(storage), examined, lock))
+    }
+
+    fn of_examined(storage: Arc<dyn Storage>, examined: Examined, lock: Lock) -> Self {
         let Examined { manifest, segments, tail, .. } = examined;
         let config = Config { cache_bytes: 0, ..Config::default() };
         let mut shared = Shared::new(storage, &config, manifest, segments, tail);
         shared.read_only = true;
-        Ok(Self { shared: Arc::new(shared), threads: Vec::new(), _lock: lock })
+        Self { shared: Arc::new(shared), threads: Vec::new(), _lock: lock }
     }
 
     /// Reads and verifies every byte of the log in `directory`, and changes none. Other readers may have the
@@ -234,7 +245,7 @@ impl FileLog {
     /// # Errors
     /// Like [`verify`](Self::verify).
     pub fn verify_with_storage(storage: &dyn Storage) -> Result<Report, OpenError> {
-        let (_lock, examined) = examine(storage)?;
+        let (_lock, examined) = examine(storage, LockMode::Shared)?;
         let slot = examined.manifest.slot();
         Ok(Report {
             id: slot.log,
@@ -261,11 +272,11 @@ fn lock(storage: &dyn Storage, mode: LockMode) -> Result<Lock, OpenError> {
     }
 }
 
-fn examine(storage: &dyn Storage) -> Result<(Lock, Examined), OpenError> {
+fn examine(storage: &dyn Storage, mode: LockMode) -> Result<(Lock, Examined), OpenError> {
     if !recovery::directory_exists(storage)? {
         return Err(OpenError::Missing { path: storage.path().to_path_buf() });
     }
-    let lock = lock(storage, LockMode::Shared)?;
+    let lock = lock(storage, mode)?;
     Ok((lock, recovery::examine(storage, Access::Read, recovery::Writer::None)?))
 }
 

@@ -1,0 +1,273 @@
+//! Where a storage unit keeps its records: in the segments of a [`FileLog`] of its own, one entry a record.
+//!
+//! So group commit, checksums, rotation, and telling a torn tail from damage are the file backend's. A record's
+//! number is its position in that log.
+//!
+//! ```text
+//! record: 1 kind, then
+//!   1 state: 16 log id, 8 epoch joined, 8 sealed epoch, 8 trimmed, 8 reach
+//!   2 data:  8 client, 8 sequence, 8 first position, 4 count, 4 for each entry: where it ends; the entries
+//!   3 junk:  8 first position, 8 end position
+//! ```
+//! Integers are little-endian.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::file::{self, Create, FileLog};
+use crate::{
+    AppendError, Batch, Block, Durability, Entry, LogId, OpenError, Position, ReadError, SharedLog, Ticket,
+};
+
+use super::message::{ClientId, EntryId, Epoch, Run};
+use super::unit::{Record, RecordNumber, State};
+
+/// What a record adds to its run, at most.
+const OVERHEAD: usize = 64;
+
+/// How a journal is kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) directory: PathBuf,
+    pub(crate) durability: Durability,
+    pub(crate) segment_bytes: u64,
+    pub(crate) run_bytes: usize,
+}
+
+/// Records of a storage unit, in files.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    directory: PathBuf,
+    config: file::Config,
+    log: Arc<FileLog>,
+    next: u64,
+}
+
+/// What was found in a journal.
+pub(crate) struct Opened {
+    pub(crate) journal: Journal,
+    /// Whether records were lost. Then nothing can be added until it is [reset](Journal::reset).
+    pub(crate) damaged: bool,
+}
+
+impl Journal {
+    /// The journal in a directory, which is created if it is missing.
+    pub(crate) fn open(config: &Config) -> Result<Opened, OpenError> {
+        let max_batch_bytes = config.run_bytes + 2 * OVERHEAD;
+        let directory = config.directory.clone();
+        let config = file::Config {
+            durability: config.durability,
+            create: Create::IfMissing,
+            segment_bytes: config.segment_bytes.max(2 * max_batch_bytes as u64 + 8192),
+            max_batch_bytes,
+            // The unit keeps the newest runs itself.
+            cache_bytes: 0,
+            ..file::Config::default()
+        };
+        let (log, damaged) = match FileLog::open(&directory, config.clone()) {
+            Ok(log) => (log, false),
+            Err(OpenError::Corrupt { .. }) => (FileLog::open_before_damage(&directory)?, true),
+            Err(error) => return Err(error),
+        };
+        let next = log.tail().tail.0;
+        let log = Arc::new(log);
+        Ok(Opened { journal: Self { directory, config, log, next }, damaged })
+    }
+
+    /// Calls `replay` for every record, in order. True if one of them cannot be read.
+    pub(crate) fn replay(&self, mut replay: impl FnMut(Record, RecordNumber)) -> Result<bool, ReadError> {
+        let mut at = self.log.tail().head;
+        loop {
+            let block = match self.log.read(at) {
+                Ok(Some(block)) => block,
+                Ok(None) => return Ok(false),
+                Err(ReadError::Corrupt { .. }) => return Ok(true),
+                Err(error) => return Err(error),
+            };
+            for (position, entry) in block.iter().filter(|(position, _)| *position >= at) {
+                let Entry::Data(bytes) = entry else { return Ok(true) };
+                match decode(bytes) {
+                    Some(record) => replay(record, RecordNumber(position.0)),
+                    None => return Ok(true),
+                }
+            }
+            at = block.end();
+        }
+    }
+
+    /// The number that the next record gets.
+    pub(crate) const fn next(&self) -> RecordNumber {
+        RecordNumber(self.next)
+    }
+
+    /// Queues records, which get consecutive numbers.
+    pub(crate) fn append(&mut self, records: &[Record], batch: &mut Batch) -> Result<Ticket, AppendError> {
+        batch.clear();
+        let mut count = 0;
+        let mut ticket = None;
+        for record in records {
+            if count > 0 && batch.bytes().len() + 4 * batch.len() + size(record) > self.config.max_batch_bytes
+            {
+                ticket = Some(self.log.append(batch)?);
+                batch.clear();
+            }
+            batch.push_with(|out| encode(record, out));
+            count += 1;
+        }
+        if !batch.is_empty() {
+            ticket = Some(self.log.append(batch)?);
+        }
+        self.next += count;
+        // Batches become durable in order: the last one tells of all.
+        Ok(ticket.expect("there is a record to append"))
+    }
+
+    /// Where its records can be loaded from.
+    pub(crate) fn shelf(&self) -> Shelf {
+        Shelf(Arc::clone(&self.log))
+    }
+
+    /// Removes everything, and begins a new journal. All its shelves must be gone.
+    pub(crate) fn reset(self) -> Result<Self, OpenError> {
+        let Self { directory, config, log, .. } = self;
+        drop(log);
+        let io_error = |source: io::Error| OpenError::Io { action: "empty", path: directory.clone(), source };
+        for entry in fs::read_dir(&directory).map_err(io_error)? {
+            fs::remove_file(entry.map_err(io_error)?.path()).map_err(io_error)?;
+        }
+        let log = Arc::new(FileLog::open(&directory, config.clone())?);
+        Ok(Self { directory, config, log, next: 0 })
+    }
+}
+
+/// The records of a journal, to load and to give up.
+pub(crate) struct Shelf(Arc<FileLog>);
+
+impl Shelf {
+    /// The run of a record; `None` if it is lost, or none.
+    pub(crate) fn load(&self, number: RecordNumber) -> Option<Run> {
+        let position = Position(number.0);
+        let block = self.0.read(position).ok()??;
+        let Some(Entry::Data(bytes)) = block.get(position) else { return None };
+        match decode(bytes)? {
+            Record::Run(run) => Some(run),
+            Record::State(_) => None,
+        }
+    }
+
+    /// Gives up all records before `number`.
+    pub(crate) fn trim(&self, number: RecordNumber) {
+        // If that fails, it is tried again with the next trim.
+        let _ = self.0.trim(Position(number.0));
+    }
+}
+
+fn size(record: &Record) -> usize {
+    let body = match record {
+        Record::State(_) => 0,
+        Record::Run(run) => run.block.data().map_or(0, |(bytes, ends)| bytes.len() + size_of_val(ends)),
+    };
+    OVERHEAD + body
+}
+
+fn encode(record: &Record, out: &mut Vec<u8>) {
+    match record {
+        Record::State(state) => {
+            out.push(1);
+            out.extend_from_slice(&state.log.0.to_le_bytes());
+            for number in [state.joined.0, state.epoch.0, state.trimmed.0, state.reach.0] {
+                out.extend_from_slice(&number.to_le_bytes());
+            }
+        }
+        Record::Run(run) => match (run.id, run.block.data()) {
+            (Some(id), Some((bytes, ends))) => {
+                out.push(2);
+                for number in [id.client.0, id.sequence, run.first().0] {
+                    out.extend_from_slice(&number.to_le_bytes());
+                }
+                let count = u32::try_from(ends.len()).expect("a block holds less than 2^32 entries");
+                out.extend_from_slice(&count.to_le_bytes());
+                for end in ends {
+                    out.extend_from_slice(&end.to_le_bytes());
+                }
+                out.extend_from_slice(bytes);
+            }
+            _ => {
+                out.push(3);
+                out.extend_from_slice(&run.first().0.to_le_bytes());
+                out.extend_from_slice(&run.end().0.to_le_bytes());
+            }
+        },
+    }
+}
+
+fn decode(bytes: &[u8]) -> Option<Record> {
+    let (kind, mut rest) = bytes.split_first()?;
+    let mut number = || {
+        let (number, after) = rest.split_first_chunk::<8>()?;
+        rest = after;
+        Some(u64::from_le_bytes(*number))
+    };
+    match kind {
+        1 => {
+            let (low, high) = (number()?, number()?);
+            let log = LogId(u128::from(low) | u128::from(high) << 64);
+            let (joined, epoch) = (Epoch(number()?), Epoch(number()?));
+            let (trimmed, reach) = (Position(number()?), Position(number()?));
+            rest.is_empty().then_some(Record::State(State { log, joined, epoch, trimmed, reach }))
+        }
+        2 => {
+            let id = EntryId { client: ClientId(number()?), sequence: number()? };
+            let first = Position(number()?);
+            let (count, rest) = rest.split_first_chunk::<4>()?;
+            let (ends, bytes) = rest.split_at_checked(4 * u32::from_le_bytes(*count) as usize)?;
+            let ends: Vec<u32> = ends
+                .chunks_exact(4)
+                .map(|end| u32::from_le_bytes(end.try_into().expect("four bytes")))
+                .collect();
+            let whole = ends.is_sorted() && ends.last().is_some_and(|end| *end as usize == bytes.len());
+            let batch = whole.then(|| Batch::from_parts(bytes.to_vec(), ends))?;
+            Some(Record::Run(Run::data(id, Arc::new(Block::of(first, batch)))))
+        }
+        3 => {
+            let (first, end) = (Position(number()?), Position(number()?));
+            (first < end && end.since(first) <= u64::from(u32::MAX))
+                .then(|| Record::Run(Run::junk(first, end)))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn record_encoded_decodes_to_the_same() {
+        let mut batch = Batch::new();
+        batch.push(b"an entry");
+        batch.push(b"");
+        let id = EntryId { client: ClientId(3), sequence: 4 };
+        let state = State {
+            log: LogId(u128::MAX - 5),
+            joined: Epoch(1),
+            epoch: Epoch(2),
+            trimmed: Position(3),
+            reach: Position(4),
+        };
+        let data = Run::data(id, Arc::new(Block::of(Position(9), batch)));
+        let records =
+            [Record::State(state), Record::Run(data), Record::Run(Run::junk(Position(1), Position(7)))];
+        for record in records {
+            let mut bytes = Vec::new();
+            encode(&record, &mut bytes);
+            assert!(bytes.len() <= size(&record));
+            assert_eq!(decode(&bytes), Some(record));
+            for length in 0..bytes.len() {
+                assert_eq!(decode(&bytes[..length]), None, "{length} bytes");
+            }
+        }
+    }
+}

@@ -1,0 +1,552 @@
+//! The cluster as a [`SharedLog`]: the client's operations, driven by the calling threads, and one thread that
+//! appends.
+//!
+//! ```text
+//! append --> queue (groups) --> appender: Append --> receipts, progress
+//! read, tail, wait_past --> progress: known to be committed? --> cache, or Read
+//!                                     \--> no: Tail, Settle
+//! ```
+//!
+//! What CORFU promises is less than [`SharedLog`] does: an acknowledged entry may have holes before it. So
+//! nothing is shown past a hole: before a tail is told, everything before it is settled, which means that a
+//! writer who died there costs a pause, once. Junk stays visible as such.
+//!
+//! One append is under way at a time, and carries all that gathered meanwhile: so batches keep their order
+//! though any of them may have to be written again elsewhere.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use crate::{
+    Acknowledge, AppendError, Batch, Block, Durability, LogId, Position, ReadError, SealError, SharedLog,
+    Tail, Ticket, TrimError,
+};
+
+use super::append::{Append, AppendOutcome, Refusal};
+use super::janitor::Sweep;
+use super::message::{ClientId, EntryId, Run};
+use super::plan::Change;
+use super::progress::Progress;
+use super::projection::Projection;
+use super::queue::{Group, Phase, Queue};
+use super::read::{Read, ReadOutcome};
+use super::recent::Recent;
+use super::reconfigure::{Reconfigure, Reconfigured};
+use super::rules::Rules;
+use super::settle::Settle;
+use super::tail::{self, TailMode};
+use super::transport::{self, Driver, Timing, Transport};
+use super::trim::Trim;
+
+const UNPOISONED: &str = "nothing panics while it holds the lock";
+
+/// How many bytes of entries are asked for at a time.
+const READ_BYTES: u32 = 1 << 20;
+
+/// Small runs are joined to blocks of as many entries, or bytes, at most.
+const BLOCK_ENTRIES: usize = 4096;
+const BLOCK_BYTES: usize = 1 << 20;
+
+/// Who waits for entries of others asks for them so often; more seldom while nothing comes.
+const POLL: Duration = Duration::from_millis(1);
+const POLL_AT_MOST: Duration = Duration::from_millis(16);
+
+/// How a log on a cluster is used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// What the cluster's units promise, for [`SharedLog::durability`].
+    pub durability: Durability,
+    /// How long is waited for what.
+    pub timing: Timing,
+    /// How long an operation may take before it fails; default 30 s. More: longer outages are survived
+    /// without an error. Less: errors come sooner. `tail` has no error to give, and waits for ever.
+    pub patience: Duration,
+    /// How many bytes may wait to be appended before [`append`](SharedLog::append) blocks; default 32 MiB.
+    pub queue_bytes: usize,
+    /// The largest batch, in bytes, its entries' bytes and 4 for each; default 4 MiB. Units must take as much.
+    pub max_batch_bytes: usize,
+    /// How many bytes of blocks that were read lately, or appended, are kept for other readers; default 32
+    /// MiB.
+    pub cache_bytes: usize,
+    /// How often the janitor looks for holes; default every second, `None` for never.
+    pub janitor: Option<Duration>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            durability: Durability::Memory,
+            timing: Timing::default(),
+            patience: Duration::from_secs(30),
+            queue_bytes: 32 << 20,
+            max_batch_bytes: 4 << 20,
+            cache_bytes: 32 << 20,
+            janitor: Some(Duration::from_secs(1)),
+        }
+    }
+}
+
+/// Why there is no log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The projection store did not answer in time.
+    #[error("the projection store could not be reached in time")]
+    Unavailable,
+    /// It holds no projection: the cluster was not set up.
+    #[error("the cluster has no projection yet")]
+    NotSetUp,
+}
+
+/// A log on a cluster of storage units.
+///
+/// Many of them, in many processes, may append to and read from one cluster. Dropping it appends what is
+/// queued.
+///
+/// ```
+/// use std::sync::Arc;
+/// use mixlog_log::{Batch, Entry, Position, SharedLog, corfu};
+///
+/// let cluster = corfu::LocalCluster::open(corfu::LocalConfig::default())?;
+/// let log = corfu::CorfuLog::connect(cluster, corfu::Config::default())?;
+/// let mut batch = Batch::new();
+/// batch.push(b"an entry");
+/// log.append(&batch)?.wait()?;   // two units have it
+///
+/// let block = log.read(Position(0))?.expect("acknowledged");
+/// assert_eq!(block.get(Position(0)), Some(Entry::Data(b"an entry")));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct CorfuLog {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    id: LogId,
+    config: Config,
+    driver: Driver,
+    queue: Queue,
+    progress: Progress,
+    cache: Recent,
+    closed: Mutex<bool>,
+    closing: Condvar,
+}
+
+impl CorfuLog {
+    /// The log of the cluster behind `transport`.
+    ///
+    /// Cost: one question to the projection store; one thread, and one for the janitor.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub fn connect(transport: Arc<dyn Transport>, config: Config) -> Result<Self, ConnectError> {
+        let latest = transport::latest(&*transport, &config.timing, config.patience);
+        let projection = latest.ok_or(ConnectError::Unavailable)?.ok_or(ConnectError::NotSetUp)?;
+        let phase = if projection.sealed() { Phase::Sealed(projection.tail) } else { Phase::Open };
+        let shared = Arc::new(Shared {
+            id: projection.log,
+            queue: Queue::new(config.queue_bytes, config.max_batch_bytes, phase),
+            progress: Progress::new(projection.first()),
+            cache: Recent::new(config.cache_bytes),
+            driver: Driver::new(transport, config.timing.clone(), projection),
+            closed: Mutex::new(false),
+            closing: Condvar::new(),
+            config,
+        });
+        let start = |name: &str, run: fn(&Shared)| {
+            let shared = Arc::clone(&shared);
+            let builder = thread::Builder::new().name(name.to_owned());
+            builder.spawn(move || run(&shared)).expect("the operating system starts a thread")
+        };
+        let mut threads = vec![start("mixlog-append", Shared::append_all)];
+        if shared.config.janitor.is_some() {
+            threads.push(start("mixlog-janitor", Shared::sweep));
+        }
+        Ok(Self { shared, threads })
+    }
+
+    /// The latest projection that this client has seen.
+    #[must_use]
+    pub fn projection(&self) -> Arc<Projection> {
+        self.shared.driver.projection()
+    }
+
+    /// What drives this client's operations, for those who have others.
+    #[must_use]
+    pub fn driver(&self) -> &Driver {
+        &self.shared.driver
+    }
+}
+
+impl Drop for CorfuLog {
+    fn drop(&mut self) {
+        self.shared.queue.set_phase(Phase::Closed);
+        *self.shared.closed.lock().expect(UNPOISONED) = true;
+        self.shared.closing.notify_all();
+        for thread in self.threads.drain(..) {
+            let ended = thread.join();
+            // A panic there was reported when it happened; one more while unwinding would abort.
+            assert!(ended.is_ok() || thread::panicking(), "a thread of the log panicked");
+        }
+    }
+}
+
+/// The error that stands for an answer that did not come.
+fn timed_out() -> Arc<io::Error> {
+    Arc::new(io::Error::new(io::ErrorKind::TimedOut, "the cluster did not answer in time"))
+}
+
+impl Shared {
+    // ---- appending ---------------------------------------------------------------------------------------
+
+    /// The appender's thread.
+    fn append_all(&self) {
+        let client = ClientId::random();
+        let mut sequence = 0;
+        while let Some(group) = self.queue.take() {
+            let mut rest = Some(group);
+            while let Some(group) = rest {
+                rest = self.append_group(group, EntryId { client, sequence }, &mut sequence);
+            }
+            self.queue.done();
+        }
+    }
+
+    /// Appends a group, or the first part of it; the rest remains.
+    fn append_group(&self, mut group: Group, id: EntryId, sequence: &mut u64) -> Option<Group> {
+        let (all, size) = (group.count(), group.bytes());
+        let entries = group.entries();
+        self.progress.append_begins();
+        let mut append = Append::new(self.driver.projection(), id, Arc::clone(&entries), Rules::SOUND);
+        let outcome = self.driver.run(&mut append, Some(self.config.patience));
+        let (count, result) = match outcome {
+            Some(AppendOutcome::Committed(appended)) => {
+                let end = appended.first.plus(u64::from(appended.count));
+                self.progress.committed(appended.first, end);
+                (appended.count, Ok(appended.first))
+            }
+            Some(AppendOutcome::NotCommitted(refusal)) => (all, Err(self.refused(refusal, size))),
+            Some(AppendOutcome::Indeterminate(position)) => {
+                (all, Err(AppendError::Indeterminate { position }))
+            }
+            None => match append.in_doubt() {
+                Some(position) => (all, Err(AppendError::Indeterminate { position })),
+                None => (all, Err(AppendError::Unavailable)),
+            },
+        };
+        self.progress.append_ended();
+        // Numbers of entries that may be somewhere are not used again.
+        *sequence += u64::from(count);
+        group.acknowledge(entries, count, result)
+    }
+
+    fn refused(&self, refusal: Refusal, size: usize) -> AppendError {
+        match refusal {
+            Refusal::Sealed(tail) => {
+                self.sealed(tail);
+                AppendError::Sealed { tail }
+            }
+            Refusal::Full(member) => {
+                let text = format!("unit {} takes no more entries", member.unit);
+                AppendError::Full(Arc::new(io::Error::new(io::ErrorKind::StorageFull, text)))
+            }
+            Refusal::TooMany(limit) => AppendError::TooMany { limit },
+            Refusal::TooLarge(limit) => AppendError::TooLarge { size, limit: limit as usize },
+        }
+    }
+
+    fn sealed(&self, tail: Position) {
+        self.queue.set_phase(Phase::Sealed(tail));
+        self.progress.wake();
+    }
+
+    // ---- how far the log reaches -------------------------------------------------------------------------
+
+    /// Asks the cluster how far the log reaches.
+    fn ask_tail(&self, mode: TailMode, patience: Option<Duration>) -> Option<tail::TailOutcome> {
+        let found = self.driver.run(&mut tail::Tail::new(self.driver.projection(), mode), patience)?;
+        self.progress.trimmed(found.trimmed);
+        if found.sealed {
+            self.sealed(found.tail);
+        }
+        Some(found)
+    }
+
+    /// Makes sure that everything before `upto` is written. False if that takes too long, or some of it is
+    /// lost.
+    fn settle(&self, upto: Position, patience: Option<Duration>) -> bool {
+        let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
+        self.settle_after_own(upto, deadline, patience)
+    }
+
+    /// The same; waits for appends of this client until `own` only. They are not slow writers to be filled,
+    /// since they end by themselves.
+    fn settle_after_own(&self, upto: Position, own: Option<Instant>, patience: Option<Duration>) -> bool {
+        if !self.progress.wait_own(upto, own) {
+            return false;
+        }
+        let from = self.progress.known().mark;
+        if from >= upto {
+            return true;
+        }
+        let mut settle = Settle::new(self.driver.projection(), from, upto);
+        let Some(settled) = self.driver.run(&mut settle, patience) else { return false };
+        self.progress.committed(from, settled.upto);
+        !settled.corrupt
+    }
+
+    fn reach(&self) -> Tail {
+        let sealed = matches!(self.queue.phase(), Phase::Sealed(_));
+        let known = self.progress.known();
+        Tail { head: known.head, tail: known.mark, sealed }
+    }
+
+    fn tail(&self) -> Tail {
+        let found = self.ask_tail(TailMode::Linearizable, None).expect("it was given all the time it needs");
+        self.settle(found.tail, None);
+        let reach = self.reach();
+        // Past a position that is lost, the tail is what the cluster says.
+        Tail { tail: reach.tail.max(found.tail), ..reach }
+    }
+
+    // ---- reading -----------------------------------------------------------------------------------------
+
+    fn read(&self, position: Position) -> Result<Option<Arc<Block>>, ReadError> {
+        if position >= self.progress.known().mark {
+            let patience = Some(self.config.patience);
+            let unavailable = || ReadError::Io(timed_out());
+            let found = self.ask_tail(TailMode::Linearizable, patience).ok_or_else(unavailable)?;
+            if position >= found.tail {
+                return Ok(None);
+            }
+            self.settle(found.tail, patience);
+        }
+        let (head, mark) = {
+            let known = self.progress.known();
+            (known.head, known.mark)
+        };
+        if position < head {
+            return Err(ReadError::Trimmed { position, head });
+        }
+        if let Some(block) = self.cache.get(position) {
+            return Ok(Some(block));
+        }
+        // Past the mark there is something that cannot be settled: reading it tells why.
+        let upto = if position < mark { mark } else { position.next() };
+        let mut read = Read::new(self.driver.projection(), position, upto, READ_BYTES, mark);
+        match self.driver.run(&mut read, Some(self.config.patience)) {
+            Some(ReadOutcome::Runs(runs)) => {
+                let blocks = joined(runs);
+                let found = blocks.iter().find(|block| block.get(position).is_some()).cloned();
+                self.cache.keep(blocks);
+                Ok(Some(found.expect("the first run holds the position asked for")))
+            }
+            Some(ReadOutcome::Trimmed(head)) => {
+                self.progress.trimmed(head);
+                Err(ReadError::Trimmed { position, head })
+            }
+            Some(ReadOutcome::Corrupt(position)) => {
+                let detail = "every unit that had it has lost it".to_owned();
+                Err(ReadError::Corrupt { position, detail })
+            }
+            Some(ReadOutcome::Unwritten) => {
+                let detail = "a unit has nothing where all must have something".to_owned();
+                Err(ReadError::Corrupt { position, detail })
+            }
+            None => Err(ReadError::Io(timed_out())),
+        }
+    }
+
+    fn wait_past(&self, position: Position, timeout: Option<Duration>) -> Result<Tail, ReadError> {
+        // A timeout too far away to be represented is as good as none.
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut poll = POLL;
+        loop {
+            let reach = self.reach();
+            if reach.tail > position {
+                return Ok(reach);
+            }
+            let patience = match deadline {
+                None => self.config.patience,
+                Some(deadline) => deadline.saturating_duration_since(Instant::now()),
+            };
+            // Somebody else may have appended, or have left a hole before what we did.
+            if let Some(found) = self.ask_tail(TailMode::Fast, Some(patience.max(POLL)))
+                && (found.tail > position || found.sealed)
+                // A hole on the way is worth more than the time that is left: otherwise nobody fills it.
+                && (self.settle_after_own(found.tail, deadline, Some(self.config.patience)) || found.sealed)
+            {
+                return Ok(self.reach());
+            }
+            let now = Instant::now();
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                return Ok(self.reach());
+            }
+            let next = now + poll;
+            self.progress.wait_change(position, deadline.map_or(next, |deadline| deadline.min(next)));
+            poll = (poll * 2).min(POLL_AT_MOST);
+        }
+    }
+
+    // ---- trimming and sealing ----------------------------------------------------------------------------
+
+    fn trim(&self, before: Position) -> Result<(), TrimError> {
+        let unavailable = || TrimError::Io(timed_out());
+        let mut upto = self.progress.known().mark;
+        if before > upto {
+            let patience = Some(self.config.patience);
+            let found = self.ask_tail(TailMode::Linearizable, patience).ok_or_else(unavailable)?;
+            self.settle(found.tail, patience);
+            upto = found.tail;
+        }
+        let before = before.min(upto);
+        if before <= self.progress.known().head {
+            return Ok(());
+        }
+        let mut trim = Trim::new(self.driver.projection(), before);
+        self.driver.run(&mut trim, Some(self.config.patience)).ok_or_else(unavailable)?;
+        self.progress.trimmed(before);
+        self.cache.trim(before);
+        Ok(())
+    }
+
+    fn seal(&self) -> Result<Position, SealError> {
+        match self.queue.begin_seal() {
+            Ok(()) => {}
+            Err(Some(tail)) => return Ok(tail),
+            Err(None) => unreachable!("a log is closed by its owner, who does not seal it meanwhile"),
+        }
+        let deadline = Instant::now() + self.config.patience;
+        let mut projection = self.driver.projection();
+        while !projection.sealed() {
+            let mut reconfigure = Reconfigure::new(Arc::clone(&projection), Change::seal(), Rules::SOUND);
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.driver.run(&mut reconfigure, Some(left)) {
+                Some(Reconfigured::Installed(latest) | Reconfigured::Overtaken(latest)) => {
+                    self.driver.learn(&latest);
+                    projection = latest;
+                }
+                Some(_) | None => {
+                    self.queue.set_phase(Phase::Open);
+                    return Err(SealError::Failed(timed_out()));
+                }
+            }
+        }
+        self.sealed(projection.tail);
+        self.settle(projection.tail, Some(self.config.patience));
+        Ok(projection.tail)
+    }
+
+    // ---- the janitor -------------------------------------------------------------------------------------
+
+    fn sweep(&self) {
+        let interval = self.config.janitor.expect("it was started for that");
+        let mut swept = Position::ZERO;
+        let mut closed = self.closed.lock().expect(UNPOISONED);
+        loop {
+            let (guard, _) = self.closing.wait_timeout(closed, interval).expect(UNPOISONED);
+            if *guard {
+                return;
+            }
+            drop(guard);
+            let from = self.progress.known().mark;
+            if from > swept || self.ask_tail(TailMode::Fast, Some(interval)).is_some_and(|t| t.tail > swept) {
+                let mut sweep = Sweep::new(self.driver.projection(), from);
+                if let Some(settled) = self.driver.run(&mut sweep, Some(self.config.timing.answer)) {
+                    self.progress.committed(from, settled.upto);
+                    swept = settled.upto;
+                }
+            }
+            closed = self.closed.lock().expect(UNPOISONED);
+        }
+    }
+}
+
+/// Runs as blocks: small ones that follow each other are joined, so that who streams is not given one entry
+/// at a time.
+fn joined(runs: Vec<Run>) -> Vec<Arc<Block>> {
+    let mut blocks: Vec<Arc<Block>> = Vec::with_capacity(runs.len());
+    let mut open: Option<(Position, Batch)> = None;
+    let close = |open: &mut Option<(Position, Batch)>, blocks: &mut Vec<Arc<Block>>| {
+        if let Some((first, batch)) = open.take() {
+            blocks.push(Arc::new(Block::of(first, batch)));
+        }
+    };
+    let mut runs = runs.into_iter().peekable();
+    while let Some(run) = runs.next() {
+        let small = run.block.len() < BLOCK_ENTRIES / 4 && run.block.bytes() < BLOCK_BYTES / 4;
+        let followed = runs.peek().is_some_and(|next| next.id.is_some());
+        if run.id.is_none() || !small || (open.is_none() && !followed) {
+            close(&mut open, &mut blocks);
+            blocks.push(run.block);
+            continue;
+        }
+        let (_, batch) = open.get_or_insert_with(|| (run.first(), Batch::new()));
+        batch.extend_from_block(&run.block);
+        if batch.len() >= BLOCK_ENTRIES || batch.bytes().len() >= BLOCK_BYTES {
+            close(&mut open, &mut blocks);
+        }
+    }
+    close(&mut open, &mut blocks);
+    blocks
+}
+
+impl SharedLog for CorfuLog {
+    fn append(&self, batch: &Batch) -> Result<Ticket, AppendError> {
+        assert!(!batch.is_empty(), "an append holds at least one entry");
+        let count = u32::try_from(batch.len()).expect("a batch holds less than 2^32 entries");
+        let size = batch.bytes().len() + size_of_val(batch.ends());
+        let limit = self.shared.config.max_batch_bytes;
+        if size > limit {
+            return Err(AppendError::TooLarge { size, limit });
+        }
+        let width = self.shared.driver.projection().width;
+        if count > width {
+            return Err(AppendError::TooMany { limit: width });
+        }
+        let (receipt, begins) = self.shared.queue.push(batch)?;
+        let backend: Arc<dyn Acknowledge> = receipt;
+        Ok(Ticket::from_backend(backend, u64::from(begins), count))
+    }
+
+    fn read(&self, position: Position) -> Result<Option<Arc<Block>>, ReadError> {
+        self.shared.read(position)
+    }
+
+    /// Waits for ever while the cluster cannot be reached: there is no error to give.
+    fn tail(&self) -> Tail {
+        self.shared.tail()
+    }
+
+    fn wait_past(&self, position: Position, timeout: Option<Duration>) -> Result<Tail, ReadError> {
+        self.shared.wait_past(position, timeout)
+    }
+
+    fn trim(&self, before: Position) -> Result<(), TrimError> {
+        self.shared.trim(before)
+    }
+
+    fn seal(&self) -> Result<Position, SealError> {
+        self.shared.seal()
+    }
+
+    fn durability(&self) -> Durability {
+        self.shared.config.durability
+    }
+
+    fn id(&self) -> LogId {
+        self.shared.id
+    }
+}
+
+impl fmt::Debug for CorfuLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CorfuLog").field("id", &self.shared.id).finish_non_exhaustive()
+    }
+}

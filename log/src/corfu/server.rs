@@ -1,0 +1,383 @@
+//! A storage unit at work: the machine, its journal, and the threads between them.
+//!
+//! ```text
+//! requests --> unit thread: handle, queue records --> reply thread: wait until durable, load, answer
+//!                                  \--> journal (group commit) --/
+//! ```
+//!
+//! The unit thread never waits for the disk: while one group is flushed, the next one gathers behind it.
+//! Answers leave in the order of their requests, each when all records before it are durable, so nobody sees
+//! what a power cut could take back.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use crate::{Batch, Durability, OpenError, Position, Ticket};
+
+use super::boot::Boot;
+use super::journal::{self, Journal, Opened, Shelf};
+use super::message::{Reply, UnitNumber, UnitReply, UnitRequest};
+use super::rules::Rules;
+use super::transport::ReplyTo;
+use super::unit::{Answer, Limits, Record, RecordNumber, Unit};
+
+const UNPOISONED: &str = "nothing panics while it holds the lock";
+
+/// How many requests are handled before their records are handed to the journal.
+const GROUP: usize = 256;
+
+/// Where a unit keeps its entries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UnitStorage {
+    /// In this process' memory: it comes back empty, as nobody.
+    Memory,
+    /// In files.
+    Files(UnitFiles),
+}
+
+/// How a unit keeps its entries in files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnitFiles {
+    /// Where. Created if it is missing.
+    pub directory: PathBuf,
+    /// When a write is acknowledged: `Buffered` or `Flushed`. A unit that buffers and whose machine went down
+    /// under it comes back as damaged, and has to join anew.
+    pub durability: Durability,
+    /// The length of a segment file, in bytes; 64 MiB is a good size. At least twice `run_bytes`.
+    pub segment_bytes: u64,
+    /// The largest run, in bytes: its entries' bytes and 4 for each. No client's largest batch may be larger.
+    pub run_bytes: usize,
+    /// How many bytes of the newest entries are kept in memory. More: readers further behind are served
+    /// without touching the disk.
+    pub cache_bytes: usize,
+}
+
+impl UnitFiles {
+    /// The usual sizes.
+    #[must_use]
+    pub fn new(directory: impl Into<PathBuf>, durability: Durability) -> Self {
+        Self {
+            directory: directory.into(),
+            durability,
+            segment_bytes: 64 << 20,
+            run_bytes: 8 << 20,
+            cache_bytes: 32 << 20,
+        }
+    }
+}
+
+/// A storage unit that answers requests.
+///
+/// Dropping it answers what it was asked so far, makes it durable, and gives its directory free. When its
+/// disk fails it answers nothing any more: what it had in its hands may be lost or not.
+pub struct UnitServer {
+    number: UnitNumber,
+    durability: Durability,
+    inner: Inner,
+}
+
+enum Inner {
+    Memory(Box<Mutex<Unit>>),
+    Files {
+        requests: Option<Sender<(UnitRequest, ReplyTo)>>,
+        threads: Vec<JoinHandle<()>>,
+        /// Set when the unit thread ended in good order, with a unit that had lost nothing.
+        whole: Arc<AtomicBool>,
+        boot: Boot,
+    },
+}
+
+impl UnitServer {
+    /// Opens the unit `number`; `quota`: how many bytes of entries it takes, before it refuses to be written
+    /// to. What is left should be enough for junk and for the journal, or the disk is full in earnest.
+    ///
+    /// Cost: reads and verifies all its files.
+    ///
+    /// # Errors
+    /// [`OpenError`]; damaged entries are none: the unit opens, and answers that it lost them.
+    pub fn open(number: UnitNumber, quota: u64, storage: &UnitStorage) -> Result<Self, OpenError> {
+        let run_bytes = match storage {
+            UnitStorage::Memory => u32::MAX,
+            UnitStorage::Files(files) => u32::try_from(files.run_bytes).unwrap_or(u32::MAX),
+        };
+        let mut unit = Unit::new(number, Limits { quota, run_bytes }, Rules::SOUND);
+        let files = match storage {
+            UnitStorage::Memory => {
+                let inner = Inner::Memory(Box::new(Mutex::new(unit)));
+                return Ok(Self { number, durability: Durability::Memory, inner });
+            }
+            UnitStorage::Files(files) => files,
+        };
+        let io_error = |source| OpenError::Io { action: "open", path: files.directory.clone(), source };
+        let boot = Boot::at(&files.directory);
+        let kept = boot.kept_everything().map_err(io_error)?;
+        let Opened { journal, mut damaged } = Journal::open(&journal::Config {
+            directory: files.directory.join("journal"),
+            durability: files.durability,
+            segment_bytes: files.segment_bytes,
+            run_bytes: files.run_bytes,
+        })?;
+        damaged |= journal.replay(|record, number| unit.replay(record, Some(number))).map_err(|error| {
+            let source = std::io::Error::other(error.to_string());
+            OpenError::Io { action: "read", path: files.directory.clone(), source }
+        })?;
+        if damaged || !kept {
+            unit.set_damaged();
+        }
+        let buffered = files.durability == Durability::Buffered;
+        // What may be lost stays so until the unit has joined anew.
+        if buffered && kept {
+            boot.begin().map_err(io_error)?;
+        }
+        let (requests, asked) = mpsc::channel();
+        let (groups, done) = mpsc::channel();
+        let failed = Arc::new(AtomicBool::new(false));
+        let whole = Arc::new(AtomicBool::new(false));
+        let worker = Worker {
+            unit,
+            journal: Some(journal),
+            groups,
+            failed: Arc::clone(&failed),
+            whole: Arc::clone(&whole),
+            boot: boot.clone(),
+            buffered,
+            cached: VecDeque::new(),
+            cached_bytes: 0,
+            cache_bytes: files.cache_bytes,
+            state_at: RecordNumber(0),
+            freed: 0,
+            trim_after: files.segment_bytes / 2,
+        };
+        let start = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            let builder = thread::Builder::new().name(format!("mixlog-{name}-{number}"));
+            builder.spawn(run).expect("the operating system starts a thread")
+        };
+        let threads = vec![
+            start("unit", Box::new(move || worker.run(&asked))),
+            start("reply", Box::new(move || reply(&done, &failed))),
+        ];
+        let inner = Inner::Files { requests: Some(requests), threads, whole, boot };
+        Ok(Self { number, durability: files.durability, inner })
+    }
+
+    /// The unit's number.
+    #[must_use]
+    pub const fn number(&self) -> UnitNumber {
+        self.number
+    }
+
+    /// What an answered write has survived.
+    #[must_use]
+    pub const fn durability(&self) -> Durability {
+        self.durability
+    }
+
+    /// Handles `request`; the answer goes to `reply`, from a thread of the unit's unless it lives in memory.
+    pub fn send(&self, request: UnitRequest, reply: ReplyTo) {
+        match &self.inner {
+            Inner::Memory(unit) => {
+                let mut records = Vec::new();
+                let answer = unit.lock().expect(UNPOISONED).handle(request, &mut records);
+                reply.answer(Reply::Unit(answer.load(|_| None)));
+            }
+            Inner::Files { requests, .. } => {
+                let requests = requests.as_ref().expect("open until it is dropped");
+                // A unit that failed drops what it is asked, which tells that there is no answer.
+                drop(requests.send((request, reply)));
+            }
+        }
+    }
+}
+
+impl Drop for UnitServer {
+    fn drop(&mut self) {
+        if let Inner::Files { requests, threads, whole, boot } = &mut self.inner {
+            drop(requests.take());
+            for thread in threads.drain(..) {
+                let ended = thread.join();
+                assert!(ended.is_ok() || thread::panicking(), "a thread of the unit panicked");
+            }
+            if whole.load(Ordering::Acquire) {
+                // If it stays, a unit that lost nothing is taken for one that did, after the next boot.
+                let _ = boot.end();
+            }
+        }
+    }
+}
+
+impl fmt::Debug for UnitServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UnitServer").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+/// What the unit thread hands to the reply thread.
+enum Group {
+    Answers {
+        /// Of the last record before the answers; `None` if there was none since the group before.
+        ticket: Option<Ticket>,
+        shelf: Shelf,
+        answers: Vec<(Answer, ReplyTo)>,
+        /// After which the records before this one can be given up.
+        trim: Option<RecordNumber>,
+    },
+    /// Answers as soon as everything before it was.
+    Barrier(Sender<()>),
+}
+
+/// The unit thread's own state.
+struct Worker {
+    unit: Unit,
+    /// None only while it is exchanged.
+    journal: Option<Journal>,
+    groups: Sender<Group>,
+    failed: Arc<AtomicBool>,
+    whole: Arc<AtomicBool>,
+    boot: Boot,
+    buffered: bool,
+    /// Runs whose bytes are in memory, oldest first.
+    cached: VecDeque<(Position, usize)>,
+    cached_bytes: usize,
+    cache_bytes: usize,
+    /// The last record that tells the unit's state.
+    state_at: RecordNumber,
+    /// Bytes trimmed since the journal was.
+    freed: u64,
+    trim_after: u64,
+}
+
+impl Worker {
+    fn run(mut self, asked: &Receiver<(UnitRequest, ReplyTo)>) {
+        let mut batch = Batch::new();
+        let mut records = Vec::new();
+        while let Ok(first) = asked.recv() {
+            if self.failed.load(Ordering::Acquire) {
+                continue;
+            }
+            let bytes_before = self.unit.bytes();
+            let member_before = self.unit.member();
+            let damaged_before = self.unit.damaged();
+            let mut answers = Vec::new();
+            for (request, reply) in std::iter::once(first).chain(asked.try_iter()) {
+                answers.push((self.unit.handle(request, &mut records), reply));
+                // A unit that joins starts over: nothing of its former life goes into the same group.
+                if answers.len() == GROUP || self.unit.member() != member_before {
+                    break;
+                }
+            }
+            if self.unit.member() != member_before {
+                self.cached.clear();
+                self.cached_bytes = 0;
+                if damaged_before && !self.reset_journal() {
+                    return;
+                }
+            }
+            let Some(ticket) = self.record(&mut records, &mut batch) else { return };
+            self.evict();
+            self.freed += bytes_before.saturating_sub(self.unit.bytes());
+            let trim = (self.freed > self.trim_after).then(|| self.oldest_needed());
+            if trim.is_some() {
+                self.freed = 0;
+            }
+            let shelf = self.journal.as_ref().expect("there is a journal").shelf();
+            if self.groups.send(Group::Answers { ticket, shelf, answers, trim }).is_err() {
+                return;
+            }
+        }
+        // Until the reply thread has ended too, it may still fail: then it ends with a record unwritten.
+        let (passed, barrier) = mpsc::channel();
+        let ended = self.groups.send(Group::Barrier(passed)).is_ok() && barrier.recv().is_ok();
+        let failed = self.failed.load(Ordering::Acquire);
+        self.whole.store(ended && !failed && !self.unit.damaged(), Ordering::Release);
+    }
+
+    /// Queues the records; `None` if the journal refuses, which is the end of the unit: the machine is ahead
+    /// of what it can remember.
+    fn record(&mut self, records: &mut Vec<Record>, batch: &mut Batch) -> Option<Option<Ticket>> {
+        if records.is_empty() {
+            return Some(None);
+        }
+        let journal = self.journal.as_mut().expect("there is a journal");
+        let first = journal.next().0;
+        let ticket = journal.append(records, batch).ok();
+        let Some(ticket) = ticket else {
+            self.failed.store(true, Ordering::Release);
+            return None;
+        };
+        for (number, record) in (first..).zip(records.drain(..)) {
+            match record {
+                Record::State(_) => self.state_at = RecordNumber(number),
+                Record::Run(run) => {
+                    self.unit.placed(run.first(), RecordNumber(number));
+                    self.cached_bytes += run.block.bytes();
+                    self.cached.push_back((run.first(), run.block.bytes()));
+                }
+            }
+        }
+        Some(Some(ticket))
+    }
+
+    fn evict(&mut self) {
+        while self.cached_bytes > self.cache_bytes {
+            let Some((first, bytes)) = self.cached.pop_front() else { break };
+            self.cached_bytes -= bytes;
+            self.unit.send_away(first);
+        }
+    }
+
+    fn oldest_needed(&self) -> RecordNumber {
+        self.unit.oldest_record().map_or(self.state_at, |oldest| oldest.min(self.state_at))
+    }
+
+    fn begin_anew(&self) -> std::io::Result<()> {
+        if self.buffered { self.boot.begin() } else { self.boot.end() }
+    }
+
+    /// Throws away a damaged journal, for a unit that begins anew.
+    fn reset_journal(&mut self) -> bool {
+        let (passed, barrier) = mpsc::channel();
+        let reached = self.groups.send(Group::Barrier(passed)).is_ok() && barrier.recv().is_ok();
+        let journal = self.journal.take().expect("there is a journal");
+        match reached.then(|| journal.reset()) {
+            Some(Ok(journal)) if self.begin_anew().is_ok() => {
+                self.journal = Some(journal);
+                true
+            }
+            _ => {
+                self.failed.store(true, Ordering::Release);
+                false
+            }
+        }
+    }
+}
+
+/// The reply thread.
+fn reply(groups: &Receiver<Group>, failed: &AtomicBool) {
+    while let Ok(group) = groups.recv() {
+        let (ticket, shelf, answers, trim) = match group {
+            Group::Answers { ticket, shelf, answers, trim } => (ticket, shelf, answers, trim),
+            Group::Barrier(passed) => {
+                let _ = passed.send(());
+                continue;
+            }
+        };
+        if ticket.is_some_and(|ticket| ticket.wait().is_err()) {
+            failed.store(true, Ordering::Release);
+        }
+        if failed.load(Ordering::Acquire) {
+            continue;
+        }
+        for (answer, reply) in answers {
+            let loaded: UnitReply = answer.load(|number| shelf.load(number));
+            reply.answer(Reply::Unit(loaded));
+        }
+        if let Some(number) = trim {
+            shelf.trim(number);
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! The projection store: a register for each epoch that is written once, in order of epochs.
+//!
+//! It is the only place where consensus is needed, and it is asked when the membership changes and when a
+//! client finds its projection outdated, never on the way of an append or a read.
+//!
+//! Source: CORFU (NSDI 2012), section 3.4 (the auxiliary).
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use thiserror::Error;
+
+use super::message::{Epoch, StoreReply, StoreRequest};
+use super::projection::{Flaw, Projection};
+
+const UNPOISONED: &str = "nothing panics while it holds the lock";
+
+/// Why the projection store has no answer.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// It could not be reached, or its disk refused. Whether a projection was installed is not known.
+    #[error("cannot use the projection store: {0}")]
+    Io(#[from] io::Error),
+    /// What it holds is damaged.
+    #[error("the projection of epoch {epoch} is damaged: {flaw}")]
+    Damaged {
+        /// Of which epoch.
+        epoch: Epoch,
+        /// What is wrong with it.
+        flaw: Flaw,
+    },
+}
+
+/// Keeps projections; linearizable.
+pub trait ProjectionStore: Send + Sync + 'static {
+    /// The projection of the highest epoch.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn latest(&self) -> Result<Option<Arc<Projection>>, StoreError>;
+
+    /// Installs `projection`, durably, if its epoch is the one after the latest; false if it is not, or
+    /// another one was installed first.
+    ///
+    /// # Errors
+    /// [`StoreError`]: it may be installed or not. Look.
+    fn install(&self, projection: &Projection) -> Result<bool, StoreError>;
+
+    /// Answers a request of the protocol.
+    ///
+    /// # Errors
+    /// [`StoreError`]: there is no answer.
+    fn handle(&self, request: &StoreRequest) -> Result<StoreReply, StoreError> {
+        match request {
+            StoreRequest::Latest => self.latest().map(StoreReply::Latest),
+            StoreRequest::Install(projection) => {
+                if self.install(projection)? {
+                    Ok(StoreReply::Installed)
+                } else {
+                    self.latest().map(StoreReply::Latest)
+                }
+            }
+        }
+    }
+}
+
+/// The register itself: what every store does, as a state machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Register {
+    projections: BTreeMap<Epoch, Arc<Projection>>,
+}
+
+impl Register {
+    /// The projection of the highest epoch.
+    #[must_use]
+    pub fn latest(&self) -> Option<&Arc<Projection>> {
+        self.projections.last_key_value().map(|(_, projection)| projection)
+    }
+
+    /// All projections, in order.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Projection>> {
+        self.projections.values()
+    }
+
+    /// Answers a request.
+    pub fn handle(&mut self, request: &StoreRequest) -> StoreReply {
+        let latest = self.latest();
+        if let StoreRequest::Install(projection) = request {
+            let next = latest.map_or(Epoch(1), |latest| latest.epoch.next());
+            if projection.epoch == next {
+                self.projections.insert(next, Arc::clone(projection));
+                return StoreReply::Installed;
+            }
+        }
+        StoreReply::Latest(latest.cloned())
+    }
+}
+
+/// A projection store in this process' memory.
+#[derive(Debug, Default)]
+pub struct MemoryStore(Mutex<Register>);
+
+impl ProjectionStore for MemoryStore {
+    fn latest(&self) -> Result<Option<Arc<Projection>>, StoreError> {
+        Ok(self.0.lock().expect(UNPOISONED).latest().cloned())
+    }
+
+    fn install(&self, projection: &Projection) -> Result<bool, StoreError> {
+        let request = StoreRequest::Install(Arc::new(projection.clone()));
+        Ok(self.0.lock().expect(UNPOISONED).handle(&request) == StoreReply::Installed)
+    }
+}
+
+/// A projection store in a directory, for processes of one machine: a file for each epoch.
+///
+/// A file gets its name when it is complete and synced, by a link, which fails if the name is taken. So it is
+/// there wholly or not at all, and never replaced.
+#[derive(Debug)]
+pub struct FileStore {
+    directory: PathBuf,
+    /// The highest epoch whose name is known to be durable.
+    durable: AtomicU64,
+}
+
+impl FileStore {
+    /// The store in `directory`, which is created if it is missing.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn open(directory: impl Into<PathBuf>) -> Result<Self, StoreError> {
+        let directory = directory.into();
+        fs::create_dir_all(&directory)?;
+        if let Some(parent) = std::path::absolute(&directory)?.parent() {
+            File::open(parent)?.sync_all()?;
+        }
+        Ok(Self { directory, durable: AtomicU64::new(0) })
+    }
+
+    /// Where the store is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.directory
+    }
+
+    fn file(&self, epoch: Epoch) -> PathBuf {
+        self.directory.join(format!("projection-{:016x}", epoch.0))
+    }
+
+    fn highest(&self) -> io::Result<Option<Epoch>> {
+        let mut highest = None;
+        for entry in fs::read_dir(&self.directory)? {
+            let name = entry?.file_name();
+            let number = name.to_str().and_then(|name| name.strip_prefix("projection-"));
+            if let Some(number) = number.filter(|number| number.len() == 16)
+                && let Ok(number) = u64::from_str_radix(number, 16)
+            {
+                highest = highest.max(Some(Epoch(number)));
+            }
+        }
+        Ok(highest)
+    }
+
+    fn sync(&self, epoch: Epoch) -> io::Result<()> {
+        File::open(&self.directory)?.sync_all()?;
+        self.durable.fetch_max(epoch.0, Ordering::AcqRel);
+        Ok(())
+    }
+}
+
+impl ProjectionStore for FileStore {
+    fn latest(&self) -> Result<Option<Arc<Projection>>, StoreError> {
+        let Some(epoch) = self.highest()? else { return Ok(None) };
+        if epoch.0 > self.durable.load(Ordering::Acquire) {
+            // Who installed it may not have come to that. A projection that somebody has acted by must stay.
+            self.sync(epoch)?;
+        }
+        let bytes = fs::read(self.file(epoch))?;
+        let projection = Projection::decode(&bytes).map_err(|flaw| StoreError::Damaged { epoch, flaw })?;
+        Ok(Some(Arc::new(projection)))
+    }
+
+    fn install(&self, projection: &Projection) -> Result<bool, StoreError> {
+        let epoch = projection.epoch;
+        if self.highest()?.unwrap_or(Epoch::NONE).next() != epoch {
+            return Ok(false);
+        }
+        // Of the process, which may have the store open more than once.
+        static ATTEMPTS: AtomicU64 = AtomicU64::new(0);
+        let attempt = ATTEMPTS.fetch_add(1, Ordering::Relaxed);
+        let name = format!("creating-{:016x}-{}-{attempt}", epoch.0, std::process::id());
+        let creating = self.directory.join(name);
+        let linked = (|| {
+            let mut file = File::create(&creating)?;
+            file.write_all(&projection.encode())?;
+            file.sync_all()?;
+            fs::hard_link(&creating, self.file(epoch))
+        })();
+        // If that fails it is garbage, and nothing else.
+        let _ = fs::remove_file(&creating);
+        match linked {
+            Ok(()) => {
+                self.sync(epoch)?;
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::thread;
+
+    use super::super::message::{SequencerNumber, UnitNumber};
+    use super::super::plan::{Change, Found};
+    use super::*;
+    use crate::{LogId, Position};
+
+    fn projections(count: u64, marker: u64) -> Vec<Projection> {
+        let found = |n| Found {
+            tail: Position(1000 * n + marker),
+            trimmed: Position::ZERO,
+            silent: Vec::new(),
+            instance: None,
+        };
+        let first = Change {
+            sequencer: Some(SequencerNumber(1)),
+            ..Change::grow(vec![vec![UnitNumber(1), UnitNumber(2)]])
+        };
+        let mut projections = vec![Projection::blank(LogId(1), 8).next(&first, &found(0)).unwrap()];
+        for n in 1..count {
+            let next = projections.last().unwrap().next(&Change::default(), &found(n)).unwrap();
+            projections.push(next);
+        }
+        projections
+    }
+
+    fn epochs_are_installed_in_order_and_once(store: &dyn ProjectionStore) {
+        let (ours, theirs) = (projections(3, 1), projections(3, 2));
+        assert!(store.latest().unwrap().is_none());
+        assert!(!store.install(&ours[1]).unwrap(), "epoch 1 comes first");
+        assert!(store.install(&ours[0]).unwrap());
+        assert!(!store.install(&ours[0]).unwrap());
+        assert!(!store.install(&ours[2]).unwrap());
+        assert!(store.install(&theirs[1]).unwrap());
+        assert!(!store.install(&ours[1]).unwrap());
+        assert_eq!(*store.latest().unwrap().unwrap(), theirs[1]);
+        let request = StoreRequest::Install(Arc::new(ours[1].clone()));
+        let latest = StoreReply::Latest(Some(Arc::new(theirs[1].clone())));
+        assert_eq!(store.handle(&request).unwrap(), latest);
+    }
+
+    #[test]
+    fn memory_store_installs_in_order_and_once() {
+        epochs_are_installed_in_order_and_once(&MemoryStore::default());
+    }
+
+    #[test]
+    fn file_store_installs_in_order_and_once_and_keeps_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store");
+        epochs_are_installed_in_order_and_once(&FileStore::open(&path).unwrap());
+        let again = FileStore::open(&path).unwrap();
+        assert_eq!(*again.latest().unwrap().unwrap(), projections(2, 2)[1]);
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 2, "nothing is left half made");
+    }
+
+    #[test]
+    fn file_store_raced_by_many_has_one_winner_for_each_epoch() {
+        let directory = tempfile::tempdir().unwrap();
+        let wins: Vec<u64> = thread::scope(|scope| {
+            let racers: Vec<_> = (0..4)
+                .map(|racer| {
+                    let path = directory.path().to_owned();
+                    scope.spawn(move || {
+                        let store = FileStore::open(path).unwrap();
+                        let mine = projections(8, racer);
+                        mine.iter().filter(|mine| store.install(mine).unwrap()).count() as u64
+                    })
+                })
+                .collect();
+            racers.into_iter().map(|racer| racer.join().unwrap()).collect()
+        });
+        let store = FileStore::open(directory.path()).unwrap();
+        let latest = store.latest().unwrap().unwrap();
+        assert_eq!(wins.iter().sum::<u64>(), latest.epoch.0, "each epoch was won once");
+    }
+
+    #[test]
+    fn file_store_with_a_damaged_projection_says_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = FileStore::open(directory.path()).unwrap();
+        assert!(store.install(&projections(1, 0)[0]).unwrap());
+        let mut bytes = fs::read(store.file(Epoch(1))).unwrap();
+        bytes[40] ^= 1;
+        fs::write(store.file(Epoch(1)), bytes).unwrap();
+        let error = store.latest().unwrap_err();
+        assert!(matches!(error, StoreError::Damaged { epoch: Epoch(1), flaw: Flaw::Checksum }), "{error}");
+    }
+}

@@ -1,0 +1,8 @@
+//! The CORFU cluster: its machines step by step, its hard cases by name, and whole clusters in this process.
+#![cfg(not(loom))]
+
+mod cases;
+mod cluster;
+mod harness;
+mod reconfigure;
+mod unit_table;
