@@ -524,7 +524,7 @@ impl<'a> Tx<'a> {
     /// Rows are looked at as they are asked for: who takes three of them depends on those three and on nothing
     /// behind them.
     ///
-    /// Cost: a descent of the tree for every 32 rows.
+    /// Cost: a descent of the tree for every 64 rows, 32 in a grouped table.
     ///
     /// # Panics
     /// When the table is not ordered, or is grouped and the range has no bound that tells its granule, or spans two.

@@ -12,9 +12,8 @@ struct Taken {
     /// Those in `rows` are from here to `end`.
     start: usize,
     end: usize,
-    /// How many to take the next time: more each time, since many callers want one row.
-    next: usize,
-    /// Rows before this one were asked for, and how many before their turn they are: more each time, too.
+    /// Rows before this one were asked for, and how many before their turn they are: more each time, since many callers
+    /// want one row.
     fetched: usize,
     lead: usize,
 }
@@ -23,17 +22,14 @@ struct Taken {
 const LEAD: usize = 12;
 
 impl Taken {
-    const FEWEST: usize = 16;
     const MOST: usize = 64;
 
     /// Takes from the front of `rows`, and returns the first key that is not taken.
     fn fill<'k, K>(&mut self, rows: impl Iterator<Item = (&'k K, &'k RowId)>) -> Option<&'k K> {
         debug_assert_eq!(self.start, self.end, "rows are taken when there are none");
         (self.start, self.end, self.fetched) = (0, 0, 0);
-        let count = self.next;
-        self.next = Self::MOST;
         for (key, &row) in rows {
-            if self.end == count {
+            if self.end == Self::MOST {
                 return Some(key);
             }
             self.rows[self.end] = row;
@@ -84,14 +80,7 @@ struct Place {
 impl End {
     const fn new() -> Self {
         Self {
-            taken: Taken {
-                rows: [0; Taken::MOST],
-                start: 0,
-                end: 0,
-                next: Taken::FEWEST,
-                fetched: 0,
-                lead: 2,
-            },
+            taken: Taken { rows: [0; Taken::MOST], start: 0, end: 0, fetched: 0, lead: 2 },
             leaf: None,
             place: None,
         }
