@@ -12,9 +12,10 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use mixlog_log::{Batch, Durability, Position, SharedLog};
 
 use crate::checkpoint::{self, Backup, BackupError, Checkpoint, CheckpointError, Keeper, OnLoad, Recovery};
+use crate::clients::{ANSWERS, Client, ClientId, Forget};
 use crate::codec::Codec;
 use crate::digest::Digest;
-use crate::entry::{self, Origin};
+use crate::entry::{self, Call, Origin};
 use crate::error::{OpenError, SnapshotError, SubmitError};
 use crate::explanation::Explanation;
 use crate::index::{Index, IndexKey, Maintain};
@@ -210,6 +211,7 @@ impl Builder {
     }
 
     fn build(mut self) -> Result<Built, OpenError> {
+        self = self.table(&ANSWERS);
         let refuse = |message: String| Err(OpenError::Configuration(message));
         if self.checkpoints.keep == 0 {
             return refuse("at least 1 checkpoint must be kept".to_owned());
@@ -246,6 +248,7 @@ impl Builder {
             return refuse("an engine has at most 2,048 tables and 65,535 procedures".to_owned());
         }
         self.procedures.push(Registered::new::<Intention>());
+        self.procedures.push(Registered::new::<Forget>());
         let procedures = Procedures::new(self.procedures).map_err(|(a, b)| {
             OpenError::Configuration(if a == b {
                 format!("procedure {a:?} is registered twice")
@@ -450,6 +453,20 @@ impl Engine {
     /// # Errors
     /// [`SubmitError`]: the transaction is not in the log, and will not be.
     pub fn submit<P: Procedure>(&self, procedure: &P) -> Result<Ticket<P>, SubmitError> {
+        self.submit_as(procedure, None)
+    }
+
+    /// One who submits transactions that are to have their effect once, however often they are submitted.
+    #[must_use]
+    pub const fn client(&self, id: ClientId) -> Client<'_> {
+        Client::new(self, id)
+    }
+
+    pub(crate) fn submit_as<P: Procedure>(
+        &self,
+        procedure: &P,
+        client: Option<(ClientId, u64)>,
+    ) -> Result<Ticket<P>, SubmitError> {
         let id = const { ProcedureId::of(P::NAME, P::VERSION) };
         match self.shared.procedures.index_of(id) {
             Some(index) if self.shared.procedures.get(index).name == P::NAME => {}
@@ -466,13 +483,15 @@ impl Engine {
         batch.clear();
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
         let origin = Origin { engine: self.shared.origin, sequence };
-        batch.push_with(|out| entry::encode_call(out, id, origin, now_us(), |out| procedure.encode(out)));
+        batch.push_with(|out| {
+            entry::encode_call(out, id, origin, now_us(), client, |out| procedure.encode(out));
+        });
         let cell = self.shared.in_flight.enter(sequence).map_err(SubmitError::Stopped)?;
         let appended = self.log.append(&batch);
         BATCH.set(batch);
         match appended {
             // The outcome comes through the log, which the engine reads: no need for the log's own ticket.
-            Ok(_) => Ok(Ticket::new(cell)),
+            Ok(_) => Ok(Ticket::new(cell, client.map_or(0, |(_, sequence)| sequence))),
             Err(error) => {
                 self.shared.in_flight.leave(sequence);
                 Err(error.into())
@@ -806,7 +825,7 @@ pub fn procedures_in(log: &dyn SharedLog) -> Result<Option<Vec<(String, u32)>>, 
     match block.get(position) {
         Some(mixlog_log::Entry::Data(bytes)) => match entry::decode(bytes) {
             Ok(entry::Content::Catalog(catalog)) => Ok(Some(catalog.procedures)),
-            Ok(entry::Content::Call { .. }) => bad("it is a call, where a catalog was expected".to_owned()),
+            Ok(entry::Content::Call(_)) => bad("it is a call, where a catalog was expected".to_owned()),
             Err(detail) => bad(detail),
         },
         _ => bad("it is junk, where a catalog was expected".to_owned()),
@@ -821,7 +840,7 @@ fn describe(procedures: &Procedures, position: Position, entry: mixlog_log::Entr
         Ok(entry::Content::Catalog(catalog)) => {
             json!({"position": position, "kind": "catalog", "catalog": catalog})
         }
-        Ok(entry::Content::Call { procedure, origin, time_us, arguments }) => {
+        Ok(entry::Content::Call(Call { procedure, origin, time_us, client, arguments })) => {
             let mut line = json!({
                 "position": position,
                 "kind": "call",
@@ -829,6 +848,10 @@ fn describe(procedures: &Procedures, position: Position, entry: mixlog_log::Entr
                 "sequence": origin.sequence,
                 "time_us": time_us,
             });
+            if let Some((client, number)) = client {
+                line["client"] = json!(client);
+                line["client_sequence"] = json!(number);
+            }
             match procedures.index_of(procedure).map(|index| procedures.get(index)) {
                 Some(registered) => {
                     line["procedure"] = json!(registered.name);

@@ -12,6 +12,7 @@
 mod ahead;
 mod bounded;
 pub mod checkpoint;
+mod clients;
 mod codec;
 mod digest;
 mod engine;
@@ -46,6 +47,7 @@ mod verify;
 mod window;
 
 pub use bounded::Counter;
+pub use clients::{ANSWERS_KEPT, Client, ClientId, Forget};
 pub use codec::{Codec, DecodeError, Fixed, Serde};
 pub use digest::Digest;
 pub use engine::{Builder, Engine, Replay, procedures_in};

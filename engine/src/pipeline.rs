@@ -38,6 +38,7 @@ use mixlog_mixer::Mixer;
 
 use crate::ahead::Stacks;
 use crate::checkpoint::Due;
+use crate::clients::ANSWERS;
 use crate::digest::Digest;
 use crate::entry::Catalog;
 use crate::error::OpenError;
@@ -143,6 +144,11 @@ pub(crate) struct Driver {
     stages: Stages,
 }
 
+/// The tables that the engine's user registered.
+fn own_tables(store: &Store) -> impl Iterator<Item = &dyn AnyTable> {
+    store.tables().filter(|table| !table.is_derived() && table.id() != ANSWERS.id())
+}
+
 /// What all drivers, submitters and snapshots share.
 pub(crate) struct Shared {
     pub(crate) store: Store,
@@ -177,8 +183,7 @@ impl Shared {
         retain: u64,
         explain: u32,
     ) -> Self {
-        let table_names =
-            store.tables().filter(|table| !table.is_derived()).map(|table| table.name()).collect();
+        let table_names = own_tables(&store).map(|table| table.name()).collect();
         let learned = Learned::new(procedures.len(), store.tables().len());
         let explainer = (explain > 0).then(|| Explainer::new(&store, &procedures, explain));
         Self {
@@ -1024,6 +1029,7 @@ impl Pipeline {
             sums.transactions += std::mem::take(&mut driver.replies.executed);
             sums.aborts += std::mem::take(&mut driver.replies.aborted);
             sums.panics += std::mem::take(&mut driver.replies.panicked);
+            stats.repeats += std::mem::take(&mut driver.replies.repeated);
             sums.reconnoitred += std::mem::take(&mut driver.replies.reconnoitred);
             stats.run_twice += std::mem::take(&mut driver.paranoid.run_twice);
             sums.adopted += std::mem::take(&mut driver.replies.adopted);
