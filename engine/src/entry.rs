@@ -17,16 +17,28 @@
 //!          +------+----------+-----------+
 //!          | 2    | zeros    | postcard: Catalog
 //!          +------+----------+-----------+
+//!
+//! vote     0      1          4
+//!          +------+----------+-----------+
+//!          | 4    | zeros    | postcard: Vote
+//!          +------+----------+-----------+
+//!
+//! padding  0      1          4
+//!          +------+----------+
+//!          | 5    | zeros    |
+//!          +------+----------+
 //! ```
 //!
 //! Integers are little-endian. `procedure` is a hash of the procedure's name and version; `origin` is drawn at
 //! random by each engine that is opened for writing, and `sequence` counts its submissions, so that no two
 //! entries are alike and a submitter recognizes its own. `client` and `number` are the client's, who may append the same
 //! call again under another origin: see [`clients`](crate::clients). A catalog tells the names behind the hashes; it is
-//! appended when a log is first opened with procedures that it has not seen. It changes no state.
+//! appended when a log is first opened with procedures that it has not seen. It changes no state. Nor do votes (see
+//! [`agreement`](crate::agreement)) and padding, which makes the log reach the next position that is voted on.
 
 use serde::{Deserialize, Serialize};
 
+use crate::agreement::Vote;
 use crate::clients::ClientId;
 use crate::codec;
 use crate::procedure::ProcedureId;
@@ -37,6 +49,8 @@ pub(crate) const FORMAT: u32 = 1;
 const CALL: u8 = 1;
 const CATALOG: u8 = 2;
 const CLIENT_CALL: u8 = 3;
+const VOTE: u8 = 4;
+const PADDING: u8 = 5;
 const HEADER: usize = 32;
 const CLIENT_HEADER: usize = 48;
 
@@ -59,6 +73,8 @@ pub(crate) struct Catalog {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Content<'a> {
     Call(Call<'a>),
+    Vote(Vote),
+    Padding,
     Catalog(Catalog),
 }
 
@@ -100,6 +116,15 @@ pub(crate) fn encode_catalog(out: &mut Vec<u8>, catalog: &Catalog) {
     codec::encode(catalog, out);
 }
 
+pub(crate) fn encode_vote(out: &mut Vec<u8>, vote: &Vote) {
+    out.extend_from_slice(&[VOTE, 0, 0, 0]);
+    codec::encode(vote, out);
+}
+
+pub(crate) fn encode_padding(out: &mut Vec<u8>) {
+    out.extend_from_slice(&[PADDING, 0, 0, 0]);
+}
+
 /// The content of an entry, or what is wrong with its bytes.
 #[inline]
 pub(crate) fn decode(bytes: &[u8]) -> Result<Content<'_>, String> {
@@ -118,6 +143,10 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Content<'_>, String> {
         [CLIENT_CALL, 0, 0, 0, ..] if bytes.len() >= CLIENT_HEADER => {
             call(Some((ClientId(word(32)), word(40))), CLIENT_HEADER)
         }
+        [VOTE, 0, 0, 0, vote @ ..] => {
+            codec::decode(vote).map(Content::Vote).map_err(|error| error.to_string())
+        }
+        [PADDING, 0, 0, 0] => Ok(Content::Padding),
         [CATALOG, 0, 0, 0, catalog @ ..] => {
             let catalog: Catalog = codec::decode(catalog).map_err(|error| error.to_string())?;
             if catalog.format != FORMAT {
@@ -161,7 +190,7 @@ mod tests {
                 assert!(decode(&call[..length]).is_err());
             }
         }
-        for first in 4..=255 {
+        for first in 5..=255 {
             assert!(decode(&[first; 64]).is_err());
         }
         let mut catalog = Vec::new();

@@ -9,6 +9,7 @@
 //! `pipeline.rs` holds the flow from top to bottom.
 #![deny(unsafe_code)]
 
+mod agreement;
 mod ahead;
 mod bounded;
 pub mod checkpoint;
@@ -34,6 +35,7 @@ mod observe;
 mod pipeline;
 mod prepare;
 mod procedure;
+mod replica;
 mod reply;
 mod snapshot;
 mod stats;
@@ -46,6 +48,7 @@ mod tx;
 mod verify;
 mod window;
 
+pub use agreement::{Differing, Divergence, Membership};
 pub use bounded::Counter;
 pub use clients::{ANSWERS_KEPT, Client, ClientId, Forget};
 pub use codec::{Codec, DecodeError, Fixed, Serde};
@@ -61,6 +64,7 @@ pub use merge::{Appended, Maximum, Members, Merge, Minimum, Sum};
 pub use mixlog_log::Position;
 pub use pipeline::{Mode, WINDOW_GRID};
 pub use procedure::{Never, Procedure};
+pub use replica::Replica;
 pub use snapshot::Snapshot;
 pub use stats::{Memory, OneByOne, Stages, Stats, TableMemory};
 pub use table::{Key, Table, Value};

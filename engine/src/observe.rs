@@ -9,6 +9,7 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 use mixlog_log::Position;
 use tracing::{Span, error, info, trace, trace_span, warn};
 
+use crate::agreement::Divergence;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::error::OpenError;
 use crate::execute::Violation;
@@ -90,6 +91,17 @@ pub(crate) fn stopped(outcome: &Result<(), OpenError>, tail: Position) {
         Ok(()) => info!(target: "mixlog", tail = tail.0, "closed"),
         Err(error) => error!(target: "mixlog", tail = tail.0, %error, "stopped"),
     }
+}
+
+/// A vote could not be appended.
+pub(crate) fn not_voted(error: &mixlog_log::AppendError) {
+    warn!(target: "mixlog", %error, "not voted");
+}
+
+/// A replica's state is not that of the others.
+pub(crate) fn diverged(divergence: &Divergence) {
+    counter!("mixlog_divergences_total").increment(1);
+    error!(target: "mixlog", position = divergence.position.0, repaired = divergence.repaired, %divergence, "diverged");
 }
 
 /// The span of a window's execution, up to its replies.

@@ -102,6 +102,13 @@ fn decode(
             shared.note_catalog(position, &catalog)?;
             Ok(nothing(chunk))
         }
+        Content::Vote(vote) => {
+            if shared.compares {
+                shared.votes.lock().expect("no panic in a short section").push((position, vote));
+            }
+            Ok(nothing(chunk))
+        }
+        Content::Padding => Ok(nothing(chunk)),
         Content::Call(Call { procedure, origin, time_us, client, arguments }) => {
             let index = shared.procedures.index_of(procedure).ok_or_else(|| {
                 bad(format!("it calls a procedure with id {:08x}, which no catalog names", procedure.0))
