@@ -14,7 +14,8 @@
 //! A vote on a position stands behind it, so whoever reads it has executed that position itself and kept its own digest.
 //! What a majority of the members voted for is *agreed*. A member that has another digest stops right there, whether its
 //! own vote was counted or not. When all have voted and no digest has a majority, as with two members that differ, all
-//! stop right there, replay one by one, and vote again; the newest vote of each counts.
+//! stop right there, replay one by one, and vote again; the newest vote of each counts. When that does not help, nobody
+//! can tell who is right, and all stop for good.
 //!
 //! A vote also tells sums by table and bucket of keys, so that the rows that differ can be named.
 
@@ -323,7 +324,8 @@ impl Watch {
                 return Err(self.divergence(own, most, expected));
             }
             self.agree(position);
-        } else if tally.votes.len() == self.membership.members.len()
+        } else if self.membership.votes()
+            && tally.votes.len() == self.membership.members.len()
             && (position >= self.settling_before || tally.votes.values().all(|(_, cast)| *cast > 1))
             && let Some(own) = own
         {

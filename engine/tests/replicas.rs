@@ -146,7 +146,7 @@ fn replicas_of_any_threads_and_windows_agree_and_a_late_one_catches_up() {
 }
 
 /// Runs the fault in one of three, and tells what that one said; the two others must agree beside it.
-fn diverge<const FAULT: Fault>(threads: usize) -> (Replica, Divergence, Engine) {
+fn diverge<const FAULT: Fault>(threads: usize) -> (Replica, Divergence, Engine, Replica) {
     let log = memory();
     let engine = member::<NONE>("a", &THREE, 2).open(Arc::clone(&log)).unwrap();
     let b = Replica::follow(|| member::<NONE>("b", &THREE, 1), Arc::clone(&log)).unwrap();
@@ -164,7 +164,7 @@ fn diverge<const FAULT: Fault>(threads: usize) -> (Replica, Divergence, Engine) 
     assert_eq!(divergence.position, Position(2 * WINDOW_GRID - 1), "{divergence}");
     assert_eq!(divergence.agreed, Some(Position(WINDOW_GRID - 1)));
     assert_eq!(divergence.member, "c");
-    (c, divergence, engine)
+    (c, divergence, engine, b)
 }
 
 /// The key of the row that transaction [`AT`] writes.
@@ -183,7 +183,7 @@ fn is_repaired(replica: &Replica, engine: &Engine) {
 fn flipped_row_is_found_named_and_repaired() {
     for threads in [1, 2] {
         ONCE[usize::from(FLIP)].store(false, Ordering::Relaxed);
-        let (replica, divergence, engine) = diverge::<FLIP>(threads);
+        let (replica, divergence, engine, _b) = diverge::<FLIP>(threads);
         assert!(divergence.repaired, "{divergence}");
         let [differing] = &divergence.tables[..] else { panic!("{divergence}") };
         assert_eq!((differing.table.as_str(), differing.buckets.len()), ("rows", 1));
@@ -194,26 +194,26 @@ fn flipped_row_is_found_named_and_repaired() {
 
 #[test]
 fn other_reply_is_found_and_repaired() {
-    let (replica, divergence, engine) = diverge::<REPLY>(2);
+    let (replica, divergence, engine, _b) = diverge::<REPLY>(2);
     assert!(divergence.repaired && divergence.tables.is_empty(), "{divergence}");
     is_repaired(&replica, &engine);
 }
 
 #[test]
 fn skipped_transaction_is_found_named_and_stops_the_replica() {
-    let (replica, divergence, _engine) = diverge::<SKIP>(2);
+    let (replica, divergence, engine, _b) = diverge::<SKIP>(2);
     stopped(&replica, &divergence);
     // A good build takes its place.
-    let (log, position) = (Arc::clone(_engine.log()), _engine.position().unwrap());
+    let (log, position) = (Arc::clone(engine.log()), engine.position().unwrap());
     drop(replica);
     let rebuilt = Replica::follow(|| member::<NONE>("c", &THREE, 2), log).unwrap();
     assert!(rebuilt.wait(position, PATIENCE));
-    is_repaired(&rebuilt, &_engine);
+    is_repaired(&rebuilt, &engine);
 }
 
 #[test]
 fn procedure_that_reads_the_clock_is_found_named_and_stops_the_replica() {
-    let (replica, divergence, _engine) = diverge::<CLOCK>(1);
+    let (replica, divergence, _engine, _b) = diverge::<CLOCK>(1);
     stopped(&replica, &divergence);
 }
 
