@@ -18,10 +18,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use corosensei::stack::{DefaultStack, Stack, StackPointer};
 use corosensei::{CoroutineResult, ScopedCoroutine, Yielder};
 
+use crate::clients::Once;
 use crate::execute::panic_message;
 use crate::pipeline::Shared;
 use crate::prepare::Past;
-use crate::procedure::{Calls, Ended};
+use crate::procedure::Calls;
 use crate::reply::Status;
 use crate::store::{Beside, Overlays};
 use crate::tx::Tx;
@@ -136,7 +137,7 @@ impl Stacks {
 /// Runs ahead the chunk's transactions with these indexes. Their speculations stand in the chunk afterwards, in the same
 /// order; what they mean for footprints is not decided yet.
 pub(crate) fn run(shared: &Shared, window: &Window, chunk: &mut Chunk, past: Past<'_>, stacks: &mut Stacks) {
-    let Chunk { transactions, calls, to_find, lanes, speculations, first, .. } = chunk;
+    let Chunk { transactions, calls, to_find, lanes, speculations, onces, first, .. } = chunk;
     // Without memory for stacks it takes longer.
     let count = stacks.prepare(to_find.len()).unwrap_or(1);
     if lanes.len() < count {
@@ -146,7 +147,8 @@ pub(crate) fn run(shared: &Shared, window: &Window, chunk: &mut Chunk, past: Pas
     let (next, done) = (Cell::new(0), RefCell::new(&mut *speculations));
     let body = |number: usize, lane: &mut Lane, pause: Pause<'_>| {
         while let Some(&index) = to_find.get(next.replace(next.get() + 1)) {
-            let Prepared { call, time_us, .. } = transactions[index as usize];
+            let Prepared { call, time_us, once, .. } = transactions[index as usize];
+            let once = once.map(|once| &onces[once as usize]);
             let (procedure, call) = call.expect("it is a call");
             let calls = calls[usize::from(procedure)].as_deref().expect("the call was decoded");
             let Lane { overlays, replies } = &mut *lane;
@@ -154,7 +156,7 @@ pub(crate) fn run(shared: &Shared, window: &Window, chunk: &mut Chunk, past: Pas
             let position = window.first().plus(u64::from(first + index));
             let found = {
                 let mut tx = Tx::speculative(&shared.store, overlays, past.at, position, time_us, beside);
-                speculate(calls, call, &mut tx, replies)
+                speculate(calls, call, once, &mut tx, replies)
             };
             let touched = overlays.at_hand();
             done.borrow_mut().push(Speculation { index, lane: number as u8, touched, ..found });
@@ -195,16 +197,27 @@ fn interleave(
 }
 
 /// Runs a call ahead.
-pub(crate) fn speculate(calls: &dyn Calls, call: u32, tx: &mut Tx<'_>, replies: &mut Vec<u8>) -> Speculation {
+pub(crate) fn speculate(
+    calls: &dyn Calls,
+    call: u32,
+    once: Option<&Once>,
+    tx: &mut Tx<'_>,
+    replies: &mut Vec<u8>,
+) -> Speculation {
     let start = replies.len();
     let run = || {
-        let ended = calls.run(call, tx, replies);
+        if once.is_some_and(|once| once.repeats(tx, replies)) {
+            return Status::Repeated;
+        }
+        let status = calls.run(call, tx, replies).into();
+        if let (Some(once), Status::Committed) = (once, status) {
+            once.keep(tx, status, &replies[start..]);
+        }
         tx.keep_indexes();
-        ended
+        status
     };
     let status = match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(Ended::Committed) => Status::Committed,
-        Ok(Ended::Aborted) => Status::Aborted,
+        Ok(status) => status,
         Err(payload) => {
             replies.truncate(start);
             replies.extend_from_slice(panic_message(&*payload).as_bytes());

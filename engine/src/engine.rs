@@ -7,14 +7,16 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mixlog_log::{Batch, Durability, Position, SharedLog};
 
+use crate::agreement::{Membership, Watch};
 use crate::checkpoint::{self, Backup, BackupError, Checkpoint, CheckpointError, Keeper, OnLoad, Recovery};
+use crate::clients::{ANSWERS, Client, ClientId, Forget};
 use crate::codec::Codec;
 use crate::digest::Digest;
-use crate::entry::{self, Origin};
+use crate::entry::{self, Call, Origin};
 use crate::error::{OpenError, SnapshotError, SubmitError};
 use crate::explanation::Explanation;
 use crate::index::{Index, IndexKey, Maintain};
@@ -48,14 +50,16 @@ pub struct Builder {
     checkpoints: checkpoint::Config,
     on_load: Option<OnLoad>,
     max_memory: u64,
+    membership: Option<Membership>,
 }
 
 /// What a builder builds: a pipeline that has executed nothing, and what is needed to give it a state.
-struct Built {
-    pipeline: Pipeline,
+pub(crate) struct Built {
+    pub(crate) pipeline: Pipeline,
     progress: Option<Progress>,
-    checkpoints: checkpoint::Config,
-    on_load: Option<OnLoad>,
+    pub(crate) checkpoints: checkpoint::Config,
+    pub(crate) on_load: Option<OnLoad>,
+    pub(crate) membership: Option<Membership>,
 }
 
 impl Default for Builder {
@@ -78,6 +82,7 @@ impl Default for Builder {
             checkpoints: checkpoint::Config::default(),
             on_load: None,
             max_memory: 0,
+            membership: None,
         }
     }
 }
@@ -209,7 +214,24 @@ impl Builder {
         self
     }
 
-    fn build(mut self) -> Result<Built, OpenError> {
+    /// Compares digests with other engines on the same log: at every multiple of [`WINDOW_GRID`] it appends its digest to
+    /// the log, and reads those of the others there. An engine that differs from what most of them agree on stops with
+    /// [`OpenError::Diverged`]; a [`Replica`](crate::Replica) repairs itself first. By default it compares nothing.
+    ///
+    /// Cost: a vote of some 300 bytes per table and [`WINDOW_GRID`] entries; a snapshot that stays open until its
+    /// digest is agreed.
+    pub fn member(mut self, membership: Membership) -> Self {
+        self.membership = Some(membership);
+        self
+    }
+
+    pub(crate) fn build(self) -> Result<Built, OpenError> {
+        self.build_one_by_one_before(Position::ZERO)
+    }
+
+    /// Windows that end before `position` will be executed one by one.
+    pub(crate) fn build_one_by_one_before(mut self, position: Position) -> Result<Built, OpenError> {
+        self = self.table(&ANSWERS);
         let refuse = |message: String| Err(OpenError::Configuration(message));
         if self.checkpoints.keep == 0 {
             return refuse("at least 1 checkpoint must be kept".to_owned());
@@ -219,6 +241,11 @@ impl Builder {
         }
         if self.window == 0 || u64::from(self.window) > WINDOW_GRID {
             return refuse(format!("a window holds 1 to {WINDOW_GRID} entries, not {}", self.window));
+        }
+        if let Some(Membership { members, .. }) = &self.membership
+            && (members.is_empty() || (1..members.len()).any(|i| members[..i].contains(&members[i])))
+        {
+            return refuse("members have names, and no two have the same".to_owned());
         }
         if self.max_in_flight == 0 {
             return refuse("at least 1 submission must be allowed in flight".to_owned());
@@ -246,6 +273,7 @@ impl Builder {
             return refuse("an engine has at most 2,048 tables and 65,535 procedures".to_owned());
         }
         self.procedures.push(Registered::new::<Intention>());
+        self.procedures.push(Registered::new::<Forget>());
         let procedures = Procedures::new(self.procedures).map_err(|(a, b)| {
             OpenError::Configuration(if a == b {
                 format!("procedure {a:?} is registered twice")
@@ -255,16 +283,24 @@ impl Builder {
         })?;
         let makers = self.tables.into_iter().map(|(.., make)| make).collect();
         let (store, workers) = Store::new(makers, self.indexes, self.threads);
-        let shared =
-            Arc::new(Shared::new(store, procedures, random(), self.max_in_flight, self.retain, self.explain));
+        let shared = Arc::new(Shared::new(
+            store,
+            procedures,
+            random(),
+            self.max_in_flight,
+            self.retain,
+            self.explain,
+            self.membership.is_some(),
+        ));
         let (threads, window, mode, paranoid) = (self.threads, self.window, self.mode, self.paranoid);
-        let config = Config { threads, window, mode, paranoid, lanes: self.lanes };
+        let config =
+            Config { threads, window, mode, paranoid, lanes: self.lanes, one_by_one_before: position };
         let pipeline = Pipeline::new(shared, workers, config).map_err(|error| {
             OpenError::Configuration(format!("cannot start {} threads: {error}", self.threads))
         })?;
         pipeline.shared().memory_limit.set(self.max_memory);
-        let Self { progress, checkpoints, on_load, .. } = self;
-        Ok(Built { pipeline, progress, checkpoints, on_load })
+        let Self { progress, checkpoints, on_load, membership, .. } = self;
+        Ok(Built { pipeline, progress, checkpoints, on_load, membership })
     }
 
     /// Opens an engine on the log: loads the newest checkpoint that is whole, executes all that is in the log after it,
@@ -273,7 +309,11 @@ impl Builder {
     /// # Errors
     /// [`OpenError`]; the log is unchanged.
     pub fn open(self, log: Arc<dyn SharedLog>) -> Result<Engine, OpenError> {
-        let Built { pipeline, progress, checkpoints, on_load } = self.build()?;
+        let Built { pipeline, progress, checkpoints, on_load, membership } = self.build()?;
+        if let Some(membership) = membership {
+            let tail = log.tail().tail;
+            pipeline.watch(Watch::new(membership, tail, tail));
+        }
         observe::describe();
         let shelf = checkpoints.shelf(&*log);
         let begun = Instant::now();
@@ -339,7 +379,7 @@ impl Builder {
     /// # Errors
     /// [`OpenError`]: the configuration makes no sense.
     pub fn replay(self, log: Arc<dyn SharedLog>) -> Result<Replay, OpenError> {
-        let Built { pipeline, progress, checkpoints, on_load } = self.build()?;
+        let Built { pipeline, progress, checkpoints, on_load, .. } = self.build()?;
         Ok(Replay { pipeline, progress, log, checkpoints, on_load, recovery: Mutex::default() })
     }
 }
@@ -450,6 +490,20 @@ impl Engine {
     /// # Errors
     /// [`SubmitError`]: the transaction is not in the log, and will not be.
     pub fn submit<P: Procedure>(&self, procedure: &P) -> Result<Ticket<P>, SubmitError> {
+        self.submit_as(procedure, None)
+    }
+
+    /// One who submits transactions that are to have their effect once, however often they are submitted.
+    #[must_use]
+    pub const fn client(&self, id: ClientId) -> Client<'_> {
+        Client::new(self, id)
+    }
+
+    pub(crate) fn submit_as<P: Procedure>(
+        &self,
+        procedure: &P,
+        client: Option<(ClientId, u64)>,
+    ) -> Result<Ticket<P>, SubmitError> {
         let id = const { ProcedureId::of(P::NAME, P::VERSION) };
         match self.shared.procedures.index_of(id) {
             Some(index) if self.shared.procedures.get(index).name == P::NAME => {}
@@ -466,13 +520,15 @@ impl Engine {
         batch.clear();
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
         let origin = Origin { engine: self.shared.origin, sequence };
-        batch.push_with(|out| entry::encode_call(out, id, origin, now_us(), |out| procedure.encode(out)));
+        batch.push_with(|out| {
+            entry::encode_call(out, id, origin, now_us(), client, |out| procedure.encode(out));
+        });
         let cell = self.shared.in_flight.enter(sequence).map_err(SubmitError::Stopped)?;
         let appended = self.log.append(&batch);
         BATCH.set(batch);
         match appended {
             // The outcome comes through the log, which the engine reads: no need for the log's own ticket.
-            Ok(_) => Ok(Ticket::new(cell)),
+            Ok(_) => Ok(Ticket::new(cell, client.map_or(0, |(_, sequence)| sequence))),
             Err(error) => {
                 self.shared.in_flight.leave(sequence);
                 Err(error.into())
@@ -503,6 +559,41 @@ impl Engine {
     #[must_use]
     pub const fn recovery(&self) -> &Recovery {
         &self.recovery
+    }
+
+    /// The last position on which at least so many members had the same digest, as far as their votes were read here;
+    /// `None` before the first, and without [`Builder::member`].
+    #[must_use]
+    pub fn agreed(&self, members: usize) -> Option<Position> {
+        self.shared.agreed.by(members)
+    }
+
+    /// Waits until at least so many members have the same digest at `position` or later, and tells whether they have;
+    /// for acknowledgements that are to be agreed. Votes are cast at multiples of [`WINDOW_GRID`]: on a log that grows
+    /// slowly, [`pad`](Self::pad) it first. Gives up when `timeout` has passed or the engine stops.
+    #[must_use]
+    pub fn wait_agreed(&self, position: Position, members: usize, timeout: Duration) -> bool {
+        self.shared.agreed.wait(position, members, timeout, || self.shared.in_flight.stopped().is_some())
+    }
+
+    /// Appends entries that do nothing until the next multiple of [`WINDOW_GRID`], so that votes are cast on all that is
+    /// in the log now. Others who append meanwhile make it reach a little further than that.
+    ///
+    /// Cost: at most [`WINDOW_GRID`] entries of 4 bytes.
+    ///
+    /// # Errors
+    /// [`SubmitError`]: nothing was appended.
+    pub fn pad(&self) -> Result<(), SubmitError> {
+        let tail = self.log.tail().tail;
+        let mut batch = Batch::new();
+        for _ in 0..(WINDOW_GRID - tail.0 % WINDOW_GRID) % WINDOW_GRID {
+            batch.push_with(entry::encode_padding);
+        }
+        if !batch.is_empty() {
+            // Who waits for the votes waits for them to be in the log.
+            let _ticket = self.log.append(&batch)?;
+        }
+        Ok(())
     }
 
     /// Writes the newest committed state to a new directory, as a log with a checkpoint that opens: transactions go on
@@ -806,7 +897,7 @@ pub fn procedures_in(log: &dyn SharedLog) -> Result<Option<Vec<(String, u32)>>, 
     match block.get(position) {
         Some(mixlog_log::Entry::Data(bytes)) => match entry::decode(bytes) {
             Ok(entry::Content::Catalog(catalog)) => Ok(Some(catalog.procedures)),
-            Ok(entry::Content::Call { .. }) => bad("it is a call, where a catalog was expected".to_owned()),
+            Ok(_) => bad("it is no catalog, where one was expected".to_owned()),
             Err(detail) => bad(detail),
         },
         _ => bad("it is junk, where a catalog was expected".to_owned()),
@@ -821,7 +912,15 @@ fn describe(procedures: &Procedures, position: Position, entry: mixlog_log::Entr
         Ok(entry::Content::Catalog(catalog)) => {
             json!({"position": position, "kind": "catalog", "catalog": catalog})
         }
-        Ok(entry::Content::Call { procedure, origin, time_us, arguments }) => {
+        Ok(entry::Content::Vote(vote)) => json!({
+            "position": position,
+            "kind": "vote",
+            "member": vote.member,
+            "on": vote.position,
+            "digest": vote.digest().to_string(),
+        }),
+        Ok(entry::Content::Padding) => json!({"position": position, "kind": "padding"}),
+        Ok(entry::Content::Call(Call { procedure, origin, time_us, client, arguments })) => {
             let mut line = json!({
                 "position": position,
                 "kind": "call",
@@ -829,6 +928,10 @@ fn describe(procedures: &Procedures, position: Position, entry: mixlog_log::Entr
                 "sequence": origin.sequence,
                 "time_us": time_us,
             });
+            if let Some((client, number)) = client {
+                line["client"] = json!(client);
+                line["client_sequence"] = json!(number);
+            }
             match procedures.index_of(procedure).map(|index| procedures.get(index)) {
                 Some(registered) => {
                     line["procedure"] = json!(registered.name);

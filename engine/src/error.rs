@@ -8,6 +8,7 @@ use std::sync::Arc;
 use mixlog_log::{AppendError, Position, ReadError};
 use thiserror::Error;
 
+use crate::agreement::Divergence;
 use crate::checkpoint::Rejected;
 
 /// Why an engine cannot be opened on a log, or cannot go on replaying it.
@@ -128,6 +129,10 @@ pub enum OpenError {
         /// What was not the same.
         what: Difference,
     },
+    /// The digest is not the one that the members agreed on. Everything up to there was executed, and its state is not to
+    /// be trusted after [`Divergence::agreed`], nor is a checkpoint of it.
+    #[error("{0}")]
+    Diverged(Box<Divergence>),
     /// Code that must not panic did: a row's `Clone`, `Serialize` or `Drop`, or a bug of the engine.
     #[error("the engine panicked: {0}")]
     Panicked(String),

@@ -217,7 +217,7 @@ impl Snapshot {
         let found = {
             let (store, at) = (self.store(), self.stamp());
             let mut tx = Tx::speculative(store, &mut overlays, at, position, now_us(), Beside::Anybody);
-            speculate(&*calls, call, &mut tx, &mut reply)
+            speculate(&*calls, call, None, &mut tx, &mut reply)
         };
         let touched = Units::touched(self.store(), &overlays);
 
@@ -254,6 +254,7 @@ impl Snapshot {
                     let reason = codec::decode::<P::Abort>(&reply);
                     Ending::Aborted(reason.map_or_else(|error| error.to_string(), |r| format!("{r:?}")))
                 }
+                Status::Repeated => unreachable!("a call that no client numbers does not repeat another"),
                 Status::Panicked => Ending::Panicked(String::from_utf8_lossy(&reply).into_owned()),
             },
             missing,

@@ -9,9 +9,11 @@
 //! `pipeline.rs` holds the flow from top to bottom.
 #![deny(unsafe_code)]
 
+mod agreement;
 mod ahead;
 mod bounded;
 pub mod checkpoint;
+mod clients;
 mod codec;
 mod digest;
 mod engine;
@@ -33,6 +35,7 @@ mod observe;
 mod pipeline;
 mod prepare;
 mod procedure;
+mod replica;
 mod reply;
 mod snapshot;
 mod stats;
@@ -45,7 +48,9 @@ mod tx;
 mod verify;
 mod window;
 
+pub use agreement::{Differing, Divergence, Membership};
 pub use bounded::Counter;
+pub use clients::{ANSWERS_KEPT, Client, ClientId, Forget};
 pub use codec::{Codec, DecodeError, Fixed, Serde};
 pub use digest::Digest;
 pub use engine::{Builder, Engine, Replay, procedures_in};
@@ -59,6 +64,7 @@ pub use merge::{Appended, Maximum, Members, Merge, Minimum, Sum};
 pub use mixlog_log::Position;
 pub use pipeline::{Mode, WINDOW_GRID};
 pub use procedure::{Never, Procedure};
+pub use replica::Replica;
 pub use snapshot::Snapshot;
 pub use stats::{Memory, OneByOne, Stages, Stats, TableMemory};
 pub use table::{Key, Table, Value};

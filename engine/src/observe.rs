@@ -9,6 +9,7 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 use mixlog_log::Position;
 use tracing::{Span, error, info, trace, trace_span, warn};
 
+use crate::agreement::Divergence;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::error::OpenError;
 use crate::execute::Violation;
@@ -50,6 +51,7 @@ pub(crate) fn describe() {
     describe_histogram!("mixlog_window_parallelism", count, "Entries over batches of a mixed window");
     describe_counter!("mixlog_checkpoints_total", count, "Checkpoints taken");
     describe_counter!("mixlog_checkpoint_failures_total", count, "Checkpoints that could not be taken");
+    describe_counter!("mixlog_divergences_total", count, "Times that a replica had another digest than the others");
     describe_gauge!("mixlog_checkpoint_tail", count, "Everything before this position is in a checkpoint");
     describe_gauge!("mixlog_checkpoint_bytes", Unit::Bytes, "Length of the newest checkpoint");
     describe_histogram!("mixlog_checkpoint_seconds", Unit::Seconds, "How long a checkpoint took");
@@ -90,6 +92,17 @@ pub(crate) fn stopped(outcome: &Result<(), OpenError>, tail: Position) {
         Ok(()) => info!(target: "mixlog", tail = tail.0, "closed"),
         Err(error) => error!(target: "mixlog", tail = tail.0, %error, "stopped"),
     }
+}
+
+/// A vote could not be appended.
+pub(crate) fn not_voted(error: &mixlog_log::AppendError) {
+    warn!(target: "mixlog", %error, "not voted");
+}
+
+/// A replica's state is not that of the others.
+pub(crate) fn diverged(divergence: &Divergence) {
+    counter!("mixlog_divergences_total").increment(1);
+    error!(target: "mixlog", position = divergence.position.0, repaired = divergence.repaired, %divergence, "diverged");
 }
 
 /// The span of a window's execution, up to its replies.

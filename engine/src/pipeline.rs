@@ -33,13 +33,15 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
-use mixlog_log::{Block, Position, SharedLog};
+use mixlog_log::{Batch, Block, Position, SharedLog};
 use mixlog_mixer::Mixer;
 
+use crate::agreement::{Agreed, BUCKETS, Point, Vote, Watch};
 use crate::ahead::Stacks;
 use crate::checkpoint::Due;
+use crate::clients::ANSWERS;
 use crate::digest::Digest;
-use crate::entry::Catalog;
+use crate::entry::{self, Catalog};
 use crate::error::OpenError;
 use crate::execute::parallel::{self, FirstViolation};
 use crate::execute::paranoid::{Found, Paranoid};
@@ -143,6 +145,11 @@ pub(crate) struct Driver {
     stages: Stages,
 }
 
+/// The tables that the engine's user registered.
+fn own_tables(store: &Store) -> impl Iterator<Item = &dyn AnyTable> {
+    store.tables().filter(|table| !table.is_derived() && table.id() != ANSWERS.id())
+}
+
 /// What all drivers, submitters and snapshots share.
 pub(crate) struct Shared {
     pub(crate) store: Store,
@@ -163,6 +170,11 @@ pub(crate) struct Shared {
     /// Of entries executed; see [`Due`].
     pub(crate) due: Due,
     pub(crate) memory_limit: MemoryLimit,
+    /// Whether votes are counted.
+    pub(crate) compares: bool,
+    /// Votes that were read and are not counted yet, with their positions.
+    pub(crate) votes: Mutex<Vec<(Position, Vote)>>,
+    pub(crate) agreed: Agreed,
     digest: (Mutex<Digest>, Condvar),
     table_names: Vec<&'static str>,
 }
@@ -176,9 +188,9 @@ impl Shared {
         in_flight_limit: usize,
         retain: u64,
         explain: u32,
+        compares: bool,
     ) -> Self {
-        let table_names =
-            store.tables().filter(|table| !table.is_derived()).map(|table| table.name()).collect();
+        let table_names = own_tables(&store).map(|table| table.name()).collect();
         let learned = Learned::new(procedures.len(), store.tables().len());
         let explainer = (explain > 0).then(|| Explainer::new(&store, &procedures, explain));
         Self {
@@ -194,6 +206,9 @@ impl Shared {
             catalog: Mutex::default(),
             due: Due::default(),
             memory_limit: MemoryLimit::default(),
+            compares,
+            votes: Mutex::default(),
+            agreed: Agreed::default(),
             digest: Default::default(),
             table_names,
         }
@@ -307,6 +322,7 @@ impl Shared {
         // Under the lock: whoever looked before waits by now.
         let _digest = self.digest.0.lock().expect("no panic in a short section");
         self.digest.1.notify_all();
+        self.agreed.wake();
     }
 
     fn publish_digest(&self, last: Option<Position>, state: u128, replies: u128) {
@@ -337,6 +353,8 @@ pub(crate) struct Config {
     pub(crate) paranoid: u32,
     /// How many transactions a driver runs ahead at a time.
     pub(crate) lanes: usize,
+    /// Windows that end before are executed one by one, whatever the mode.
+    pub(crate) one_by_one_before: Position,
 }
 
 /// Called now and then with how far the log was executed, and how far it goes.
@@ -393,6 +411,8 @@ struct Leader {
     abstinence: u32,
     blocks: Vec<Arc<Block>>,
     stages: Stages,
+    /// Compares digests with those of others, if it should.
+    watch: Option<Watch>,
 }
 
 /// Adds the time since the last lap to a stage.
@@ -422,7 +442,11 @@ impl Pipeline {
         };
         let doubles = if config.paranoid > 0 { Some(Arc::new(threads("double")?)) } else { None };
         let tallies = || shared.explainer.as_ref().map_or_else(Vec::new, Explainer::tallies);
-        let driver = |worker| {
+        let tables = shared.store.tables().len();
+        let driver = |mut worker: Worker| {
+            if shared.compares {
+                worker.buckets = vec![0; tables * BUCKETS];
+            }
             CachePadded::new(Mutex::new(Driver {
                 worker,
                 replies: Replies::new(tallies()),
@@ -587,6 +611,7 @@ impl Pipeline {
             {
                 leader.ready = None;
                 self.execute_alone(leader, ready, Why::Serial);
+                self.compare(leader, log)?;
                 continue;
             }
             let slot = leader.ready.map_or(0, |ready| 1 - ready);
@@ -644,6 +669,7 @@ impl Pipeline {
                     }
                 }
             }
+            self.compare(leader, log)?;
             let (executed, tail) = (self.shared.snapshots.tail(), log.tail().tail);
             observe::reached(executed, tail, self.shared.in_flight.len());
             self.shared.memory_limit.look();
@@ -651,6 +677,53 @@ impl Pipeline {
                 progress(executed, tail);
             }
         }
+    }
+
+    /// Compares digests with those of others: votes on the state, if a window ended where votes are cast, and counts the
+    /// votes of others in the windows that were executed.
+    fn compare(&self, leader: &mut Leader, log: &dyn SharedLog) -> Result<(), OpenError> {
+        let Some(watch) = &mut leader.watch else { return Ok(()) };
+        let tail = self.shared.snapshots.tail();
+        if watch.wants(tail) {
+            let (snapshot, digest) = (Snapshot::new(Arc::clone(&self.shared)), self.shared.digest());
+            let mut sums = Vec::new();
+            for driver in self.all_drivers() {
+                sums.resize(driver.worker.buckets.len(), 0u128);
+                sums.iter_mut()
+                    .zip(&driver.worker.buckets)
+                    .for_each(|(sum, part)| *sum = sum.wrapping_add(*part));
+            }
+            if let Some(vote) = watch.add(Point::new(snapshot, digest, &sums)) {
+                let mut batch = Batch::new();
+                batch.push_with(|out| entry::encode_vote(out, &vote));
+                // Without this vote others decide, or the next one counts.
+                if let Err(error) = log.append(&batch) {
+                    observe::not_voted(&error);
+                }
+            }
+        }
+        let mut votes = std::mem::take(&mut *self.shared.votes.lock().expect("no panic in a short section"));
+        if votes.is_empty() {
+            return Ok(());
+        }
+        votes.sort_unstable_by_key(|(position, _)| *position);
+        let later = votes.split_off(votes.partition_point(|(position, _)| *position < tail));
+        self.shared.votes.lock().expect("no panic in a short section").extend(later);
+        for (position, vote) in votes {
+            watch.count(position, vote, &self.shared.agreed).map_err(OpenError::Diverged)?;
+        }
+        Ok(())
+    }
+
+    /// Starts to compare digests. Before the pipeline runs.
+    pub(crate) fn watch(&self, watch: Watch) {
+        self.leader.lock().expect("a pipeline that panicked is not run again").watch = Some(watch);
+    }
+
+    /// The digest and state of a position that was not agreed. After the pipeline ran.
+    pub(crate) fn take_point(&self, position: Position) -> Option<Point> {
+        let mut leader = self.leader.lock().expect("a pipeline that panicked is not run again");
+        leader.watch.as_mut()?.take_point(position)
     }
 
     /// Lets tables cut their keys anew, if they want to and no window is prepared. When they have waited for long, no
@@ -728,6 +801,9 @@ impl Pipeline {
 
     /// Why the window should not be mixed, if it should not.
     fn why_not_mix(&self, leader: &mut Leader, slot: usize) -> Option<Why> {
+        if leader.next <= self.config.one_by_one_before {
+            return Some(Why::AskedFor);
+        }
         match self.config.mode {
             Mode::Parallel => None,
             Mode::Sequential => Some(Why::AskedFor),
@@ -1025,6 +1101,7 @@ impl Pipeline {
             sums.transactions += std::mem::take(&mut driver.replies.executed);
             sums.aborts += std::mem::take(&mut driver.replies.aborted);
             sums.panics += std::mem::take(&mut driver.replies.panicked);
+            stats.repeats += std::mem::take(&mut driver.replies.repeated);
             sums.reconnoitred += std::mem::take(&mut driver.replies.reconnoitred);
             stats.run_twice += std::mem::take(&mut driver.paranoid.run_twice);
             sums.adopted += std::mem::take(&mut driver.replies.adopted);

@@ -14,7 +14,8 @@ use mixlog_log::{Entry, Position};
 use mixlog_mixer::{self as mixer, Declared, KeyHash, Mixer, Mode};
 
 use crate::ahead::{self, Pause, Stacks};
-use crate::entry::{self, Content};
+use crate::clients::Once;
+use crate::entry::{self, Call, Content};
 use crate::error::OpenError;
 use crate::footprint::{Declarations, Footprint, NOWHERE, Of};
 use crate::learned::Extent;
@@ -91,6 +92,7 @@ fn decode(
         unknown: false,
         speculation: None,
         time_us: 0,
+        once: None,
         sequence: None,
     };
     let Entry::Data(bytes) = entry else { return Ok(nothing(chunk)) };
@@ -100,7 +102,14 @@ fn decode(
             shared.note_catalog(position, &catalog)?;
             Ok(nothing(chunk))
         }
-        Content::Call { procedure, origin, time_us, arguments } => {
+        Content::Vote(vote) => {
+            if shared.compares {
+                shared.votes.lock().expect("no panic in a short section").push((position, vote));
+            }
+            Ok(nothing(chunk))
+        }
+        Content::Padding => Ok(nothing(chunk)),
+        Content::Call(Call { procedure, origin, time_us, client, arguments }) => {
             let index = shared.procedures.index_of(procedure).ok_or_else(|| {
                 bad(format!("it calls a procedure with id {:08x}, which no catalog names", procedure.0))
             })?;
@@ -118,6 +127,12 @@ fn decode(
             // A footprint that panics says nothing; its procedure then runs alone, and speaks for itself.
             let done = catch_unwind(AssertUnwindSafe(|| calls.footprint(call, &mut footprint)));
             let mut unknown = done.is_err() || footprint.is_unknown();
+            let once = client.map(|(client, sequence)| {
+                let once = Once::new(client, sequence, procedure, arguments);
+                once.declare(&mut footprint);
+                chunk.onces.push(once);
+                chunk.onces.len() as u32 - 1
+            });
             let looked = footprint.has_looked();
             if looked {
                 shared.speculates.store(true, Ordering::Relaxed);
@@ -136,6 +151,7 @@ fn decode(
                 located_end: chunk.declarations.located.len() as u32,
                 unknown,
                 speculation: None,
+                once,
                 time_us,
                 sequence: (origin.engine == shared.origin).then_some(origin.sequence),
             })
@@ -163,6 +179,10 @@ fn declare_found(shared: &Shared, window: &Window, chunk: &mut Chunk) {
             let mut footprint = Footprint::new(&shared.store, declarations, position, None);
             let overlays = &lanes[usize::from(speculation.lane)].overlays;
             declare(&shared.store, overlays, speculation, lessons, &mut footprint);
+            if transaction.once.is_some() && speculation.status == Status::Aborted {
+                // Its answer is kept when it runs at its turn.
+                (speculation.still, speculation.reusable) = (false, false);
+            }
             transaction.unknown |= speculation.touched.len() > MOST_TOUCHED;
             transaction.speculation = Some(number);
         }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, DecodeError};
 use crate::footprint::Footprint;
+use crate::reply::Status;
 use crate::tx::Tx;
 
 /// A transaction: its arguments are the value itself, its code is [`run`](Self::run).
@@ -111,6 +112,15 @@ impl ProcedureId {
 pub(crate) enum Ended {
     Committed,
     Aborted,
+}
+
+impl From<Ended> for Status {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Committed => Self::Committed,
+            Ended::Aborted => Self::Aborted,
+        }
+    }
 }
 
 /// The decoded calls of one procedure, without its type.

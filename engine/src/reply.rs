@@ -1,17 +1,21 @@
 //! What workers remember of the transactions that they ran, until the window is committed.
 
 use mixlog_log::Position;
+use serde::{Deserialize, Serialize};
 
 use crate::digest;
 use crate::explain::Tally;
 
 /// How a transaction ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(u8)]
 pub(crate) enum Status {
     Committed = 1,
     Aborted = 2,
     Panicked = 3,
+    /// It did not run, since its client had submitted it before; the reply is a
+    /// [`Repeat`](crate::clients::Repeat).
+    Repeated = 4,
 }
 
 /// One transaction's end.
@@ -34,6 +38,7 @@ pub(crate) struct Replies {
     pub(crate) executed: u64,
     pub(crate) aborted: u64,
     pub(crate) panicked: u64,
+    pub(crate) repeated: u64,
     /// Transactions that ran ahead, and of those the ones whose result was used as it stood.
     pub(crate) reconnoitred: u64,
     pub(crate) adopted: u64,
@@ -53,6 +58,7 @@ impl Replies {
         self.executed = 0;
         self.aborted = 0;
         self.panicked = 0;
+        self.repeated = 0;
         self.reconnoitred = 0;
         self.adopted = 0;
         self.tallies.fill(Tally::default());
@@ -76,6 +82,7 @@ impl Replies {
         self.executed += 1;
         self.aborted += u64::from(status == Status::Aborted);
         self.panicked += u64::from(status == Status::Panicked);
+        self.repeated += u64::from(status == Status::Repeated);
         if sequence.is_some() {
             self.list.push(Reply { position, sequence, status, start });
         } else {

@@ -15,6 +15,8 @@ pub struct Stats {
     pub aborts: u64,
     /// Transactions whose procedure panicked.
     pub panics: u64,
+    /// Transactions that did not run, since their [`Client`](crate::Client) had submitted them before.
+    pub repeats: u64,
     /// Transactions whose footprint the engine found by running them ahead.
     pub reconnoitred: u64,
     /// Of those, the ones whose result was used as it stood, since nothing that they had read had changed.

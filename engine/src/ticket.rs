@@ -13,6 +13,7 @@ use std::time::Instant;
 use mixlog_log::Position;
 use thiserror::Error;
 
+use crate::clients::Repeat;
 use crate::codec;
 use crate::procedure::Procedure;
 use crate::reply::Status;
@@ -86,6 +87,25 @@ pub enum TicketError {
     /// or may not be in the log; who opens the log again sees it if it is.
     #[error("the engine stopped before the transaction was acknowledged: {0}")]
     Stopped(String),
+    /// The client submitted the transaction before, or skipped its number, and its answer gave way to that of a later
+    /// transaction: see [`ANSWERS_KEPT`](crate::ANSWERS_KEPT). This time it had no effect.
+    #[error(
+        "the answer to sequence number {sequence} of this client is forgotten: it gave way to that of {newer}"
+    )]
+    Forgotten {
+        /// The transaction's sequence number.
+        sequence: u64,
+        /// The one whose answer is kept in its place.
+        newer: u64,
+    },
+    /// The client used the sequence number before, for another procedure or other arguments. This time it had no effect.
+    #[error("sequence number {sequence} was used before, at position {position}, for another transaction")]
+    Reused {
+        /// The sequence number.
+        sequence: u64,
+        /// Where it was used.
+        position: Position,
+    },
 }
 
 /// An outcome before its types are restored.
@@ -193,12 +213,14 @@ impl Cell {
 #[must_use = "the outcome comes through the ticket"]
 pub struct Ticket<P> {
     cell: Arc<Cell>,
+    /// The client's sequence number; 0 for none.
+    sequence: u64,
     procedure: PhantomData<fn() -> P>,
 }
 
 impl<P: Procedure> Ticket<P> {
-    pub(crate) const fn new(cell: Arc<Cell>) -> Self {
-        Self { cell, procedure: PhantomData }
+    pub(crate) const fn new(cell: Arc<Cell>, sequence: u64) -> Self {
+        Self { cell, sequence, procedure: PhantomData }
     }
 
     /// Whether the outcome is there, so that [`wait`](Self::wait) returns at once.
@@ -212,7 +234,7 @@ impl<P: Procedure> Ticket<P> {
     /// # Errors
     /// [`TicketError`] when the engine stopped first.
     pub fn wait(self) -> Result<Outcome<P>, TicketError> {
-        self.cell.wait().map(Self::restore)
+        restore(self.cell.wait()?, self.sequence)
     }
 
     /// Like [`wait`](Self::wait), for at most `timeout`; gives the ticket back when it passed first.
@@ -221,23 +243,34 @@ impl<P: Procedure> Ticket<P> {
     /// The outer error is the ticket itself; the inner one as in [`wait`](Self::wait).
     pub fn wait_timeout(self, timeout: Duration) -> Result<Result<Outcome<P>, TicketError>, Self> {
         match self.cell.wait_for(timeout) {
-            Some(outcome) => Ok(outcome.map(Self::restore)),
+            Some(outcome) => Ok(outcome.and_then(|raw| restore(raw, self.sequence))),
             None => Err(self),
         }
     }
+}
 
-    fn restore(raw: RawOutcome) -> Outcome<P> {
-        let RawOutcome { position, status, bytes } = raw;
-        // The bytes were encoded from these very types in this process.
-        let why = "a reply decodes as the type that it was encoded from";
-        match status {
-            Status::Committed => Outcome::Committed { position, output: codec::decode(&bytes).expect(why) },
-            Status::Aborted => Outcome::Aborted { position, reason: codec::decode(&bytes).expect(why) },
-            Status::Panicked => {
-                Outcome::Panicked { position, message: String::from_utf8_lossy(&bytes).into_owned() }
-            }
+/// The types of an outcome. `sequence` is the client's.
+fn restore<P: Procedure>(raw: RawOutcome, sequence: u64) -> Result<Outcome<P>, TicketError> {
+    let RawOutcome { position, status, bytes } = raw;
+    // The bytes were encoded from these very types: in this process, or by a call of the same procedure and version.
+    let why = "a reply decodes as the type that it was encoded from";
+    Ok(match status {
+        Status::Committed => Outcome::Committed { position, output: codec::decode(&bytes).expect(why) },
+        Status::Aborted => Outcome::Aborted { position, reason: codec::decode(&bytes).expect(why) },
+        Status::Panicked => {
+            Outcome::Panicked { position, message: String::from_utf8_lossy(&bytes).into_owned() }
         }
-    }
+        Status::Repeated => match codec::decode(&bytes).expect(why) {
+            Repeat::Answer { position, status, reply } => {
+                // Nothing is kept of what did not run, so this ends here.
+                return restore(RawOutcome { position: Position(position), status, bytes: reply }, sequence);
+            }
+            Repeat::Forgotten { newer } => return Err(TicketError::Forgotten { sequence, newer }),
+            Repeat::Reused { position } => {
+                return Err(TicketError::Reused { sequence, position: Position(position) });
+            }
+        },
+    })
 }
 
 impl<P: Procedure> Future for Ticket<P> {
@@ -246,7 +279,7 @@ impl<P: Procedure> Future for Ticket<P> {
     /// # Panics
     /// When polled again after it was ready.
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.cell.poll(context).map(|outcome| outcome.map(Self::restore))
+        self.cell.poll(context).map(|outcome| restore(outcome?, self.sequence))
     }
 }
 

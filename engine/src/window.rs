@@ -10,6 +10,7 @@ use mixlog_mixer::Schedule;
 
 use crate::ahead::Lane;
 use crate::bounded::{Bounded, Escrow};
+use crate::clients::Once;
 use crate::error::OpenError;
 use crate::execute::Release;
 use crate::footprint::{Access, Declarations, Details, Located};
@@ -34,6 +35,8 @@ pub(crate) struct Prepared {
     /// The chunk's speculation that ran it ahead, if one did.
     pub(crate) speculation: Option<u32>,
     pub(crate) time_us: u64,
+    /// Which of the chunk's client calls it is, if it is one.
+    pub(crate) once: Option<u32>,
     /// The submission of this engine that it is, if it is one.
     pub(crate) sequence: Option<u64>,
 }
@@ -65,6 +68,8 @@ pub(crate) struct Chunk {
     pub(crate) declared: Declarations,
     /// By index of procedure.
     pub(crate) calls: Vec<Option<Box<dyn Calls>>>,
+    /// Of the calls that clients submitted.
+    pub(crate) onces: Vec<Once>,
     /// The index in the window of the first transaction.
     pub(crate) first: u32,
     /// The transactions whose footprints are to be found.
@@ -77,6 +82,7 @@ impl Chunk {
     pub(crate) fn clear(&mut self) {
         self.transactions.clear();
         self.to_find.clear();
+        self.onces.clear();
         self.declarations.clear();
         for calls in self.calls.iter_mut().flatten() {
             calls.clear();
@@ -85,6 +91,12 @@ impl Chunk {
             self.speculations.clear();
             self.lanes.iter_mut().for_each(Lane::clear);
         }
+    }
+
+    /// What makes the transaction one of a client, if it is one.
+    #[inline]
+    pub(crate) fn once(&self, transaction: &Prepared) -> Option<&Once> {
+        transaction.once.map(|once| &self.onces[once as usize])
     }
 
     #[inline]

@@ -331,7 +331,7 @@ fn memory_with_a_snapshot_held_over_many_windows_is_proportional_to_the_versions
         assert_eq!((after.snapshots, after.oldest_snapshot), (0, None));
         assert!(after.undo_bytes <= CHUNKS * threads as u64, "{after:?}");
         assert_eq!((after.rows_bytes, after.indexes_bytes), (before.rows_bytes, before.indexes_bytes));
-        assert_eq!((after.tables.len(), after.tables[0].name, after.tables[0].rows), (1, "numbers", 8));
+        assert_eq!((after.tables[0].name, after.tables[0].rows), ("numbers", 8));
     }
 }
 
@@ -381,7 +381,8 @@ fn memory_after_rows_come_and_go_counts_those_that_are_there() {
     }
     let (snapshot, memory) = (engine.snapshot(), engine.memory());
     let rows: Vec<_> = memory.tables.iter().map(|table| table.rows).collect();
-    assert_eq!(rows, [snapshot.len(&TEXTS) as u64, snapshot.len(&QUEUES) as u64]);
+    // The last one is the table of clients' answers, of whom there is none.
+    assert_eq!(rows, [snapshot.len(&TEXTS) as u64, snapshot.len(&QUEUES) as u64, 0]);
     assert_eq!(memory.rows, rows.iter().sum::<u64>());
 }
 

@@ -11,7 +11,7 @@
 //!
 //! header, 128 bytes                         block, 48 bytes and its body
 //!   0  8  magic "MIXLOGCP"                   0  4  magic "MXCB"
-//!   8  4  format version                     4  4  kind: 1 catalog, 2 tables, 3 rows, 4 clients, 5 end
+//!   8  4  format version                     4  4  kind: 1 catalog, 2 tables, 3 rows, 5 end
 //!  12  4  zero                               8  8  salt, from log id and position
 //!  16 16  log id                            16  8  number of the block
 //!  32  8  position of the last entry        24  4  rows: number of the table; otherwise zero
@@ -169,15 +169,12 @@ pub(crate) enum Kind {
     Tables,
     /// Rows of one table.
     Rows,
-    /// What is known of clients. Nobody writes it yet.
-    Clients,
     /// The last block, in postcard's format: [`End`].
     End,
 }
 
 impl Kind {
-    const ALL: [(u32, Self); 5] =
-        [(1, Self::Catalog), (2, Self::Tables), (3, Self::Rows), (4, Self::Clients), (5, Self::End)];
+    const ALL: [(u32, Self); 4] = [(1, Self::Catalog), (2, Self::Tables), (3, Self::Rows), (5, Self::End)];
 }
 
 /// What stands before a block's body.

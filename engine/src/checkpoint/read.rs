@@ -160,9 +160,7 @@ impl Blocks<'_> {
                 None => Err(block.bad(Flaw::Bounds("the table"))),
             },
             Kind::End => cursor.end(&block),
-            Kind::Catalog | Kind::Tables | Kind::Clients => {
-                Err(block.bad(Flaw::Order("rows or the end come next")))
-            }
+            Kind::Catalog | Kind::Tables => Err(block.bad(Flaw::Order("rows or the end come next"))),
         };
         *end = Some(found.and_then(|found| match found.rows == *counts {
             true => Ok(found),

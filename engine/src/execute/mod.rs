@@ -15,10 +15,11 @@ use mixlog_log::Position;
 
 pub(crate) use release::Release;
 
+use crate::clients::Once;
 use crate::explain::Tally;
 use crate::footprint::{Details, NOWHERE, Of};
 use crate::pipeline::{Driver, Shared};
-use crate::procedure::{Calls, Ended};
+use crate::procedure::Calls;
 use crate::reply::Status;
 use crate::store::{AnyMerging, Did, Stamp, Store, Touched, TouchedRow, Worker};
 use crate::tx::{Guard, Tx};
@@ -93,6 +94,7 @@ unsafe fn run(shared: &Shared, driver: &mut Driver, turn: &Turn<'_>) -> Option<V
         store: &shared.store,
         calls: &**calls,
         call,
+        once: chunk.once(prepared),
         guard,
         details: chunk.details_of(index),
         window,
@@ -123,6 +125,8 @@ struct Attempt<'a> {
     store: &'a Store,
     calls: &'a dyn Calls,
     call: u32,
+    /// For a client's call.
+    once: Option<&'a Once>,
     guard: Guard<'a>,
     details: Details<'a>,
     window: Position,
@@ -158,7 +162,7 @@ impl Attempt<'_> {
     #[allow(unsafe_code)]
     #[inline]
     unsafe fn run(&self, worker: &mut Worker, reply: &mut Vec<u8>, run: Run) -> Ran {
-        let &Attempt { store, calls, call, guard, details, window, position, time_us } = self;
+        let &Attempt { store, calls, call, once, guard, details, window, position, time_us } = self;
         let start = reply.len();
         // SAFETY: the caller's promise.
         let mut tx = unsafe { Tx::new(store, worker, guard, details, window, position, time_us) };
@@ -167,26 +171,41 @@ impl Attempt<'_> {
         }
         // A procedure that panics leaves no trace: its changes are put back, and it can share nothing else.
         let ended = catch_unwind(AssertUnwindSafe(|| {
-            let ended = calls.run(call, &mut tx, reply);
-            if ended == Ended::Committed {
+            if once.is_some_and(|once| once.repeats(&tx, reply)) {
+                return Status::Repeated;
+            }
+            let status = calls.run(call, &mut tx, reply).into();
+            if status == Status::Committed {
+                if let Some(once) = once {
+                    once.keep(&mut tx, status, &reply[start..]);
+                }
                 tx.keep_indexes();
             }
-            ended
+            status
         }));
-        let commits = matches!(ended, Ok(Ended::Committed));
+        let commits = matches!(ended, Ok(Status::Committed));
         let effects = if commits && run != Run::Only { tx.effects() } else { Vec::new() };
-        let outside = tx.finish(commits && run != Run::First);
+        let mut outside = tx.finish(commits && run != Run::First);
         let is_stopped = outside.is_some() && matches!(guard, Guard::Stop(_));
         let status = match ended {
             _ if is_stopped => None,
-            Ok(Ended::Committed) => Some(Status::Committed),
-            Ok(Ended::Aborted) => Some(Status::Aborted),
+            Ok(status) => Some(status),
             Err(payload) => {
                 reply.truncate(start);
                 reply.extend_from_slice(panic_message(&*payload).as_bytes());
                 Some(Status::Panicked)
             }
         };
+        // What an aborted transaction changed is put back; that it aborted stays.
+        if let (Some(once), Some(status @ (Status::Aborted | Status::Panicked))) = (once, status)
+            && run != Run::First
+        {
+            // SAFETY: the caller's promise; the first one is finished.
+            let mut tx = unsafe { Tx::new(store, worker, guard, details, window, position, time_us) };
+            once.keep(&mut tx, status, &reply[start..]);
+            let beside = tx.finish(true);
+            outside = outside.or(beside);
+        }
         Ran { status, outside, effects }
     }
 }

@@ -77,6 +77,8 @@ pub(crate) struct Worker {
     /// Merges to be made when the window is executed.
     pub(crate) pool: Pool,
     scratch: Vec<u8>,
+    /// What it changed in the digest of the state so far, by table and bucket of keys; empty unless somebody compares.
+    pub(crate) buckets: Vec<u128>,
 }
 
 // SAFETY: the undo records point into undo space that belongs to the worker, wherever it runs.
@@ -110,6 +112,9 @@ pub(crate) struct WindowEnd {
 
 /// Shown the bytes of key and value of a row; tells whether to go on.
 pub(crate) type SeeRow<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
+/// Shown the hashes of a key and its row, and what people call the key.
+pub(crate) type SeeHashes<'a> = dyn FnMut(u64, u128, &dyn Fn() -> String) + 'a;
 
 /// A table without its types.
 pub(crate) trait AnyTable: Any + Send + Sync {
@@ -241,6 +246,10 @@ pub(crate) trait AnyTable: Any + Send + Sync {
     /// The digest of all rows at `at`, from scratch. For registered snapshots.
     fn digest_at(&self, at: Stamp) -> u128;
 
+    /// Shows `see` the hashes that the digest has of each key and row at `at`, and how to name the key. For registered
+    /// snapshots.
+    fn visit_hashes_at(&self, at: Stamp, see: &mut SeeHashes<'_>);
+
     /// How its rows become bytes.
     fn row_format(&self) -> RowFormat;
     /// Shows `see` the bytes of key and value of all rows at `at`, in no order, until it breaks off. For registered
@@ -310,6 +319,7 @@ impl Store {
             undo: Vec::new(),
             pool: Pool::default(),
             scratch: Vec::new(),
+            buckets: Vec::new(),
         };
         (Self { tables, directory, multiplier, shift }, (0..workers).map(worker).collect())
     }

@@ -38,7 +38,8 @@ use super::ordered_index::OrderedIndex;
 use super::overlay::{Overlays, TouchedRow};
 use super::row::{Row, Stamp, Version};
 use super::slab::{RowId, Slab};
-use super::{AnyTable, SeeRow, Undo, Unit, WindowEnd, Worker};
+use super::{AnyTable, SeeHashes, SeeRow, Undo, Unit, WindowEnd, Worker};
+use crate::agreement::{BUCKETS, bucket};
 use crate::checkpoint::RowFormat;
 use crate::codec::{Codec, DecodeError};
 use crate::footprint::Footprint;
@@ -980,6 +981,9 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
     unsafe fn end_window(&self, worker: &mut Worker, end: &WindowEnd) -> u128 {
         let number = worker.number();
         let mut scratch = std::mem::take(&mut worker.scratch);
+        let mut all_buckets = std::mem::take(&mut worker.buckets);
+        let first = usize::from(self.number) * BUCKETS;
+        let buckets = all_buckets.get_mut(first..first + BUCKETS).unwrap_or_default();
         let local = self.local(worker);
         let listed_before = local.absent.len();
         let (mut digest, mut with_value, mut absent) = (0u128, 0, std::mem::take(&mut local.absent));
@@ -993,11 +997,16 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
             with_value += i64::from(value.is_some()) - i64::from(version.value.is_some());
             if !self.derived {
                 let seed = self.digest_seed(key, &mut scratch);
+                let mut change = 0u128;
                 if let Some(before) = &version.value {
-                    digest = digest.wrapping_sub(Self::digest_value(before, seed, &mut scratch));
+                    change = change.wrapping_sub(Self::digest_value(before, seed, &mut scratch));
                 }
                 if let Some(after) = value {
-                    digest = digest.wrapping_add(Self::digest_value(after, seed, &mut scratch));
+                    change = change.wrapping_add(Self::digest_value(after, seed, &mut scratch));
+                }
+                digest = digest.wrapping_add(change);
+                if let Some(sum) = buckets.get_mut(bucket(seed) as usize) {
+                    *sum = sum.wrapping_add(change);
                 }
             }
             if value.is_none() && !row.listed.swap(true, Ordering::Relaxed) {
@@ -1035,7 +1044,17 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
         let undo_bytes = local.versions.bytes() + local.within.bytes();
         told.undo_bytes.store(undo_bytes as u64, Ordering::Relaxed);
         worker.scratch = scratch;
+        worker.buckets = all_buckets;
         digest
+    }
+
+    fn visit_hashes_at(&self, at: Stamp, see: &mut SeeHashes<'_>) {
+        let mut scratch = Vec::new();
+        self.visit_at(at, |key, value| {
+            let seed = self.digest_seed(key, &mut scratch);
+            see(seed, Self::digest_value(value, seed, &mut scratch), &|| <C as Codec<K>>::describe(key));
+            ControlFlow::Continue(())
+        });
     }
 
     fn memory(&self) -> TableMemory {

@@ -1,0 +1,419 @@
+//! Agreement: engines that follow one log compare digests through the log itself.
+//!
+//! Windows end at every multiple of [`WINDOW_GRID`](crate::WINDOW_GRID), on every engine. There each *member* appends a
+//! *vote*: the digest of its state and replies. Votes are entries, so all members read the same votes in the same order,
+//! and draw the same conclusions from them at the same place; no other protocol is needed (Eve compares tokens of states
+//! among replicas, OSDI 2012, section 3.3; the shared log stands for its agreement).
+//!
+//! ```text
+//! .. 4095 │ 4096 .. vote A(4095) .. vote B(4095) .. vote C(4095) .. 8191 │ vote A(8191) ..
+//!                                        │               └ C differs from what was agreed: it diverged
+//!                                        └ two of three say the same: the state after 4095 is agreed
+//! ```
+//!
+//! A vote on a position stands behind it, so whoever reads it has executed that position itself and kept its own digest.
+//! What a majority of the members voted for is *agreed*. A member that has another digest stops right there, whether its
+//! own vote was counted or not. When all have voted and no digest has a majority, as with two members that differ, all
+//! stop right there, replay one by one, and vote again; the newest vote of each counts. When that does not help, nobody
+//! can tell who is right, and all stop for good.
+//!
+//! A vote also tells sums by table and bucket of keys, so that the rows that differ can be named.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::{Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use mixlog_log::Position;
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::pipeline::WINDOW_GRID;
+use crate::snapshot::Snapshot;
+use crate::store::Store;
+
+/// Into how many buckets the keys of a table are thrown.
+pub(crate) const BUCKETS: usize = 32;
+
+/// Of how many own digests, and of how many positions that others voted on, is kept track.
+const POINTS: usize = 8;
+
+/// How many keys of a table a divergence names.
+const NAMED: usize = 16;
+
+/// Who an engine is among those that compare digests through their log. All members name the same members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// The name of this one. One that is not among the members does not vote, and compares all the same.
+    pub name: String,
+    /// The names of all that vote. What more than half of them say is agreed: with three or more, one that diverges is
+    /// found by the others; two can only tell that they differ.
+    pub members: Vec<String>,
+}
+
+impl Membership {
+    /// `name` among `members`.
+    pub fn new<M: Into<String>>(name: impl Into<String>, members: impl IntoIterator<Item = M>) -> Self {
+        Self { name: name.into(), members: members.into_iter().map(Into::into).collect() }
+    }
+
+    const fn quorum(&self) -> usize {
+        self.members.len() / 2 + 1
+    }
+
+    fn votes(&self) -> bool {
+        self.members.contains(&self.name)
+    }
+}
+
+/// The sums of a table's buckets, cut to 64 bits each.
+type Sums = Vec<(String, Vec<u64>)>;
+
+/// What a member says of the state after a position; an entry of the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Vote {
+    pub(crate) member: String,
+    pub(crate) position: u64,
+    state: u128,
+    replies: u128,
+    tables: Sums,
+}
+
+impl Vote {
+    pub(crate) const fn digest(&self) -> Digest {
+        Digest { position: Some(Position(self.position)), state: self.state, replies: self.replies }
+    }
+}
+
+/// A table that two members have different rows of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Differing {
+    /// The table's name.
+    pub table: String,
+    /// The buckets of keys that differ, of 32.
+    pub buckets: Vec<u32>,
+    /// Keys in these buckets, 16 at most. After a repair those whose rows differ; otherwise those whose rows changed since
+    /// the last position that was agreed, which the ones that differ are among.
+    pub keys: Vec<String>,
+}
+
+/// An engine that has another state than the members agreed on, or than any other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Divergence {
+    /// Who it is.
+    pub member: String,
+    /// The position after which the states differ: a multiple of [`WINDOW_GRID`](crate::WINDOW_GRID), less 1.
+    pub position: Position,
+    /// The last position before, after which they were the same; `None` for the start of the log.
+    pub agreed: Option<Position>,
+    /// Its digest.
+    pub own: Digest,
+    /// The digest that was agreed; `None` when no majority has the same.
+    pub expected: Option<Digest>,
+    /// Where the rows differ. Empty when only the replies do.
+    pub tables: Vec<Differing>,
+    /// Whether a sequential replay came to what was agreed, or, if nothing was, to another state than before.
+    pub repaired: bool,
+}
+
+impl fmt::Display for Divergence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} diverged at or before position {}", self.member, self.position)?;
+        match self.agreed {
+            Some(agreed) => write!(f, ", after {agreed}: ")?,
+            None => write!(f, ": ")?,
+        }
+        match self.expected {
+            Some(expected) => write!(f, "its digest is {}, and {expected} is agreed", self.own)?,
+            None => write!(f, "its digest is {}, and no majority has the same", self.own)?,
+        }
+        if self.tables.is_empty() {
+            f.write_str("; the rows are the same, replies differ")?;
+        }
+        for Differing { table, buckets, keys } in &self.tables {
+            write!(f, "; table {table:?} differs in buckets {buckets:?}, keys {}", keys.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+/// How far members agree, for those who wait for it.
+#[derive(Default)]
+pub(crate) struct Agreed {
+    /// Of each number of members, less 1: the last position on which so many had the same digest.
+    confirmed: Mutex<Vec<Option<Position>>>,
+    advanced: Condvar,
+}
+
+impl Agreed {
+    /// The last position on which `members` had the same digest.
+    pub(crate) fn by(&self, members: usize) -> Option<Position> {
+        let confirmed = self.confirmed.lock().expect("no panic in a short section");
+        members.checked_sub(1).and_then(|index| confirmed.get(index).copied().flatten())
+    }
+
+    fn note(&self, position: Position, members: usize) {
+        let mut confirmed = self.confirmed.lock().expect("no panic in a short section");
+        if confirmed.len() < members {
+            confirmed.resize(members, None);
+        }
+        for known in &mut confirmed[..members] {
+            *known = (*known).max(Some(position));
+        }
+        self.advanced.notify_all();
+    }
+
+    /// Wakes all who wait.
+    pub(crate) fn wake(&self) {
+        let _confirmed = self.confirmed.lock().expect("no panic in a short section");
+        self.advanced.notify_all();
+    }
+
+    /// Waits until `members` agree on `position` or a later one; tells whether they do. Gives up when `timeout` has
+    /// passed, or `stopped` says so.
+    pub(crate) fn wait(
+        &self,
+        position: Position,
+        members: usize,
+        timeout: Duration,
+        stopped: impl Fn() -> bool,
+    ) -> bool {
+        let begun = Instant::now();
+        let mut confirmed = self.confirmed.lock().expect("no panic in a short section");
+        loop {
+            let known = members.checked_sub(1).and_then(|index| confirmed.get(index).copied().flatten());
+            if known >= Some(position) {
+                return true;
+            }
+            let Some(left) = timeout.checked_sub(begun.elapsed()) else { return false };
+            if stopped() {
+                return false;
+            }
+            confirmed = self.advanced.wait_timeout(confirmed, left).expect("no panic in a short section").0;
+        }
+    }
+}
+
+/// An own digest, until it is agreed.
+pub(crate) struct Point {
+    pub(crate) position: Position,
+    digest: Digest,
+    sums: Sums,
+    pub(crate) snapshot: Snapshot,
+}
+
+impl Point {
+    /// The state that `snapshot` sees. `buckets`: the sums of all tables' buckets.
+    pub(crate) fn new(snapshot: Snapshot, digest: Digest, buckets: &[u128]) -> Self {
+        let position = digest.position.expect("a window ended");
+        let sums = sums(snapshot.store(), buckets);
+        Self { position, digest, sums, snapshot }
+    }
+
+    pub(crate) fn vote(&self, member: &str) -> Vote {
+        let Digest { state, replies, .. } = self.digest;
+        let (member, tables) = (member.to_owned(), self.sums.clone());
+        Vote { member, position: self.position.0, state, replies, tables }
+    }
+}
+
+fn sums(store: &Store, buckets: &[u128]) -> Sums {
+    let tables = store.tables().zip(buckets.chunks(BUCKETS)).filter(|(table, _)| !table.is_derived());
+    let cut = |sums: &[u128]| sums.iter().map(|sum| *sum as u64).collect();
+    tables.map(|(table, sums)| (table.name().to_owned(), cut(sums))).collect()
+}
+
+/// The votes on one position.
+#[derive(Default)]
+struct Tally {
+    /// The newest of each member, and how many it cast.
+    votes: BTreeMap<String, (Vote, u32)>,
+}
+
+impl Tally {
+    /// The vote that most agree with, and how many do. There is one.
+    fn most(&self) -> (&Vote, usize) {
+        let count = |vote: &Vote| self.votes.values().filter(|(v, _)| v.digest() == vote.digest()).count();
+        let counted = self.votes.values().map(|(vote, _)| (vote, count(vote)));
+        counted.max_by_key(|&(_, count)| count).expect("there is a vote")
+    }
+}
+
+/// One engine's view of the votes. Belongs to the leader, who calls it between windows.
+pub(crate) struct Watch {
+    membership: Membership,
+    /// Votes on earlier positions were cast before.
+    vote_from: Position,
+    /// Disputes before this one are being settled by a replay: this one.
+    settling_before: Position,
+    points: VecDeque<Point>,
+    tallies: BTreeMap<Position, Tally>,
+    agreed: Option<Position>,
+    /// The state there, to compare with.
+    agreed_snapshot: Option<Snapshot>,
+    /// The entries before were looked at.
+    next: Position,
+}
+
+impl Watch {
+    pub(crate) const fn new(membership: Membership, vote_from: Position, settling_before: Position) -> Self {
+        Self {
+            membership,
+            vote_from,
+            settling_before,
+            points: VecDeque::new(),
+            tallies: BTreeMap::new(),
+            agreed: None,
+            agreed_snapshot: None,
+            next: Position::ZERO,
+        }
+    }
+
+    /// Whether a digest is to be kept of the state before `tail`.
+    pub(crate) fn wants(&self, tail: Position) -> bool {
+        tail > Position::ZERO
+            && tail.0.is_multiple_of(WINDOW_GRID)
+            && self.points.back().is_none_or(|point| point.position.next() < tail)
+    }
+
+    /// Keeps a digest; returns the vote to be cast on it, if any.
+    pub(crate) fn add(&mut self, point: Point) -> Option<Vote> {
+        let votes = self.membership.votes() && point.position >= self.vote_from;
+        let vote = votes.then(|| point.vote(&self.membership.name));
+        self.points.push_back(point);
+        if self.points.len() > POINTS {
+            self.points.pop_front();
+        }
+        vote
+    }
+
+    pub(crate) fn take_point(&mut self, position: Position) -> Option<Point> {
+        let index = self.points.iter().position(|point| point.position == position)?;
+        self.points.remove(index)
+    }
+
+    /// Counts the vote that stands at `at`. The error is what it tells of this engine.
+    pub(crate) fn count(&mut self, at: Position, vote: Vote, agreed: &Agreed) -> Result<(), Box<Divergence>> {
+        if at < self.next || !self.membership.members.contains(&vote.member) {
+            return Ok(());
+        }
+        self.next = at.next();
+        let position = Position(vote.position);
+        // Nobody needs to know of old ones, and there is no end to them.
+        let oldest = self.agreed.map_or(0, |agreed| agreed.0.saturating_sub(POINTS as u64 * WINDOW_GRID));
+        if position.0 < oldest || position >= at {
+            return Ok(());
+        }
+        let tally = self.tallies.entry(position).or_default();
+        let cast = tally.votes.get(&vote.member).map_or(0, |(_, cast)| *cast) + 1;
+        tally.votes.insert(vote.member.clone(), (vote, cast));
+        let tally = &self.tallies[&position];
+        let (most, count) = tally.most();
+        agreed.note(position, count);
+        let own = self.points.iter().find(|point| point.position == position);
+        if count >= self.membership.quorum() {
+            if self.agreed >= Some(position) {
+                return Ok(());
+            }
+            if let Some(own) = own
+                && own.digest != most.digest()
+            {
+                let expected = Some(most.digest());
+                return Err(self.divergence(own, most, expected));
+            }
+            self.agree(position);
+        } else if self.membership.votes()
+            && tally.votes.len() == self.membership.members.len()
+            && (position >= self.settling_before || tally.votes.values().all(|(_, cast)| *cast > 1))
+            && let Some(own) = own
+        {
+            let others = tally.votes.values().map(|(vote, _)| vote);
+            let other = others.into_iter().find(|vote| vote.digest() != own.digest);
+            let other = other.expect("no majority has the same");
+            return Err(self.divergence(own, other, None));
+        }
+        Ok(())
+    }
+
+    fn agree(&mut self, position: Position) {
+        self.agreed = Some(position);
+        while self.points.front().is_some_and(|point| point.position <= position) {
+            let point = self.points.pop_front().expect("there is one");
+            if point.position == position {
+                self.agreed_snapshot = Some(point.snapshot);
+            }
+        }
+        let keep = position.0.saturating_sub(POINTS as u64 * WINDOW_GRID);
+        self.tallies = self.tallies.split_off(&Position(keep));
+    }
+
+    fn divergence(&self, own: &Point, other: &Vote, expected: Option<Digest>) -> Box<Divergence> {
+        let mut tables = differing(&own.sums, &other.tables);
+        if let Some(agreed) = &self.agreed_snapshot {
+            name_keys(&mut tables, agreed, &own.snapshot);
+        }
+        Box::new(Divergence {
+            member: self.membership.name.clone(),
+            position: own.position,
+            agreed: self.agreed,
+            own: own.digest,
+            expected,
+            tables,
+            repaired: false,
+        })
+    }
+}
+
+/// The tables and buckets whose sums differ.
+fn differing(own: &Sums, other: &Sums) -> Vec<Differing> {
+    let other: BTreeMap<&str, &Vec<u64>> = other.iter().map(|(name, sums)| (name.as_str(), sums)).collect();
+    let nothing = vec![0; BUCKETS];
+    let differs = |(name, sums): &(String, Vec<u64>)| {
+        let other = other.get(name.as_str()).copied().unwrap_or(&nothing);
+        let pairs = (0u32..).zip(sums.iter().zip(other));
+        let buckets: Vec<_> = pairs.filter(|(_, (a, b))| a != b).map(|(number, _)| number).collect();
+        (!buckets.is_empty()).then(|| Differing { table: name.clone(), buckets, keys: Vec::new() })
+    };
+    own.iter().filter_map(differs).collect()
+}
+
+/// Fills in the keys, in the buckets that differ, whose rows are not the same in two states.
+pub(crate) fn name_keys(tables: &mut [Differing], one: &Snapshot, other: &Snapshot) {
+    for Differing { table, buckets, keys } in tables {
+        let (Some(first), Some(second)) = (one.store().number_of(table), other.store().number_of(table))
+        else {
+            continue;
+        };
+        let is_in = |key: u64| buckets.contains(&bucket(key));
+        let mut rows = BTreeMap::new();
+        let first = one.store().any(first);
+        first.visit_hashes_at(one.stamp(), &mut |key, row, _| {
+            if is_in(key) {
+                rows.insert(key, row);
+            }
+        });
+        keys.clear();
+        other.store().any(second).visit_hashes_at(other.stamp(), &mut |key, row, name| {
+            if is_in(key) && rows.remove(&key) != Some(row) {
+                keys.push(name());
+            }
+        });
+        if !rows.is_empty() {
+            first.visit_hashes_at(one.stamp(), &mut |key, _, name| {
+                if rows.contains_key(&key) {
+                    keys.push(name());
+                }
+            });
+        }
+        keys.sort_unstable();
+        keys.truncate(NAMED);
+    }
+}
+
+/// The bucket of a key, by its hash.
+#[inline]
+pub(crate) const fn bucket(key: u64) -> u32 {
+    (key % BUCKETS as u64) as u32
+}

@@ -1,0 +1,255 @@
+//! Exactly once: a client's transaction has one effect and one answer, however often it is submitted.
+//!
+//! A client names itself and numbers its transactions; both stand in the entry. What the transaction answered is a row,
+//! written by the transaction itself, in a table that every engine has:
+//!
+//! ```text
+//! answers   (client, sequence mod 64) -> sequence, what was called, position, how it ended, reply
+//!
+//! call of (client, sequence), at its turn
+//!   its place is empty or holds a lower sequence    it runs, and its answer takes the place
+//!   its place holds this sequence                   it does not run: the answer that is there is its own
+//!   its place holds a higher sequence               it does not run: its answer is forgotten
+//! ```
+//!
+//! Since answers are rows, all that holds for rows holds for them: guard and mixer keep a retry behind its original,
+//! a replay puts them back, digests count them, checkpoints keep them, replicas agree on them, and whoever follows the
+//! log can answer a retry. Places of different sequences are different rows, so transactions of one client run beside
+//! each other.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::codec;
+use crate::engine::Engine;
+use crate::error::SubmitError;
+use crate::footprint::Footprint;
+use crate::procedure::{Never, Procedure, ProcedureId};
+use crate::reply::Status;
+use crate::table::Table;
+use crate::ticket::Ticket;
+use crate::tx::Tx;
+
+/// How many answers an engine keeps for each client: those of so many consecutive sequence numbers. Part of the log's
+/// meaning: all who read a log must keep as many.
+pub const ANSWERS_KEPT: u64 = 64;
+
+/// Who submits, under a name of its own choice that no other client has: drawn at random, or given out by somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ClientId(pub u64);
+
+impl fmt::Display for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where an answer is kept: a client, and a sequence number modulo [`ANSWERS_KEPT`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) struct Place {
+    client: ClientId,
+    place: u64,
+}
+
+impl Place {
+    const fn of(client: ClientId, sequence: u64) -> Self {
+        Self { client, place: sequence % ANSWERS_KEPT }
+    }
+}
+
+/// An answer that is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    sequence: u64,
+    /// Hash of the procedure and its arguments.
+    called: u64,
+    /// Of the entry that ran.
+    position: u64,
+    status: Status,
+    /// Empty for a panic, whose message is no property of the log.
+    reply: Vec<u8>,
+}
+
+/// The answers of all clients.
+pub(crate) const ANSWERS: Table<Place, Kept> = Table::new("mixlog.answers");
+
+/// What makes a call one of a client: to be run once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Once {
+    pub(crate) client: ClientId,
+    pub(crate) sequence: u64,
+    called: u64,
+}
+
+/// The reply of a transaction that did not run, since its client had used the sequence number before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Repeat {
+    /// The first answer.
+    Answer { position: u64, status: Status, reply: Vec<u8> },
+    /// Its answer gave way to that of a later one.
+    Forgotten { newer: u64 },
+    /// The sequence number was used for something else.
+    Reused { position: u64 },
+}
+
+impl Once {
+    pub(crate) fn new(client: ClientId, sequence: u64, procedure: ProcedureId, arguments: &[u8]) -> Self {
+        Self { client, sequence, called: xxh3_64_with_seed(arguments, u64::from(procedure.0)) }
+    }
+
+    const fn place(&self) -> Place {
+        Place::of(self.client, self.sequence)
+    }
+
+    pub(crate) fn declare(&self, f: &mut Footprint<'_>) {
+        f.write(&ANSWERS, &self.place());
+    }
+
+    /// Appends the reply of a call that must not run; tells whether there is one.
+    pub(crate) fn repeats(&self, tx: &Tx<'_>, reply: &mut Vec<u8>) -> bool {
+        let repeat = match tx.get(&ANSWERS, &self.place()) {
+            None => return false,
+            Some(kept) if kept.sequence < self.sequence => return false,
+            Some(kept) if kept.sequence > self.sequence => Repeat::Forgotten { newer: kept.sequence },
+            Some(kept) if kept.called != self.called => Repeat::Reused { position: kept.position },
+            Some(Kept { position, status, reply, .. }) => {
+                Repeat::Answer { position: *position, status: *status, reply: reply.clone() }
+            }
+        };
+        codec::encode(&repeat, reply);
+        true
+    }
+
+    /// Keeps the answer of the call, which ran at the transaction's position.
+    pub(crate) fn keep(&self, tx: &mut Tx<'_>, status: Status, reply: &[u8]) {
+        let reply = if status == Status::Panicked { Vec::new() } else { reply.to_vec() };
+        let &Self { sequence, called, .. } = self;
+        let kept = Kept { sequence, called, position: tx.position().0, status, reply };
+        tx.put(&ANSWERS, self.place(), kept);
+    }
+}
+
+/// Gives up all answers of a client: see [`Client::forget`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Forget {
+    client: ClientId,
+}
+
+impl Procedure for Forget {
+    const NAME: &'static str = "mixlog.forget";
+    /// How many answers were kept.
+    type Output = u64;
+    type Abort = Never;
+
+    fn footprint(&self, f: &mut Footprint<'_>) {
+        for place in 0..ANSWERS_KEPT {
+            f.write(&ANSWERS, &Place { client: self.client, place });
+        }
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<u64, Never> {
+        let mut kept = 0;
+        for place in 0..ANSWERS_KEPT {
+            let place = Place { client: self.client, place };
+            if tx.get(&ANSWERS, &place).is_some() {
+                tx.delete(&ANSWERS, &place);
+                kept += 1;
+            }
+        }
+        Ok(kept)
+    }
+}
+
+/// One who submits through an engine, and may do so again: after a crash, a lost connection, through another engine on
+/// the same log. Made by [`Engine::client`]; holds no state.
+///
+/// The client gives each transaction a sequence number, higher ones to later ones, and remembers the transaction until
+/// it has the answer. To submit it again under the same number is always safe: it has one effect, and all its tickets
+/// are given the first answer, with the position of the first. At most [`ANSWERS_KEPT`] consecutive numbers may be
+/// without an answer at a time: a higher number takes the place of the one that is so much lower.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use mixlog_engine::{ClientId, Engine, Never, Outcome, Procedure, Table, Tx};
+/// # use mixlog_log::MemoryLog;
+/// # use serde::{Deserialize, Serialize};
+/// # const COUNTERS: Table<u64, u64> = Table::new("counters");
+/// #[derive(Serialize, Deserialize)]
+/// struct Count;
+///
+/// impl Procedure for Count {
+///     // ..
+/// #     const NAME: &'static str = "count";
+/// #     type Output = u64;
+/// #     type Abort = Never;
+/// #     fn run(&self, tx: &mut Tx<'_>) -> Result<u64, Never> {
+/// #         let count = tx.get(&COUNTERS, &0).copied().unwrap_or(0) + 1;
+/// #         tx.put(&COUNTERS, 0, count);
+/// #         Ok(count)
+/// #     }
+/// }
+/// let builder = || Engine::builder().table(&COUNTERS).procedure::<Count>();
+/// let log = Arc::new(MemoryLog::new());
+/// let engine = builder().open(log.clone()).unwrap();
+/// let me = ClientId(0x5ca1_ab1e);
+/// let first = engine.client(me).submit(1, &Count).unwrap().wait().unwrap();
+/// drop(engine);
+///
+/// // Nobody told the client whether it was done.
+/// let engine = builder().open(log).unwrap();
+/// let again = engine.client(me).submit(1, &Count).unwrap().wait().unwrap();
+/// assert_eq!(again.position(), first.position());
+/// assert_eq!(again.committed(), Some(1));
+/// assert_eq!(engine.snapshot().get(&COUNTERS, &0), Some(1));
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Client<'a> {
+    engine: &'a Engine,
+    id: ClientId,
+}
+
+impl<'a> Client<'a> {
+    pub(crate) const fn new(engine: &'a Engine, id: ClientId) -> Self {
+        Self { engine, id }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn id(&self) -> ClientId {
+        self.id
+    }
+
+    /// As [`Engine::submit`], to have its effect once. The ticket tells the first answer, also that it aborted or
+    /// panicked; of a panic not the message.
+    ///
+    /// Cost: besides that of `submit`, one more row that the transaction writes.
+    ///
+    /// # Errors
+    /// As there. The ticket's besides: [`Forgotten`](crate::TicketError::Forgotten) and
+    /// [`Reused`](crate::TicketError::Reused).
+    pub fn submit<P: Procedure>(&self, sequence: u64, procedure: &P) -> Result<Ticket<P>, SubmitError> {
+        self.engine.submit_as(procedure, Some((self.id, sequence)))
+    }
+
+    /// The highest sequence number whose answer is in the newest committed state: where a client goes on that has
+    /// forgotten, once it is sure that nothing of its own is on the way.
+    ///
+    /// Cost: [`ANSWERS_KEPT`] look-ups.
+    #[must_use]
+    pub fn last(&self) -> Option<u64> {
+        let snapshot = self.engine.snapshot();
+        let kept = |place| snapshot.get(&ANSWERS, &Place { client: self.id, place });
+        (0..ANSWERS_KEPT).filter_map(kept).map(|kept| kept.sequence).max()
+    }
+
+    /// Gives up the client's answers, and the memory that they take; the ticket tells how many there were. For clients
+    /// that will not come again: a retry that comes nevertheless takes effect.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`].
+    pub fn forget(&self) -> Result<Ticket<Forget>, SubmitError> {
+        self.engine.submit(&Forget { client: self.id })
+    }
+}

@@ -1,0 +1,284 @@
+//! Replicas: engines that follow a log which others append to, compare digests, and repair themselves.
+//!
+//! ```text
+//! follow ──> diverged ──> newest checkpoint at or before the last agreed position, replayed one by one
+//!   ^                        │                                    │
+//!   └──── the same digest as agreed: vote again, go on ───────────┤
+//!                                                                 └ another one: stop, with an error
+//! ```
+//!
+//! How digests are compared is told in [`agreement`](crate::agreement). A replica that was stopped is rebuilt by making a
+//! new one: from a checkpoint beside the log, or on another's shelf ([`Config::storage`](crate::checkpoint::Config)).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use mixlog_log::{Position, SharedLog};
+
+use crate::agreement::{Divergence, Watch, name_keys};
+use crate::checkpoint::{self, Recovery};
+use crate::digest::Digest;
+use crate::engine::{Builder, Built};
+use crate::error::OpenError;
+use crate::observe;
+use crate::pipeline::{self, Pipeline, Shared, Until};
+use crate::snapshot::Snapshot;
+use crate::stats::Stats;
+
+/// An engine that follows a log and takes no submissions. All methods may be called from any thread; dropping it stops
+/// it.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use mixlog_engine::{Engine, Membership, Replica, Table, WINDOW_GRID};
+/// # use mixlog_log::{MemoryLog, SharedLog};
+/// const ACCOUNTS: Table<u64, i64> = Table::new("accounts");
+///
+/// let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new());
+/// let member = |name| Engine::builder().table(&ACCOUNTS).member(Membership::new(name, ["a", "b", "c"]));
+/// // One answers clients, two follow, with as many threads as they like.
+/// let engine = member("a").open(log.clone()).unwrap();
+/// let b = Replica::follow(move || member("b").threads(1), log.clone()).unwrap();
+/// let c = Replica::follow(move || member("c").threads(3).window(64), log).unwrap();
+///
+/// engine.pad().unwrap();
+/// let patience = std::time::Duration::from_secs(60);
+/// assert!(engine.wait_agreed(engine.position().unwrap(), 3, patience));
+/// # drop((b, c));
+/// ```
+pub struct Replica {
+    inner: Arc<Inner>,
+    thread: Option<JoinHandle<()>>,
+}
+
+type Make = Box<dyn Fn() -> Builder + Send + Sync>;
+
+struct Inner {
+    make: Make,
+    log: Arc<dyn SharedLog>,
+    stop: AtomicBool,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    /// Replaced by a repair.
+    pipeline: Arc<Pipeline>,
+    recovery: Recovery,
+    divergences: Vec<Divergence>,
+    failed: Option<OpenError>,
+}
+
+impl Replica {
+    /// Starts to follow the log: from the newest checkpoint, if there is one, on a thread of its own. `make` describes the
+    /// engine, with its [`member`](Builder::member)ship; it is called again for each repair.
+    ///
+    /// # Errors
+    /// [`OpenError`]: the configuration makes no sense, or the start of the log is gone and no checkpoint reaches it.
+    /// What goes wrong later is told by [`failed`](Self::failed).
+    pub fn follow(
+        make: impl Fn() -> Builder + Send + Sync + 'static,
+        log: Arc<dyn SharedLog>,
+    ) -> Result<Self, OpenError> {
+        let tail = log.tail().tail;
+        let (pipeline, recovery) = start(make(), &*log, Position::MAX, tail, tail, Position::ZERO)?;
+        let state = State { pipeline: Arc::new(pipeline), recovery, divergences: Vec::new(), failed: None };
+        let inner = Arc::new(Inner {
+            make: Box::new(make),
+            log,
+            stop: AtomicBool::new(false),
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        });
+        let own = Arc::clone(&inner);
+        let thread = pipeline::spawn("mixlog-replica", move || own.run());
+        let thread = thread.map_err(|error| {
+            OpenError::Configuration(format!("cannot start the replica's thread: {error}"))
+        })?;
+        Ok(Self { inner, thread: Some(thread) })
+    }
+
+    fn shared(&self) -> Arc<Shared> {
+        Arc::clone(self.inner.state().pipeline.shared())
+    }
+
+    /// A view of the newest committed state. A repair replaces states: a view that is open keeps showing what it showed.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::new(self.shared())
+    }
+
+    /// The digest of the newest committed state and of all replies so far.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.shared().digest()
+    }
+
+    /// The last committed position, or `None` before the first.
+    #[must_use]
+    pub fn position(&self) -> Option<Position> {
+        self.shared().snapshots.tail().previous()
+    }
+
+    /// As [`Engine::agreed`](crate::Engine::agreed).
+    #[must_use]
+    pub fn agreed(&self, members: usize) -> Option<Position> {
+        self.shared().agreed.by(members)
+    }
+
+    /// What was counted since it started, or since its last repair.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.shared().stats.lock().expect("no panic in a short section").clone()
+    }
+
+    /// From which checkpoint it started, or started anew for its last repair.
+    #[must_use]
+    pub fn recovery(&self) -> Recovery {
+        self.inner.state().recovery.clone()
+    }
+
+    /// The times that it had another state than the others, oldest first.
+    #[must_use]
+    pub fn divergences(&self) -> Vec<Divergence> {
+        self.inner.state().divergences.clone()
+    }
+
+    /// Why it has stopped, if it has.
+    #[must_use]
+    pub fn failed(&self) -> Option<OpenError> {
+        self.inner.state().failed.clone()
+    }
+
+    /// Waits until it has executed `position`, and tells whether it has. Gives up when `timeout` has passed, or it has
+    /// stopped.
+    #[must_use]
+    pub fn wait(&self, position: Position, timeout: Duration) -> bool {
+        let begun = Instant::now();
+        let mut state = self.inner.state();
+        loop {
+            if state.pipeline.shared().snapshots.tail() > position {
+                return true;
+            }
+            if state.failed.is_some() || begun.elapsed() >= timeout {
+                return false;
+            }
+            // Windows end without a word to this.
+            let look = Duration::from_millis(2);
+            state = self.inner.changed.wait_timeout(state, look).expect("no panic in a short section").0;
+        }
+    }
+
+    /// Stops it.
+    ///
+    /// # Errors
+    /// Why it had stopped before, if it had.
+    pub fn close(mut self) -> Result<(), OpenError> {
+        self.shut_down();
+        self.failed().map_or(Ok(()), Err)
+    }
+
+    fn shut_down(&mut self) {
+        self.inner.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // It tells its errors itself, and panics of drivers are among them.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+impl std::fmt::Debug for Replica {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replica").finish_non_exhaustive()
+    }
+}
+
+/// A pipeline with the state of the newest checkpoint before `before`; votes on positions from `vote_from` on, and takes
+/// disputes before `settling_before` for those that it is there to settle.
+fn start(
+    builder: Builder,
+    log: &dyn SharedLog,
+    before: Position,
+    vote_from: Position,
+    settling_before: Position,
+    one_by_one_before: Position,
+) -> Result<(Pipeline, Recovery), OpenError> {
+    let built = builder.build_one_by_one_before(one_by_one_before)?;
+    let Built { pipeline, checkpoints, on_load, membership, .. } = built;
+    if let Some(membership) = membership {
+        pipeline.watch(Watch::new(membership, vote_from, settling_before));
+    }
+    let shelf = checkpoints.shelf(log);
+    let recovery =
+        checkpoint::recover(&pipeline, log, shelf.as_ref(), checkpoints.start, before, on_load.as_ref())?;
+    Ok((pipeline, recovery))
+}
+
+impl Inner {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().expect("no panic in a short section")
+    }
+
+    /// Follows the log until it is told to stop, or cannot go on.
+    fn run(&self) {
+        loop {
+            let pipeline = Arc::clone(&self.state().pipeline);
+            let outcome = pipeline.run(&*self.log, &Until::Stopped(&self.stop), None);
+            let failed = match outcome {
+                Ok(()) => None,
+                Err(OpenError::Diverged(divergence)) => match self.repair(&pipeline, *divergence) {
+                    Ok(()) => continue,
+                    Err(error) => Some(error),
+                },
+                Err(error) => Some(error),
+            };
+            let reason = failed.as_ref().map_or_else(|| "it was closed".to_owned(), ToString::to_string);
+            pipeline.shared().stop(&reason);
+            self.state().failed = failed;
+            self.changed.notify_all();
+            return;
+        }
+    }
+
+    /// Goes back to the last agreed position and replays one by one. The error is that it cannot, or that it comes to
+    /// another state than the others once more.
+    fn repair(&self, old: &Pipeline, mut divergence: Divergence) -> Result<(), OpenError> {
+        let position = divergence.position;
+        observe::diverged(&divergence);
+        let repeated = self.state().divergences.iter().any(|known| known.position == position);
+        self.state().divergences.push(divergence.clone());
+        if repeated {
+            return Err(OpenError::Diverged(Box::new(divergence)));
+        }
+        let before = divergence.agreed.map_or(Position::ZERO, Position::next);
+        let tail = self.log.tail().tail;
+        let (new, recovery) = start((self.make)(), &*self.log, before, position, tail, position.next())?;
+        // Up to there only: both states are wanted.
+        new.run(&*self.log, &Until::Tail(position.next()), None)?;
+        let (snapshot, digest) = (Snapshot::new(Arc::clone(new.shared())), new.shared().digest());
+        divergence.repaired = divergence.expected.map_or(digest != divergence.own, |agreed| digest == agreed);
+        if let Some(point) = old.take_point(position)
+            && divergence.repaired
+        {
+            name_keys(&mut divergence.tables, &snapshot, &point.snapshot);
+        }
+        let mut state = self.state();
+        *state.divergences.last_mut().expect("it was just added") = divergence.clone();
+        if divergence.expected.is_some() && !divergence.repaired {
+            return Err(OpenError::Diverged(Box::new(divergence)));
+        }
+        state.pipeline = Arc::new(new);
+        state.recovery = recovery;
+        drop(state);
+        self.changed.notify_all();
+        Ok(())
+    }
+}

@@ -1,0 +1,327 @@
+//! Engines that follow one log find out who differs, name what differs, and repair or stop that one, while the others go
+//! on.
+#![cfg(not(loom))]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use mixlog_engine::{
+    Builder, Divergence, Engine, Footprint, Membership, Mode, Never, OpenError, Position, Procedure, Replica,
+    Table, Tx, WINDOW_GRID, checkpoint,
+};
+use mixlog_log::{Durability, FileLog, MemoryLog, SharedLog, file};
+use serde::{Deserialize, Serialize};
+
+/// Longer than any step takes on a busy machine, so that a hang fails instead of hanging.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const ROWS: Table<u64, u64> = Table::new("rows");
+const OTHERS: Table<u64, u64> = Table::new("others");
+
+/// How a build of the procedure is at fault: what it does at transaction number [`AT`].
+type Fault = u8;
+const NONE: Fault = 0;
+/// Flips a bit of the row that it writes, the first time that it runs.
+const FLIP: Fault = 1;
+/// Does nothing, and says that it did.
+const SKIP: Fault = 2;
+/// Reads the clock.
+const CLOCK: Fault = 3;
+/// Replies something else, the first time that it runs.
+const REPLY: Fault = 4;
+/// As [`FLIP`], for another test in the same process.
+const FLIP_OF_TWO: Fault = 5;
+const CLOCK_OF_TWO: Fault = 6;
+const FLIP_OF_ENGINE: Fault = 7;
+const FLIP_IN_FILES: Fault = 8;
+
+static ONCE: [AtomicBool; 9] = [const { AtomicBool::new(false) }; 9];
+
+const AT: u64 = 5000;
+
+/// Adds to a row and returns the sum. Builds with different faults have the same name, as a faulty build has.
+#[derive(Serialize, Deserialize)]
+struct Add<const FAULT: Fault> {
+    n: u64,
+}
+
+impl<const FAULT: Fault> Procedure for Add<FAULT> {
+    const NAME: &'static str = "add";
+    type Output = u64;
+    type Abort = Never;
+
+    fn footprint(&self, f: &mut Footprint<'_>) {
+        f.write(&ROWS, &(self.n % 300));
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<u64, Never> {
+        let key = self.n % 300;
+        let sum = tx.get(&ROWS, &key).copied().unwrap_or(0) + self.n;
+        let (mut row, mut reply) = (sum, sum);
+        if self.n == AT {
+            let once = || !ONCE[usize::from(FAULT)].swap(true, Ordering::Relaxed);
+            match FAULT {
+                FLIP | FLIP_OF_TWO | FLIP_OF_ENGINE | FLIP_IN_FILES if once() => row ^= 1,
+                SKIP => return Ok(sum),
+                CLOCK | CLOCK_OF_TWO => {
+                    row = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64;
+                }
+                REPLY if once() => reply += 1,
+                _ => {}
+            }
+        }
+        tx.put(&ROWS, key, row);
+        Ok(reply)
+    }
+}
+
+fn member<const FAULT: Fault>(name: &str, members: &[&str], threads: usize) -> Builder {
+    let mode = if threads == 1 { Mode::Sequential } else { Mode::Parallel };
+    Engine::builder()
+        .table(&ROWS)
+        .table(&OTHERS)
+        .procedure::<Add<FAULT>>()
+        .member(Membership::new(name, members.iter().copied()))
+        .threads(threads)
+        .window(64 << (threads % 3))
+        .mode(mode)
+}
+
+fn memory() -> Arc<dyn SharedLog> {
+    Arc::new(MemoryLog::new())
+}
+
+const THREE: [&str; 3] = ["a", "b", "c"];
+
+/// Submits so many transactions; the last is executed when it returns.
+fn submit(engine: &Engine, numbers: std::ops::Range<u64>) {
+    let tickets: Vec<_> = numbers.map(|n| engine.submit(&Add::<NONE> { n }).unwrap()).collect();
+    tickets.into_iter().for_each(|ticket| {
+        ticket.wait().unwrap();
+    });
+}
+
+/// Makes all members vote on what is in the log, and reads the votes.
+fn settle(engine: &Engine, members: usize) -> Position {
+    engine.pad().unwrap();
+    let position = Position(engine.log().tail().tail.0 / WINDOW_GRID * WINDOW_GRID - 1);
+    assert!(engine.wait_agreed(position, members, PATIENCE), "{members} agree on {position}");
+    position
+}
+
+fn wait_for(what: &str, is: impl Fn() -> bool) {
+    let begun = std::time::Instant::now();
+    while !is() {
+        assert!(begun.elapsed() < PATIENCE, "{what} never comes");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn replicas_of_any_threads_and_windows_agree_and_a_late_one_catches_up() {
+    let log = memory();
+    let engine = member::<NONE>("a", &THREE, 2).open(Arc::clone(&log)).unwrap();
+    let b = Replica::follow(|| member::<NONE>("b", &THREE, 1), Arc::clone(&log)).unwrap();
+    submit(&engine, 0..9000);
+    // Two of three are enough to agree, and not enough for those who want all.
+    let two = settle(&engine, 2);
+    assert_eq!(engine.agreed(3), None);
+    let c = Replica::follow(|| member::<NONE>("c", &THREE, 3), Arc::clone(&log)).unwrap();
+    submit(&engine, 9000..14000);
+    let three = settle(&engine, 3);
+    assert!(three > two && three.next().0.is_multiple_of(WINDOW_GRID));
+    // One that does not vote looks on.
+    let look = Replica::follow(|| member::<NONE>("d", &THREE, 1), Arc::clone(&log)).unwrap();
+    let tail = log.tail().tail;
+    for replica in [&b, &c, &look] {
+        assert!(replica.wait(tail.previous().unwrap(), PATIENCE));
+        assert_eq!(replica.digest(), engine.digest());
+        assert_eq!((replica.divergences(), replica.failed().map(|e| e.to_string())), (vec![], None));
+    }
+    assert!(look.agreed(3) >= Some(three));
+    for replica in [b, c, look] {
+        replica.close().unwrap();
+    }
+}
+
+/// Runs the fault in one of three, and tells what that one said; the two others must agree beside it.
+fn diverge<const FAULT: Fault>(threads: usize) -> (Replica, Divergence, Engine, Replica) {
+    let log = memory();
+    let engine = member::<NONE>("a", &THREE, 2).open(Arc::clone(&log)).unwrap();
+    let b = Replica::follow(|| member::<NONE>("b", &THREE, 1), Arc::clone(&log)).unwrap();
+    let c = Replica::follow(move || member::<FAULT>("c", &THREE, threads), Arc::clone(&log)).unwrap();
+    submit(&engine, 0..10_000);
+    settle(&engine, 2);
+    wait_for("the divergence", || !c.divergences().is_empty());
+    let settled = || c.failed().is_some() || c.divergences()[0].repaired;
+    wait_for("the end of the repair", settled);
+    submit(&engine, 10_000..15_000);
+    settle(&engine, 2);
+    assert_eq!((b.divergences(), b.failed().map(|e| e.to_string())), (vec![], None));
+    let divergence = c.divergences()[0].clone();
+    // Within the grid's window in which it happened.
+    assert_eq!(divergence.position, Position(2 * WINDOW_GRID - 1), "{divergence}");
+    assert_eq!(divergence.agreed, Some(Position(WINDOW_GRID - 1)));
+    assert_eq!(divergence.member, "c");
+    (c, divergence, engine, b)
+}
+
+/// The key of the row that transaction [`AT`] writes.
+fn key() -> String {
+    (AT % 300).to_string()
+}
+
+fn is_repaired(replica: &Replica, engine: &Engine) {
+    settle(engine, 3);
+    let tail = engine.log().tail().tail;
+    assert!(replica.wait(tail.previous().unwrap(), PATIENCE), "{:?}", replica.failed());
+    assert_eq!(replica.snapshot().state_digest(), engine.snapshot().state_digest());
+}
+
+#[test]
+fn flipped_row_is_found_named_and_repaired() {
+    for threads in [1, 2] {
+        ONCE[usize::from(FLIP)].store(false, Ordering::Relaxed);
+        let (replica, divergence, engine, _b) = diverge::<FLIP>(threads);
+        assert!(divergence.repaired, "{divergence}");
+        let [differing] = &divergence.tables[..] else { panic!("{divergence}") };
+        assert_eq!((differing.table.as_str(), differing.buckets.len()), ("rows", 1));
+        assert_eq!(differing.keys, [key()], "{divergence}");
+        is_repaired(&replica, &engine);
+    }
+}
+
+#[test]
+fn other_reply_is_found_and_repaired() {
+    let (replica, divergence, engine, _b) = diverge::<REPLY>(2);
+    assert!(divergence.repaired && divergence.tables.is_empty(), "{divergence}");
+    is_repaired(&replica, &engine);
+}
+
+#[test]
+fn skipped_transaction_is_found_named_and_stops_the_replica() {
+    let (replica, divergence, engine, _b) = diverge::<SKIP>(2);
+    stopped(&replica, &divergence);
+    // A good build takes its place.
+    let (log, position) = (Arc::clone(engine.log()), engine.position().unwrap());
+    drop(replica);
+    let rebuilt = Replica::follow(|| member::<NONE>("c", &THREE, 2), log).unwrap();
+    assert!(rebuilt.wait(position, PATIENCE));
+    is_repaired(&rebuilt, &engine);
+}
+
+#[test]
+fn procedure_that_reads_the_clock_is_found_named_and_stops_the_replica() {
+    let (replica, divergence, _engine, _b) = diverge::<CLOCK>(1);
+    stopped(&replica, &divergence);
+}
+
+fn stopped(replica: &Replica, divergence: &Divergence) {
+    assert!(!divergence.repaired);
+    let named = divergence.tables.iter().flat_map(|differing| &differing.keys);
+    assert!(named.into_iter().any(|named| *named == key()), "{divergence}");
+    let Some(OpenError::Diverged(said)) = replica.failed() else { panic!("{:?}", replica.failed()) };
+    assert_eq!(*said, *divergence);
+    let text = said.to_string();
+    assert!(text.contains("\"c\" diverged at or before position 8191, after 4095"), "{text}");
+    // Its last state can still be looked at.
+    assert!(replica.snapshot().get(&ROWS, &0).is_some());
+}
+
+#[test]
+fn two_that_differ_replay_both_and_agree_if_the_fault_is_gone() {
+    let (log, two) = (memory(), ["a", "b"]);
+    let writer = Engine::builder().table(&ROWS).table(&OTHERS).procedure::<Add<NONE>>();
+    let engine = writer.member(Membership::new("writer", two)).open(Arc::clone(&log)).unwrap();
+    let a = Replica::follow(move || member::<NONE>("a", &two, 2), Arc::clone(&log)).unwrap();
+    let b = Replica::follow(move || member::<FLIP_OF_TWO>("b", &two, 2), Arc::clone(&log)).unwrap();
+    submit(&engine, 0..10_000);
+    engine.pad().unwrap();
+    for replica in [&a, &b] {
+        wait_for("the divergence", || !replica.divergences().is_empty());
+        assert_eq!(replica.divergences()[0].expected, None);
+    }
+    wait_for("the end of the repair", || b.divergences()[0].repaired);
+    settle(&engine, 2);
+    assert!(!a.divergences()[0].repaired && a.failed().is_none() && b.failed().is_none());
+}
+
+#[test]
+fn two_that_differ_for_good_both_stop() {
+    let (log, two) = (memory(), ["a", "b"]);
+    let writer = Engine::builder().table(&ROWS).table(&OTHERS).procedure::<Add<NONE>>();
+    let engine = writer.open(Arc::clone(&log)).unwrap();
+    let a = Replica::follow(move || member::<NONE>("a", &two, 1), Arc::clone(&log)).unwrap();
+    let b = Replica::follow(move || member::<CLOCK_OF_TWO>("b", &two, 1), Arc::clone(&log)).unwrap();
+    submit(&engine, 0..10_000);
+    engine.pad().unwrap();
+    for replica in [&a, &b] {
+        wait_for("the end", || replica.failed().is_some());
+        assert!(matches!(replica.failed(), Some(OpenError::Diverged(_))), "{:?}", replica.failed());
+    }
+}
+
+#[test]
+fn engine_that_answers_clients_stops_when_the_others_agree_on_another_state() {
+    let log = memory();
+    let engine = member::<FLIP_OF_ENGINE>("a", &THREE, 2).open(Arc::clone(&log)).unwrap();
+    let b = Replica::follow(|| member::<NONE>("b", &THREE, 1), Arc::clone(&log)).unwrap();
+    let c = Replica::follow(|| member::<NONE>("c", &THREE, 2), Arc::clone(&log)).unwrap();
+    for n in 0..10_000 {
+        if engine.submit(&Add::<FLIP_OF_ENGINE> { n }).is_err() {
+            break;
+        }
+    }
+    let position = Position(2 * WINDOW_GRID - 1);
+    // It may stop before it can pad.
+    let _padded = engine.pad();
+    wait_for("the agreement", || b.agreed(2) >= Some(position) && c.agreed(2) >= Some(position));
+    let is_stopped = || engine.submit(&Add::<FLIP_OF_ENGINE> { n: 1 }).is_err();
+    wait_for("the stop", is_stopped);
+    match engine.close() {
+        Err(OpenError::Diverged(divergence)) => assert_eq!(divergence.position, position),
+        other => panic!("{other:?}"),
+    }
+    assert!(b.failed().is_none() && c.failed().is_none());
+}
+
+#[test]
+fn replica_of_a_trimmed_log_in_files_starts_and_repairs_itself_from_the_checkpoints_of_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = file::Config {
+        durability: Durability::Buffered,
+        segment_bytes: 256 << 10,
+        max_batch_bytes: 64 << 10,
+        ..file::Config::default()
+    };
+    let keep = || checkpoint::Config { every_bytes: None, keep: 3, ..checkpoint::Config::default() };
+    let log: Arc<dyn SharedLog> = Arc::new(FileLog::open(directory.path(), config).unwrap());
+    let engine = member::<NONE>("a", &THREE, 2).checkpoints(keep()).open(Arc::clone(&log)).unwrap();
+    submit(&engine, 0..3000);
+    engine.checkpoint().unwrap();
+    let b = Replica::follow(move || member::<NONE>("b", &THREE, 1).checkpoints(keep()), Arc::clone(&log))
+        .unwrap();
+    assert!(b.recovery().checkpoint.is_some());
+    let faulty = move || member::<FLIP_IN_FILES>("c", &THREE, 2).checkpoints(keep());
+    let c = Replica::follow(faulty, Arc::clone(&log)).unwrap();
+    submit(&engine, 3000..4500);
+    settle(&engine, 3);
+    submit(&engine, 4500..9000);
+    settle(&engine, 2);
+    wait_for("the repair", || c.divergences().first().is_some_and(|divergence| divergence.repaired));
+    assert!(c.recovery().checkpoint.is_some(), "{}", c.recovery());
+    is_repaired(&c, &engine);
+    // From here on only checkpoints tell what was before.
+    for n in 0..3 {
+        submit(&engine, 20_000 + n * 6000..26_000 + n * 6000);
+        engine.checkpoint().unwrap();
+    }
+    assert!(log.tail().head > Position::ZERO);
+    let late = Replica::follow(move || member::<NONE>("b", &THREE, 1).checkpoints(keep()), Arc::clone(&log));
+    let late = late.unwrap();
+    assert!(late.wait(log.tail().tail.previous().unwrap(), PATIENCE));
+    assert!(late.recovery().checkpoint.is_some());
+    drop(b);
+    is_repaired(&late, &engine);
+}
