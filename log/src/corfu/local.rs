@@ -227,9 +227,7 @@ impl LocalCluster {
 
     /// Starts a sequencer, or starts it again: it has forgotten everything.
     pub fn start_sequencer(&self, number: SequencerNumber) {
-        #[expect(clippy::cast_possible_truncation, reason = "half of the random bits are enough")]
-        let instance = Instance(LogId::random().0 as u64);
-        let sequencer = Mutex::new(Sequencer::new(instance));
+        let sequencer = Mutex::new(Sequencer::new(Instance::random()));
         self.sequencers.write().expect(UNPOISONED).insert(number, sequencer);
     }
 

@@ -7,6 +7,7 @@ mod journal;
 mod local;
 mod log;
 mod message;
+mod net;
 mod operation;
 mod plan;
 mod progress;
@@ -37,6 +38,7 @@ pub use message::{
     SequencerRequest, SequencerVerb, Standing, StoreReply, StoreRequest, Token, UnitNumber, UnitReply,
     UnitRequest, UnitVerb,
 };
+pub use net::{FrameError, Listing, Listings, NetError, Server, TcpTransport, announce};
 pub use operation::{Call, Input, Operation, Outbox, Outgoing, Pause};
 pub use plan::{Change, Found, Join, PlanError};
 pub use projection::{Chain, Flaw, Place, Projection, Segment};
