@@ -159,6 +159,16 @@ pub enum Node {
     Store,
 }
 
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unit(number) => write!(f, "unit {number}"),
+            Self::Sequencer(number) => write!(f, "sequencer {number}"),
+            Self::Store => f.write_str("the projection store"),
+        }
+    }
+}
+
 /// A request, to the kind of role that it is meant for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Request {

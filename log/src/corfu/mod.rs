@@ -1,5 +1,6 @@
 //! CORFU.
 
+mod administer;
 mod append;
 mod fill;
 mod janitor;
@@ -7,6 +8,7 @@ mod journal;
 mod local;
 mod log;
 mod message;
+mod monitor;
 mod net;
 mod operation;
 mod plan;
@@ -28,6 +30,7 @@ mod transport;
 mod trim;
 mod unit;
 
+pub use administer::{TransferError, found, latest, reconfigure, transfer};
 pub use append::{Append, AppendOutcome, Appended, Entries, Refusal};
 pub use fill::{Aim, Fill, Filled};
 pub use janitor::Sweep;
@@ -38,6 +41,7 @@ pub use message::{
     SequencerRequest, SequencerVerb, Standing, StoreReply, StoreRequest, Token, UnitNumber, UnitReply,
     UnitRequest, UnitVerb,
 };
+pub use monitor::{Monitor, MonitorConfig, MonitorEvent};
 pub use net::{FrameError, Listing, Listings, NetError, Server, TcpTransport, announce};
 pub use operation::{Call, Input, Operation, Outbox, Outgoing, Pause};
 pub use plan::{Change, Found, Join, PlanError};

@@ -58,7 +58,7 @@ pub enum NetError {
         flaw: FrameError,
     },
     /// Nobody has announced where this role is.
-    #[error("nobody knows where {0:?} is")]
+    #[error("nobody knows where {0} is")]
     Unlisted(Node),
 }
 
