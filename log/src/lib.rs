@@ -6,7 +6,9 @@
 //!
 //! * [`MemoryLog`] lives and dies with the process;
 //! * [`FileLog`] keeps its entries in files of a local directory, buffered or flushed. Its format and its
-//!   recovery are told in `docs/log-format.md`.
+//!   recovery are told in `docs/log-format.md`;
+//! * [`CorfuLog`](corfu::CorfuLog) spreads them over a cluster of storage units, each entry on several of them.
+//!   The protocol is told in [`corfu`].
 //!
 //! The log never looks inside an entry.
 //!

@@ -553,6 +553,17 @@ fn seal_amid_appends_keeps_what_was_acknowledged(subject: Subject) {
     assert_eq!(all, (0..tail.0).collect::<Vec<_>>());
 }
 
+fn sealed_twice_at_once_has_one_tail(subject: Subject) {
+    let log = subject.log();
+    append_numbered(&**log, 20);
+    let tails: Vec<Position> = thread::scope(|scope| {
+        let sealers: Vec<_> = (0..3).map(|_| scope.spawn(|| log.seal().unwrap())).collect();
+        sealers.into_iter().map(|sealer| sealer.join().unwrap()).collect()
+    });
+    assert_eq!(tails, [Position(20); 3]);
+    assert_numbered(&**log, 0, 20);
+}
+
 // ---- 11: opening again -----------------------------------------------------------------------------------
 
 fn reopen_keeps_everything_and_never_reuses_a_position(mut subject: Subject) {
@@ -610,6 +621,52 @@ fn reader_overtaken_by_a_trim_is_told(subject: Subject) {
     assert_numbered(&**log, 650, 700);
 }
 
+fn reader_of_a_log_that_grows_and_is_trimmed_misses_nothing_unknowingly(subject: Subject) {
+    const ENTRIES: u64 = 600;
+    let log = subject.log();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0..ENTRIES {
+                assert_eq!(append(&**log, &[&numbered(n)]), Position(n));
+                if n % 50 == 49 {
+                    log.trim(Position(n - 30)).unwrap();
+                }
+            }
+        });
+        let mut next = Position(0);
+        while next < Position(ENTRIES) {
+            log.wait_past(next, Some(PATIENCE)).unwrap();
+            match log.read(next) {
+                Ok(Some(block)) => {
+                    assert!(block.first() <= next && next < block.end());
+                    for (position, entry) in block.iter() {
+                        assert_eq!(entry, Entry::Data(&numbered(position.0)), "also those before");
+                    }
+                    next = block.end();
+                }
+                Ok(None) => panic!("{next} was acknowledged"),
+                Err(ReadError::Trimmed { position, head }) => {
+                    assert!(position == next && head > next, "it is told how far to go");
+                    next = head;
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+    });
+    assert_eq!(log.tail(), Tail { head: Position(569), tail: Position(ENTRIES), sealed: false });
+}
+
+// ---- 13: what is promised ----------------------------------------------------------------------------------
+
+fn durability_and_identity_are_told_and_stay(mut subject: Subject) {
+    let (durability, id) = (subject.log().durability(), subject.log().id());
+    append(&**subject.log(), &[b"a"]);
+    let keeps = subject.reopen();
+    assert_eq!(keeps, durability != Durability::Memory, "what lives in memory only says so");
+    assert_eq!((subject.log().durability(), subject.log().id()), (durability, id));
+    assert_eq!(subject.log().tail().tail, Position(1));
+}
+
 macro_rules! suite {
     ($($test:ident)*) => {
         mod memory {
@@ -659,10 +716,13 @@ suite! {
     trim_everything_then_append_goes_on
     seal_refuses_appends_for_ever
     seal_amid_appends_keeps_what_was_acknowledged
+    sealed_twice_at_once_has_one_tail
     reopen_keeps_everything_and_never_reuses_a_position
     reopen_with_unwaited_appends_keeps_a_prefix
     readers_from_anywhere_see_the_same_log
     reader_overtaken_by_a_trim_is_told
+    reader_of_a_log_that_grows_and_is_trimmed_misses_nothing_unknowingly
+    durability_and_identity_are_told_and_stay
 }
 
 #[test]

@@ -2,16 +2,19 @@
 
 mod apply;
 mod arguments;
+mod cluster;
 mod failure;
 mod inspect;
+mod role;
 mod run;
+mod up;
 mod workload;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use arguments::{Arguments, Command, LogCommand};
+use arguments::{Arguments, ClusterCommand, Command, LogCommand};
 
 /// Does what the command line says. Everything that goes wrong ends up here, as one line and an exit code.
 pub(crate) fn main() -> ExitCode {
@@ -25,6 +28,11 @@ pub(crate) fn main() -> ExitCode {
         Command::Replay(options) => inspect::replay(options),
         Command::Log(LogCommand::Dump(options)) => inspect::dump_entries(options),
         Command::Log(LogCommand::Verify { directory }) => inspect::verify(directory),
+        Command::Unit(options) => role::unit(options),
+        Command::Sequencer(options) => role::sequencer(options),
+        Command::Projections(options) => role::projections(options),
+        Command::Cluster(ClusterCommand::Up(options)) => up::up(options),
+        Command::Cluster(command) => cluster::run(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

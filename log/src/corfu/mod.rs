@@ -1,7 +1,64 @@
-//! CORFU.
+//! CORFU: a log that is spread over storage units, and survives the loss of any of them.
+//!
+//! Source: CORFU (Balakrishnan et al., NSDI 2012), with reconfiguration as in Vertical Paxos (Lamport, Malkhi,
+//! Zhou, PODC 2009). Each file names its section, and where it departs.
+//!
+//! # Roles
+//!
+//! * A **storage unit** ([`Unit`]) is a write-once address space. It is sealed at an epoch and refuses earlier
+//!   ones. Since it last joined empty it is one [`Member`]; when it lost its data it is another.
+//! * The **projection** ([`Projection`]) of an epoch maps every position to a chain of units. The
+//!   **projection store** ([`ProjectionStore`]) keeps one for each epoch, written once: the only consensus.
+//! * The **sequencer** ([`Sequencer`]) hands out positions. It is a counter, and nobody believes it.
+//! * **Clients** do all the work: each verb is an [`Operation`].
+//!
+//! # Protocol
+//!
+//! | verb | steps | file |
+//! |---|---|---|
+//! | append | token; units of the chain, head first; lost tokens are filled, doubts are resolved by id | `append.rs` |
+//! | read | the last unit of the chain | `read.rs` |
+//! | fill | junk at the head where it has nothing; what it has, to all units behind it | `fill.rs` |
+//! | settle | the last units' gaps: waited for, then filled | `settle.rs` |
+//! | tail | the sequencer; confirmed by all units of a chain | `tail.rs` |
+//! | trim | all units | `trim.rs` |
+//! | seal, reconfigure | all units that stay; the tail from what they have; the next projection | `seal.rs`, `reconfigure.rs`, `plan.rs` |
+//! | state transfer | fill, and copy what is filled | `transfer.rs` |
+//! | sweep | settle everything, tell the units how far | `janitor.rs` |
+//!
+//! A *run* of entries is written at consecutive positions of one stripe, so on one chain: the head takes it
+//! wholly or not at all. So batches stay together.
+//!
+//! # Invariants
+//!
+//! 1. A position of a member goes from unwritten to data or junk, then to trimmed, and nowhere else.
+//! 2. What a unit of a chain has, all units before it in the chain have, or have trimmed.
+//! 3. A run is committed when all units of a chain of an installed projection have it.
+//! 4. After a unit has answered a seal, no request of an earlier epoch changes it (but trims, which say the
+//!    same in all epochs).
+//! 5. Every projection keeps, of each chain, a unit that has all its entries and was sealed before the
+//!    projection was made.
+//! 6. The tail of an epoch, where its tokens start, is after every committed position, and after the trim mark.
+//! 7. A token is used in its own epoch only.
+//! 8. Data, junk and trimmed are final answers. Unwritten is a hint.
+//! 9. A unit never says unwritten about what it may have lost.
+//!
+//! # Machines and drivers
+//!
+//! Roles and operations are values without threads, clocks, sockets or files: `handle(request) -> reply` for
+//! roles, `step(input) -> requests` for operations. All of them can be cloned, compared and hashed, and speak in
+//! plain data (`message.rs`). Whatever they need from outside comes in as a parameter: ids, and what time it
+//! is as [`Input::Elapsed`]. A unit also tells which [`Record`]s must be durable before its answer goes out.
+//! So the same code can run over sockets, in a simulation and under a model checker; [`Rules`] lets a model
+//! break the protocol to see that it notices. Requests may be lost, doubled, delayed and reordered.
+//!
+//! In this process, [`LocalCluster`] runs the roles (`server.rs` is a unit with its journal and threads), a
+//! [`Driver`] runs operations over any [`Transport`], and [`CorfuLog`] makes a
+//! [`SharedLog`](crate::SharedLog) of them.
 
 mod administer;
 mod append;
+mod boot;
 mod fill;
 mod janitor;
 mod journal;

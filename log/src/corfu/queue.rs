@@ -13,10 +13,10 @@ use super::append::Entries;
 const UNPOISONED: &str = "nothing panics while it holds the lock";
 
 /// A group takes no further batch when it has this many entries ...
-const GROUP_ENTRIES: usize = 4096;
+const GROUP_ENTRIES: usize = 1 << 14;
 
 /// ... or this many bytes, with 4 for each entry; or as many as the largest batch, if that is less.
-const GROUP_BYTES: usize = 1 << 20;
+const GROUP_BYTES: usize = 2 << 20;
 
 /// Batches that go out together, as far as they fit in one stripe.
 #[derive(Debug)]

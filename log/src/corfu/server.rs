@@ -19,6 +19,7 @@ use std::thread::{self, JoinHandle};
 
 use crate::{Batch, Durability, LogId, OpenError, Position, Ticket};
 
+use super::boot::Boot;
 use super::journal::{self, Journal, Opened, Shelf};
 use super::message::{Reply, UnitNumber, UnitReply, UnitRequest};
 use super::rules::Rules;
@@ -44,7 +45,8 @@ pub enum UnitStorage {
 pub struct UnitFiles {
     /// Where. Created if it is missing.
     pub directory: PathBuf,
-    /// When a write is acknowledged: `Buffered` or `Flushed`.
+    /// When a write is acknowledged: `Buffered` or `Flushed`. A unit that buffers and whose machine went down
+    /// under it comes back as damaged, and has to join anew.
     pub durability: Durability,
     /// The length of a segment file, in bytes; 64 MiB is a good size. At least twice `run_bytes`.
     pub segment_bytes: u64,
@@ -82,7 +84,13 @@ pub struct UnitServer {
 
 enum Inner {
     Memory(Box<Mutex<Unit>>),
-    Files { requests: Option<Sender<(UnitRequest, ReplyTo)>>, threads: Vec<JoinHandle<()>> },
+    Files {
+        requests: Option<Sender<(UnitRequest, ReplyTo)>>,
+        threads: Vec<JoinHandle<()>>,
+        /// Set when the unit thread ended in good order, with a unit that had lost nothing.
+        whole: Arc<AtomicBool>,
+        boot: Boot,
+    },
 }
 
 impl UnitServer {
@@ -106,8 +114,11 @@ impl UnitServer {
             }
             UnitStorage::Files(files) => files,
         };
+        let io_error = |source| OpenError::Io { action: "open", path: files.directory.clone(), source };
+        let boot = Boot::at(&files.directory);
+        let kept = boot.kept_everything().map_err(io_error)?;
         let Opened { journal, mut damaged } = Journal::open(&journal::Config {
-            directory: files.directory.clone(),
+            directory: files.directory.join("journal"),
             durability: files.durability,
             segment_bytes: files.segment_bytes,
             run_bytes: files.run_bytes,
@@ -116,18 +127,27 @@ impl UnitServer {
             let source = std::io::Error::other(error.to_string());
             OpenError::Io { action: "read", path: files.directory.clone(), source }
         })?;
-        if damaged {
+        if damaged || !kept {
             unit.set_damaged();
         }
         let log = unit.state().map(|state| state.log);
+        let buffered = files.durability == Durability::Buffered;
+        // What may be lost stays so until the unit has joined anew.
+        if buffered && kept {
+            boot.begin().map_err(io_error)?;
+        }
         let (requests, asked) = mpsc::channel();
         let (groups, done) = mpsc::channel();
         let failed = Arc::new(AtomicBool::new(false));
+        let whole = Arc::new(AtomicBool::new(false));
         let worker = Worker {
             unit,
             journal: Some(journal),
             groups,
             failed: Arc::clone(&failed),
+            whole: Arc::clone(&whole),
+            boot: boot.clone(),
+            buffered,
             cached: VecDeque::new(),
             cached_bytes: 0,
             cache_bytes: files.cache_bytes,
@@ -143,7 +163,7 @@ impl UnitServer {
             start("unit", Box::new(move || worker.run(&asked))),
             start("reply", Box::new(move || reply(&done, &failed))),
         ];
-        let inner = Inner::Files { requests: Some(requests), threads };
+        let inner = Inner::Files { requests: Some(requests), threads, whole, boot };
         Ok(Self { number, durability: files.durability, log, inner })
     }
 
@@ -184,11 +204,15 @@ impl UnitServer {
 
 impl Drop for UnitServer {
     fn drop(&mut self) {
-        if let Inner::Files { requests, threads } = &mut self.inner {
+        if let Inner::Files { requests, threads, whole, boot } = &mut self.inner {
             drop(requests.take());
             for thread in threads.drain(..) {
                 let ended = thread.join();
                 assert!(ended.is_ok() || thread::panicking(), "a thread of the unit panicked");
+            }
+            if whole.load(Ordering::Acquire) {
+                // If it stays, a unit that lost nothing is taken for one that did, after the next boot.
+                let _ = boot.end();
             }
         }
     }
@@ -221,6 +245,9 @@ struct Worker {
     journal: Option<Journal>,
     groups: Sender<Group>,
     failed: Arc<AtomicBool>,
+    whole: Arc<AtomicBool>,
+    boot: Boot,
+    buffered: bool,
     /// Runs whose bytes are in memory, oldest first.
     cached: VecDeque<(Position, usize)>,
     cached_bytes: usize,
@@ -270,6 +297,11 @@ impl Worker {
                 return;
             }
         }
+        // Until the reply thread has ended too, it may still fail: then it ends with a record unwritten.
+        let (passed, barrier) = mpsc::channel();
+        let ended = self.groups.send(Group::Barrier(passed)).is_ok() && barrier.recv().is_ok();
+        let failed = self.failed.load(Ordering::Acquire);
+        self.whole.store(ended && !failed && !self.unit.damaged(), Ordering::Release);
     }
 
     /// Queues the records; `None` if the journal refuses, which is the end of the unit: the machine is ahead
@@ -310,13 +342,17 @@ impl Worker {
         self.unit.oldest_record().map_or(self.state_at, |oldest| oldest.min(self.state_at))
     }
 
+    fn begin_anew(&self) -> std::io::Result<()> {
+        if self.buffered { self.boot.begin() } else { self.boot.end() }
+    }
+
     /// Throws away a damaged journal, for a unit that begins anew.
     fn reset_journal(&mut self) -> bool {
         let (passed, barrier) = mpsc::channel();
         let reached = self.groups.send(Group::Barrier(passed)).is_ok() && barrier.recv().is_ok();
         let journal = self.journal.take().expect("there is a journal");
         match reached.then(|| journal.reset()) {
-            Some(Ok(journal)) => {
+            Some(Ok(journal)) if self.begin_anew().is_ok() => {
                 self.journal = Some(journal);
                 true
             }

@@ -273,7 +273,7 @@ fn cluster_reopened_goes_on_in_a_later_epoch_and_keeps_its_seal() {
 
 /// Flips a bit in the first segment of a unit, amid its entries.
 fn damage(directory: &Path) {
-    let mut segments: Vec<_> = fs::read_dir(directory)
+    let mut segments: Vec<_> = fs::read_dir(directory.join("journal"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("segment-"))
@@ -334,11 +334,40 @@ fn cluster_whose_units_are_all_damaged_does_not_open_as_if_nothing_were_missing(
 }
 
 #[test]
+fn unit_that_buffers_and_went_down_with_its_machine_does_not_believe_its_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = files(directory.path(), 1);
+    let LocalStorage::Files(files) = &mut config.storage else { unreachable!("it has files") };
+    files.durability = Durability::Buffered;
+    let cluster = LocalCluster::open(config.clone()).unwrap();
+    append(&connect(&cluster), "a").unwrap();
+    let boot = cluster.unit_directory(unit(1)).join("boot");
+    assert!(boot.exists());
+    drop(cluster);
+    assert!(!boot.exists(), "it ended in good order");
+    fs::write(&boot, "another boot").unwrap();
+    for _ in 0..2 {
+        let cluster = LocalCluster::open(config.clone()).unwrap();
+        assert_eq!(cluster.projection().unwrap().members().len(), 1);
+        assert_eq!(entries(&connect(&cluster)).len(), 1);
+        if cluster.running().len() == 1 {
+            cluster.start_unit(unit(1)).unwrap();
+            let join = mixlog_log::corfu::Join { beside: unit(2), unit: unit(1) };
+            change(&cluster, Change { joins: vec![join], ..Change::default() });
+            cluster.transfer(cluster.projection().unwrap()).unwrap();
+        }
+    }
+    let cluster = LocalCluster::open(config).unwrap();
+    assert_eq!(cluster.projection().unwrap().members().len(), 2, "and is whole again");
+    assert_eq!(entries(&connect(&cluster)).len(), 1);
+}
+
+#[test]
 fn trim_gives_space_back_on_the_units_disks() {
     let directory = tempfile::tempdir().unwrap();
     let entry = "x".repeat(2000);
     let segments = |cluster: &LocalCluster| {
-        let list = fs::read_dir(cluster.unit_directory(unit(1))).unwrap();
+        let list = fs::read_dir(cluster.unit_directory(unit(1)).join("journal")).unwrap();
         list.filter(|file| file.as_ref().unwrap().file_name().to_str().unwrap().starts_with("segment-0"))
             .count()
     };
