@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 use std::path::Path;
-use std::sync::mpsc;
 use std::sync::Arc;
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -112,9 +112,10 @@ fn made(reconfigured: Option<Reconfigured>) -> Result<Arc<Projection>, Failure> 
             projection.epoch
         ))),
         Some(Reconfigured::Impossible(error)) => Err(Failure::Refused(error.to_string())),
-        Some(Reconfigured::NotJoined(member)) => {
-            Err(Failure::Io(format!("unit {} did not join: does it run, and is it of no other log?", member.unit)))
-        }
+        Some(Reconfigured::NotJoined(member)) => Err(Failure::Io(format!(
+            "unit {} did not join: does it run, and is it of no other log?",
+            member.unit
+        ))),
         Some(Reconfigured::NoSequencer(number)) => {
             Err(Failure::Io(format!("sequencer {number} does not answer")))
         }
@@ -139,8 +140,10 @@ fn open(options: &ClusterOptions) -> Result<Cluster, Failure> {
 }
 
 fn chain(text: &str) -> Result<Vec<UnitNumber>, Failure> {
-    let numbers: Result<Vec<_>, _> = text.split(',').map(|number| number.trim().parse().map(UnitNumber)).collect();
-    numbers.map_err(|_| Failure::Refused(format!("{text} is no chain: units are numbers with commas between")))
+    let numbers: Result<Vec<_>, _> =
+        text.split(',').map(|number| number.trim().parse().map(UnitNumber)).collect();
+    numbers
+        .map_err(|_| Failure::Refused(format!("{text} is no chain: units are numbers with commas between")))
 }
 
 /// Does what is asked about a cluster that is there.
@@ -203,10 +206,12 @@ fn status(cluster: &Cluster) -> Result<(), Failure> {
     let asked: Vec<_> = nodes.into_iter().map(|node| (node, ask(cluster, &projection, node))).collect();
     let mut text = projection.to_string();
     for (node, answer) in asked {
-        let at = listings.get(&node).map_or_else(|| "nowhere".to_owned(), |listing| listing.address.to_string());
-        let state = answer
-            .recv_timeout(cluster.timing.answer)
-            .map_or_else(|_| "does not answer".to_owned(), |reply| describe(&projection, node, reply.as_ref()));
+        let at =
+            listings.get(&node).map_or_else(|| "nowhere".to_owned(), |listing| listing.address.to_string());
+        let state = answer.recv_timeout(cluster.timing.answer).map_or_else(
+            |_| "does not answer".to_owned(),
+            |reply| describe(&projection, node, reply.as_ref()),
+        );
         writeln!(text, "{node} at {at}: {state}").expect("a string takes everything");
     }
     print_to_stdout(&text)

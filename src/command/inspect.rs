@@ -121,8 +121,7 @@ impl Row<'_> {
 pub(crate) fn dump_entries(options: &DumpOptions) -> Result<(), Failure> {
     let log = open(&options.directory)?;
     let Some(procedures) = procedures(&*log)? else { return Ok(()) };
-    let replay =
-        workload::register(&procedures, Engine::builder())?.threads(1).replay(Arc::clone(&log))?;
+    let replay = workload::register(&procedures, Engine::builder())?.threads(1).replay(Arc::clone(&log))?;
     let tail = log.tail();
     let end = options.to.map_or(tail.tail, |to| to.next().min(tail.tail));
     let mut position = options.from.unwrap_or(tail.head);
@@ -143,7 +142,8 @@ pub(crate) fn dump_entries(options: &DumpOptions) -> Result<(), Failure> {
 pub(crate) fn verify(directory: &Path) -> Result<(), Failure> {
     if cluster::named(directory).is_some() {
         return Err(Failure::Refused(
-            "verify looks into a directory; name that of a unit of the cluster (its files are a log)".to_owned(),
+            "verify looks into a directory; name that of a unit of the cluster (its files are a log)"
+                .to_owned(),
         ));
     }
     let report = FileLog::verify(directory)?;

@@ -94,10 +94,21 @@ fn text(path: &Path) -> Result<String, Failure> {
 
 /// What became of a child.
 enum Event {
-    Started { name: String, process: u32, address: SocketAddr },
-    Ended { name: String, process: u32, how: String },
+    Started {
+        name: String,
+        process: u32,
+        address: SocketAddr,
+    },
+    Ended {
+        name: String,
+        process: u32,
+        how: String,
+    },
     /// It could not be started.
-    Failed { name: String, why: String },
+    Failed {
+        name: String,
+        why: String,
+    },
 }
 
 fn tell(event: &Event) -> Result<(), Failure> {
@@ -151,7 +162,8 @@ impl Keeper {
                     self.tell_start(&mut child);
                     // Its stdin is ours until it has ended: waiting must not close it.
                     let stdin = child.stdin.take();
-                    let how = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
+                    let how =
+                        child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
                     drop(stdin);
                     Event::Ended { name: self.name.clone(), process, how }
                 }
