@@ -117,7 +117,7 @@ struct TcpLog {
 
 fn tcp_log(directory: Option<&Path>, durability: Durability) -> Arc<dyn SharedLog> {
     let temporary = directory.is_none().then(|| tempfile::tempdir().unwrap());
-    let directory = directory.or(temporary.as_ref().map(tempfile::TempDir::path)).unwrap();
+    let directory = directory.or_else(|| temporary.as_ref().map(tempfile::TempDir::path)).unwrap();
     let listener = || TcpListener::bind("127.0.0.1:0").unwrap();
     let timing = corfu::Timing::default();
     let store = corfu::Server::store(listener(), &directory.join("store")).unwrap();

@@ -3,7 +3,7 @@
 //! Requests are pipelined. Whoever sends writes himself; a thread for each connection takes the answers. What
 //! was under way when a connection broke is lost, as far as anybody knows: the operations know what to do.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -73,7 +73,7 @@ struct Inner {
     answer: Duration,
     log: Arc<OnceLock<LogId>>,
     requests: AtomicU64,
-    peers: Mutex<HashMap<Node, Arc<Peer>>>,
+    peers: Mutex<BTreeMap<Node, Arc<Peer>>>,
     listings: Mutex<Listings>,
 }
 
@@ -362,7 +362,7 @@ impl Peer {
             },
             log: Arc::clone(&inner.log),
             writer: Writer::new(outgoing),
-            waiting: Mutex::new(Some(HashMap::new())),
+            waiting: Mutex::new(Some(BTreeMap::new())),
         });
         let connected = State::Connected(Arc::clone(&connection));
         let pending = std::mem::replace(&mut *self.0.lock().expect(UNPOISONED), connected);
@@ -396,7 +396,7 @@ struct Connection {
     log: Arc<OnceLock<LogId>>,
     writer: Writer,
     /// Who waits for which answer; `None` when the connection is closed.
-    waiting: Mutex<Option<HashMap<u64, ReplyTo>>>,
+    waiting: Mutex<Option<BTreeMap<u64, ReplyTo>>>,
 }
 
 impl Connection {

@@ -8,7 +8,7 @@
 //! A thread reads what has arrived, handles all of it, and then writes all answers with one call: so requests
 //! that are pipelined share the cost of the operating system's calls.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -51,7 +51,7 @@ struct Shared {
     /// Of which log; unset while the role belongs to none.
     log: Arc<OnceLock<LogId>>,
     stopping: AtomicBool,
-    connections: Mutex<HashMap<u64, Arc<Writer>>>,
+    connections: Mutex<BTreeMap<u64, Arc<Writer>>>,
 }
 
 enum Role {
@@ -294,11 +294,12 @@ impl Shared {
     }
 
     fn check(&self, header: &Header) -> Result<(), Refusal> {
-        let asks = match (&self.role, header.kind) {
-            (Role::Unit(_), Kind::UnitRequest) | (Role::Sequencer(..), Kind::SequencerRequest) => true,
-            (Role::Store(..), Kind::StoreRequest | Kind::BookRequest) => true,
-            _ => false,
-        };
+        let asks = matches!(
+            (&self.role, header.kind),
+            (Role::Unit(_), Kind::UnitRequest)
+                | (Role::Sequencer(..), Kind::SequencerRequest)
+                | (Role::Store(..), Kind::StoreRequest | Kind::BookRequest)
+        );
         if !asks || header.number != self.number() {
             return Err(Refusal::OtherRole(match &self.role {
                 Role::Unit(unit) => format!("unit {}", unit.number()),

@@ -510,3 +510,170 @@ pub(crate) fn listings(body: &[u8]) -> Decoded<Listings> {
     }
     body.end(listings)
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::frame;
+    use super::*;
+    use crate::corfu::plan::{Change, Found};
+
+    fn data(first: u64) -> Run {
+        let mut batch = Batch::new();
+        batch.push(b"an entry");
+        batch.push(b"");
+        batch.push(&[255; 300]);
+        let id = EntryId { client: ClientId(u64::MAX), sequence: 12 };
+        Run::data(id, Arc::new(Block::of(Position(first), batch)))
+    }
+
+    fn projection() -> Arc<Projection> {
+        let chains = vec![vec![UnitNumber(1), UnitNumber(2)], vec![UnitNumber(7)]];
+        let change = Change { sequencer: Some(SequencerNumber(4)), ..Change::grow(chains) };
+        let (tail, trimmed) = (Position(9), Position(1));
+        let found = Found { tail, trimmed, silent: Vec::new(), instance: Some(Instance(6)) };
+        Arc::new(Projection::blank(LogId(3), 16).next(&change, &found).unwrap())
+    }
+
+    fn requests() -> Vec<Request> {
+        let (from, upto, bytes) = (Position(3), Position(1 << 30), 77);
+        let junk = Run::junk(Position(4), Position(1 << 31));
+        let verbs = [
+            UnitVerb::Write(data(5)),
+            UnitVerb::Copy(vec![data(1), junk]),
+            UnitVerb::Copy(Vec::new()),
+            UnitVerb::Fill { from, upto, bytes },
+            UnitVerb::Read { from, upto: Position::MAX, bytes },
+            UnitVerb::Gap { from, upto },
+            UnitVerb::Trim(upto),
+            UnitVerb::Commit(from),
+            UnitVerb::Probe,
+            UnitVerb::Seal,
+            UnitVerb::Join(LogId(u128::MAX - 7)),
+        ];
+        let member = Member { unit: UnitNumber(2), joined: Epoch(8) };
+        let unit = verbs.map(|verb| Request::Unit(UnitRequest { epoch: Epoch(9), member, verb }));
+        let instance = Instance(u64::MAX - 1);
+        let verbs = [
+            SequencerVerb::Next { count: 9, at_least: 2 },
+            SequencerVerb::Tail,
+            SequencerVerb::Seal,
+            SequencerVerb::Start { instance, tail: upto, width: 5 },
+        ];
+        let sequencer = verbs.map(|verb| Request::Sequencer(SequencerRequest { epoch: Epoch(2), verb }));
+        let store = [StoreRequest::Latest, StoreRequest::Install(projection())].map(Request::Store);
+        unit.into_iter().chain(sequencer).chain(store).collect()
+    }
+
+    fn replies() -> Vec<Reply> {
+        let (position, epoch) = (Position(u64::MAX), Epoch(5));
+        let standing = Standing { epoch, reach: Position(4), trimmed: Position(3), committed: Position(2) };
+        let member = Member { unit: UnitNumber(2), joined: Epoch(8) };
+        let unit = [
+            UnitReply::Done,
+            UnitReply::Runs(vec![data(7), Run::junk(Position(10), Position(11))]),
+            UnitReply::Gap(Position(1), position),
+            UnitReply::Standing(standing),
+            UnitReply::Taken(position),
+            UnitReply::Trimmed(position),
+            UnitReply::Sealed(epoch),
+            UnitReply::Behind(epoch),
+            UnitReply::Stranger(None),
+            UnitReply::Stranger(Some(member)),
+            UnitReply::Corrupt(position),
+            UnitReply::Full,
+            UnitReply::TooLarge(9),
+        ];
+        let token = Token { epoch, skipped: Position(1), first: Position(2), count: 3 };
+        let sequencer = [
+            SequencerReply::Token(token),
+            SequencerReply::Tail(position),
+            SequencerReply::Present { instance: Instance(1), epoch },
+            SequencerReply::Sealed(epoch),
+            SequencerReply::NotStarted(Instance(2)),
+        ];
+        let store = [StoreReply::Latest(None), StoreReply::Latest(Some(projection())), StoreReply::Installed];
+        let unit = unit.into_iter().map(Reply::Unit);
+        unit.chain(sequencer.map(Reply::Sequencer)).chain(store.map(Reply::Store)).collect()
+    }
+
+    fn decode(kind: Kind, body: &[u8]) -> Decoded<Request> {
+        Ok(match kind {
+            Kind::UnitRequest => Request::Unit(unit_request(2, body)?),
+            Kind::SequencerRequest => Request::Sequencer(sequencer_request(body)?),
+            Kind::StoreRequest => Request::Store(store_request(body)?),
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn requests_decode_to_the_same_and_in_no_part_to_anything() {
+        for request in requests() {
+            let (kind, mut body) = (request_kind(&request), Vec::new());
+            put_request(&mut body, &request);
+            assert_eq!(decode(kind, &body), Ok(request.clone()));
+            for length in 0..body.len() {
+                assert_eq!(decode(kind, &body[..length]), Err(FrameError::Body), "{request:?}");
+            }
+            body.push(0);
+            assert_eq!(decode(kind, &body), Err(FrameError::Body), "{request:?}");
+        }
+    }
+
+    #[test]
+    fn replies_decode_to_the_same_and_in_no_part_to_anything() {
+        for sent in replies() {
+            let (kind, mut body) = (reply_kind(&sent), Vec::new());
+            put_reply(&mut body, &sent);
+            assert_eq!(reply(kind, &body), Ok(sent.clone()));
+            for length in 0..body.len() {
+                assert_eq!(reply(kind, &body[..length]), Err(FrameError::Body), "{sent:?}");
+            }
+        }
+    }
+
+    /// Whatever the bytes are, decoding ends with a value or an error, and takes no more memory than they do.
+    #[test]
+    fn bodies_with_a_byte_changed_do_no_harm() {
+        for request in requests() {
+            let (kind, mut body) = (request_kind(&request), Vec::new());
+            put_request(&mut body, &request);
+            for at in 0..body.len() {
+                for value in [0, 1, 127, 255] {
+                    let before = std::mem::replace(&mut body[at], value);
+                    let _ = decode(kind, &body);
+                    body[at] = before;
+                }
+            }
+        }
+        for sent in replies() {
+            let (kind, mut body) = (reply_kind(&sent), Vec::new());
+            put_reply(&mut body, &sent);
+            for at in 0..body.len() {
+                for value in [0, 1, 127, 255] {
+                    let before = std::mem::replace(&mut body[at], value);
+                    let _ = reply(kind, &body);
+                    body[at] = before;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn address_book_decodes_to_the_same() {
+        let listing = |text: &str, durability| Listing { address: text.parse().unwrap(), durability };
+        let all = Listings::from([
+            (Node::Unit(UnitNumber(3)), listing("127.0.0.1:80", Some(Durability::Flushed))),
+            (Node::Sequencer(SequencerNumber(1)), listing("[::1]:65535", None)),
+        ]);
+        let mut body = Vec::new();
+        put_listings(&mut body, &all);
+        assert_eq!(listings(&body), Ok(all.clone()));
+        for (node, listing) in all {
+            let request = BookRequest::Announce(node, listing);
+            let mut body = Vec::new();
+            put_book_request(&mut body, &request);
+            assert_eq!(book_request(&body), Ok(request));
+        }
+        assert_eq!(frame::HEADER, 48, "as docs/wire-format.md draws it");
+    }
+}
