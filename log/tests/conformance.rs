@@ -2,14 +2,16 @@
 #![cfg(not(loom))]
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use mixlog_log::{
-    AppendError, Batch, Durability, Entry, FileLog, MemoryLog, Position, ReadError, SharedLog, Tail, corfu,
-    file,
+    AppendError, Batch, Block, Durability, Entry, FileLog, LogId, MemoryLog, Position, ReadError, SealError,
+    SharedLog, Tail, Ticket, TrimError, corfu, file,
 };
 
 /// Longer than any step takes on a busy machine, so that a hang fails instead of hanging.
@@ -65,6 +67,18 @@ impl Subject {
         Self { dense: false, log: Some(reopen()), reopen: Some(Box::new(reopen)) }
     }
 
+    /// The same behind sockets.
+    fn corfu_tcp_memory() -> Self {
+        let log = tcp_log(None, Durability::Memory);
+        Self { dense: false, log: Some(log), reopen: None }
+    }
+
+    fn corfu_tcp_file(durability: Durability) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let reopen = move || tcp_log(Some(directory.path()), durability);
+        Self { dense: false, log: Some(reopen()), reopen: Some(Box::new(reopen)) }
+    }
+
     fn log(&self) -> &Arc<dyn SharedLog> {
         self.log.as_ref().expect("open")
     }
@@ -81,14 +95,107 @@ impl Subject {
 fn corfu_log(storage: corfu::LocalStorage, durability: Durability) -> Arc<dyn SharedLog> {
     let config = corfu::LocalConfig { chains: 2, width: 32, storage, ..corfu::LocalConfig::default() };
     let cluster = corfu::LocalCluster::open(config).unwrap();
-    let config = corfu::Config {
+    Arc::new(corfu::CorfuLog::connect(cluster, corfu_config(durability)).unwrap())
+}
+
+fn corfu_config(durability: Durability) -> corfu::Config {
+    corfu::Config {
         durability,
         queue_bytes: 64 << 10,
         max_batch_bytes: 8 << 10,
         cache_bytes: 4 << 10,
         ..corfu::Config::default()
+    }
+}
+
+/// Units, sequencer and store of this process behind sockets; the log keeps them, and goes first.
+struct TcpLog {
+    log: corfu::CorfuLog,
+    _roles: Vec<corfu::Server>,
+    _directory: Option<tempfile::TempDir>,
+}
+
+fn tcp_log(directory: Option<&Path>, durability: Durability) -> Arc<dyn SharedLog> {
+    let temporary = directory.is_none().then(|| tempfile::tempdir().unwrap());
+    let directory = directory.or_else(|| temporary.as_ref().map(tempfile::TempDir::path)).unwrap();
+    let listener = || TcpListener::bind("127.0.0.1:0").unwrap();
+    let timing = corfu::Timing::default();
+    let store = corfu::Server::store(listener(), &directory.join("store")).unwrap();
+    let stores = [store.address().to_string()];
+    let sequencer = corfu::SequencerNumber(1);
+    let mut roles =
+        vec![(corfu::Node::Sequencer(sequencer), corfu::Server::sequencer(listener(), sequencer).unwrap())];
+    let numbers = [1, 2, 3, 4].map(corfu::UnitNumber);
+    for number in numbers {
+        let files = corfu::UnitFiles {
+            segment_bytes: 64 << 10,
+            run_bytes: 24 << 10,
+            cache_bytes: 4 << 10,
+            ..corfu::UnitFiles::new(directory.join(format!("unit-{number}")), durability)
+        };
+        let storage = match durability {
+            Durability::Memory => corfu::UnitStorage::Memory,
+            _ => corfu::UnitStorage::Files(files),
+        };
+        let unit = corfu::UnitServer::open(number, u64::MAX, &storage).unwrap();
+        roles.push((corfu::Node::Unit(number), corfu::Server::unit(listener(), unit).unwrap()));
+    }
+    for (node, role) in &roles {
+        let listing = corfu::Listing { address: role.address(), durability: role.durability() };
+        corfu::announce(&stores, role.log(), *node, listing, &timing).unwrap();
+    }
+    let tcp = corfu::TcpTransport::connect(&stores, &timing).unwrap();
+    let transport: Arc<dyn corfu::Transport> = Arc::clone(&tcp) as _;
+    let begun = match corfu::latest(&*transport, &timing, PATIENCE).unwrap() {
+        Some(latest) => {
+            corfu::reconfigure(&transport, &timing, latest, corfu::Change::default(), Some(PATIENCE))
+        }
+        None => {
+            let chains = numbers.chunks(2).map(<[_]>::to_vec).collect();
+            let log = LogId::random();
+            corfu::found(&transport, &timing, log, chains, sequencer, 32, Some(PATIENCE))
+        }
     };
-    Arc::new(corfu::CorfuLog::connect(cluster, config).unwrap())
+    let Some(corfu::Reconfigured::Installed(projection)) = begun else { panic!("{begun:?}") };
+    assert_eq!(tcp.durability(&projection), durability);
+    let log = corfu::CorfuLog::connect(transport, corfu_config(durability)).unwrap();
+    let mut servers = vec![store];
+    servers.extend(roles.into_iter().map(|(_, role)| role));
+    Arc::new(TcpLog { log, _roles: servers, _directory: temporary })
+}
+
+impl SharedLog for TcpLog {
+    fn append(&self, batch: &Batch) -> Result<Ticket, AppendError> {
+        self.log.append(batch)
+    }
+
+    fn read(&self, position: Position) -> Result<Option<Arc<Block>>, ReadError> {
+        self.log.read(position)
+    }
+
+    fn tail(&self) -> Tail {
+        self.log.tail()
+    }
+
+    fn wait_past(&self, position: Position, timeout: Option<Duration>) -> Result<Tail, ReadError> {
+        self.log.wait_past(position, timeout)
+    }
+
+    fn trim(&self, before: Position) -> Result<(), TrimError> {
+        self.log.trim(before)
+    }
+
+    fn seal(&self) -> Result<Position, SealError> {
+        self.log.seal()
+    }
+
+    fn durability(&self) -> Durability {
+        self.log.durability()
+    }
+
+    fn id(&self) -> LogId {
+        self.log.id()
+    }
 }
 
 fn batch(entries: &[&[u8]]) -> Batch {
@@ -579,6 +686,15 @@ macro_rules! suite {
         }
         mod corfu_flushed {
             $(#[test] fn $test() { super::$test(super::Subject::corfu_file(mixlog_log::Durability::Flushed)); })*
+        }
+        mod corfu_tcp_memory {
+            $(#[test] fn $test() { super::$test(super::Subject::corfu_tcp_memory()); })*
+        }
+        mod corfu_tcp_buffered {
+            $(#[test] fn $test() { super::$test(super::Subject::corfu_tcp_file(mixlog_log::Durability::Buffered)); })*
+        }
+        mod corfu_tcp_flushed {
+            $(#[test] fn $test() { super::$test(super::Subject::corfu_tcp_file(mixlog_log::Durability::Flushed)); })*
         }
     };
 }

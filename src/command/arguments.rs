@@ -1,5 +1,6 @@
 //! What the command line may say.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,6 +43,194 @@ pub(crate) enum Command {
     /// Looks into a log without changing it.
     #[command(subcommand)]
     Log(LogCommand),
+    /// Serves a storage unit of a log that is spread over processes.
+    Unit(UnitOptions),
+    /// Serves a sequencer, which gives out the positions of such a log.
+    Sequencer(SequencerOptions),
+    /// Serves the projection store, where a cluster is found.
+    Projections(ProjectionsOptions),
+    /// Starts and changes clusters of units.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+}
+
+const CLUSTER_DEFAULT: &str = "corfu://127.0.0.1:4500";
+
+const ROLE_EXAMPLES: &str = "Examples, each in a terminal or on a machine of its own:
+  mixlog projections --dir /var/tmp/projections --listen 10.0.0.1:4500
+  mixlog sequencer --log corfu://10.0.0.1:4500 --number 1 --listen 10.0.0.1:0
+  mixlog unit --log corfu://10.0.0.1:4500 --number 1 --dir /var/tmp/unit-1 --listen 10.0.0.2:0
+  mixlog unit --log corfu://10.0.0.1:4500 --number 2 --dir /var/tmp/unit-2 --listen 10.0.0.3:0
+  mixlog cluster found --log corfu://10.0.0.1:4500 --chain 1,2 --sequencer 1
+  mixlog cluster monitor --log corfu://10.0.0.1:4500
+  mixlog run tpcc --log corfu://10.0.0.1:4500
+
+Each role announces its address at the projection store, and says where it listens. It serves until it is
+killed, which it may be at any time. There is no authentication: listen on networks that you trust.";
+
+#[derive(Debug, Args)]
+#[command(after_help = ROLE_EXAMPLES)]
+pub(crate) struct UnitOptions {
+    /// The unit's number in its cluster
+    #[arg(long, value_name = "N")]
+    pub(crate) number: u32,
+    /// Where its entries are kept; made if missing. Without one they are kept in memory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// When a write is answered [default: flushed, or memory without --dir]
+    #[arg(long, value_enum)]
+    pub(crate) durability: Option<Durability>,
+    /// How many bytes of entries it takes before it refuses more [default: no limit]
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) quota: Option<u64>,
+    #[command(flatten)]
+    pub(crate) role: RoleOptions,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = ROLE_EXAMPLES)]
+pub(crate) struct SequencerOptions {
+    /// The sequencer's number in its cluster
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) number: u32,
+    #[command(flatten)]
+    pub(crate) role: RoleOptions,
+}
+
+/// What units and sequencers have in common.
+#[derive(Debug, Args)]
+pub(crate) struct RoleOptions {
+    /// The cluster
+    #[arg(long, value_name = "corfu://HOST:PORT,..", default_value = CLUSTER_DEFAULT)]
+    pub(crate) log: String,
+    /// Where to listen; port 0 is any free one
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
+    pub(crate) listen: SocketAddr,
+    /// End when stdin does: for whoever starts it, and may be killed
+    #[arg(long, hide = true)]
+    pub(crate) until_stdin_ends: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = ROLE_EXAMPLES)]
+pub(crate) struct ProjectionsOptions {
+    /// Where projections and addresses are kept; made if missing
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// Where to listen
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:4500")]
+    pub(crate) listen: SocketAddr,
+    /// End when stdin does: for whoever starts it, and may be killed
+    #[arg(long, hide = true)]
+    pub(crate) until_stdin_ends: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Starts a cluster on this machine, watches it, and starts again what ends.
+    Up(UpOptions),
+    /// Founds a cluster of units that were started already.
+    Found {
+        #[command(flatten)]
+        cluster: ClusterOptions,
+        /// The units of a chain, head first; once for each chain
+        #[arg(long, value_name = "N,N..", required = true, value_delimiter = None)]
+        chain: Vec<String>,
+        /// The sequencer
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        sequencer: u32,
+    },
+    /// Prints the projection, and how everybody is.
+    Status(ClusterOptions),
+    /// Adds a unit to a chain, or a chain to the log.
+    Add {
+        #[command(flatten)]
+        cluster: ClusterOptions,
+        /// The unit that joins
+        #[arg(long, value_name = "N", required_unless_present = "chain", requires = "beside")]
+        unit: Option<u32>,
+        /// A unit of the chain that it joins
+        #[arg(long, value_name = "N")]
+        beside: Option<u32>,
+        /// Units that become a new chain, head first
+        #[arg(long, value_name = "N,N..", conflicts_with_all = ["unit", "beside"])]
+        chain: Option<String>,
+    },
+    /// Goes on without a unit, or puts another one in its place.
+    Remove {
+        #[command(flatten)]
+        cluster: ClusterOptions,
+        /// The unit that leaves
+        #[arg(long, value_name = "N")]
+        unit: u32,
+        /// The unit that takes its place
+        #[arg(long, value_name = "N")]
+        replacement: Option<u32>,
+    },
+    /// Gives up all entries before a position.
+    Trim {
+        #[command(flatten)]
+        cluster: ClusterOptions,
+        /// The first position that stays
+        #[arg(long, value_name = "POSITION", value_parser = position, allow_hyphen_values = true)]
+        before: Position,
+    },
+    /// Watches a cluster, and replaces who is dead.
+    Monitor {
+        #[command(flatten)]
+        cluster: ClusterOptions,
+        /// How many units a chain should have
+        #[arg(long, value_name = "N", default_value_t = 2)]
+        replicas: u32,
+    },
+}
+
+const CLUSTER_EXAMPLES: &str = "Examples:
+  mixlog cluster status
+  mixlog cluster add --unit 5 --beside 2
+  mixlog cluster add --chain 5,6
+  mixlog cluster remove --unit 3 --replacement 5
+  mixlog cluster trim --before 100000
+
+Exit codes: mixlog --help.";
+
+#[derive(Debug, Args)]
+#[command(after_help = CLUSTER_EXAMPLES)]
+pub(crate) struct ClusterOptions {
+    /// The cluster
+    #[arg(long, value_name = "corfu://HOST:PORT,..", default_value = CLUSTER_DEFAULT)]
+    pub(crate) log: String,
+}
+
+const UP_EXAMPLES: &str = "Examples:
+  mixlog cluster up --dir /var/tmp/cluster
+  mixlog cluster up --units 6 --replicas 3 --spares 1 --dir /var/tmp/cluster --durability buffered
+  mixlog run tpcc --log corfu://127.0.0.1:4500
+
+It runs until it is ended, with Ctrl-C for example, and so do all its processes. The same directory can be used
+again later: the log is still there.";
+
+#[derive(Debug, Args)]
+#[command(after_help = UP_EXAMPLES)]
+pub(crate) struct UpOptions {
+    /// How many units a new cluster has, a multiple of --replicas
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub(crate) units: u32,
+    /// How many units have each entry: one less may be lost at a time
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub(crate) replicas: u32,
+    /// Units that wait to take the place of others
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) spares: u32,
+    /// Where everything is kept; made if missing
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// When an append is acknowledged
+    #[arg(long, value_enum, default_value_t = Durability::Flushed)]
+    pub(crate) durability: Durability,
+    /// Where the projection store listens
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:4500")]
+    pub(crate) listen: SocketAddr,
 }
 
 #[derive(Debug, Subcommand)]
@@ -96,6 +285,16 @@ pub(crate) enum Durability {
     Buffered,
     /// When the disk has it: survives power loss.
     Flushed,
+}
+
+impl From<Durability> for mixlog::log::Durability {
+    fn from(durability: Durability) -> Self {
+        match durability {
+            Durability::Memory => Self::Memory,
+            Durability::Buffered => Self::Buffered,
+            Durability::Flushed => Self::Flushed,
+        }
+    }
 }
 
 /// How windows are executed.
@@ -204,6 +403,7 @@ const RUN_EXAMPLES: &str = "Examples:
   mixlog run transfer --hot 0.5 --log /var/tmp/bank --durability buffered
   mixlog run list-append --keys 5 --transactions 100000 --clients 4 --history history.jsonl
   mixlog run tpcc --log memory --mode sequential
+  mixlog run tpcc --log corfu://127.0.0.1:4500
   mixlog run tpcc --explain
   mixlog run tpcc --paranoid 100
   mixlog run tpcc --log /var/tmp/tpcc --checkpoint-seconds 5 --progress 100
@@ -227,8 +427,8 @@ pub(crate) struct RunOptions {
     /// Seed of population and transactions
     #[arg(long, value_name = "S", default_value_t = 1)]
     pub(crate) seed: u64,
-    /// The log's directory, made if missing, or "memory" [default: a temporary directory]
-    #[arg(long, value_name = "DIR|memory")]
+    /// The log's directory, made if missing, "memory", or a cluster [default: a temporary directory]
+    #[arg(long, value_name = "DIR|memory|corfu://HOST:PORT,..")]
     pub(crate) log: Option<PathBuf>,
     /// When a transaction is acknowledged [default: flushed, or memory for a log in memory]
     #[arg(long, value_enum)]
@@ -341,8 +541,8 @@ The log is made if missing, and can be gone on with later. Exit codes: mixlog --
 #[derive(Debug, Args)]
 #[command(after_help = APPLY_FORMAT)]
 pub(crate) struct ApplyOptions {
-    /// The log's directory, made if missing, or "memory"
-    #[arg(long, value_name = "DIR|memory")]
+    /// The log's directory, made if missing, "memory", or a cluster
+    #[arg(long, value_name = "DIR|memory|corfu://HOST:PORT,..")]
     pub(crate) log: PathBuf,
     #[command(flatten)]
     pub(crate) engine: EngineOptions,
@@ -365,8 +565,8 @@ object sorted: equal states give equal output. Nothing is written to the log.";
 #[derive(Debug, Args)]
 #[command(after_help = STATE_EXAMPLES)]
 pub(crate) struct StateOptions {
-    /// The log's directory
-    #[arg(long, value_name = "DIR")]
+    /// The log's directory, or a cluster
+    #[arg(long, value_name = "DIR|corfu://HOST:PORT,..")]
     pub(crate) log: PathBuf,
     #[command(flatten)]
     pub(crate) engine: EngineOptions,
@@ -388,8 +588,8 @@ A log that was trimmed is executed from the oldest checkpoint on that is whole."
 #[derive(Debug, Args)]
 #[command(after_help = REPLAY_EXAMPLES)]
 pub(crate) struct ReplayOptions {
-    /// The log's directory
-    #[arg(long, value_name = "DIR")]
+    /// The log's directory, or a cluster
+    #[arg(long, value_name = "DIR|corfu://HOST:PORT,..")]
     pub(crate) log: PathBuf,
     #[command(flatten)]
     pub(crate) engine: EngineOptions,
@@ -442,7 +642,7 @@ pub(crate) struct BackupOptions {
 
 #[derive(Debug, Args)]
 pub(crate) struct DumpOptions {
-    /// The log's directory
+    /// The log's directory, or a cluster: corfu://HOST:PORT,..
     pub(crate) directory: PathBuf,
     /// The first position to print
     #[arg(long, value_name = "POSITION", value_parser = position, allow_hyphen_values = true)]

@@ -5,6 +5,7 @@ use std::io;
 use std::process::ExitCode;
 
 use mixlog::checkpoint::{BackupError, CheckpointError};
+use mixlog::log::corfu::{NetError, StoreError};
 use mixlog::log::{self, AppendError, ReadError};
 use mixlog::workloads::workload::DriveError;
 use mixlog::{OpenError, SubmitError};
@@ -134,6 +135,26 @@ impl From<DriveError> for Failure {
             DriveError::Submit(error) => error.into(),
             DriveError::Ticket(_) => Self::Io(text),
             _ => Self::Refused(text),
+        }
+    }
+}
+
+impl From<NetError> for Failure {
+    fn from(error: NetError) -> Self {
+        let text = error.to_string();
+        match error {
+            NetError::Refused { .. } | NetError::Stranger { .. } => Self::Refused(text),
+            _ => Self::Io(text),
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let text = error.to_string();
+        match error {
+            StoreError::Damaged { .. } => Self::Corrupt(text),
+            _ => Self::Io(text),
         }
     }
 }

@@ -11,28 +11,32 @@ use mixlog::{Digest, Engine, Position, Procedure, Replay};
 use serde::Serialize;
 
 use super::arguments::{DumpOptions, EngineOptions, ReplayOptions, StateOptions};
+use super::cluster;
 use super::failure::Failure;
 use super::run::{clear_line, is_read, print_recovery, print_to_stdout, show_recovery};
 use super::workload;
 
-fn open(directory: &Path) -> Result<Arc<FileLog>, Failure> {
-    Ok(Arc::new(FileLog::open_read_only(directory)?))
+fn open(log: &Path) -> Result<Arc<dyn SharedLog>, Failure> {
+    match cluster::named(log) {
+        Some(stores) => cluster::log(&stores?),
+        None => Ok(Arc::new(FileLog::open_read_only(log)?)),
+    }
 }
 
 /// The names of the procedures that wrote a log; `None` for an empty one.
-pub(super) fn procedures(log: &FileLog) -> Result<Option<Vec<String>>, Failure> {
+pub(super) fn procedures(log: &dyn SharedLog) -> Result<Option<Vec<String>>, Failure> {
     let procedures = mixlog::procedures_in(log)?;
     Ok(procedures.map(|procedures| procedures.into_iter().map(|(name, _)| name).collect()))
 }
 
 /// Executes a log up to a position, or to its end. `None` for an empty log, which has no position.
 fn execute(
-    log: &Arc<FileLog>,
+    log: &Arc<dyn SharedLog>,
     engine: &EngineOptions,
     to: Option<Position>,
     start: Start,
 ) -> Result<Option<(Replay, Digest)>, Failure> {
-    let Some(procedures) = procedures(log)? else {
+    let Some(procedures) = procedures(&**log)? else {
         return match to {
             None => Ok(None),
             Some(_) => Err(Failure::Refused("the log is empty".to_owned())),
@@ -40,7 +44,7 @@ fn execute(
     };
     let builder = engine.apply(workload::register(&procedures, Engine::builder())?);
     let builder = builder.checkpoints(checkpoint::Config { start, ..checkpoint::Config::default() });
-    let replay = show_recovery(builder).replay(Arc::clone(log) as _)?;
+    let replay = show_recovery(builder).replay(Arc::clone(log))?;
     let digest = match to {
         Some(position) => replay.to(position),
         None => replay.to_end(),
@@ -92,7 +96,7 @@ pub(crate) fn digest(options: &StateOptions) -> Result<(), Failure> {
 pub(crate) fn dump_state(options: &StateOptions) -> Result<(), Failure> {
     let log = open(&options.log)?;
     // Before a long log is executed in vain.
-    if let Some(procedures) = procedures(&log)?
+    if let Some(procedures) = procedures(&*log)?
         && !procedures.iter().any(|name| name == kv::Transaction::NAME)
     {
         return Err(Failure::Refused(format!(
@@ -130,9 +134,8 @@ impl Row<'_> {
 /// Prints a log's entries.
 pub(crate) fn dump_entries(options: &DumpOptions) -> Result<(), Failure> {
     let log = open(&options.directory)?;
-    let Some(procedures) = procedures(&log)? else { return Ok(()) };
-    let replay =
-        workload::register(&procedures, Engine::builder())?.threads(1).replay(Arc::clone(&log) as _)?;
+    let Some(procedures) = procedures(&*log)? else { return Ok(()) };
+    let replay = workload::register(&procedures, Engine::builder())?.threads(1).replay(Arc::clone(&log))?;
     let tail = log.tail();
     let end = options.to.map_or(tail.tail, |to| to.next().min(tail.tail));
     let mut position = options.from.unwrap_or(tail.head);
@@ -151,6 +154,12 @@ pub(crate) fn dump_entries(options: &DumpOptions) -> Result<(), Failure> {
 
 /// Checks a log's bytes.
 pub(crate) fn verify(directory: &Path) -> Result<(), Failure> {
+    if cluster::named(directory).is_some() {
+        return Err(Failure::Refused(
+            "verify looks into a directory; name that of a unit of the cluster (its files are a log)"
+                .to_owned(),
+        ));
+    }
     let report = FileLog::verify(directory)?;
     let mut text = format!(
         "log {}\nhead {}\ntail {}\nsealed {}\ndurable {}\nsegments {}\nframes {}\nbytes {}\n",

@@ -16,7 +16,7 @@ use super::workload;
 pub(crate) fn checkpoint(options: &CheckpointOptions) -> Result<(), Failure> {
     let config = file::Config { create: file::Create::Never, ..options.keep.files() };
     let log = Arc::new(FileLog::open(&options.log, config)?);
-    let Some(procedures) = procedures(&log)? else {
+    let Some(procedures) = procedures(&*log)? else {
         return Err(CheckpointError::Empty.into());
     };
     let builder = options.engine.apply(workload::register(&procedures, Engine::builder())?);

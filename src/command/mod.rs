@@ -2,17 +2,20 @@
 
 mod apply;
 mod arguments;
+mod cluster;
 mod failure;
 mod inspect;
 mod keep;
+mod role;
 mod run;
+mod up;
 mod workload;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use arguments::{Arguments, Command, LogCommand};
+use arguments::{Arguments, ClusterCommand, Command, LogCommand};
 
 /// Does what the command line says. Everything that goes wrong ends up here, as one line and an exit code.
 pub(crate) fn main() -> ExitCode {
@@ -28,6 +31,11 @@ pub(crate) fn main() -> ExitCode {
         Command::Backup(options) => keep::backup(options),
         Command::Log(LogCommand::Dump(options)) => inspect::dump_entries(options),
         Command::Log(LogCommand::Verify { directory }) => inspect::verify(directory),
+        Command::Unit(options) => role::unit(options),
+        Command::Sequencer(options) => role::sequencer(options),
+        Command::Projections(options) => role::projections(options),
+        Command::Cluster(ClusterCommand::Up(options)) => up::up(options),
+        Command::Cluster(command) => cluster::run(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -16,6 +16,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use super::arguments::{Durability, KeepOptions, RunOptions};
+use super::cluster;
 use super::failure::Failure;
 use super::workload::{self, Visit};
 
@@ -244,6 +245,16 @@ pub(super) fn open_log(
     durability: Option<Durability>,
     keep: &KeepOptions,
 ) -> Result<(Arc<dyn SharedLog>, Option<TempDir>), Failure> {
+    if let Some(stores) = log.and_then(cluster::named) {
+        let log = cluster::log(&stores?)?;
+        return match durability.map(shared_log::Durability::from) {
+            Some(wanted) if wanted != log.durability() => Err(Failure::Refused(format!(
+                "the durability is the cluster's to choose, and it is {}",
+                log.durability()
+            ))),
+            _ => Ok((log, None)),
+        };
+    }
     let in_memory = log == Some(Path::new("memory"));
     let durability = match (durability, in_memory, log) {
         (Some(Durability::Memory), false, Some(directory)) => {

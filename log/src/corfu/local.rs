@@ -10,18 +10,17 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use thiserror::Error;
 
-use crate::{Durability, LogId, OpenError, Position};
+use crate::{Durability, LogId, OpenError};
 
+use super::administer::{self, TransferError};
 use super::message::{Instance, Node, Reply, Request, SequencerNumber, UnitNumber};
 use super::plan::Change;
 use super::projection::Projection;
-use super::reconfigure::{Reconfigure, Reconfigured};
-use super::rules::Rules;
+use super::reconfigure::Reconfigured;
 use super::sequencer::Sequencer;
 use super::server::{UnitFiles, UnitServer, UnitStorage};
 use super::store::{FileStore, MemoryStore, ProjectionStore, StoreError};
-use super::transfer::{Transfer, Transferred};
-use super::transport::{Driver, ReplyTo, Timing, Transport};
+use super::transport::{ReplyTo, Timing, Transport};
 
 const UNPOISONED: &str = "nothing panics while it holds the lock";
 
@@ -145,9 +144,8 @@ impl LocalCluster {
     /// Cost: an interruption of appends by a few round trips; a silent unit makes it longer.
     pub fn reconfigure(self: &Arc<Self>, from: Arc<Projection>, change: Change) -> Reconfigured {
         let transport: Arc<dyn Transport> = Arc::<Self>::clone(self);
-        let driver = Driver::new(transport, self.config.timing.clone(), Arc::clone(&from));
-        let mut reconfigure = Reconfigure::new(from, change, Rules::SOUND);
-        driver.run(&mut reconfigure, None).expect("it was given all the time it needs")
+        administer::reconfigure(&transport, &self.config.timing, from, change, None)
+            .expect("it was given all the time it needs")
     }
 
     /// Copies to the units that join, and takes them into their chains. Does nothing if none joins.
@@ -156,29 +154,10 @@ impl LocalCluster {
     /// the end.
     ///
     /// # Errors
-    /// The first position that no unit of its chain has any more.
-    pub fn transfer(self: &Arc<Self>, from: Arc<Projection>) -> Result<Arc<Projection>, Position> {
-        if from.joining().is_empty() {
-            return Ok(from);
-        }
+    /// [`TransferError::Lost`].
+    pub fn transfer(self: &Arc<Self>, from: Arc<Projection>) -> Result<Arc<Projection>, TransferError> {
         let transport: Arc<dyn Transport> = Arc::<Self>::clone(self);
-        let driver = Driver::new(transport, self.config.timing.clone(), Arc::clone(&from));
-        let copied = driver.run(&mut Transfer::new(from), None).expect("it was given all the time it needs");
-        let members = match copied {
-            Transferred::Copied(members) => members,
-            Transferred::Corrupt(position) => return Err(position),
-        };
-        let mut latest = driver.projection();
-        while latest.joining().iter().any(|member| members.contains(member)) {
-            let change = Change::copied(members.clone());
-            if let Reconfigured::Installed(next) | Reconfigured::Overtaken(next) =
-                self.reconfigure(latest, change)
-            {
-                driver.learn(&next);
-            }
-            latest = driver.projection();
-        }
-        Ok(latest)
+        administer::transfer(&transport, &self.config.timing, from, None)
     }
 
     /// The latest projection.
@@ -227,9 +206,7 @@ impl LocalCluster {
 
     /// Starts a sequencer, or starts it again: it has forgotten everything.
     pub fn start_sequencer(&self, number: SequencerNumber) {
-        #[expect(clippy::cast_possible_truncation, reason = "half of the random bits are enough")]
-        let instance = Instance(LogId::random().0 as u64);
-        let sequencer = Mutex::new(Sequencer::new(instance));
+        let sequencer = Mutex::new(Sequencer::new(Instance::random()));
         self.sequencers.write().expect(UNPOISONED).insert(number, sequencer);
     }
 

@@ -75,6 +75,14 @@ impl fmt::Display for SequencerNumber {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instance(pub u64);
 
+impl Instance {
+    /// An instance that was never there, but for a chance of one in 2^64 for each pair.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(ClientId::random().0)
+    }
+}
+
 /// Who appends. No two clients that ever write to one log have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub u64);
@@ -149,6 +157,16 @@ pub enum Node {
     Sequencer(SequencerNumber),
     /// To the projection store.
     Store,
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unit(number) => write!(f, "unit {number}"),
+            Self::Sequencer(number) => write!(f, "sequencer {number}"),
+            Self::Store => f.write_str("the projection store"),
+        }
+    }
 }
 
 /// A request, to the kind of role that it is meant for.

@@ -56,6 +56,7 @@
 //! [`Driver`] runs operations over any [`Transport`], and [`CorfuLog`] makes a
 //! [`SharedLog`](crate::SharedLog) of them.
 
+mod administer;
 mod append;
 mod boot;
 mod fill;
@@ -64,6 +65,8 @@ mod journal;
 mod local;
 mod log;
 mod message;
+mod monitor;
+mod net;
 mod operation;
 mod plan;
 mod progress;
@@ -84,6 +87,7 @@ mod transport;
 mod trim;
 mod unit;
 
+pub use administer::{TransferError, found, latest, reconfigure, transfer};
 pub use append::{Append, AppendOutcome, Appended, Entries, Refusal};
 pub use fill::{Aim, Fill, Filled};
 pub use janitor::Sweep;
@@ -94,6 +98,8 @@ pub use message::{
     SequencerRequest, SequencerVerb, Standing, StoreReply, StoreRequest, Token, UnitNumber, UnitReply,
     UnitRequest, UnitVerb,
 };
+pub use monitor::{Monitor, MonitorConfig, MonitorEvent};
+pub use net::{FrameError, Listing, Listings, NetError, Server, TcpTransport, announce};
 pub use operation::{Call, Input, Operation, Outbox, Outgoing, Pause};
 pub use plan::{Change, Found, Join, PlanError};
 pub use projection::{Chain, Flaw, Place, Projection, Segment};

@@ -222,16 +222,22 @@ impl fmt::Display for Projection {
         for segment in &self.segments {
             write!(f, "from {}:", segment.first)?;
             for chain in &segment.chains {
-                let units: Vec<_> = chain.units.iter().map(|member| member.unit.to_string()).collect();
-                write!(f, " [{}", units.join(" > "))?;
-                for member in &chain.joining {
-                    write!(f, ", joining {}", member.unit)?;
-                }
-                f.write_str("]")?;
+                write!(f, " {chain}")?;
             }
             writeln!(f)?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units: Vec<_> = self.units.iter().map(|member| member.unit.to_string()).collect();
+        write!(f, "[{}", units.join(" > "))?;
+        for member in &self.joining {
+            write!(f, ", joining {}", member.unit)?;
+        }
+        f.write_str("]")
     }
 }
 

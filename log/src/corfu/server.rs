@@ -17,7 +17,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
-use crate::{Batch, Durability, OpenError, Position, Ticket};
+use crate::{Batch, Durability, LogId, OpenError, Position, Ticket};
 
 use super::boot::Boot;
 use super::journal::{self, Journal, Opened, Shelf};
@@ -78,6 +78,7 @@ impl UnitFiles {
 pub struct UnitServer {
     number: UnitNumber,
     durability: Durability,
+    log: Option<LogId>,
     inner: Inner,
 }
 
@@ -109,7 +110,7 @@ impl UnitServer {
         let files = match storage {
             UnitStorage::Memory => {
                 let inner = Inner::Memory(Box::new(Mutex::new(unit)));
-                return Ok(Self { number, durability: Durability::Memory, inner });
+                return Ok(Self { number, durability: Durability::Memory, log: None, inner });
             }
             UnitStorage::Files(files) => files,
         };
@@ -129,6 +130,7 @@ impl UnitServer {
         if damaged || !kept {
             unit.set_damaged();
         }
+        let log = unit.state().map(|state| state.log);
         let buffered = files.durability == Durability::Buffered;
         // What may be lost stays so until the unit has joined anew.
         if buffered && kept {
@@ -162,13 +164,19 @@ impl UnitServer {
             start("reply", Box::new(move || reply(&done, &failed))),
         ];
         let inner = Inner::Files { requests: Some(requests), threads, whole, boot };
-        Ok(Self { number, durability: files.durability, inner })
+        Ok(Self { number, durability: files.durability, log, inner })
     }
 
     /// The unit's number.
     #[must_use]
     pub const fn number(&self) -> UnitNumber {
         self.number
+    }
+
+    /// Of which log its files were when it was opened.
+    #[must_use]
+    pub const fn log(&self) -> Option<LogId> {
+        self.log
     }
 
     /// What an answered write has survived.

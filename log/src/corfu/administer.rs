@@ -1,0 +1,103 @@
+//! Changes to a cluster, driven to their end by the calling thread.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::{LogId, Position};
+
+use super::message::{SequencerNumber, UnitNumber};
+use super::plan::Change;
+use super::projection::Projection;
+use super::reconfigure::{Reconfigure, Reconfigured};
+use super::rules::Rules;
+use super::transfer::{Transfer, Transferred};
+use super::transport::{self, Driver, Timing, Transport};
+
+/// The latest projection behind `transport`; the outer `None`: the store did not answer within `patience`, the
+/// inner: there is none yet.
+///
+/// Cost: blocks the calling thread.
+#[must_use]
+pub fn latest(
+    transport: &dyn Transport,
+    timing: &Timing,
+    patience: Duration,
+) -> Option<Option<Arc<Projection>>> {
+    transport::latest(transport, timing, patience)
+}
+
+/// Makes a change to the projection `from`, which should be the latest. `None` when `patience` is over first:
+/// then it may be made or not.
+///
+/// Cost: an interruption of appends by a few round trips; a silent unit makes it longer.
+pub fn reconfigure(
+    transport: &Arc<dyn Transport>,
+    timing: &Timing,
+    from: Arc<Projection>,
+    change: Change,
+    patience: Option<Duration>,
+) -> Option<Reconfigured> {
+    let driver = Driver::new(Arc::clone(transport), timing.clone(), Arc::clone(&from));
+    driver.run(&mut Reconfigure::new(from, change, Rules::SOUND), patience)
+}
+
+/// Founds a cluster: a log with stripes of `width` positions, on these chains and this sequencer. If there is
+/// one already, that one is `Overtaken`.
+pub fn found(
+    transport: &Arc<dyn Transport>,
+    timing: &Timing,
+    log: LogId,
+    chains: Vec<Vec<UnitNumber>>,
+    sequencer: SequencerNumber,
+    width: u32,
+    patience: Option<Duration>,
+) -> Option<Reconfigured> {
+    let change = Change { sequencer: Some(sequencer), ..Change::grow(chains) };
+    reconfigure(transport, timing, Arc::new(Projection::blank(log, width)), change, patience)
+}
+
+/// Why units that join did not get all that they need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TransferError {
+    /// No unit of its chain has this position any more.
+    #[error("no unit has position {0} any more")]
+    Lost(Position),
+    /// It took too long; begin again.
+    #[error("the units could not be copied to in time")]
+    Unavailable,
+}
+
+/// Copies to the units that join, and takes them into their chains. Does nothing if none joins.
+///
+/// Cost: reads and writes what they are to have; appends go on meanwhile, but for the reconfiguration at the
+/// end.
+///
+/// # Errors
+/// [`TransferError`].
+pub fn transfer(
+    transport: &Arc<dyn Transport>,
+    timing: &Timing,
+    from: Arc<Projection>,
+    patience: Option<Duration>,
+) -> Result<Arc<Projection>, TransferError> {
+    if from.joining().is_empty() {
+        return Ok(from);
+    }
+    let driver = Driver::new(Arc::clone(transport), timing.clone(), Arc::clone(&from));
+    let members = match driver.run(&mut Transfer::new(from), patience) {
+        Some(Transferred::Copied(members)) => members,
+        Some(Transferred::Corrupt(position)) => return Err(TransferError::Lost(position)),
+        None => return Err(TransferError::Unavailable),
+    };
+    let mut latest = driver.projection();
+    while latest.joining().iter().any(|member| members.contains(member)) {
+        let change = Change::copied(members.clone());
+        match reconfigure(transport, timing, latest, change, patience) {
+            Some(Reconfigured::Installed(next) | Reconfigured::Overtaken(next)) => driver.learn(&next),
+            Some(_) => {}
+            None => return Err(TransferError::Unavailable),
+        }
+        latest = driver.projection();
+    }
+    Ok(latest)
+}

@@ -1,0 +1,377 @@
+//! A role behind a socket.
+//!
+//! ```text
+//! acceptor --> a thread for each connection: read, handle, write what was answered at once
+//!                \--> units in files: answers come later, another thread writes them
+//! ```
+//!
+//! A thread reads what has arrived, handles all of it, and then writes all answers with one call: so requests
+//! that are pipelined share the cost of the operating system's calls.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, Read};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::{Durability, LogId};
+
+use super::super::message::{
+    Instance, Reply, SequencerNumber, SequencerVerb, StoreReply, UnitReply, UnitVerb,
+};
+use super::super::sequencer::Sequencer;
+use super::super::server::UnitServer;
+use super::super::store::{FileStore, ProjectionStore, StoreError};
+use super::super::transport::ReplyTo;
+use super::book::FileBook;
+use super::frame::{self, FrameError, Header, Incoming, Kind};
+use super::wire::{self, BookRequest};
+use super::writer::Writer;
+
+const UNPOISONED: &str = "nothing panics while it holds the lock";
+
+/// So many connections are served at a time; further ones are closed.
+const CONNECTIONS: usize = 1024;
+
+/// A unit, a sequencer or a projection store that answers on a socket.
+///
+/// Dropping it ends all connections and then the role.
+pub struct Server {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    role: Role,
+    /// Of which log; unset while the role belongs to none.
+    log: Arc<OnceLock<LogId>>,
+    stopping: AtomicBool,
+    connections: Mutex<BTreeMap<u64, Arc<Writer>>>,
+}
+
+enum Role {
+    Unit(UnitServer),
+    Sequencer(SequencerNumber, Mutex<Sequencer>),
+    Store(FileStore, FileBook),
+}
+
+/// Why a connection is ended.
+enum Refusal {
+    /// The peer does not speak as it should.
+    Frame(FrameError),
+    /// It belongs to another log.
+    OtherLog { ours: LogId, theirs: LogId },
+    /// It looks for another role.
+    OtherRole(String),
+    /// The store failed; to be tried again.
+    Store(StoreError),
+}
+
+impl From<FrameError> for Refusal {
+    fn from(error: FrameError) -> Self {
+        Self::Frame(error)
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Frame(error) => error.fmt(f),
+            Self::OtherLog { ours, theirs } => {
+                write!(f, "here is log {ours}, and not log {theirs}")
+            }
+            Self::OtherRole(what) => write!(f, "here is {what}"),
+            Self::Store(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Server {
+    /// Serves a unit.
+    ///
+    /// # Errors
+    /// What the operating system says about the listener.
+    pub fn unit(listener: TcpListener, unit: UnitServer) -> io::Result<Self> {
+        let log = unit.log();
+        Self::start(listener, Role::Unit(unit), log)
+    }
+
+    /// Serves a sequencer, which begins with nothing, as an instance that was never there.
+    ///
+    /// # Errors
+    /// What the operating system says about the listener.
+    pub fn sequencer(listener: TcpListener, number: SequencerNumber) -> io::Result<Self> {
+        let sequencer = Mutex::new(Sequencer::new(Instance::random()));
+        Self::start(listener, Role::Sequencer(number, sequencer), None)
+    }
+
+    /// Serves the projection store in a directory, and the address book beside it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn store(listener: TcpListener, directory: &Path) -> Result<Self, StoreError> {
+        let store = FileStore::open(directory.join("projections"))?;
+        let book = FileBook::open(directory.join("addresses"))?;
+        let log = store.latest()?.map(|latest| latest.log);
+        Ok(Self::start(listener, Role::Store(store, book), log)?)
+    }
+
+    fn start(listener: TcpListener, role: Role, log: Option<LogId>) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        let known = OnceLock::new();
+        if let Some(log) = log {
+            known.set(log).expect("it is new");
+        }
+        let shared = Arc::new(Shared {
+            role,
+            log: Arc::new(known),
+            stopping: AtomicBool::new(false),
+            connections: Mutex::default(),
+        });
+        let accepting = Arc::clone(&shared);
+        let acceptor = thread::Builder::new()
+            .name("mixlog-accept".to_owned())
+            .spawn(move || accept(&listener, &accepting))?;
+        Ok(Self { address, shared, acceptor: Some(acceptor) })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Of which log it is; `None` while it belongs to none.
+    #[must_use]
+    pub fn log(&self) -> Option<LogId> {
+        self.shared.log.get().copied()
+    }
+
+    /// What a unit's answered write has survived; `None` for other roles.
+    #[must_use]
+    pub fn durability(&self) -> Option<Durability> {
+        match &self.shared.role {
+            Role::Unit(unit) => Some(unit.durability()),
+            _ => None,
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        // The acceptor waits for a connection: here it is. A listener on all addresses is reached on loopback.
+        let mut address = self.address;
+        if address.ip().is_unspecified() {
+            address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+        }
+        drop(TcpStream::connect_timeout(&address, Duration::from_secs(1)));
+        if let Some(acceptor) = self.acceptor.take() {
+            let ended = acceptor.join();
+            assert!(ended.is_ok() || thread::panicking(), "a thread of the server panicked");
+        }
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Shared) {
+    thread::scope(|scope| {
+        for number in 0.. {
+            let accepted = listener.accept();
+            if shared.stopping.load(Ordering::Acquire) {
+                break;
+            }
+            // Too many open files, for example: that passes.
+            let Ok((stream, _)) = accepted else {
+                thread::sleep(Duration::from_millis(10));
+                continue;
+            };
+            let Ok(outgoing) = stream.try_clone() else { continue };
+            let _ = stream.set_nodelay(true);
+            let writer = Arc::new(Writer::new(outgoing));
+            {
+                let mut connections = shared.connections.lock().expect(UNPOISONED);
+                if connections.len() >= CONNECTIONS {
+                    continue;
+                }
+                connections.insert(number, Arc::clone(&writer));
+            }
+            let serve = move || {
+                serve(shared, stream, &writer);
+                shared.connections.lock().expect(UNPOISONED).remove(&number);
+            };
+            let builder = thread::Builder::new().name("mixlog-serve".to_owned());
+            if builder.spawn_scoped(scope, serve).is_err() {
+                shared.connections.lock().expect(UNPOISONED).remove(&number);
+            }
+        }
+        for writer in shared.connections.lock().expect(UNPOISONED).values() {
+            writer.close();
+        }
+    });
+}
+
+/// Serves one connection to its end.
+fn serve(shared: &Shared, stream: TcpStream, writer: &Arc<Writer>) {
+    thread::scope(|scope| {
+        if shared.answers_later() {
+            let builder = thread::Builder::new().name("mixlog-write".to_owned());
+            if builder.spawn_scoped(scope, || writer.write_all()).is_err() {
+                writer.close();
+                return;
+            }
+        }
+        let ending = stream.try_clone();
+        let mut incoming = Incoming::new(stream);
+        if let Some(refusal) = serve_frames(shared, &mut incoming, writer) {
+            let log = shared.log.get().copied();
+            let header = Header { kind: Kind::Refused, log, request: 0, number: shared.number() };
+            let text = refusal.to_string();
+            writer.add(|out| frame::put(out, header, |out| out.extend_from_slice(text.as_bytes())));
+            writer.flush();
+            if let Ok(stream) = ending {
+                let_read(&stream);
+            }
+        }
+        writer.close();
+    });
+}
+
+/// Lets the peer read why: bytes of its that nobody took would make the operating system throw away what it
+/// has not read yet.
+fn let_read(mut stream: &TcpStream) {
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    let _ = stream.set_read_timeout(Some(Duration::from_millis(500)));
+    let mut sink = [0; 4096];
+    for _ in 0..64 {
+        if !matches!(stream.read(&mut sink), Ok(1..)) {
+            return;
+        }
+    }
+}
+
+fn serve_frames(shared: &Shared, incoming: &mut Incoming, writer: &Arc<Writer>) -> Option<Refusal> {
+    loop {
+        match incoming.next() {
+            Ok(Some((header, body))) => {
+                if let Err(refusal) = shared.handle(header, body, writer) {
+                    return Some(refusal);
+                }
+            }
+            Ok(None) => {
+                writer.flush();
+                if !writer.wait_for_space() || !incoming.fill().unwrap_or(false) {
+                    return None;
+                }
+            }
+            Err(error) => return Some(error.into()),
+        }
+    }
+}
+
+impl Shared {
+    /// Whether answers come from other threads.
+    fn answers_later(&self) -> bool {
+        matches!(&self.role, Role::Unit(unit) if unit.durability() != Durability::Memory)
+    }
+
+    const fn number(&self) -> u32 {
+        match &self.role {
+            Role::Unit(unit) => unit.number().0,
+            Role::Sequencer(number, _) => number.0,
+            Role::Store(..) => 0,
+        }
+    }
+
+    fn check(&self, header: &Header) -> Result<(), Refusal> {
+        let asks = matches!(
+            (&self.role, header.kind),
+            (Role::Unit(_), Kind::UnitRequest)
+                | (Role::Sequencer(..), Kind::SequencerRequest)
+                | (Role::Store(..), Kind::StoreRequest | Kind::BookRequest)
+        );
+        if !asks || header.number != self.number() {
+            return Err(Refusal::OtherRole(match &self.role {
+                Role::Unit(unit) => format!("unit {}", unit.number()),
+                Role::Sequencer(number, _) => format!("sequencer {number}"),
+                Role::Store(..) => "the projection store".to_owned(),
+            }));
+        }
+        match (self.log.get(), header.log) {
+            (Some(&ours), Some(theirs)) if ours != theirs => Err(Refusal::OtherLog { ours, theirs }),
+            _ => Ok(()),
+        }
+    }
+
+    fn handle(&self, header: Header, body: &[u8], writer: &Arc<Writer>) -> Result<(), Refusal> {
+        self.check(&header)?;
+        let answer = |reply: &Reply| {
+            let (kind, log) = (wire::reply_kind(reply), self.log.get().copied());
+            let header = Header { kind, log, ..header };
+            writer.add(|out| frame::put(out, header, |out| wire::put_reply(out, reply)));
+        };
+        match (&self.role, header.kind) {
+            (Role::Unit(unit), _) => {
+                let request = wire::unit_request(header.number, body)?;
+                let joins = match request.verb {
+                    UnitVerb::Join(log) => Some(log),
+                    _ => None,
+                };
+                let (writer, log, later) = (Arc::clone(writer), Arc::clone(&self.log), self.answers_later());
+                unit.send(
+                    request,
+                    ReplyTo::new(move |reply| {
+                        // A unit that failed leaves its clients in doubt, and at once.
+                        let Some(reply) = reply else { return writer.close() };
+                        if let (Some(joined), Reply::Unit(UnitReply::Standing(_))) = (joins, &reply) {
+                            // It is of this log already, or was of none.
+                            let _ = log.set(joined);
+                        }
+                        let header = Header { kind: Kind::UnitReply, log: log.get().copied(), ..header };
+                        writer.add(|out| frame::put(out, header, |out| wire::put_reply(out, &reply)));
+                        if later {
+                            writer.notify();
+                        }
+                    }),
+                );
+            }
+            (Role::Sequencer(_, sequencer), _) => {
+                let request = wire::sequencer_request(body)?;
+                let reply = sequencer.lock().expect(UNPOISONED).handle(&request);
+                // Whoever tells it where to start tells of which log it is.
+                if let (SequencerVerb::Start { .. }, Some(log)) = (request.verb, header.log) {
+                    let _ = self.log.set(log);
+                }
+                answer(&Reply::Sequencer(reply));
+            }
+            (Role::Store(store, _), Kind::StoreRequest) => {
+                let request = wire::store_request(body)?;
+                let reply = store.handle(&request).map_err(Refusal::Store)?;
+                if let StoreReply::Latest(Some(latest)) = &reply {
+                    let _ = self.log.set(latest.log);
+                }
+                answer(&Reply::Store(reply));
+            }
+            (Role::Store(_, book), _) => {
+                let failed = |error| Refusal::Store(StoreError::Io(error));
+                if let BookRequest::Announce(node, listing) = wire::book_request(body)? {
+                    book.announce(node, listing).map_err(failed)?;
+                }
+                let listings = book.listings().map_err(failed)?;
+                let header = Header { kind: Kind::BookReply, log: self.log.get().copied(), ..header };
+                writer.add(|out| frame::put(out, header, |out| wire::put_listings(out, &listings)));
+            }
+        }
+        Ok(())
+    }
+}

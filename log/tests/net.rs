@@ -1,0 +1,208 @@
+//! Peers on the network that are not what they should be, and a cluster whose roles die, in one process.
+#![cfg(not(loom))]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use mixlog_log::LogId;
+use mixlog_log::Position;
+use mixlog_log::corfu::{
+    Epoch, Instance, Listing, NetError, Node, Reply, ReplyTo, Request, SequencerNumber, SequencerReply,
+    SequencerRequest, SequencerVerb, Server, TcpTransport, Timing, Transport, UnitNumber, UnitServer,
+    UnitStorage, announce,
+};
+
+/// Longer than any step takes on a busy machine, so that a hang fails instead of hanging.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const SEQUENCER: SequencerNumber = SequencerNumber(1);
+
+fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").unwrap()
+}
+
+fn store(directory: &Path) -> (Server, Vec<String>) {
+    let store = Server::store(listener(), directory).unwrap();
+    let stores = vec![store.address().to_string()];
+    (store, stores)
+}
+
+fn list(stores: &[String], node: Node, address: SocketAddr) {
+    announce(stores, None, node, Listing { address, durability: None }, &Timing::default()).unwrap();
+}
+
+/// What a server says to `bytes` before it ends the connection.
+fn says(server: &Server, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(server.address()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(bytes).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// A frame as `docs/wire-format.md` draws it, for the tests to spoil.
+fn frame(version: u16, kind: u16, log: u128, number: u32, length: u32, body: &[u8]) -> Vec<u8> {
+    let mut bytes = b"MXLG".to_vec();
+    bytes.extend(version.to_le_bytes());
+    bytes.extend(kind.to_le_bytes());
+    bytes.extend(log.to_le_bytes());
+    bytes.extend(7_u64.to_le_bytes());
+    bytes.extend(number.to_le_bytes());
+    bytes.extend(length.to_le_bytes());
+    bytes.extend(crc32c::crc32c(body).to_le_bytes());
+    bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
+    bytes.extend(body);
+    bytes
+}
+
+/// Asks the sequencer behind `transport` something, once it can be reached.
+fn ask(transport: &TcpTransport, epoch: u64, verb: SequencerVerb) -> SequencerReply {
+    for _ in 0..200 {
+        let (told, answer) = mpsc::channel();
+        let request = Request::Sequencer(SequencerRequest { epoch: Epoch(epoch), verb });
+        let reply = ReplyTo::new(move |reply| drop(told.send(reply)));
+        transport.send(Node::Sequencer(SEQUENCER), request, reply);
+        match answer.recv_timeout(PATIENCE).unwrap() {
+            Some(Reply::Sequencer(reply)) => return reply,
+            Some(other) => panic!("{other:?}"),
+            None => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+    panic!("the sequencer cannot be reached");
+}
+
+fn start(transport: &TcpTransport, tail: u64) {
+    let SequencerReply::Present { instance, .. } = ask(transport, 1, SequencerVerb::Seal) else {
+        panic!("it is there")
+    };
+    let verb = SequencerVerb::Start { instance, tail: Position(tail), width: 1024 };
+    assert_eq!(ask(transport, 1, verb), SequencerReply::Present { instance, epoch: Epoch(1) });
+}
+
+fn next(count: u32) -> SequencerVerb {
+    SequencerVerb::Next { count, at_least: 1 }
+}
+
+#[test]
+fn stranger_is_refused_with_a_reason_and_others_are_served_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_store, stores) = store(directory.path());
+    let server = Server::sequencer(listener(), SEQUENCER).unwrap();
+    list(&stores, Node::Sequencer(SEQUENCER), server.address());
+    let transport = TcpTransport::connect(&stores, &Timing::default()).unwrap();
+    start(&transport, 0);
+
+    let latest = [1_u64.to_le_bytes().as_slice(), &[2]].concat();
+    let length = u32::try_from(latest.len()).unwrap();
+    let good = frame(1, 2, 0, 1, length, &latest);
+    let mut damaged_header = good.clone();
+    damaged_header[33] ^= 1;
+    let mut damaged_body = good.clone();
+    *damaged_body.last_mut().unwrap() ^= 1;
+    let cases: &[(&str, Vec<u8>)] = &[
+        ("no frames of mixlog", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec()),
+        ("no frames of mixlog", vec![0; 4]),
+        ("speaks version 9", frame(9, 2, 0, 1, length, &latest)),
+        ("frames of kind 77", frame(1, 77, 0, 1, length, &latest)),
+        ("checksum is wrong", damaged_header),
+        ("checksum is wrong", damaged_body),
+        // What it announces is not waited for, and takes no memory.
+        ("is longer than", frame(1, 2, 0, 1, u32::MAX, b"")),
+        ("makes no sense", frame(1, 2, 0, 1, 3, b"abc")),
+        ("here is sequencer 1", frame(1, 1, 0, 1, length, &latest)),
+        ("here is sequencer 1", frame(1, 2, 0, 2, length, &latest)),
+    ];
+    for (reason, bytes) in cases {
+        let said = says(&server, bytes);
+        assert!(said.contains(reason), "{reason}: {said:?}");
+    }
+    // One half of a frame holds nobody up.
+    let mut half = TcpStream::connect(server.address()).unwrap();
+    half.write_all(&good[..20]).unwrap();
+    let SequencerReply::Token(token) = ask(&transport, 1, next(3)) else { panic!("it was started") };
+    assert_eq!((token.first, token.count), (Position(0), 3));
+}
+
+#[test]
+fn other_log_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_store, stores) = store(directory.path());
+    let server = Server::sequencer(listener(), SEQUENCER).unwrap();
+    list(&stores, Node::Sequencer(SEQUENCER), server.address());
+    let transport = TcpTransport::connect(&stores, &Timing::default()).unwrap();
+    transport.pin(LogId(5));
+    start(&transport, 0);
+    assert_eq!(server.log(), Some(LogId(5)), "who starts it says of which log it is");
+    let tail = [1_u64.to_le_bytes().as_slice(), &[2]].concat();
+    let said = says(&server, &frame(1, 2, 6, 1, 9, &tail));
+    let expected = format!("here is log {}, and not log {}", LogId(5), LogId(6));
+    assert!(said.contains(&expected), "{said:?}");
+}
+
+#[test]
+fn wrong_address_of_a_store_is_told_at_once() {
+    let timing = Timing::default();
+    let nobody = listener().local_addr().unwrap().to_string();
+    let error = TcpTransport::connect(&[nobody], &timing).unwrap_err();
+    assert!(matches!(error, NetError::Unreachable { .. }), "{error}");
+    let unit = UnitServer::open(UnitNumber(3), u64::MAX, &UnitStorage::Memory).unwrap();
+    let unit = Server::unit(listener(), unit).unwrap();
+    let error = TcpTransport::connect(&[unit.address().to_string()], &timing).unwrap_err();
+    assert!(matches!(&error, NetError::Refused { reason, .. } if reason == "here is unit 3"), "{error}");
+}
+
+#[test]
+fn role_that_comes_back_elsewhere_is_found_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_store, stores) = store(directory.path());
+    let transport = TcpTransport::connect(&stores, &Timing::default()).unwrap();
+    let mut instances = Vec::<Instance>::new();
+    for _ in 0..3 {
+        // Each is gone before the next one comes, at another port.
+        let server = Server::sequencer(listener(), SEQUENCER).unwrap();
+        list(&stores, Node::Sequencer(SEQUENCER), server.address());
+        let SequencerReply::Present { instance, .. } = ask(&transport, 1, SequencerVerb::Seal) else {
+            panic!("it is there")
+        };
+        assert!(!instances.contains(&instance), "it is another one");
+        instances.push(instance);
+    }
+}
+
+#[test]
+fn requests_pipelined_by_many_threads_are_each_answered_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_store, stores) = store(directory.path());
+    let server = Server::sequencer(listener(), SEQUENCER).unwrap();
+    list(&stores, Node::Sequencer(SEQUENCER), server.address());
+    let transport = TcpTransport::connect(&stores, &Timing::default()).unwrap();
+    start(&transport, 0);
+    let (told, answers) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            let (told, transport) = (told.clone(), &transport);
+            scope.spawn(move || {
+                for _ in 0..5000 {
+                    let told = told.clone();
+                    let request = Request::Sequencer(SequencerRequest { epoch: Epoch(1), verb: next(1) });
+                    let reply = ReplyTo::new(move |reply| drop(told.send(reply)));
+                    transport.send(Node::Sequencer(SEQUENCER), request, reply);
+                }
+            });
+        }
+    });
+    drop(told);
+    let mut positions: Vec<u64> = answers
+        .iter()
+        .map(|reply| match reply {
+            Some(Reply::Sequencer(SequencerReply::Token(token))) => token.first.0,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    positions.sort_unstable();
+    assert_eq!(positions, (0..20_000).collect::<Vec<_>>());
+}

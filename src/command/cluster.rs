@@ -1,0 +1,257 @@
+//! `mixlog cluster`: look at a cluster of units, and change it.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use mixlog::log::corfu::{
+    self, Change, Config, ConnectError, CorfuLog, Join, Listings, Member, Monitor, MonitorConfig, Node,
+    Projection, Reconfigured, Reply, ReplyTo, Request, SequencerNumber, SequencerReply, SequencerRequest,
+    SequencerVerb, TcpTransport, Timing, Transport, UnitNumber, UnitReply, UnitRequest, UnitVerb,
+};
+use mixlog::log::{LogId, SharedLog, TrimError};
+
+use super::arguments::{ClusterCommand, ClusterOptions};
+use super::failure::Failure;
+use super::run::print_to_stdout;
+
+const SCHEME: &str = "corfu://";
+
+/// How long a command waits for the cluster.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Positions in a stripe of a new log: a batch has at most as many entries.
+pub(super) const WIDTH: u32 = 1 << 16;
+
+/// The stores of the cluster that a log's name means; `None` if it means something else.
+pub(super) fn named(log: &Path) -> Option<Result<Vec<String>, Failure>> {
+    log.to_str().filter(|name| name.starts_with(SCHEME)).map(stores)
+}
+
+/// The stores in `corfu://HOST:PORT,..`.
+pub(super) fn stores(name: &str) -> Result<Vec<String>, Failure> {
+    let refused = || Failure::Refused(format!("{name} is no cluster: corfu://HOST:PORT[,HOST:PORT...] is"));
+    let stores = name.strip_prefix(SCHEME).ok_or_else(refused)?;
+    let is_address = |store: &str| {
+        store.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+    };
+    let stores: Vec<String> = stores.trim_end_matches('/').split(',').map(str::to_owned).collect();
+    if stores.iter().all(|store| is_address(store)) { Ok(stores) } else { Err(refused()) }
+}
+
+/// A cluster, and its latest projection.
+pub(super) struct Cluster {
+    pub(super) tcp: Arc<TcpTransport>,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) timing: Timing,
+}
+
+impl Cluster {
+    pub(super) fn connect(stores: &[String]) -> Result<Self, Failure> {
+        let timing = Timing::default();
+        let tcp = TcpTransport::connect(stores, &timing)?;
+        Ok(Self { transport: Arc::<TcpTransport>::clone(&tcp), tcp, timing })
+    }
+
+    /// The latest projection, if there is one.
+    pub(super) fn latest(&self) -> Result<Option<Arc<Projection>>, Failure> {
+        corfu::latest(&*self.transport, &self.timing, PATIENCE)
+            .ok_or_else(|| Failure::Io("the projection store could not be reached in time".to_owned()))
+    }
+
+    fn projection(&self) -> Result<Arc<Projection>, Failure> {
+        self.latest()?.ok_or_else(|| {
+            Failure::Refused("the cluster has no projection yet: mixlog cluster found makes one".to_owned())
+        })
+    }
+
+    pub(super) fn founded(
+        &self,
+        chains: Vec<Vec<UnitNumber>>,
+        sequencer: SequencerNumber,
+    ) -> Result<Arc<Projection>, Failure> {
+        let log = LogId::random();
+        self.tcp.pin(log);
+        made(corfu::found(&self.transport, &self.timing, log, chains, sequencer, WIDTH, Some(PATIENCE)))
+    }
+
+    pub(super) fn changed(&self, from: Arc<Projection>, change: Change) -> Result<Arc<Projection>, Failure> {
+        made(corfu::reconfigure(&self.transport, &self.timing, from, change, Some(PATIENCE)))
+    }
+
+    /// Changes the projection, copies to who joins, and prints what came of it.
+    fn change(&self, change: Change) -> Result<(), Failure> {
+        let mut latest = self.changed(self.projection()?, change)?;
+        if !latest.joining().is_empty() {
+            eprintln!("mixlog: epoch {}; copying to units that join", latest.epoch);
+            latest = corfu::transfer(&self.transport, &self.timing, latest, None)
+                .map_err(|error| Failure::Corrupt(error.to_string()))?;
+        }
+        print_to_stdout(&latest.to_string())
+    }
+
+    /// Watches the cluster until the monitor is dropped.
+    pub(super) fn watch(&self, replicas: u32) -> Monitor {
+        let tcp = Arc::clone(&self.tcp);
+        let candidates = move || tcp.listings().map(|all| all.into_keys().collect()).unwrap_or_default();
+        let config = MonitorConfig { replicas: replicas as usize, ..MonitorConfig::default() };
+        Monitor::start(Arc::clone(&self.transport), config, candidates, |event| {
+            let _ = print_to_stdout(&format!("{event}\n"));
+        })
+    }
+}
+
+fn made(reconfigured: Option<Reconfigured>) -> Result<Arc<Projection>, Failure> {
+    match reconfigured {
+        Some(Reconfigured::Installed(projection)) => Ok(projection),
+        Some(Reconfigured::Overtaken(projection)) => Err(Failure::Refused(format!(
+            "somebody else has changed the cluster meanwhile; it is in epoch {} now: look, and try again",
+            projection.epoch
+        ))),
+        Some(Reconfigured::Impossible(error)) => Err(Failure::Refused(error.to_string())),
+        Some(Reconfigured::NotJoined(member)) => Err(Failure::Io(format!(
+            "unit {} did not join: does it run, and is it of no other log?",
+            member.unit
+        ))),
+        Some(Reconfigured::NoSequencer(number)) => {
+            Err(Failure::Io(format!("sequencer {number} does not answer")))
+        }
+        None => Err(Failure::Io("the change could not be made in time; it may be yet".to_owned())),
+    }
+}
+
+/// The log of a cluster.
+pub(super) fn log(stores: &[String]) -> Result<Arc<dyn SharedLog>, Failure> {
+    let cluster = Cluster::connect(stores)?;
+    let durability = cluster.tcp.durability(&*cluster.projection()?);
+    let config = Config { durability, ..Config::default() };
+    let log = CorfuLog::connect(cluster.transport, config).map_err(|error| match error {
+        ConnectError::NotSetUp => Failure::Refused(error.to_string()),
+        _ => Failure::Io(error.to_string()),
+    })?;
+    Ok(Arc::new(log))
+}
+
+fn open(options: &ClusterOptions) -> Result<Cluster, Failure> {
+    Cluster::connect(&stores(&options.log)?)
+}
+
+fn chain(text: &str) -> Result<Vec<UnitNumber>, Failure> {
+    let numbers: Result<Vec<_>, _> =
+        text.split(',').map(|number| number.trim().parse().map(UnitNumber)).collect();
+    numbers
+        .map_err(|_| Failure::Refused(format!("{text} is no chain: units are numbers with commas between")))
+}
+
+/// Does what is asked about a cluster that is there.
+pub(crate) fn run(command: &ClusterCommand) -> Result<(), Failure> {
+    match command {
+        ClusterCommand::Up(_) => unreachable!("it has a module of its own"),
+        ClusterCommand::Found { cluster, chain: chains, sequencer } => {
+            let chains = chains.iter().map(|text| chain(text)).collect::<Result<_, _>>()?;
+            let projection = open(cluster)?.founded(chains, SequencerNumber(*sequencer))?;
+            print_to_stdout(&projection.to_string())
+        }
+        ClusterCommand::Status(cluster) => status(&open(cluster)?),
+        ClusterCommand::Add { cluster, unit: Some(unit), beside: Some(beside), .. } => {
+            let join = Join { beside: UnitNumber(*beside), unit: UnitNumber(*unit) };
+            open(cluster)?.change(Change { joins: vec![join], ..Change::default() })
+        }
+        ClusterCommand::Add { cluster, chain: text, .. } => {
+            let text = text.as_deref().unwrap_or_default();
+            open(cluster)?.change(Change::grow(vec![chain(text)?]))
+        }
+        ClusterCommand::Remove { cluster, unit, replacement } => {
+            let lost = UnitNumber(*unit);
+            let cluster = open(cluster)?;
+            if cluster.projection()?.member(lost).is_none() {
+                return Err(Failure::Refused(format!("there is no unit {lost} in the cluster")));
+            }
+            cluster.change(match replacement {
+                Some(unit) => Change::replace(lost, UnitNumber(*unit)),
+                None => Change::remove(lost),
+            })
+        }
+        ClusterCommand::Trim { cluster, before } => {
+            let log = log(&stores(&cluster.log)?)?;
+            log.trim(*before).map_err(|error: TrimError| Failure::Io(error.to_string()))?;
+            let tail = log.tail();
+            print_to_stdout(&format!("head {}\ntail {}\n", tail.head, tail.tail))
+        }
+        ClusterCommand::Monitor { cluster, replicas } => {
+            let cluster = open(cluster)?;
+            let epoch = cluster.projection()?.epoch;
+            print_to_stdout(&format!("watching the cluster from epoch {epoch} on\n"))?;
+            let _monitor = cluster.watch(*replicas);
+            loop {
+                thread::park();
+            }
+        }
+    }
+}
+
+/// Prints the projection, and what each role says of itself.
+fn status(cluster: &Cluster) -> Result<(), Failure> {
+    let projection = cluster.projection()?;
+    let listings: Listings = cluster.tcp.listings()?;
+    let mut nodes: Vec<Node> = listings.keys().copied().collect();
+    nodes.extend(projection.members().iter().map(|member| Node::Unit(member.unit)));
+    nodes.extend(projection.sequencer.map(|(number, _)| Node::Sequencer(number)));
+    nodes.sort_unstable();
+    nodes.dedup();
+    // All at once: one who is silent should not make it longer for each.
+    let asked: Vec<_> = nodes.into_iter().map(|node| (node, ask(cluster, &projection, node))).collect();
+    let mut text = projection.to_string();
+    for (node, answer) in asked {
+        let at =
+            listings.get(&node).map_or_else(|| "nowhere".to_owned(), |listing| listing.address.to_string());
+        let state = answer.recv_timeout(cluster.timing.answer).map_or_else(
+            |_| "does not answer".to_owned(),
+            |reply| describe(&projection, node, reply.as_ref()),
+        );
+        writeln!(text, "{node} at {at}: {state}").expect("a string takes everything");
+    }
+    print_to_stdout(&text)
+}
+
+fn ask(cluster: &Cluster, projection: &Projection, node: Node) -> mpsc::Receiver<Option<Reply>> {
+    let epoch = projection.epoch;
+    let request = match node {
+        Node::Unit(unit) => {
+            let member = projection.member(unit).unwrap_or(Member { unit, joined: corfu::Epoch::NONE });
+            Request::Unit(UnitRequest { epoch, member, verb: UnitVerb::Probe })
+        }
+        _ => Request::Sequencer(SequencerRequest { epoch, verb: SequencerVerb::Tail }),
+    };
+    let (told, answer) = mpsc::channel();
+    cluster.transport.send(node, request, ReplyTo::new(move |reply| drop(told.send(reply))));
+    answer
+}
+
+fn describe(projection: &Projection, node: Node, reply: Option<&Reply>) -> String {
+    let is_used = match node {
+        Node::Unit(unit) => projection.member(unit).is_some(),
+        Node::Sequencer(number) => projection.sequencer.is_some_and(|(current, _)| current == number),
+        Node::Store => true,
+    };
+    match reply {
+        None => "does not answer".to_owned(),
+        Some(Reply::Unit(UnitReply::Standing(standing))) => format!(
+            "epoch {}, reach {}, trimmed {}, committed {}",
+            standing.epoch, standing.reach, standing.trimmed, standing.committed
+        ),
+        Some(Reply::Unit(UnitReply::Stranger(_))) if !is_used => "spare".to_owned(),
+        Some(Reply::Unit(UnitReply::Stranger(_))) => "has lost what it had".to_owned(),
+        Some(Reply::Unit(UnitReply::Corrupt(_))) => "its files are damaged".to_owned(),
+        Some(Reply::Unit(UnitReply::Sealed(epoch) | UnitReply::Behind(epoch))) => {
+            format!("epoch {epoch}: the cluster is being changed")
+        }
+        Some(Reply::Sequencer(_)) if !is_used => "spare".to_owned(),
+        Some(Reply::Sequencer(SequencerReply::Tail(tail))) => format!("tail {tail}"),
+        Some(Reply::Sequencer(SequencerReply::NotStarted(_))) => "waits to be told where to start".to_owned(),
+        Some(other) => format!("{other:?}"),
+    }
+}

@@ -1,0 +1,92 @@
+//! `mixlog unit`, `mixlog sequencer`, `mixlog projections`: a process for one role of a cluster.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::thread;
+use std::time::Duration;
+
+use mixlog::log;
+use mixlog::log::corfu::{
+    Listing, NetError, Node, SequencerNumber, Server, Timing, UnitFiles, UnitNumber, UnitServer, UnitStorage,
+    announce,
+};
+
+use super::arguments::{Durability, ProjectionsOptions, RoleOptions, SequencerOptions, UnitOptions};
+use super::cluster;
+use super::failure::Failure;
+
+/// How long is waited before the projection store is looked for again.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Serves a unit.
+pub(crate) fn unit(options: &UnitOptions) -> Result<(), Failure> {
+    let number = UnitNumber(options.number);
+    let storage = match (&options.dir, options.durability) {
+        (None, None | Some(Durability::Memory)) => UnitStorage::Memory,
+        (None, Some(_)) => {
+            return Err(Failure::Refused("a unit without --dir is in memory, and not durable".to_owned()));
+        }
+        (Some(_), Some(Durability::Memory)) => {
+            return Err(Failure::Refused("a unit with --dir is buffered or flushed".to_owned()));
+        }
+        (Some(directory), durability) => {
+            let durability = durability.map_or(log::Durability::Flushed, log::Durability::from);
+            UnitStorage::Files(UnitFiles::new(directory, durability))
+        }
+    };
+    let unit = UnitServer::open(number, options.quota.unwrap_or(u64::MAX), &storage)?;
+    let server = Server::unit(listen(options.role.listen)?, unit)?;
+    serve_role(Node::Unit(number), &server, &options.role)
+}
+
+/// Serves a sequencer.
+pub(crate) fn sequencer(options: &SequencerOptions) -> Result<(), Failure> {
+    let number = SequencerNumber(options.number);
+    let server = Server::sequencer(listen(options.role.listen)?, number)?;
+    serve_role(Node::Sequencer(number), &server, &options.role)
+}
+
+/// Serves the projection store.
+pub(crate) fn projections(options: &ProjectionsOptions) -> Result<(), Failure> {
+    let server = Server::store(listen(options.listen)?, &options.dir)?;
+    serve(Node::Store, &server, options.until_stdin_ends)
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).map_err(|error| Failure::Io(format!("cannot listen on {address}: {error}")))
+}
+
+/// Announces a role, as soon as that is possible, and serves it.
+fn serve_role(node: Node, server: &Server, options: &RoleOptions) -> Result<(), Failure> {
+    let stores = cluster::stores(&options.log)?;
+    let listing = Listing { address: server.address(), durability: server.durability() };
+    let mut told = false;
+    loop {
+        match announce(&stores, server.log(), node, listing, &Timing::default()) {
+            Ok(_) => break,
+            Err(error @ (NetError::Refused { .. } | NetError::Stranger { .. })) => return Err(error.into()),
+            Err(error) => {
+                if !told {
+                    eprintln!("mixlog: {error}; trying again until it can be reached");
+                    told = true;
+                }
+                thread::sleep(AGAIN);
+            }
+        }
+    }
+    serve(node, server, options.until_stdin_ends)
+}
+
+/// Says where the role listens, and serves it until the process is killed, or stdin ends.
+fn serve(node: Node, server: &Server, until_stdin_ends: bool) -> Result<(), Failure> {
+    // Whoever does not read this may still use the role.
+    let _ = writeln!(io::stdout(), "{node} listens on {}", server.address());
+    if until_stdin_ends {
+        let mut sink = [0; 64];
+        while !matches!(io::stdin().read(&mut sink), Ok(0)) {}
+        return Ok(());
+    }
+    loop {
+        thread::park();
+    }
+}

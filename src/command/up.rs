@@ -1,0 +1,203 @@
+//! `mixlog cluster up`: a cluster of processes on this machine.
+//!
+//! ```text
+//! this process: a thread for each child, which starts it again when it ended --> events, printed
+//!               the monitor, which changes the projection
+//! children: projection store, sequencers, units; they end when their stdin does
+//! ```
+//!
+//! So the children end with this process, however it ends.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mixlog::log::corfu::{Change, SequencerNumber, UnitNumber};
+
+use super::arguments::{Durability, UpOptions};
+use super::cluster::Cluster;
+use super::failure::Failure;
+use super::run::print_to_stdout;
+
+/// The pause before a child is started again; twice as long each time, while it ends soon after.
+const AGAIN: Duration = Duration::from_millis(100);
+const AGAIN_AT_MOST: Duration = Duration::from_secs(5);
+
+/// Two: one takes over when the other one does not answer.
+const SEQUENCERS: u32 = 2;
+
+/// Starts everything, and keeps it up.
+pub(crate) fn up(options: &UpOptions) -> Result<(), Failure> {
+    if options.replicas == 0 || options.units == 0 || !options.units.is_multiple_of(options.replicas) {
+        return Err(Failure::Refused(format!(
+            "{} units do not make chains of {}: --units must be a multiple of --replicas",
+            options.units, options.replicas
+        )));
+    }
+    let (events, happened) = mpsc::channel();
+    let directory = options.dir.join("store");
+    let role = vec!["projections".to_owned(), "--dir".to_owned(), text(&directory)?];
+    let store = start(&events, &happened, "projection store", role, Some(options.listen))?;
+    let log = format!("corfu://{store}");
+    let cluster = Cluster::connect(&[store.to_string()])?;
+    let latest = cluster.latest()?;
+    if latest.is_some() && options.durability == Durability::Memory {
+        return Err(Failure::Refused(format!(
+            "there was a cluster in {}, and units in memory would have lost its log",
+            options.dir.display()
+        )));
+    }
+    for number in 1..=SEQUENCERS {
+        let role = ["sequencer", "--log", &log, "--number", &number.to_string()].map(str::to_owned);
+        start(&events, &happened, &format!("sequencer {number}"), role.to_vec(), None)?;
+    }
+    let mut units: BTreeSet<u32> = (1..=options.units + options.spares).collect();
+    units.extend(latest.iter().flat_map(|latest| latest.members()).map(|member| member.unit.0));
+    for number in units {
+        let mut role = vec!["unit".to_owned(), "--log".to_owned(), log.clone()];
+        role.extend(["--number".to_owned(), number.to_string()]);
+        if options.durability != Durability::Memory {
+            role.extend(["--dir".to_owned(), text(&options.dir.join(format!("unit-{number}")))?]);
+            let durability = mixlog::log::Durability::from(options.durability);
+            role.extend(["--durability".to_owned(), durability.to_string()]);
+        }
+        start(&events, &happened, &format!("unit {number}"), role, None)?;
+    }
+    let projection = match latest {
+        // Sequencers have forgotten everything: a new epoch tells them where to start.
+        Some(latest) => cluster.changed(latest, Change::default())?,
+        None => {
+            let numbers: Vec<_> = (1..=options.units).map(UnitNumber).collect();
+            let chains = numbers.chunks(options.replicas as usize).map(<[_]>::to_vec).collect();
+            cluster.founded(chains, SequencerNumber(1))?
+        }
+    };
+    print_to_stdout(&format!(
+        "{projection}ready\n\n  mixlog run tpcc --log {log}\n  mixlog cluster status --log {log}\n\n"
+    ))?;
+    let _monitor = cluster.watch(options.replicas);
+    while let Ok(event) = happened.recv() {
+        tell(&event)?;
+    }
+    Ok(())
+}
+
+fn text(path: &Path) -> Result<String, Failure> {
+    let text = path.to_str().map(str::to_owned);
+    text.ok_or_else(|| Failure::Refused(format!("{} is not UTF-8", path.display())))
+}
+
+/// What became of a child.
+enum Event {
+    Started {
+        name: String,
+        process: u32,
+        address: SocketAddr,
+    },
+    Ended {
+        name: String,
+        process: u32,
+        how: String,
+    },
+    /// It could not be started.
+    Failed {
+        name: String,
+        why: String,
+    },
+}
+
+fn tell(event: &Event) -> Result<(), Failure> {
+    print_to_stdout(&match event {
+        Event::Started { name, process, address } => format!("{name} at {address}, process {process}\n"),
+        Event::Ended { name, process, how } => format!("{name} has ended, process {process}: {how}\n"),
+        Event::Failed { name, why } => format!("{name} cannot be started: {why}\n"),
+    })
+}
+
+/// Starts a child, and tells where it listens; a thread keeps it up from then on.
+fn start(
+    events: &Sender<Event>,
+    happened: &Receiver<Event>,
+    name: &str,
+    arguments: Vec<String>,
+    listen: Option<SocketAddr>,
+) -> Result<SocketAddr, Failure> {
+    let keeper = Keeper { name: name.to_owned(), arguments, listen, events: events.clone() };
+    thread::Builder::new().name(format!("mixlog-keep-{name}")).spawn(move || keeper.keep())?;
+    loop {
+        let event = happened.recv().expect("a sender of ours is still there");
+        tell(&event)?;
+        match event {
+            Event::Started { name: started, address, .. } if started == name => return Ok(address),
+            Event::Ended { name: ended, .. } | Event::Failed { name: ended, .. } if ended == name => {
+                return Err(Failure::Io(format!("{name} does not come up")));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Keeps a child up.
+struct Keeper {
+    name: String,
+    arguments: Vec<String>,
+    /// Where it listens, if that must stay the same.
+    listen: Option<SocketAddr>,
+    events: Sender<Event>,
+}
+
+impl Keeper {
+    fn keep(mut self) {
+        let mut pause = AGAIN;
+        loop {
+            let begun = Instant::now();
+            let event = match self.spawn() {
+                Ok(mut child) => {
+                    let process = child.id();
+                    self.tell_start(&mut child);
+                    // Its stdin is ours until it has ended: waiting must not close it.
+                    let stdin = child.stdin.take();
+                    let how =
+                        child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
+                    drop(stdin);
+                    Event::Ended { name: self.name.clone(), process, how }
+                }
+                Err(why) => Event::Failed { name: self.name.clone(), why },
+            };
+            if self.events.send(event).is_err() {
+                return;
+            }
+            pause = if begun.elapsed() > AGAIN_AT_MOST { AGAIN } else { (2 * pause).min(AGAIN_AT_MOST) };
+            thread::sleep(pause);
+        }
+    }
+
+    fn spawn(&self) -> Result<Child, String> {
+        let mut command = std::env::current_exe().map(Command::new).map_err(|error| error.to_string())?;
+        command.args(&self.arguments).arg("--until-stdin-ends");
+        if let Some(listen) = self.listen {
+            command.arg("--listen").arg(listen.to_string());
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(|error| error.to_string())
+    }
+
+    /// Waits for the line in which the child says where it listens.
+    fn tell_start(&mut self, child: &mut Child) {
+        let Some(stdout) = child.stdout.take() else { return };
+        let mut line = String::new();
+        if BufReader::new(stdout).read_line(&mut line).is_err() {
+            return;
+        }
+        let Some(address) = line.split_whitespace().last().and_then(|word| word.parse().ok()) else { return };
+        if self.listen.is_some() {
+            self.listen = Some(address);
+        }
+        let started = Event::Started { name: self.name.clone(), process: child.id(), address };
+        let _ = self.events.send(started);
+    }
+}
