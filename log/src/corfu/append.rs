@@ -7,9 +7,10 @@
 //! 3. When the last unit has it, the run is committed.
 //!
 //! A token that is lost to another is filled, so that nobody waits at a hole, and a new one is taken. When
-//! the epoch ends, or an answer is lost, before the head is known not to have the run, then whether the run
-//! is in the log is found out by filling its positions in the new epoch, and comparing ids: two clients may
-//! append the same bytes.
+//! the epoch ends, or an answer is lost, or the head refuses the run without having another one there, then
+//! whether the run is in the log is found out by filling its positions, and comparing ids: two clients may
+//! append the same bytes. A refusal alone says little: the request may have arrived twice, and be refused the
+//! second time only.
 //!
 //! Source: CORFU (NSDI 2012), section 3.3.
 
@@ -92,8 +93,9 @@ enum Phase {
     /// Fills positions that will not be written: those passed over, those lost, those left over. `then`: what
     /// to answer after that, if not to take another token.
     Leave { fill: Box<Fill>, rest: Option<(Position, Position)>, then: Option<AppendOutcome> },
-    /// Finds out whether the run is in the log.
-    Resolve { fill: Box<Fill>, written: Written },
+    /// Finds out whether the run is in the log. `refusal`: what to answer if it is not, instead of taking
+    /// another token.
+    Resolve { fill: Box<Fill>, written: Written, refusal: Option<Refusal> },
 }
 
 /// A run, and the token it is written by.
@@ -200,6 +202,8 @@ impl Append {
         let run = written.run.clone();
         let verb = if index == 0 { UnitVerb::Write(run) } else { UnitVerb::Copy(vec![run]) };
         self.view.ask_unit(out, member, verb);
+        // It may arrive, and be heard of never, or twice.
+        self.in_doubt = Some(written.clone());
         self.phase = Phase::Write { written, index };
     }
 
@@ -209,7 +213,6 @@ impl Append {
         if index + 1 == place.chain.units.len() {
             return self.committed(&written, out);
         }
-        self.in_doubt = Some(written.clone());
         self.write(written, index + 1, out);
         None
     }
@@ -273,7 +276,12 @@ impl Append {
         self.fill_next(rest.into_iter().collect(), then, out)
     }
 
-    fn resolve(&mut self, written: Written, out: &mut Outbox) -> Option<AppendOutcome> {
+    fn resolve(
+        &mut self,
+        written: Written,
+        refusal: Option<Refusal>,
+        out: &mut Outbox,
+    ) -> Option<AppendOutcome> {
         self.view.abandon();
         let (from, upto) = (written.run.first(), written.run.end().min(self.bound(&written.token)));
         if from >= upto {
@@ -282,12 +290,13 @@ impl Append {
         }
         let mut fill = Box::new(Fill::with_view(self.view.clone(), from, upto, Aim::Know));
         let outcome = fill.step(Input::Start, out);
-        self.phase = Phase::Resolve { fill, written };
+        self.phase = Phase::Resolve { fill, written, refusal };
         outcome.and_then(|filled| self.resolved(&filled, out))
     }
 
     fn resolved(&mut self, filled: &Filled, out: &mut Outbox) -> Option<AppendOutcome> {
-        let Phase::Resolve { fill, written } = std::mem::replace(&mut self.phase, Phase::Token) else {
+        let Phase::Resolve { fill, written, refusal } = std::mem::replace(&mut self.phase, Phase::Token)
+        else {
             unreachable!("a run was being resolved");
         };
         self.view = fill.into_view();
@@ -304,20 +313,22 @@ impl Append {
             self.view.retry(out);
             return None;
         }
-        self.lost(&written.token, out)
+        let token = &written.token;
+        self.in_doubt = None;
+        let refused = refusal.map(AppendOutcome::NotCommitted);
+        self.leave(token, &[(token.skipped, token.end())], refused, out)
     }
 
     /// Goes on after the projection was looked up.
     fn resume(&mut self, out: &mut Outbox) -> Option<AppendOutcome> {
         match (&self.phase, self.in_doubt.take()) {
             // The same epoch: the same question again, which is answered the same if it was heard already.
-            (Phase::Write { written, index }, in_doubt) if self.valid(&written.token) => {
+            (Phase::Write { written, index }, _) if self.valid(&written.token) => {
                 let (written, index) = (written.clone(), *index);
-                self.in_doubt = in_doubt;
                 self.write(written, index, out);
                 None
             }
-            (_, Some(written)) => self.resolve(written, out),
+            (_, Some(written)) => self.resolve(written, None, out),
             (_, None) => self.ask_token(out),
         }
     }
@@ -325,29 +336,14 @@ impl Append {
     fn take_written(&mut self, member: Member, reply: &UnitReply, out: &mut Outbox) -> Option<AppendOutcome> {
         let Phase::Write { written, index } = &self.phase else { return None };
         let (written, index) = (written.clone(), *index);
-        let doubtful = self.in_doubt.is_some();
         match reply {
             UnitReply::Done => self.written(written, index, out),
             // Nobody else writes runs of this id: if the head has another one here, it never had this one.
             UnitReply::Taken(_) if index == 0 => self.lost(&written.token, out),
-            UnitReply::Trimmed(_) if !doubtful => self.lost(&written.token, out),
-            UnitReply::Trimmed(_) => self.resolve(written, out),
-            UnitReply::Full if !doubtful => {
-                // Readers must not wait for what will not come.
-                let refused = AppendOutcome::NotCommitted(Refusal::Full(member));
-                let token = &written.token;
-                self.leave(token, &[(token.skipped, token.end())], Some(refused), out)
-            }
-            UnitReply::TooLarge(limit) if !doubtful => {
-                let refused = AppendOutcome::NotCommitted(Refusal::TooLarge(*limit));
-                let token = &written.token;
-                self.leave(token, &[(token.skipped, token.end())], Some(refused), out)
-            }
-            UnitReply::Corrupt(_) if !doubtful => {
-                self.phase = Phase::Token;
-                self.view.retry(out);
-                None
-            }
+            UnitReply::Trimmed(_) => self.resolve(written, None, out),
+            // Readers must not wait for what will not come, so the positions are filled in any case.
+            UnitReply::Full => self.resolve(written, Some(Refusal::Full(member)), out),
+            UnitReply::TooLarge(limit) => self.resolve(written, Some(Refusal::TooLarge(*limit)), out),
             // In one epoch no unit has what the head has not. So the epoch is over, or a unit lost something.
             UnitReply::Taken(_) | UnitReply::Corrupt(_) => {
                 self.view.retry(out);
@@ -388,9 +384,6 @@ impl Operation for Append {
             }
             Event::Unit(member, reply) => self.take_written(member, &reply, out),
             Event::NoUnit(_) => {
-                if let Phase::Write { written, .. } = &self.phase {
-                    self.in_doubt = Some(written.clone());
-                }
                 self.view.retry(out);
                 None
             }

@@ -1,7 +1,9 @@
 //! Trim: every unit gives up a prefix of the log.
 //!
 //! A trim mark only grows, so trims may be repeated, reordered, and made in any epoch. When a trim is done,
-//! every unit knows of it, and any of them tells the head.
+//! every unit knows of it, and any of them tells the head. Units take trims of earlier epochs and say nothing
+//! about it, even those that are in no projection any more; so when all have answered, the projection is
+//! looked up, and units that are new in it are told as well.
 
 use std::sync::Arc;
 
@@ -34,18 +36,19 @@ impl Trim {
                 self.view.ask_unit(out, member, UnitVerb::Trim(self.before));
             }
         }
-        self.finish(out)
+        // The first time there are some. Later, nobody is new in the latest projection.
+        (self.view.under_way() == 0).then_some(())
     }
 
-    fn finish(&mut self, out: &mut Outbox) -> Option<()> {
+    fn answered(&mut self, out: &mut Outbox) {
         if self.view.under_way() > 0 {
-            return None;
+            return;
         }
         if self.failed {
             self.view.retry(out);
-            return None;
+        } else {
+            self.view.refresh(out);
         }
-        Some(())
     }
 }
 
@@ -57,11 +60,13 @@ impl Operation for Trim {
             Event::Refreshed => self.ask(out),
             Event::Unit(member, UnitReply::Done) => {
                 self.done.push(member);
-                self.finish(out)
+                self.answered(out);
+                None
             }
             Event::Unit(..) | Event::NoUnit(_) => {
                 self.failed = true;
-                self.finish(out)
+                self.answered(out);
+                None
             }
             Event::Sequencer(_) | Event::Store(_) | Event::Paused | Event::Nothing => None,
         }

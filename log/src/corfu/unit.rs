@@ -171,7 +171,7 @@ impl Unit {
     }
 
     /// Some records were lost, nobody knows which: from now on what is not there is `Corrupt`, never
-    /// unwritten.
+    /// unwritten, and no request adds a record until the unit joins anew.
     pub const fn set_damaged(&mut self) {
         self.damaged = true;
     }
@@ -274,7 +274,8 @@ impl Unit {
             return Answer::Ready(UnitReply::Behind(state.epoch));
         }
         // What was lost may be a seal, or the highest position: such a unit must not tell how far it reaches.
-        if self.damaged && matches!(verb, UnitVerb::Seal | UnitVerb::Probe) {
+        // Nor does it trim, which it would have to remember: nothing is added to damaged records.
+        if self.damaged && matches!(verb, UnitVerb::Seal | UnitVerb::Probe | UnitVerb::Trim(_)) {
             return Answer::Ready(UnitReply::Corrupt(state.trimmed));
         }
         Answer::Ready(match verb {
@@ -452,6 +453,11 @@ impl Unit {
                 let data = self.overlapping(from, upto).find(|(_, cell)| !cell.is_junk());
                 if let Some((first, _)) = data {
                     return UnitReply::Taken(first);
+                }
+                if self.damaged
+                    && let UnitReply::Corrupt(position) = self.gap(from, upto)
+                {
+                    return UnitReply::Corrupt(position);
                 }
                 self.fill_gaps(from, upto, records);
                 continue;

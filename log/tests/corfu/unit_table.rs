@@ -110,6 +110,7 @@ fn expected(has: Has, verb: &UnitVerb) -> (UnitReply, bool) {
         (UnitVerb::Gap { .. }, Has::Lost) => (Corrupt(at), false),
         (UnitVerb::Gap { .. }, _) => (Gap(Position(12), Position(12)), false),
 
+        (UnitVerb::Trim(_), Has::Lost) => (Corrupt(Position(0)), false),
         (UnitVerb::Trim(_), _) => (Done, has != Has::Trimmed),
         (UnitVerb::Commit(_), _) => (Done, false),
         (UnitVerb::Probe | UnitVerb::Seal, Has::Lost) => (Corrupt(Position(0)), false),

@@ -1,0 +1,630 @@
+//! One simulation: a storm, in which everything breaks; then calm, in which everything must come to an end,
+//! and the whole log is read.
+
+use std::sync::Arc;
+
+use mixlog_log::corfu::{
+    Aim, Append, AppendOutcome, Change, ClientId, Entries, EntryId, Fill, Input, Join, Member, Node, Outbox,
+    Pause, Projection, Read, ReadOutcome, Reconfigure, Reconfigured, Refusal, Rules, SequencerNumber, Settle,
+    Sweep, Tail, TailMode, Transfer, Transferred, Trim, UnitNumber,
+};
+use mixlog_log::{Batch, LogId, Position};
+
+use crate::checks::Checks;
+use crate::client::{Appending, Client, Job, Outcome, Role};
+use crate::random::Random;
+use crate::world::{Address, Counts, Event, Kind, Sender, Weather, World};
+
+/// How many events the storm lasts.
+const STORM: u32 = 1500;
+/// How many events the calm may take. It takes a few hundred.
+const CALM: u32 = 40_000;
+
+/// How late a message can be, and some more.
+const LATEST: u64 = 8000;
+
+const TEXTS: [&str; 2] = ["a", "b"];
+const LOG: LogId = LogId(7);
+
+/// What a seed decides before anything happens.
+struct Setting {
+    chains: &'static [&'static [u32]],
+    width: u32,
+    quota: u64,
+    weather: Weather,
+    /// Whether sequencers go back to what they were.
+    back: bool,
+    /// One fault in so much time.
+    faults: u64,
+}
+
+impl Setting {
+    fn draw(random: &mut Random) -> Self {
+        let chains: [&[&[u32]]; 4] =
+            [&[&[1, 2], &[3, 4]], &[&[1, 2, 3]], &[&[1, 2]], &[&[1, 2], &[3, 4], &[5, 6]]];
+        Self {
+            chains: *random.pick(&chains),
+            width: u32::try_from(random.between(1, 5)).expect("a small number"),
+            quota: if random.per_mille(200) { random.between(4, 12) } else { u64::MAX },
+            weather: Weather {
+                lost: *random.pick(&[0, 20, 100]),
+                doubled: *random.pick(&[0, 50, 200]),
+                late: *random.pick(&[0, 50, 300]),
+            },
+            back: random.per_mille(150),
+            faults: *random.pick(&[300, 1000, 4000]),
+        }
+    }
+}
+
+struct Simulation {
+    world: World,
+    clients: Vec<Client>,
+    checks: Checks,
+    back: bool,
+    faults: u64,
+    identities: u64,
+    storm: bool,
+}
+
+/// Runs the simulation of a seed under these rules.
+///
+/// # Errors
+/// What was wrong.
+pub(crate) fn run(seed: u64, rules: Rules) -> Result<Counts, String> {
+    let mut random = Random::new(seed);
+    let setting = Setting::draw(&mut random);
+    let units: Vec<u32> = setting.chains.iter().flat_map(|chain| *chain).copied().chain([8, 9]).collect();
+    let world = World::new(random, rules, &units, setting.quota);
+    let mut simulation = Simulation {
+        world,
+        clients: Vec::new(),
+        checks: Checks::new(setting.back),
+        back: setting.back,
+        faults: setting.faults,
+        identities: 0,
+        storm: false,
+    };
+    let ended = simulation
+        .begin(&setting)
+        .and_then(|()| simulation.storm(setting.weather))
+        .and_then(|()| simulation.calm());
+    ended.map(|()| simulation.world.counts)
+}
+
+impl Simulation {
+    fn latest(&self) -> Arc<Projection> {
+        Arc::clone(self.world.register.latest().expect("there is a projection"))
+    }
+
+    fn add(&mut self, role: Role, projection: Arc<Projection>) -> usize {
+        self.identities += 1;
+        let client = Client::new(ClientId(self.identities), role, projection, self.checks.before());
+        self.clients.push(client);
+        self.clients.len() - 1
+    }
+
+    /// The first projection.
+    fn begin(&mut self, setting: &Setting) -> Result<(), String> {
+        let blank = Arc::new(Projection::blank(LOG, setting.width));
+        let chains = setting.chains.iter().map(|chain| chain.iter().copied().map(UnitNumber).collect());
+        let change = Change { sequencer: Some(SequencerNumber(1)), ..Change::grow(chains.collect()) };
+        let driver = self.add(Role::Driver, Arc::clone(&blank));
+        let outcome = self.finish(driver, Job::Reconfigure(Reconfigure::new(blank, change, Rules::SOUND)))?;
+        assert!(matches!(outcome, Outcome::Reconfigure(Reconfigured::Installed(_))), "{outcome:?}");
+        self.clients.clear();
+        Ok(())
+    }
+
+    fn storm(&mut self, weather: Weather) -> Result<(), String> {
+        self.world.weather = weather;
+        self.storm = true;
+        let roles = [
+            Role::Writer,
+            Role::Writer,
+            Role::Writer,
+            Role::Reader,
+            Role::Reader,
+            Role::Janitor,
+            Role::Trimmer,
+            Role::Driver,
+            Role::Driver,
+        ];
+        for role in roles {
+            let client = self.add(role, self.latest());
+            self.rest(client);
+        }
+        self.world.after(self.faults, Event::Fault);
+        for _ in 0..STORM {
+            self.next()?;
+        }
+        Ok(())
+    }
+
+    /// Everything works again, and nothing new begins; what began must end, and be found.
+    fn calm(&mut self) -> Result<(), String> {
+        self.storm = false;
+        self.world.weather = Weather::CALM;
+        self.world.cut.clear();
+        for number in self.world.hosts.keys().copied().collect::<Vec<_>>() {
+            self.world.start_unit(number);
+        }
+        for number in self.world.sequencers.keys().copied().collect::<Vec<_>>() {
+            self.world.start_sequencer(number);
+        }
+        for client in &mut self.clients {
+            if client.role == Role::Driver {
+                client.job = None;
+                client.turn += 1;
+            }
+        }
+        // What drivers sent before they died still arrives, and may seal something.
+        let settled = self.world.now + LATEST;
+        self.world.after(LATEST, Event::Fault);
+        while self.world.now < settled {
+            self.next()?;
+        }
+        self.repair()?;
+        let mut left = CALM;
+        while self.clients.iter().any(|client| client.job.is_some()) {
+            left -= 1;
+            if left == 0 {
+                let stuck: Vec<_> = self.clients.iter().filter_map(|client| client.job.as_ref()).collect();
+                return Err(format!("these make no progress: {stuck:#?}"));
+            }
+            self.next()?;
+        }
+        for writer in 0..3 {
+            // One who goes by an old projection may be given a position that is trimmed by now.
+            self.clients[writer].projection = self.latest();
+            let job = self.append(writer);
+            match self.finish(writer, job)? {
+                Outcome::Append(AppendOutcome::Committed(_), _) => {}
+                Outcome::Append(AppendOutcome::NotCommitted(Refusal::Full(_)), _) => {}
+                // A sequencer that went back gives out positions that are trimmed by now.
+                Outcome::Append(AppendOutcome::Indeterminate(_), _) if self.back => {}
+                other => return Err(format!("when all is well, an append ends with {other:?}")),
+            }
+        }
+        self.read_all()
+    }
+
+    /// What a monitor does, until all units of the projection are whole and the sequencer works.
+    fn repair(&mut self) -> Result<(), String> {
+        let driver = self.add(Role::Driver, self.latest());
+        // Somebody may have been told of an epoch that nobody installed.
+        let mut first = true;
+        for _ in 0..12 {
+            let latest = self.latest();
+            let members = latest.members();
+            let broken = members.iter().find(|member| !self.world.is_whole(**member)).copied();
+            let sealed = members.iter().any(|member| {
+                let unit = self.world.hosts[&member.unit].unit.as_ref();
+                unit.and_then(|unit| unit.state()).is_some_and(|state| state.epoch != latest.epoch)
+            });
+            let (number, instance) = latest.sequencer.expect("the log is not sealed");
+            let sequencer = self.world.sequencers[&number].as_ref().expect("it was started");
+            let stale = sequencer.instance() != instance;
+            let copied = std::mem::take(&mut self.clients[driver].copied);
+            let change = if !copied.is_empty() {
+                Change::copied(copied)
+            } else if let Some(member) = broken {
+                Change::remove(member.unit)
+            } else if sealed || stale || first {
+                Change::default()
+            } else if !latest.joining().is_empty() {
+                self.finish(driver, Job::Transfer(Transfer::new(latest)))?;
+                continue;
+            } else {
+                return Ok(());
+            };
+            first = false;
+            self.finish(driver, Job::Reconfigure(Reconfigure::new(latest, change, self.world.rules)))?;
+        }
+        Err(format!("the cluster was not repaired: {}", self.latest()))
+    }
+
+    fn read_all(&mut self) -> Result<(), String> {
+        let reader = self.add(Role::Reader, self.latest());
+        let Outcome::Tail(found) =
+            self.finish(reader, Job::Tail(Tail::new(self.latest(), TailMode::Linearizable)))?
+        else {
+            unreachable!("a tail was asked for")
+        };
+        let sweep = Sweep::new(self.latest(), found.trimmed);
+        let Outcome::Sweep(swept) = self.finish(reader, Job::Sweep(sweep))? else {
+            unreachable!("a sweep was asked for")
+        };
+        if swept.corrupt || swept.upto < found.tail {
+            return Err(format!("of {found:?} only {swept:?} could be settled"));
+        }
+        // Of a trim that nobody finished, some units know, and others do not.
+        let units = self.world.hosts.values().filter_map(|host| host.unit.as_ref()?.state());
+        let head = units.fold(found.trimmed, |head, state| head.max(state.trimmed));
+        let mut at = found.trimmed;
+        while at < found.tail {
+            let read = Read::new(self.latest(), at, found.tail, 4, found.tail);
+            match self.finish(reader, Job::Read(read))? {
+                Outcome::Read(ReadOutcome::Runs(runs)) => at = runs.last().expect("runs").end(),
+                Outcome::Read(ReadOutcome::Trimmed(before)) if before > at => at = before,
+                other => return Err(format!("position {at} of {found:?} reads {other:?}")),
+            }
+        }
+        self.replicas_agree(head, found.tail)?;
+        self.checks.all_read(head, found.tail);
+        self.verdict()
+    }
+
+    /// All units of a chain hold the same.
+    fn replicas_agree(&self, head: Position, tail: Position) -> Result<(), String> {
+        let latest = self.latest();
+        let held = |member: &Member, position: Position| {
+            let unit = self.world.hosts[&member.unit].unit.as_ref().expect("it was started");
+            let mut written = unit.written();
+            let cell = written.find(|(first, end, ..)| *first <= position && position < *end);
+            cell.map(|(first, _, id, _)| id.map(|id| (first, id)))
+        };
+        for position in (head.0..tail.0).map(Position) {
+            let units = &latest.place(position).expect("not trimmed").chain.units;
+            let all: Vec<_> = units.iter().map(|member| held(member, position)).collect();
+            if all.iter().any(|one| one.is_none() || *one != all[0]) {
+                return Err(format!("position {position} is held as {all:?} by {units:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Does one operation to its end.
+    fn finish(&mut self, client: usize, job: Job) -> Result<Outcome, String> {
+        self.clients[client].projection = self.latest_or_own(client);
+        let mut outcome = self.start(client, job);
+        for _ in 0..CALM {
+            if let Some(outcome) = outcome {
+                self.verdict()?;
+                return Ok(outcome);
+            }
+            let event = self.world.next().ok_or("nothing happens any more")?;
+            outcome = self.happen(event, Some(client));
+            self.verdict()?;
+        }
+        Err(format!("it makes no progress: {:#?}", self.clients[client].job))
+    }
+
+    fn latest_or_own(&self, client: usize) -> Arc<Projection> {
+        self.world.register.latest().map_or_else(|| Arc::clone(&self.clients[client].projection), Arc::clone)
+    }
+
+    fn verdict(&self) -> Result<(), String> {
+        match self.checks.violation().or(self.world.violation.as_deref()) {
+            Some(violation) => Err(violation.to_owned()),
+            None => Ok(()),
+        }
+    }
+
+    fn next(&mut self) -> Result<(), String> {
+        let event = self.world.next().ok_or("nothing happens any more")?;
+        self.happen(event, None);
+        self.verdict()
+    }
+
+    /// The outcome, if it is that of `watched`.
+    fn happen(&mut self, event: Event, watched: Option<usize>) -> Option<Outcome> {
+        match event {
+            Event::Request { from, to, request } => self.world.serve(from, to, request),
+            Event::Reply { to, reply } => {
+                return self.input(to, Input::Reply { call: to.call, reply }, watched);
+            }
+            Event::GivenUp(to) => return self.input(to, Input::Lost { call: to.call }, watched),
+            Event::Elapsed { client, turn, pause } => {
+                if self.clients[client].turn == turn && self.clients[client].pause == pause {
+                    return self.step(client, Input::Elapsed, watched);
+                }
+            }
+            Event::Begin(client) => {
+                if self.storm && self.clients[client].job.is_none() {
+                    match self.choose(client) {
+                        Some(job) => drop(self.start(client, job)),
+                        None => self.rest(client),
+                    }
+                }
+            }
+            Event::Flushed { unit, life, upto } => self.world.flushed(unit, life, upto),
+            Event::UnitStarts(number) => self.world.start_unit(number),
+            Event::SequencerStarts(number) => self.world.start_sequencer(number),
+            Event::CutEnds(from, to) => drop(self.world.cut.remove(&(from, to))),
+            Event::Fault => {
+                if self.storm {
+                    self.fault();
+                    let next = self.world.random.between(1, 2 * self.faults);
+                    self.world.after(next, Event::Fault);
+                }
+            }
+        }
+        None
+    }
+
+    fn rest(&mut self, client: usize) {
+        let pause = match self.clients[client].role {
+            Role::Writer | Role::Reader => self.world.random.between(1, 400),
+            Role::Janitor | Role::Trimmer | Role::Driver => self.world.random.between(1, 5000),
+        };
+        self.world.after(pause, Event::Begin(client));
+    }
+
+    fn start(&mut self, client: usize, job: Job) -> Option<Outcome> {
+        if matches!(job, Job::Reconfigure(_)) && self.reconfiguring() {
+            self.world.counts.add(Kind::TwoDrivers);
+        }
+        let begun = &mut self.clients[client];
+        begun.turn += 1;
+        begun.job = Some(job);
+        begun.before = self.checks.before();
+        self.step(client, Input::Start, Some(client))
+    }
+
+    fn reconfiguring(&self) -> bool {
+        self.clients.iter().any(|client| matches!(client.job, Some(Job::Reconfigure(_))))
+    }
+
+    fn input(&mut self, to: Sender, input: Input, watched: Option<usize>) -> Option<Outcome> {
+        if self.clients.get(to.client).is_none_or(|client| client.turn != to.turn) {
+            return None;
+        }
+        self.step(to.client, input, watched)
+    }
+
+    fn step(&mut self, index: usize, input: Input, watched: Option<usize>) -> Option<Outcome> {
+        let mut out = Outbox::default();
+        let client = &mut self.clients[index];
+        let outcome = client.step(input, &mut out);
+        let turn = client.turn;
+        if outcome.is_some() {
+            client.turn += 1;
+        }
+        for outgoing in out.sends {
+            let from = Sender { client: index, turn, call: outgoing.call };
+            self.world.request(from, outgoing.to, outgoing.request);
+        }
+        if let Some(pause) = out.pause {
+            let (low, high) = match pause {
+                Pause::Retry => (50, 800),
+                Pause::Hole => (200, 2000),
+                Pause::Silence => (200, 1500),
+            };
+            let delay = self.world.random.between(low, high);
+            self.clients[index].pause += 1;
+            let pause = self.clients[index].pause;
+            self.world.after(delay, Event::Elapsed { client: index, turn, pause });
+        }
+        let outcome = outcome?;
+        self.judge(index, &outcome);
+        if watched == Some(index) && !self.storm {
+            return Some(outcome);
+        }
+        self.rest(index);
+        None
+    }
+
+    /// What an outcome must be, and what its client learns of it.
+    fn judge(&mut self, index: usize, outcome: &Outcome) {
+        let before = self.clients[index].before;
+        let counts = &mut self.world.counts;
+        match outcome {
+            Outcome::Append(AppendOutcome::Committed(appended), Appending { id, total }) => {
+                counts.add(Kind::Acknowledged);
+                let count = u64::from(appended.count);
+                if count < *total {
+                    counts.add(Kind::AcknowledgedInPart);
+                }
+                self.checks.acknowledged(*id, appended.first, count, *total, before);
+            }
+            Outcome::Append(AppendOutcome::NotCommitted(_), Appending { id, total }) => {
+                counts.add(Kind::NotCommitted);
+                self.checks.refused(*id, *total);
+            }
+            Outcome::Append(AppendOutcome::Indeterminate(_), _) => counts.add(Kind::Indeterminate),
+            Outcome::Read(ReadOutcome::Runs(runs)) => {
+                if runs.iter().any(|run| run.id.is_none()) {
+                    counts.add(Kind::JunkRead);
+                }
+                self.checks.read(runs);
+            }
+            Outcome::Read(ReadOutcome::Trimmed(before)) => self.checks.trimmed(*before),
+            Outcome::Read(ReadOutcome::Unwritten | ReadOutcome::Corrupt(_)) => {}
+            Outcome::Fill(filled) => {
+                if filled.runs.iter().any(|run| run.id.is_none()) {
+                    counts.add(Kind::HoleFilled);
+                }
+                self.checks.read(&filled.runs);
+                self.checks.trimmed(filled.trimmed);
+            }
+            Outcome::Settle(settled) => {
+                if settled.corrupt {
+                    counts.add(Kind::DamageFound);
+                }
+            }
+            Outcome::Tail(found) => {
+                self.checks.tail(found.tail, found.trimmed, before);
+                self.clients[index].tail = Some(*found);
+            }
+            Outcome::Sweep(settled) => self.clients[index].swept = settled.upto,
+            Outcome::Trim(trimmed) => {
+                counts.add(Kind::Trimmed);
+                self.checks.trim_done(*trimmed);
+            }
+            Outcome::Reconfigure(Reconfigured::Installed(_)) => counts.add(Kind::Reconfigured),
+            Outcome::Reconfigure(Reconfigured::Overtaken(_)) => counts.add(Kind::DriverOvertaken),
+            Outcome::Reconfigure(_) => {}
+            Outcome::Transfer(Transferred::Copied(members)) => {
+                counts.add(Kind::UnitTakenIn);
+                self.clients[index].copied.clone_from(members);
+            }
+            Outcome::Transfer(Transferred::Corrupt(_)) => {}
+        }
+    }
+
+    fn append(&mut self, index: usize) -> Job {
+        let client = &mut self.clients[index];
+        let total = self.world.random.between(1, 3);
+        let id = EntryId { client: client.id, sequence: client.sequence };
+        client.sequence += total;
+        let mut batch = Batch::new();
+        for n in 0..total {
+            let text = self.world.random.pick(&TEXTS);
+            batch.push(text.as_bytes());
+            self.checks.appends(EntryId { sequence: id.sequence + n, ..id }, text);
+        }
+        // What must stay together has to fit into a stripe.
+        let cuts = (1..=u32::try_from(total).expect("a small number")).collect();
+        let append = Append::new(
+            Arc::clone(&client.projection),
+            id,
+            Arc::new(Entries::new(batch, cuts)),
+            self.world.rules,
+        );
+        Job::Append(append, Appending { id, total })
+    }
+
+    /// What a client does next.
+    fn choose(&mut self, index: usize) -> Option<Job> {
+        if self.world.random.per_mille(600) {
+            self.clients[index].projection = self.latest();
+        }
+        let projection = Arc::clone(&self.clients[index].projection);
+        let end = self.checks.end();
+        Some(match self.clients[index].role {
+            Role::Writer => self.append(index),
+            Role::Reader => match self.clients[index].tail.take() {
+                Some(found) if found.trimmed < found.tail => {
+                    // Everything before a linearizable tail may be filled.
+                    let from = Position(self.world.random.between(found.trimmed.0, found.tail.0 - 1));
+                    let upto = found.tail.min(from.plus(self.world.random.between(1, 4)));
+                    match self.world.random.below(4) {
+                        0 => Job::Settle(Settle::new(projection, from, upto)),
+                        1 => Job::Fill(Fill::new(projection, from, upto, Aim::Know)),
+                        _ => Job::Read(Read::new(projection, from, upto, 2, found.committed)),
+                    }
+                }
+                _ => Job::Tail(Tail::new(projection, TailMode::Linearizable)),
+            },
+            Role::Janitor => Job::Sweep(Sweep::new(projection, self.clients[index].swept)),
+            Role::Trimmer => {
+                let before = Position(self.world.random.below(end.0 + 1));
+                self.checks.trims(before);
+                Job::Trim(Trim::new(projection, before), before)
+            }
+            Role::Driver => return self.drive(index, projection),
+        })
+    }
+
+    fn drive(&mut self, index: usize, projection: Arc<Projection>) -> Option<Job> {
+        let copied = std::mem::take(&mut self.clients[index].copied);
+        let rules = self.world.rules;
+        if !copied.is_empty() {
+            return Some(Job::Reconfigure(Reconfigure::new(projection, Change::copied(copied), rules)));
+        }
+        if !projection.joining().is_empty() && self.world.random.per_mille(700) {
+            return Some(Job::Transfer(Transfer::new(projection)));
+        }
+        let members = projection.members();
+        let spares: Vec<UnitNumber> =
+            self.world.hosts.keys().filter(|unit| projection.member(**unit).is_none()).copied().collect();
+        let broken = members.iter().find(|member| !self.world.is_whole(**member)).copied();
+        let member = broken.unwrap_or_else(|| *self.world.random.pick(&members));
+        let survives = projection.survives(|unit| unit == member.unit);
+        let spare = (!spares.is_empty()).then(|| *self.world.random.pick(&spares));
+        let change = match (self.world.random.below(8), spare) {
+            (0..4, Some(spare)) if survives => Change::replace(member.unit, spare),
+            (4, _) if survives => Change::remove(member.unit),
+            (5 | 6, Some(spare)) => {
+                Change { joins: vec![Join { beside: member.unit, unit: spare }], ..Change::default() }
+            }
+            (7, _) => Change::sequencer(SequencerNumber(
+                u32::try_from(self.world.random.between(1, 2)).expect("1 or 2"),
+            )),
+            _ => Change::default(),
+        };
+        let back =
+            |unit: &UnitNumber| self.world.hosts[unit].unit.as_ref().is_some_and(|unit| unit.bytes() > 0);
+        if change.joins.iter().any(|join| back(&join.unit)) {
+            self.world.counts.add(Kind::UnitBack);
+        }
+        Some(Job::Reconfigure(Reconfigure::new(projection, change, rules)))
+    }
+
+    /// Something breaks.
+    fn fault(&mut self) {
+        let units: Vec<UnitNumber> = self.world.hosts.keys().copied().collect();
+        let unit = *self.world.random.pick(&units);
+        let number = SequencerNumber(u32::try_from(self.world.random.between(1, 2)).expect("1 or 2"));
+        let down = self.world.random.between(50, 6000);
+        match self.world.random.below(10) {
+            0..3 => self.world.stop_unit(unit, down),
+            3 => self.world.stop_sequencer(number, down),
+            4 | 5 => self.crash_client(),
+            6 | 7 => self.cut(unit, number, down),
+            8 if self.back => self.world.turn_sequencer_back(number),
+            _ if self.may_be_destroyed(unit) => {
+                if self.world.random.per_mille(500) {
+                    self.world.wipe(unit);
+                } else {
+                    self.world.flip(unit);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A chain survives while one of its units does. While a projection is being made, nobody knows whom it
+    /// will leave to a chain: a unit that was sealed may be the only one.
+    fn may_be_destroyed(&self, unit: UnitNumber) -> bool {
+        if self.reconfiguring() || self.world.installs() {
+            return false;
+        }
+        let latest = self.latest();
+        let chains = latest.segments.iter().flat_map(|segment| &segment.chains);
+        chains
+            .filter(|chain| chain.members().any(|member| member.unit == unit))
+            .all(|chain| chain.units.iter().any(|other| other.unit != unit && self.world.is_whole(*other)))
+    }
+
+    /// A client dies, with what it was doing, and another one begins.
+    fn crash_client(&mut self) {
+        let index = usize::try_from(self.world.random.below(self.clients.len() as u64)).expect("an index");
+        self.identities += 1;
+        let before = self.checks.before();
+        let latest = self.latest();
+        let client = &mut self.clients[index];
+        if client.job.is_some() {
+            self.world.counts.add(match client.job {
+                Some(Job::Reconfigure(_) | Job::Transfer(_)) => Kind::DriverCrashed,
+                _ => Kind::ClientCrashed,
+            });
+        }
+        let (role, turn, pause) = (client.role, client.turn + 1, client.pause);
+        *client = Client::new(ClientId(self.identities), role, latest, before);
+        (client.turn, client.pause) = (turn, pause);
+        self.rest(index);
+    }
+
+    /// Cuts one link, or all of a role or a client, in one direction or both.
+    fn cut(&mut self, unit: UnitNumber, number: SequencerNumber, length: u64) {
+        let client = usize::try_from(self.world.random.below(self.clients.len() as u64)).expect("an index");
+        let role = match self.world.random.below(5) {
+            0 => Node::Store,
+            1 => Node::Sequencer(number),
+            _ => Node::Unit(unit),
+        };
+        let whole_role = self.world.random.per_mille(400);
+        let clients: Vec<usize> = if whole_role { (0..self.clients.len()).collect() } else { vec![client] };
+        let direction = self.world.random.below(3);
+        for client in clients {
+            let (client, role) = (Address::Client(client), Address::Role(role));
+            for (from, to, skipped) in [(client, role, 1), (role, client, 2)] {
+                if direction != skipped && self.world.cut.insert((from, to)) {
+                    self.world.after(length, Event::CutEnds(from, to));
+                }
+            }
+        }
+    }
+}
