@@ -170,6 +170,13 @@ fn is_whole(projection: &Projection) -> bool {
     projection.joining().is_empty() && projection.open().chains.iter().all(|chain| chain.units.len() == 2)
 }
 
+/// Waits until the workload has appended more.
+fn goes_on(log: &dyn SharedLog, entries: u64) {
+    let target = log.tail().tail.plus(entries);
+    let reached = log.wait_past(target, Some(PATIENCE)).expect("it can be read");
+    assert!(reached.tail > target, "appends go on");
+}
+
 fn kill_every_role(cluster: &Cluster, log: &dyn SharedLog) {
     let transport = cluster.transport();
     // The head of one chain and the last unit of the other one.
@@ -177,8 +184,7 @@ fn kill_every_role(cluster: &Cluster, log: &dyn SharedLog) {
         let before = joined(&until(&transport, "before", is_whole), unit);
         cluster.kill(&format!("unit {unit}"));
         // Who is back before anybody noticed has what it had, and stays.
-        let tail = log.tail().tail;
-        log.wait_past(tail.plus(200), Some(PATIENCE)).expect("appends go on");
+        goes_on(log, 200);
         let after = until(&transport, "a unit was killed", is_whole);
         assert!(joined(&after, unit) >= before);
     }
@@ -188,8 +194,7 @@ fn kill_every_role(cluster: &Cluster, log: &dyn SharedLog) {
     until(&transport, "the sequencer was killed", |now| sequencer(now).1 != instance && is_whole(now));
 
     cluster.kill("projection store");
-    let tail = log.tail().tail;
-    log.wait_past(tail.plus(200), Some(PATIENCE)).expect("appends go on");
+    goes_on(log, 200);
     until(&transport, "the store was killed", is_whole);
 }
 
@@ -199,8 +204,7 @@ fn stop_every_role(cluster: &Cluster, log: &dyn SharedLog) {
         let before = joined(&until(&transport, "before", is_whole), unit);
         cluster.signal(&format!("unit {unit}"), Signal::STOP);
         until(&transport, "a unit stands still", |now| joined(now, unit).is_none());
-        let tail = log.tail().tail;
-        log.wait_past(tail.plus(200), Some(PATIENCE)).expect("appends go on");
+        goes_on(log, 200);
         cluster.signal(&format!("unit {unit}"), Signal::CONT);
         let after = until(&transport, "a unit goes on", is_whole);
         assert!(joined(&after, unit) > before, "it joined anew, empty");
@@ -211,9 +215,10 @@ fn stop_every_role(cluster: &Cluster, log: &dyn SharedLog) {
     // It knows nothing of the new epoch, and may say what it likes.
     cluster.signal(&format!("sequencer {number}"), Signal::CONT);
 
+    // Who knows the latest projection needs no store while all is well.
+    goes_on(log, 200);
     cluster.signal("projection store", Signal::STOP);
-    let tail = log.tail().tail;
-    log.wait_past(tail.plus(500), Some(PATIENCE)).expect("nobody needs the store while all is well");
+    goes_on(log, 500);
     cluster.signal("projection store", Signal::CONT);
     until(&transport, "the store goes on", is_whole);
 }

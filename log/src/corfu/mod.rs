@@ -52,7 +52,8 @@
 //! So the same code can run over sockets, in a simulation and under a model checker; [`Rules`] lets a model
 //! break the protocol to see that it notices. Requests may be lost, doubled, delayed and reordered.
 //!
-//! In this process, [`LocalCluster`] runs the roles (`server.rs` is a unit with its journal and threads), a
+//! Over TCP, a [`Server`] runs one role, a [`TcpTransport`] reaches them all, and a [`Monitor`] replaces who is
+//! dead (`net/`, `monitor.rs`). In this process, [`LocalCluster`] runs the roles (`server.rs` is a unit with its journal and threads), a
 //! [`Driver`] runs operations over any [`Transport`], and [`CorfuLog`] makes a
 //! [`SharedLog`](crate::SharedLog) of them.
 
