@@ -243,7 +243,8 @@ fn tpcc_survives(faults: fn(&Cluster, &dyn SharedLog)) {
         });
         for seed in 1.. {
             let stop = Stop::Transactions(1000);
-            let config = runner::Config { clients: 2, in_flight: 64, stop, seed, ..runner::Config::default() };
+            let config =
+                runner::Config { clients: 2, in_flight: 64, stop, seed, ..runner::Config::default() };
             let report = runner::run(&engine, &workload, &config, &mut |_| ()).expect("it runs");
             let failed: Vec<_> = report.checks.iter().filter(|check| !check.ok).collect();
             assert!(failed.is_empty(), "{failed:?}");

@@ -409,6 +409,8 @@ impl Unit {
         match self.compare(&run) {
             Compared::Same => UnitReply::Done,
             Compared::Other(position) => UnitReply::Taken(position),
+            // What stood at its first positions is not known any more: they must not be written again.
+            Compared::Free if run.first() < self.trimmed() => UnitReply::Trimmed(self.trimmed()),
             Compared::Free if self.damaged => UnitReply::Corrupt(run.first()),
             Compared::Free if self.bytes + run.block.bytes() as u64 > self.limits.quota => UnitReply::Full,
             Compared::Free => {

@@ -18,7 +18,7 @@ use crate::simulation::run;
 use crate::world::{Counts, Kind};
 
 /// Seeds that once failed.
-const REGRESSIONS: &[u64] = &[15, 22, 41, 65, 92, 133, 343, 498, 538, 553];
+const REGRESSIONS: &[u64] = &[15, 22, 41, 65, 92, 133, 343, 498, 538, 553, 5591];
 
 fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
@@ -31,7 +31,7 @@ fn every_seed_keeps_what_it_acknowledged_and_comes_to_an_end() {
         println!("{counts:#?}");
         return;
     }
-    let seeds = 5000 * variable("MIXLOG_SEEDS").unwrap_or(1);
+    let seeds = 8000 * variable("MIXLOG_SEEDS").unwrap_or(1);
     let mut counts = Counts::default();
     let mut failed = Vec::new();
     for seed in REGRESSIONS.iter().copied().chain(0..seeds) {

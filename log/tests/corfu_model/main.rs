@@ -1,0 +1,202 @@
+//! The CORFU protocol, explored by a model checker: every order of everything that can happen in a few small
+//! clusters, with the production state machines as the state. What must be true is I1 to I9:
+//!
+//! * I1 what is written on a unit never changes while it is the same member; I8 what was read stays so;
+//! * I2 what a unit of a chain has, all units before it have; so has the head what a unit that joins has;
+//! * I3 what was acknowledged is on all units of its chain, once;
+//! * I4 a unit that is sealed serves no earlier epoch;
+//! * I5 each projection keeps, of every chain, a unit that was sealed for it;
+//! * I6 its tail lies after everything that was acknowledged;
+//! * I7 a token is used in its own epoch only;
+//! * I9 a unit that has lost data never says that nothing is written: that is the matter of disks, and so of
+//!   the simulation and the unit's table, not of this model;
+//! * an append lies after all that were acknowledged before it began, and so does a tail: with the above, every
+//!   history is linearizable.
+//!
+//! The whole is too large to be explored in one piece, so there are several small scenarios, each exhaustive up
+//! to a number of inputs for each client. `MIXLOG_MODEL_INPUTS=N` lets each have N more.
+#![cfg(not(loom))]
+
+mod world;
+
+use mixlog_log::corfu::{Change, Join, Rules, UnitNumber};
+use stateright::{Checker, Model, Property};
+
+use crate::world::{Action, Budget, Step, World};
+
+/// Some clients in a small cluster.
+#[derive(Clone)]
+struct Scenario {
+    chains: &'static [&'static [u32]],
+    scripts: Vec<Vec<Step>>,
+    budget: Budget,
+    /// How many inputs each client takes at most.
+    inputs: usize,
+    rules: Rules,
+}
+
+impl Model for Scenario {
+    type State = World;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<World> {
+        vec![World::new(self.chains, &self.scripts, self.budget, self.rules)]
+    }
+
+    fn actions(&self, state: &World, actions: &mut Vec<Action>) {
+        state.actions(self.inputs, actions);
+    }
+
+    fn next_state(&self, last: &World, action: Action) -> Option<World> {
+        Some(last.after(action, self.rules))
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always("nothing forbidden was done", |_, state: &World| state.flaws.is_empty()),
+            Property::always("I2: chains are prefixes", |_, state: &World| state.chains_are_prefixes()),
+            Property::always("I3: acknowledged is there", |_, state: &World| state.acknowledged_are_there()),
+            Property::always("entries are there once", |_, state: &World| state.entries_are_there_once()),
+            Property::sometimes("all comes to an end", |_, state: &World| state.is_over()),
+        ]
+    }
+}
+
+const ALWAYS: [&str; 4] = [
+    "nothing forbidden was done",
+    "I2: chains are prefixes",
+    "I3: acknowledged is there",
+    "entries are there once",
+];
+
+const LATE: Budget = Budget { late: 1, unit_deaths: 0, client_deaths: 0, back: 0 };
+
+fn remove(unit: u32) -> Step {
+    Step::Reconfigure(Change::remove(UnitNumber(unit)))
+}
+
+fn renew() -> Step {
+    Step::Reconfigure(Change::default())
+}
+
+/// Two clients append to two chains of two while the epoch changes.
+fn two_chains(rules: Rules) -> Scenario {
+    Scenario {
+        chains: &[&[1, 2], &[3, 4]],
+        scripts: vec![vec![Step::Append("a")], vec![Step::Append("b")], vec![renew()]],
+        budget: Budget::default(),
+        inputs: 11,
+        rules,
+    }
+}
+
+/// One chain: one client appends, another one appends and asks for the tail, and a request comes late.
+fn one_chain(rules: Rules) -> Scenario {
+    Scenario {
+        chains: &[&[1, 2]],
+        scripts: vec![vec![Step::Append("a")], vec![Step::Append("b"), Step::Tail], vec![renew()]],
+        budget: LATE,
+        inputs: 11,
+        rules,
+    }
+}
+
+/// One chain: one client appends and may die, another one looks at the first position, and fills it.
+fn filler(rules: Rules) -> Scenario {
+    Scenario {
+        chains: &[&[1, 2]],
+        scripts: vec![vec![Step::Append("a")], vec![Step::Fill, Step::Append("b")], vec![renew()]],
+        budget: Budget { client_deaths: 1, ..Budget::default() },
+        inputs: 11,
+        rules,
+    }
+}
+
+/// Two drivers make different changes; a unit dies.
+fn two_drivers(rules: Rules) -> Scenario {
+    Scenario {
+        chains: &[&[1, 2]],
+        scripts: vec![vec![Step::Append("a")], vec![renew()], vec![remove(1)]],
+        budget: Budget { unit_deaths: 1, ..Budget::default() },
+        inputs: 12,
+        rules,
+    }
+}
+
+/// The sequencer goes back to what it was, and gives one position to two clients who append the same.
+fn sequencer_goes_back(rules: Rules) -> Scenario {
+    Scenario {
+        chains: &[&[1, 2]],
+        scripts: vec![vec![Step::Append("same")], vec![Step::Append("same")]],
+        budget: Budget { back: 1, ..LATE },
+        inputs: 10,
+        rules,
+    }
+}
+
+fn more_inputs() -> usize {
+    let text = std::env::var("MIXLOG_MODEL_INPUTS");
+    text.map_or(0, |text| text.parse().expect("MIXLOG_MODEL_INPUTS is a number"))
+}
+
+/// Explores everything, and finds nothing wrong.
+fn assert_sound(name: &str, scenario: impl Fn(Rules) -> Scenario) {
+    let mut scenario = scenario(Rules::SOUND);
+    scenario.inputs += more_inputs();
+    let inputs = scenario.inputs;
+    let checker = scenario.checker().threads(2).spawn_bfs().join();
+    let (states, depth) = (checker.unique_state_count(), checker.max_depth());
+    println!("{name}: {states} states, {depth} deep, {inputs} inputs a client");
+    checker.assert_properties();
+}
+
+/// Finds a counter-example when one rule is broken.
+fn assert_found(name: &str, scenario: impl Fn(Rules) -> Scenario, rules: Rules) {
+    let checker = scenario(rules).checker().threads(2).spawn_bfs().join();
+    let found: Vec<_> = ALWAYS.iter().filter_map(|name| Some((*name, checker.discovery(name)?))).collect();
+    assert!(!found.is_empty(), "{name}: not found in {} states", checker.unique_state_count());
+    for (property, path) in found {
+        let flaws = path.last_state().flaws.clone();
+        let actions = path.into_actions();
+        println!("{name}: {property}, {:?}: {actions:?}", flaws);
+    }
+}
+
+#[test]
+fn two_chains_are_sound() {
+    assert_sound("two chains", two_chains);
+}
+
+#[test]
+fn one_chain_is_sound() {
+    assert_sound("one chain", one_chain);
+}
+
+#[test]
+fn filler_is_sound() {
+    assert_sound("a filler", filler);
+}
+
+#[test]
+fn two_drivers_are_sound() {
+    assert_sound("two drivers", two_drivers);
+}
+
+#[test]
+fn sequencer_that_goes_back_costs_order_only() {
+    // Order of appends is what a sequencer is there for; everything else does not depend on it.
+    let scenario = sequencer_goes_back(Rules::SOUND);
+    let checker = scenario.checker().threads(2).spawn_bfs().join();
+    println!("the sequencer goes back: {} states", checker.unique_state_count());
+    checker.assert_properties();
+}
+
+#[test]
+fn tokens_without_epochs_are_found() {
+    assert_found("tokens have no epoch", one_chain, Rules { tokens_have_epochs: false, ..Rules::SOUND });
+}
+
+#[test]
+fn bytes_compared_instead_of_ids_are_found() {
+    assert_found("bytes are compared", sequencer_goes_back, Rules { compare_ids: false, ..Rules::SOUND });
+}

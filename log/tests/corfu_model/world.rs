@@ -1,0 +1,453 @@
+//! The state that is explored: roles, clients with scripts, and requests that nobody waits for any more.
+//!
+//! A request and its answer are one step. That loses nothing: whoever waits for the answer does nothing
+//! before it, so a late answer is as good as a late next request.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use mixlog_log::corfu::{
+    Aim, Append, AppendOutcome, Call, Change, ClientId, Entries, EntryId, Epoch, Fill, Input, Instance,
+    Limits, Node, Operation, Outbox, Outgoing, Pause, Projection, Reconfigure, Register, Reply, Request,
+    Rules, Run, Sequencer, SequencerNumber, SequencerReply, StoreReply, StoreRequest, Tail, TailMode, Token,
+    Unit, UnitNumber, UnitReply, UnitVerb,
+};
+use mixlog_log::{Batch, LogId, Position};
+
+const SEQUENCER: SequencerNumber = SequencerNumber(1);
+
+/// What a client does, one after the other.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Step {
+    /// Appends one entry with this text.
+    Append(&'static str),
+    /// Asks for the linearizable tail.
+    Tail,
+    /// Finds out what stands at the first position, and settles it.
+    Fill,
+    Reconfigure(Change),
+}
+
+/// An operation under way.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Job {
+    Append(Append, EntryId),
+    Tail(Tail),
+    Fill(Fill),
+    Reconfigure(Reconfigure),
+}
+
+enum Outcome {
+    Append(AppendOutcome, EntryId),
+    Tail(Position),
+    Fill(Vec<Run>),
+    Reconfigure,
+}
+
+/// A client.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Client {
+    script: Vec<Step>,
+    done: usize,
+    job: Option<Job>,
+    waiting: Vec<Outgoing>,
+    pause: Option<Pause>,
+    inputs: usize,
+    /// The epoch in which it looked again, after a refusal, whether there is another one.
+    polled: Epoch,
+    /// What was acknowledged when the operation began ends here.
+    floor: Position,
+}
+
+/// Everything.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct World {
+    pub(crate) units: BTreeMap<UnitNumber, Unit>,
+    dead: BTreeSet<UnitNumber>,
+    sequencer: Sequencer,
+    /// As it was when it was started last.
+    earlier: Sequencer,
+    pub(crate) register: Register,
+    pub(crate) clients: Vec<Client>,
+    /// Requests that are still on their way though their senders gave them up.
+    late: Vec<(Node, Request)>,
+    tokens: Vec<Token>,
+    pub(crate) acknowledged: BTreeMap<EntryId, Position>,
+    seen: BTreeMap<Position, Option<EntryId>>,
+    /// How many more requests come late, units die, clients die, sequencers go back.
+    pub(crate) budget: Budget,
+    /// What was done that must never be.
+    pub(crate) flaws: BTreeSet<&'static str>,
+}
+
+/// How much may go wrong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Budget {
+    pub(crate) late: u8,
+    pub(crate) unit_deaths: u8,
+    pub(crate) client_deaths: u8,
+    pub(crate) back: u8,
+}
+
+/// What can happen next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Action {
+    /// A client's request is answered; by a dead unit it is not.
+    Serve(usize, Call),
+    /// A client gives a request up, which may arrive later.
+    GiveUp(usize, Call),
+    /// The late request of this index arrives.
+    Arrive(usize),
+    Elapse(usize),
+    UnitDies(UnitNumber),
+    ClientDies(usize),
+    SequencerGoesBack,
+}
+
+impl World {
+    pub(crate) fn new(chains: &[&[u32]], scripts: &[Vec<Step>], budget: Budget, rules: Rules) -> Self {
+        let sequencer = Sequencer::new(Instance(1));
+        let numbers = chains.iter().flat_map(|chain| chain.iter()).copied().map(UnitNumber);
+        let unit = |number| (number, Unit::new(number, Limits::NONE, rules));
+        let mut world = Self {
+            units: numbers.map(unit).collect(),
+            dead: BTreeSet::new(),
+            earlier: sequencer.clone(),
+            sequencer,
+            register: Register::default(),
+            clients: Vec::new(),
+            late: Vec::new(),
+            tokens: Vec::new(),
+            acknowledged: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            budget: Budget::default(),
+            flaws: BTreeSet::new(),
+        };
+        let chains = chains.iter().map(|chain| chain.iter().copied().map(UnitNumber).collect()).collect();
+        let change = Change { sequencer: Some(SEQUENCER), ..Change::grow(chains) };
+        world.clients.push(Client::new(vec![Step::Reconfigure(change)]));
+        world.go_on(0, Rules::SOUND);
+        while let Some(outgoing) = world.clients[0].waiting.first() {
+            let call = outgoing.call;
+            world = world.after(Action::Serve(0, call), Rules::SOUND);
+        }
+        world.clients = scripts.iter().cloned().map(Client::new).collect();
+        world.earlier = world.sequencer.clone();
+        world.budget = budget;
+        for index in 0..world.clients.len() {
+            world.go_on(index, rules);
+        }
+        world
+    }
+
+    pub(crate) fn latest(&self) -> Option<&Arc<Projection>> {
+        self.register.latest()
+    }
+
+    /// Everything that can happen. No client takes more than `inputs` inputs.
+    pub(crate) fn actions(&self, inputs: usize, actions: &mut Vec<Action>) {
+        for (index, client) in self.clients.iter().enumerate() {
+            if client.job.is_none() || client.inputs >= inputs {
+                continue;
+            }
+            for outgoing in &client.waiting {
+                actions.push(Action::Serve(index, outgoing.call));
+                if self.budget.late > 0 {
+                    actions.push(Action::GiveUp(index, outgoing.call));
+                }
+            }
+            // To look again and again for the same epoch leads nowhere new.
+            let again = client.pause == Some(Pause::Retry) && client.polled == self.epoch();
+            if client.waiting.is_empty() && client.pause.is_some() && !again {
+                actions.push(Action::Elapse(index));
+            }
+            if self.budget.client_deaths > 0 {
+                actions.push(Action::ClientDies(index));
+            }
+        }
+        actions.extend((0..self.late.len()).map(Action::Arrive));
+        if self.budget.unit_deaths > 0 {
+            actions.extend(
+                self.units.keys().filter(|unit| !self.dead.contains(unit)).copied().map(Action::UnitDies),
+            );
+        }
+        if self.budget.back > 0 && self.sequencer != self.earlier {
+            actions.push(Action::SequencerGoesBack);
+        }
+    }
+
+    pub(crate) fn after(&self, action: Action, rules: Rules) -> Self {
+        let mut next = self.clone();
+        match action {
+            Action::Serve(index, call) => {
+                let outgoing = next.take(index, call);
+                let input = match next.serve(outgoing.to, outgoing.request) {
+                    Some(reply) => Input::Reply { call, reply },
+                    None => Input::Lost { call },
+                };
+                next.input(index, input, rules);
+            }
+            Action::GiveUp(index, call) => {
+                let outgoing = next.take(index, call);
+                next.budget.late -= 1;
+                next.late.push((outgoing.to, outgoing.request));
+                next.input(index, Input::Lost { call }, rules);
+            }
+            Action::Arrive(index) => {
+                let (to, request) = next.late.remove(index);
+                drop(next.serve(to, request));
+            }
+            Action::Elapse(index) => {
+                next.clients[index].polled = next.epoch();
+                next.clients[index].pause = None;
+                next.input(index, Input::Elapsed, rules);
+            }
+            Action::UnitDies(unit) => {
+                next.budget.unit_deaths -= 1;
+                next.dead.insert(unit);
+            }
+            Action::ClientDies(index) => {
+                next.budget.client_deaths -= 1;
+                let client = &mut next.clients[index];
+                (client.job, client.done, client.pause) = (None, client.script.len(), None);
+                // What it sent last may arrive or not.
+                let sent = client.waiting.drain(..).map(|outgoing| (outgoing.to, outgoing.request));
+                next.late.extend(sent);
+            }
+            Action::SequencerGoesBack => {
+                next.budget.back -= 1;
+                next.sequencer = next.earlier.clone();
+            }
+        }
+        next
+    }
+
+    fn take(&mut self, index: usize, call: Call) -> Outgoing {
+        let waiting = &mut self.clients[index].waiting;
+        let at = waiting.iter().position(|outgoing| outgoing.call == call).expect("it waits for that");
+        waiting.remove(at)
+    }
+
+    fn serve(&mut self, to: Node, request: Request) -> Option<Reply> {
+        match (to, request) {
+            (Node::Unit(number), Request::Unit(request)) => {
+                if self.dead.contains(&number) {
+                    return None;
+                }
+                let unit = self.units.get_mut(&number)?;
+                let before = unit.clone();
+                let answer = unit.handle(request.clone(), &mut Vec::new());
+                let reply = answer.load(|_| None);
+                let accepted = matches!(reply, UnitReply::Done | UnitReply::Runs(_) | UnitReply::Gap(..));
+                let is_trim = matches!(request.verb, UnitVerb::Trim(_));
+                if before.state().is_some_and(|state| accepted && !is_trim && request.epoch < state.epoch) {
+                    self.flaws.insert("I4: a sealed epoch was served");
+                }
+                if before.member() == unit.member() {
+                    let kept = |(first, end, id, _): (Position, Position, Option<EntryId>, _)| {
+                        unit.written().any(|(f, e, i, _)| (f, e, i) == (first, end, id))
+                    };
+                    if !before.written().all(|(first, end, id, _)| kept((first, end, id, ()))) {
+                        self.flaws.insert("I1: what was written changed");
+                    }
+                }
+                if let UnitVerb::Write(run) = &request.verb {
+                    let issued = |token: &Token| token.epoch == request.epoch && token.first == run.first();
+                    if !self.tokens.iter().any(issued) {
+                        self.flaws.insert("I7: a token was used in another epoch");
+                    }
+                }
+                Some(Reply::Unit(reply))
+            }
+            (Node::Sequencer(_), Request::Sequencer(request)) => {
+                let reply = self.sequencer.handle(&request);
+                if let SequencerReply::Token(token) = reply
+                    && !self.tokens.contains(&token)
+                {
+                    self.tokens.push(token);
+                    self.tokens.sort_unstable();
+                }
+                Some(Reply::Sequencer(reply))
+            }
+            (Node::Store, Request::Store(request)) => {
+                let before = self.latest().cloned();
+                let reply = self.register.handle(&request);
+                if let (StoreRequest::Install(next), StoreReply::Installed, Some(before)) =
+                    (&request, &reply, before)
+                {
+                    self.installed(&before, next);
+                }
+                Some(Reply::Store(reply))
+            }
+            _ => None,
+        }
+    }
+
+    fn installed(&mut self, before: &Projection, next: &Projection) {
+        let stays = next.members();
+        for chain in before.segments.iter().flat_map(|segment| &segment.chains) {
+            // Sealed before it was chosen, for this epoch.
+            let survives = chain.units.iter().any(|member| {
+                let state = self.units[&member.unit].state();
+                stays.contains(member) && state.is_some_and(|state| state.epoch >= next.epoch)
+            });
+            if !survives {
+                self.flaws.insert("I5: a chain was left without a sealed survivor");
+            }
+        }
+        if self.acknowledged.values().any(|position| *position >= next.tail) {
+            self.flaws.insert("I6: the tail lies before what was acknowledged");
+        }
+    }
+
+    fn input(&mut self, index: usize, input: Input, rules: Rules) {
+        let client = &mut self.clients[index];
+        client.inputs += 1;
+        let Some(job) = &mut client.job else { return };
+        let mut out = Outbox::default();
+        let outcome = job.step(input, &mut out);
+        // What is not awaited any more has been answered, or was given up: the client asks one at a time, and
+        // a seal's other answers are awaited.
+        client.waiting.extend(out.sends);
+        client.pause = out.pause.or(client.pause);
+        if let Some(outcome) = outcome {
+            client.job = None;
+            client.waiting.clear();
+            client.pause = None;
+            client.done += 1;
+            self.judge(index, outcome);
+            self.go_on(index, rules);
+        }
+    }
+
+    fn go_on(&mut self, index: usize, rules: Rules) {
+        let end = self.acknowledged.values().map(|position| position.next()).max().unwrap_or(Position::ZERO);
+        let blank = || Arc::new(Projection::blank(LogId(7), 1));
+        let projection = self.latest().cloned().unwrap_or_else(blank);
+        let client = &mut self.clients[index];
+        let Some(step) = client.script.get(client.done) else { return };
+        client.floor = end;
+        client.job = Some(match step {
+            Step::Append(text) => {
+                let id = EntryId { client: ClientId(index as u64), sequence: client.done as u64 };
+                let mut batch = Batch::new();
+                batch.push(text.as_bytes());
+                Job::Append(Append::new(projection, id, Arc::new(Entries::indivisible(batch)), rules), id)
+            }
+            Step::Tail => Job::Tail(Tail::new(projection, TailMode::Linearizable)),
+            Step::Fill => Job::Fill(Fill::new(projection, Position(0), Position(1), Aim::Know)),
+            Step::Reconfigure(change) => {
+                Job::Reconfigure(Reconfigure::new(projection, change.clone(), rules))
+            }
+        });
+        self.input(index, Input::Start, rules);
+    }
+
+    fn judge(&mut self, index: usize, outcome: Outcome) {
+        let floor = self.clients[index].floor;
+        match outcome {
+            Outcome::Append(AppendOutcome::Committed(appended), id) => {
+                if appended.first < floor {
+                    self.flaws.insert("an append lies before an earlier one");
+                }
+                if self.acknowledged.values().any(|position| *position == appended.first) {
+                    self.flaws.insert("two entries were acknowledged at one position");
+                }
+                self.acknowledged.insert(id, appended.first);
+                self.see(appended.first, Some(id));
+            }
+            Outcome::Tail(tail) if tail < floor => {
+                self.flaws.insert("a tail lies before what was acknowledged");
+            }
+            Outcome::Fill(runs) => {
+                for run in runs {
+                    self.see(run.first(), run.id);
+                }
+            }
+            Outcome::Append(..) | Outcome::Tail(_) | Outcome::Reconfigure => {}
+        }
+    }
+
+    fn see(&mut self, position: Position, id: Option<EntryId>) {
+        if *self.seen.entry(position).or_insert(id) != id {
+            self.flaws.insert("I8: a position was read with two values");
+        }
+    }
+
+    /// Every unit of a chain has what the later ones have.
+    pub(crate) fn chains_are_prefixes(&self) -> bool {
+        let Some(latest) = self.latest() else { return true };
+        latest.segments.iter().flat_map(|segment| &segment.chains).all(|chain| {
+            chain.units.windows(2).all(|pair| {
+                let [earlier, later] = [pair[0], pair[1]].map(|member| {
+                    let unit = &self.units[&member.unit];
+                    let cells = unit.written().map(|(first, end, id, _)| (first, end, id));
+                    (unit.member() == Some(member)).then(|| cells.collect::<BTreeSet<_>>())
+                });
+                match (earlier, later) {
+                    (Some(earlier), Some(later)) => later.is_subset(&earlier),
+                    _ => true,
+                }
+            })
+        })
+    }
+
+    /// Every acknowledged entry is on every unit of its chain.
+    pub(crate) fn acknowledged_are_there(&self) -> bool {
+        let latest = self.latest().expect("there is a projection");
+        self.acknowledged.iter().all(|(id, position)| {
+            let place = latest.place(*position).expect("nothing is trimmed here");
+            place.chain.units.iter().all(|member| {
+                let unit = &self.units[&member.unit];
+                unit.written().any(|(first, _, found, _)| first == *position && found == Some(*id))
+            })
+        })
+    }
+
+    /// No entry is at two positions of the units that count.
+    pub(crate) fn entries_are_there_once(&self) -> bool {
+        let latest = self.latest().expect("there is a projection");
+        let mut places: BTreeMap<EntryId, Position> = BTreeMap::new();
+        latest.segments.iter().flat_map(|segment| &segment.chains).all(|chain| {
+            // What the last unit has is committed.
+            let unit = &self.units[&chain.last().unit];
+            unit.written()
+                .all(|(first, _, id, _)| id.is_none_or(|id| *places.entry(id).or_insert(first) == first))
+        })
+    }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.latest().map_or(Epoch::NONE, |latest| latest.epoch)
+    }
+
+    /// Whether all clients have done all that they were to do.
+    pub(crate) fn is_over(&self) -> bool {
+        self.clients.iter().all(|client| client.done == client.script.len())
+    }
+}
+
+impl Client {
+    const fn new(script: Vec<Step>) -> Self {
+        Self {
+            script,
+            done: 0,
+            job: None,
+            waiting: Vec::new(),
+            pause: None,
+            inputs: 0,
+            polled: Epoch::NONE,
+            floor: Position::ZERO,
+        }
+    }
+}
+
+impl Job {
+    fn step(&mut self, input: Input, out: &mut Outbox) -> Option<Outcome> {
+        match self {
+            Self::Append(job, id) => job.step(input, out).map(|outcome| Outcome::Append(outcome, *id)),
+            Self::Tail(job) => job.step(input, out).map(|found| Outcome::Tail(found.tail)),
+            Self::Fill(job) => job.step(input, out).map(|filled| Outcome::Fill(filled.runs)),
+            Self::Reconfigure(job) => job.step(input, out).map(|_| Outcome::Reconfigure),
+        }
+    }
+}
