@@ -51,7 +51,11 @@ pub(crate) fn describe() {
     describe_histogram!("mixlog_window_parallelism", count, "Entries over batches of a mixed window");
     describe_counter!("mixlog_checkpoints_total", count, "Checkpoints taken");
     describe_counter!("mixlog_checkpoint_failures_total", count, "Checkpoints that could not be taken");
-    describe_counter!("mixlog_divergences_total", count, "Times that a replica had another digest than the others");
+    describe_counter!(
+        "mixlog_divergences_total",
+        count,
+        "Times that a replica had another digest than the others"
+    );
     describe_gauge!("mixlog_checkpoint_tail", count, "Everything before this position is in a checkpoint");
     describe_gauge!("mixlog_checkpoint_bytes", Unit::Bytes, "Length of the newest checkpoint");
     describe_histogram!("mixlog_checkpoint_seconds", Unit::Seconds, "How long a checkpoint took");
