@@ -586,13 +586,11 @@ impl Engine {
     pub fn pad(&self) -> Result<(), SubmitError> {
         let tail = self.log.tail().tail;
         let mut batch = Batch::new();
-        for _ in 0..(WINDOW_GRID - tail.0 % WINDOW_GRID) % WINDOW_GRID {
+        for _ in 0..WINDOW_GRID - tail.0 % WINDOW_GRID {
             batch.push_with(entry::encode_padding);
         }
-        if !batch.is_empty() {
-            // Who waits for the votes waits for them to be in the log.
-            let _ticket = self.log.append(&batch)?;
-        }
+        // Who waits for the votes waits for them to be in the log.
+        let _ticket = self.log.append(&batch)?;
         Ok(())
     }
 
@@ -684,6 +682,12 @@ impl Engine {
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.shared.in_flight.len()
+    }
+
+    /// Whether it takes no more submissions, since something failed; [`close`](Self::close) tells what.
+    #[must_use]
+    pub fn has_stopped(&self) -> bool {
+        self.shared.in_flight.stopped().is_some()
     }
 
     /// How many threads execute.
