@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mixlog::log::{FileLog, SharedLog, file};
-use mixlog::{Engine, Membership, Position, Replica, WINDOW_GRID};
+use mixlog::log::{FileLog, file};
+use mixlog::{Engine, Membership, Replica};
 
 use super::arguments::ReplicaOptions;
 use super::failure::Failure;
@@ -38,8 +38,7 @@ pub(crate) fn replica(options: &ReplicaOptions) -> Result<(), Failure> {
         };
         replicas.push(Replica::follow(make, Arc::clone(&log) as _)?);
     }
-    engine.pad()?;
-    let position = Position(log.tail().tail.0 / WINDOW_GRID * WINDOW_GRID - 1);
+    let position = engine.pad()?;
     while !engine.wait_agreed(position, count, LOOK) {
         let stopped = replicas.iter().find_map(Replica::failed);
         // An engine that has stopped takes no more, and tells why when it is closed.
