@@ -577,23 +577,20 @@ impl Engine {
     }
 
     /// Appends entries that do nothing until the next multiple of [`WINDOW_GRID`], so that votes are cast on all that is
-    /// in the log now. Others who append meanwhile make it reach a little further than that.
+    /// in the log now; returns the position that they are on. Others who append meanwhile make the log reach a little further.
     ///
     /// Cost: at most [`WINDOW_GRID`] entries of 4 bytes.
     ///
     /// # Errors
     /// [`SubmitError`]: nothing was appended.
-    pub fn pad(&self) -> Result<(), SubmitError> {
+    pub fn pad(&self) -> Result<Position, SubmitError> {
         let tail = self.log.tail().tail;
         let mut batch = Batch::new();
-        for _ in 0..(WINDOW_GRID - tail.0 % WINDOW_GRID) % WINDOW_GRID {
+        for _ in 0..WINDOW_GRID - tail.0 % WINDOW_GRID {
             batch.push_with(entry::encode_padding);
         }
-        if !batch.is_empty() {
-            // Who waits for the votes waits for them to be in the log.
-            let _ticket = self.log.append(&batch)?;
-        }
-        Ok(())
+        let end = self.log.append(&batch)?.wait()?.end;
+        Ok(Position(end.0 / WINDOW_GRID * WINDOW_GRID - 1))
     }
 
     /// Writes the newest committed state to a new directory, as a log with a checkpoint that opens: transactions go on
@@ -684,6 +681,12 @@ impl Engine {
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.shared.in_flight.len()
+    }
+
+    /// Whether it takes no more submissions, since something failed; [`close`](Self::close) tells what.
+    #[must_use]
+    pub fn has_stopped(&self) -> bool {
+        self.shared.in_flight.stopped().is_some()
     }
 
     /// How many threads execute.

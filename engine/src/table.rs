@@ -33,6 +33,7 @@ pub struct Table<K, V, C = Serde> {
     conflicts: Conflicts<K>,
     ordered: bool,
     derived: bool,
+    version: u32,
     types: PhantomData<fn() -> (V, C)>,
 }
 
@@ -69,7 +70,14 @@ impl<K, V> Table<K, V, Serde> {
     /// A table whose keys and rows are serde types.
     #[must_use]
     pub const fn new(name: &'static str) -> Self {
-        Self { name, conflicts: Conflicts::Rows, ordered: false, derived: false, types: PhantomData }
+        Self {
+            name,
+            conflicts: Conflicts::Rows,
+            ordered: false,
+            derived: false,
+            version: 1,
+            types: PhantomData,
+        }
     }
 }
 
@@ -78,7 +86,14 @@ impl<K, V> Table<K, V, Fixed> {
     /// (zerocopy's `IntoBytes + Immutable`): their digests cost nothing to encode.
     #[must_use]
     pub const fn fixed(name: &'static str) -> Self {
-        Self { name, conflicts: Conflicts::Rows, ordered: false, derived: false, types: PhantomData }
+        Self {
+            name,
+            conflicts: Conflicts::Rows,
+            ordered: false,
+            derived: false,
+            version: 1,
+            types: PhantomData,
+        }
     }
 }
 
@@ -122,6 +137,18 @@ impl<K, V, C> Table<K, V, C> {
             }
         };
         Self { ordered: true, conflicts, ..self }
+    }
+
+    /// The version of the row type; 1 unless told. To be raised when the bytes of keys or rows come to mean something else:
+    /// checkpoints of other versions are refused by name and version, instead of being read as what they are not. State
+    /// is then rebuilt from a log that was not trimmed, or carried over by a procedure into a table with another name.
+    #[must_use]
+    pub const fn version(self, version: u32) -> Self {
+        Self { version, ..self }
+    }
+
+    pub(crate) const fn row_version(&self) -> u32 {
+        self.version
     }
 
     /// The table's name, its identity.

@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Replay(ReplayOptions),
     /// Takes a checkpoint of the state at the end of a log, and gives up what it makes superfluous.
     Checkpoint(CheckpointOptions),
+    /// Executes a log on several replicas that compare digests through it, and names what differs.
+    Replica(ReplicaOptions),
     /// Copies a log and its newest checkpoint to a directory that opens, also while it is written to.
     Backup(BackupOptions),
     /// Looks into a log without changing it.
@@ -617,6 +619,30 @@ pub(crate) struct CheckpointOptions {
     /// The log's directory
     #[arg(long, value_name = "DIR")]
     pub(crate) log: PathBuf,
+    #[command(flatten)]
+    pub(crate) engine: EngineOptions,
+    #[command(flatten)]
+    pub(crate) keep: KeepOptions,
+}
+
+const REPLICA_EXAMPLES: &str = "Examples:
+  mixlog replica --log /var/tmp/bank
+  mixlog replica --log /var/tmp/bank --replicas 5
+
+Each replica has a number of threads and a window of its own: the first those asked for, the others 1,
+2, 3 .. threads. They start from the newest checkpoint, execute the rest of the log, and append their
+digests to it. One that differs from most of them is named, with tables and keys, replays one by one,
+and stops if it still differs: then the exit code is 5. The log must not be open elsewhere.";
+
+#[derive(Debug, Args)]
+#[command(after_help = REPLICA_EXAMPLES)]
+pub(crate) struct ReplicaOptions {
+    /// The log's directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) log: PathBuf,
+    /// How many replicas there are; with 3 or more, one that differs is told from the others
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=16))]
+    pub(crate) replicas: u8,
     #[command(flatten)]
     pub(crate) engine: EngineOptions,
     #[command(flatten)]

@@ -87,7 +87,7 @@ impl From<OpenError> for Failure {
             OpenError::Read(error) => error.into(),
             OpenError::Append(error) => error.into(),
             OpenError::Panicked(_) => Self::Bug(text),
-            OpenError::NotDeterministic { .. } => Self::CheckFailed(text),
+            OpenError::NotDeterministic { .. } | OpenError::Diverged(_) => Self::CheckFailed(text),
             OpenError::NoCheckpoint { .. } | OpenError::LogTooShort { .. } => Self::Corrupt(text),
             OpenError::Checkpoints { .. } => Self::Io(text),
             _ => Self::Refused(text),

@@ -6,6 +6,7 @@ mod cluster;
 mod failure;
 mod inspect;
 mod keep;
+mod replica;
 mod role;
 mod run;
 mod up;
@@ -28,6 +29,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Digest(options) => inspect::digest(options),
         Command::Replay(options) => inspect::replay(options),
         Command::Checkpoint(options) => keep::checkpoint(options),
+        Command::Replica(options) => replica::replica(options),
         Command::Backup(options) => keep::backup(options),
         Command::Log(LogCommand::Dump(options)) => inspect::dump_entries(options),
         Command::Log(LogCommand::Verify { directory }) => inspect::verify(directory),

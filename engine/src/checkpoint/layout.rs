@@ -248,7 +248,7 @@ impl BlockHeader {
 pub(crate) struct RowFormat {
     /// Name of the codec.
     pub(crate) codec: String,
-    /// Version of the row type; 1 for all so far.
+    /// Version of the row type.
     pub(crate) version: u32,
     /// Bytes of a key and of a row, where all have the same.
     pub(crate) key_bytes: Option<u64>,

@@ -16,11 +16,11 @@ use crate::table::{Key, Value};
 use crate::tx::Tx;
 
 impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
-    pub(super) fn row_format() -> RowFormat {
+    pub(super) fn row_format(&self) -> RowFormat {
         let bytes = |bytes: Option<usize>| bytes.map(|bytes| bytes as u64);
         RowFormat {
             codec: <C as Codec<V>>::NAME.to_owned(),
-            version: 1,
+            version: self.row_version,
             key_bytes: bytes(<C as Codec<K>>::BYTES),
             row_bytes: bytes(<C as Codec<V>>::BYTES),
         }

@@ -131,6 +131,7 @@ pub(crate) struct TableStore<K, V, C> {
     pub(crate) conflicts: Conflicts<K>,
     /// Whether no digest counts its rows.
     derived: bool,
+    pub(super) row_version: u32,
     secondary: Vec<Box<dyn Maintain<K, V>>>,
     domain: TableId,
     rows: Slab<Row<K, V>>,
@@ -178,6 +179,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             id: table.id(),
             conflicts: table.conflicts(),
             derived: table.is_derived(),
+            row_version: table.row_version(),
             secondary,
             domain,
             rows: Slab::new(),
@@ -1122,7 +1124,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
     }
 
     fn row_format(&self) -> RowFormat {
-        Self::row_format()
+        Self::row_format(self)
     }
 
     fn visit_rows_at(&self, at: Stamp, see: &mut SeeRow<'_>) {

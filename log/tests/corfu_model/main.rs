@@ -19,7 +19,7 @@
 
 mod world;
 
-use mixlog_log::corfu::{Change, Join, Rules, UnitNumber};
+use mixlog_log::corfu::{Change, Rules, UnitNumber};
 use stateright::{Checker, Model, Property};
 
 use crate::world::{Action, Budget, Step, World};
