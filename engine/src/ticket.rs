@@ -329,7 +329,8 @@ mod loom_tests {
                     thread::spawn(move || cell.fill(Err(TicketError::Stopped(i.to_string()))))
                 })
                 .collect();
-            let TicketError::Stopped(who) = cell.wait().expect_err("only errors were filled in");
+            let error = cell.wait().expect_err("only errors were filled in");
+            let TicketError::Stopped(who) = error else { panic!("{error}") };
             assert!(who == "0" || who == "1");
             fillers.into_iter().for_each(|f| f.join().unwrap());
         });
