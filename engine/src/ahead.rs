@@ -83,7 +83,7 @@ impl Lane {
 const STEP: usize = 448;
 
 /// A lane's stack. Were all of them to start at the same place of a page, what is hot in them would have to share a few
-/// sets of the nearest cache: with a dozen lanes that doubled all times.
+/// sets of the nearest cache.
 struct Shifted {
     stack: DefaultStack,
     base: StackPointer,
