@@ -53,13 +53,15 @@
 //! break the protocol to see that it notices. Requests may be lost, doubled, delayed and reordered.
 //!
 //! Over TCP, a [`Server`] runs one role, a [`TcpTransport`] reaches them all, and a [`Monitor`] replaces who is
-//! dead (`net/`, `monitor.rs`). In this process, [`LocalCluster`] runs the roles (`server.rs` is a unit with its journal and threads), a
+//! dead (`net/`, `monitor.rs`). The projection store is a server too, or etcd (`etcd.rs`, cargo feature `etcd`). In this process, [`LocalCluster`] runs the roles (`server.rs` is a unit with its journal and threads), a
 //! [`Driver`] runs operations over any [`Transport`], and [`CorfuLog`] makes a
 //! [`SharedLog`](crate::SharedLog) of them.
 
 mod administer;
 mod append;
 mod boot;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod fill;
 mod janitor;
 mod journal;
@@ -90,6 +92,8 @@ mod unit;
 
 pub use administer::{TransferError, found, latest, reconfigure, transfer};
 pub use append::{Append, AppendOutcome, Appended, Entries, Refusal};
+#[cfg(feature = "etcd")]
+pub use etcd::EtcdStore;
 pub use fill::{Aim, Fill, Filled};
 pub use janitor::Sweep;
 pub use local::{LOCAL_SEQUENCER, LocalCluster, LocalConfig, LocalError, LocalStorage};
@@ -100,7 +104,7 @@ pub use message::{
     UnitRequest, UnitVerb,
 };
 pub use monitor::{Monitor, MonitorConfig, MonitorEvent};
-pub use net::{FrameError, Listing, Listings, NetError, Server, TcpTransport, announce};
+pub use net::{FrameError, Home, HomeError, Listing, Listings, NetError, Server, TcpTransport, announce};
 pub use operation::{Call, Input, Operation, Outbox, Outgoing, Pause};
 pub use plan::{Change, Found, Join, PlanError};
 pub use projection::{Chain, Flaw, Place, Projection, Segment};
