@@ -883,27 +883,35 @@ impl std::fmt::Debug for Replay {
     }
 }
 
-/// The procedures, name and version, that the first entry of a log names, or, if that was trimmed, the newest checkpoint
+/// The procedures, name and version, that the first entry of a log names (junk before it aside), or, if that was trimmed, the newest checkpoint
 /// beside it that can be read; `None` for an empty log. Enough to know which program wrote it.
 ///
 /// # Errors
 /// [`OpenError::Entry`] when the log was not begun by an engine, [`OpenError::Read`] when it cannot be read, and those of
 /// opening a log that was trimmed.
 pub fn procedures_in(log: &dyn SharedLog) -> Result<Option<Vec<(String, u32)>>, OpenError> {
-    let position = log.tail().head;
+    let mut position = log.tail().head;
     if position > Position::ZERO {
         let shelf = checkpoint::Config::default().shelf(log);
         return checkpoint::catalog_of(log, shelf.as_ref()).map(|catalog| Some(catalog.procedures));
     }
-    let Some(block) = log.read(position)? else { return Ok(None) };
-    let bad = |detail: String| Err(OpenError::Entry { position, detail });
-    match block.get(position) {
-        Some(mixlog_log::Entry::Data(bytes)) => match entry::decode(bytes) {
+    loop {
+        let Some(block) = log.read(position)? else { return Ok(None) };
+        // A writer that died before it wrote leaves junk, on a cluster also at the start.
+        let data = block.iter().filter(|(at, _)| *at >= position).find_map(|(at, entry)| match entry {
+            mixlog_log::Entry::Data(bytes) => Some((at, bytes)),
+            mixlog_log::Entry::Junk => None,
+        });
+        let Some((at, bytes)) = data else {
+            position = block.end();
+            continue;
+        };
+        let bad = |detail: String| Err(OpenError::Entry { position: at, detail });
+        return match entry::decode(bytes) {
             Ok(entry::Content::Catalog(catalog)) => Ok(Some(catalog.procedures)),
             Ok(_) => bad("it is no catalog, where one was expected".to_owned()),
             Err(detail) => bad(detail),
-        },
-        _ => bad("it is junk, where a catalog was expected".to_owned()),
+        };
     }
 }
 

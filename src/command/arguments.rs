@@ -642,13 +642,13 @@ const REPLICA_EXAMPLES: &str = "Examples:
 Each replica has a number of threads and a window of its own: the first those asked for, the others 1,
 2, 3 .. threads. They start from the newest checkpoint, execute the rest of the log, and append their
 digests to it. One that differs from most of them is named, with tables and keys, replays one by one,
-and stops if it still differs: then the exit code is 5. The log must not be open elsewhere.";
+and stops if it still differs: then the exit code is 5. A log in a directory must not be open elsewhere.";
 
 #[derive(Debug, Args)]
 #[command(after_help = REPLICA_EXAMPLES)]
 pub(crate) struct ReplicaOptions {
-    /// The log's directory
-    #[arg(long, value_name = "DIR")]
+    /// The log's directory, or a cluster: corfu://HOST:PORT,.. or corfu+etcd://HOST:PORT,../PREFIX
+    #[arg(long, value_name = "DIR|CLUSTER")]
     pub(crate) log: PathBuf,
     /// How many replicas there are; with 3 or more, one that differs is told from the others
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=16))]

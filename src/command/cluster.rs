@@ -139,7 +139,15 @@ pub(crate) fn run(command: &ClusterCommand) -> Result<(), Failure> {
         ClusterCommand::Up(_) => unreachable!("it has a module of its own"),
         ClusterCommand::Found { cluster, chain: chains, sequencer } => {
             let chains = chains.iter().map(|text| chain(text)).collect::<Result<_, _>>()?;
-            let projection = open(cluster)?.founded(chains, SequencerNumber(*sequencer))?;
+            let home = &cluster.log;
+            let cluster = open(cluster)?;
+            if let Some(latest) = cluster.latest()? {
+                return Err(Failure::Refused(format!(
+                    "there is a cluster at {home} already, of log {} and in epoch {}: mixlog cluster add and remove change it",
+                    latest.log, latest.epoch
+                )));
+            }
+            let projection = cluster.founded(chains, SequencerNumber(*sequencer))?;
             print_to_stdout(&projection.to_string())
         }
         ClusterCommand::Status(cluster) => status(&open(cluster)?),

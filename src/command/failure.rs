@@ -161,7 +161,7 @@ impl From<StoreError> for Failure {
         let text = error.to_string();
         match error {
             StoreError::Damaged { .. } => Self::Corrupt(text),
-            StoreError::Foreign { .. } => Self::Refused(text),
+            StoreError::Foreign { .. } | StoreError::InUse { .. } => Self::Refused(text),
             _ => Self::Io(text),
         }
     }

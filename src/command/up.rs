@@ -9,6 +9,7 @@
 //! So the children end with this process, however it ends.
 
 use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,12 @@ pub(crate) fn up(options: &UpOptions) -> Result<(), Failure> {
             "{} units do not make chains of {}: --units must be a multiple of --replicas",
             options.units, options.replicas
         )));
+    }
+    fs::create_dir_all(&options.dir)?;
+    // A second one would announce its own sequencers in place of ours, before it finds that units are in use.
+    let directory = File::open(&options.dir)?;
+    if directory.try_lock().is_err() {
+        return Err(Failure::Refused(format!("{} is in use by another process", options.dir.display())));
     }
     let (events, happened) = mpsc::channel();
     let home = match &options.etcd {

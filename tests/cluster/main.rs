@@ -8,8 +8,12 @@ mod processes;
 mod tpcc;
 
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 
 use mixlog::log::SharedLog;
+use mixlog::log::corfu::{
+    Node, Reply, ReplyTo, Request, SequencerReply, SequencerRequest, SequencerVerb, Transport,
+};
 use rustix::process::Signal;
 
 use crate::processes::{Cluster, PATIENCE, goes_on, is_whole, joined, sequencer, until};
@@ -113,4 +117,75 @@ fn cluster_ended_by_signals_goes_on_where_it_was() {
     let cluster = Cluster::up(directory.path(), ANYWHERE);
     assert_eq!(mixlog(&cluster, &["digest"]), digest);
     mixlog(&cluster, &["run", "transfer", "--accounts", "500", "--transactions", "2000"]);
+}
+
+/// Exit code and stderr.
+fn fails(arguments: &[&str]) -> (i32, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_mixlog")).args(arguments).output().expect("it starts");
+    let code = output.status.code().expect("it was not killed");
+    (code, String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn refused(code: i32, arguments: &[&str], says: &str) {
+    let (found, error) = fails(arguments);
+    assert!(found == code && error.contains(says), "{arguments:?} fails with {found}, and says {error:?}");
+}
+
+#[test]
+fn commands_say_what_a_cluster_cannot_do() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name).to_str().expect("UTF-8").to_owned();
+    let cluster = Cluster::up(directory.path(), ANYWHERE);
+    let name = cluster.name();
+    refused(2, &["checkpoint", "--log", &name], "no place for checkpoints");
+    refused(2, &["backup", &name, &path("copy")], "no directory");
+    refused(2, &["log", "verify", &name], "a directory");
+    refused(2, &["cluster", "found", "--log", &name, "--chain", "1,2"], "there is a cluster");
+    refused(4, &["cluster", "add", "--log", &name, "--unit", "9", "--beside", "1"], "unit 9 did not join");
+    refused(2, &["cluster", "add", "--log", &name, "--unit", "2", "--beside", "1"], "in use");
+    refused(2, &["cluster", "remove", "--log", &name, "--unit", "99"], "no unit 99");
+
+    // A second one in the same directory leaves the first one's addresses alone.
+    let here = directory.path().to_str().expect("UTF-8");
+    refused(2, &["cluster", "up", "--listen", "127.0.0.1:0", "--dir", here], "in use by another process");
+    refused(
+        2,
+        &["projections", "--listen", "127.0.0.1:0", "--dir", &path("store")],
+        "in use by another process",
+    );
+    let address = name.strip_prefix("corfu://").expect("it has a store");
+    refused(4, &["cluster", "up", "--listen", address, "--dir", &path("other")], "cannot listen on");
+
+    let run = ["run", "transfer", "--accounts", "500", "--transactions", "500", "--log", &name];
+    assert_eq!(fails(&run).0, 0);
+    let (code, error) = fails(&["replica", "--log", &name]);
+    assert_eq!(code, 0, "{error}");
+}
+
+#[test]
+fn log_that_begins_with_junk_is_looked_into() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let cluster = Cluster::up(directory.path(), ANYWHERE);
+    let name = cluster.name();
+    // A writer takes the first position and is gone; whoever asks for the tail fills it.
+    take_a_position(&cluster);
+    let run = ["run", "transfer", "--accounts", "500", "--transactions", "500", "--log", &name];
+    assert_eq!(fails(&run).0, 0);
+    for arguments in [["digest", "--log", &name], ["log", "dump", &name]] {
+        let (code, error) = fails(&arguments);
+        assert_eq!(code, 0, "{error}");
+    }
+}
+
+fn take_a_position(cluster: &Cluster) {
+    let transport = cluster.transport();
+    let latest = until(&transport, "the cluster", is_whole);
+    let (number, _) = sequencer(&latest);
+    let (told, answer) = mpsc::channel();
+    let verb = SequencerVerb::Next { count: 1, at_least: 1 };
+    let request = Request::Sequencer(SequencerRequest { epoch: latest.epoch, verb });
+    let reply = ReplyTo::new(move |reply| drop(told.send(reply)));
+    transport.send(Node::Sequencer(number), request, reply);
+    let reply = answer.recv_timeout(PATIENCE).expect("an answer");
+    assert!(matches!(reply, Some(Reply::Sequencer(SequencerReply::Token(_)))), "{reply:?}");
 }

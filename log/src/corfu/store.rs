@@ -34,6 +34,12 @@ pub enum StoreError {
         /// What is wrong with it.
         flaw: Flaw,
     },
+    /// Another process serves the store in this directory.
+    #[error("{path} is in use by another process")]
+    InUse {
+        /// Which directory.
+        path: PathBuf,
+    },
     /// What stands at this key was not written by a projection store, or part of what was is missing.
     #[error("{key} in etcd was not left so by a projection store")]
     Foreign {
