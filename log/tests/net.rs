@@ -144,11 +144,17 @@ fn other_log_is_refused() {
 }
 
 #[test]
-fn wrong_address_of_a_store_is_told_at_once() {
+fn wrong_address_of_a_store_is_told() {
     let timing = Timing::default();
     let nobody = listener().local_addr().unwrap();
     let error = TcpTransport::connect(&Home::servers(&[nobody]), &timing).unwrap_err();
     assert!(matches!(error, NetError::Unreachable { .. }), "{error}");
+    // Connections wait for somebody to take them.
+    let silent = listener();
+    let home = Home::servers(&[silent.local_addr().unwrap()]);
+    let answer = Duration::from_millis(200);
+    let error = TcpTransport::connect(&home, &Timing { answer, ..Timing::default() }).unwrap_err();
+    assert!(error.to_string().ends_with("no answer in time"), "{error}");
     let unit = UnitServer::open(UnitNumber(3), u64::MAX, &UnitStorage::Memory).unwrap();
     let unit = Server::unit(listener(), unit).unwrap();
     let error = TcpTransport::connect(&Home::servers(&[unit.address()]), &timing).unwrap_err();

@@ -225,6 +225,11 @@ fn ask_server(
             None => match incoming.fill() {
                 Ok(true) => {}
                 Ok(false) => return Err(unreachable(io::ErrorKind::UnexpectedEof.into())),
+                // That is how a socket says that its time is over.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let silent = io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
+                    return Err(unreachable(silent));
+                }
                 Err(error) => return Err(unreachable(error)),
             },
         }
