@@ -26,8 +26,8 @@ use crate::pipeline::{self, Config, Mode, Pipeline, Progress, Shared, Until, WIN
 use crate::procedure::{Procedure, ProcedureId, Procedures, Registered};
 use crate::snapshot::Snapshot;
 use crate::stats::{Memory, Stats};
-use crate::store::{AnyTable, Indexes, MakeTable, Store, TableStore};
-use crate::table::{Key, Table, TableId, Value};
+use crate::store::{AnyTable, GranuleOf, Indexes, MakeTable, Store, TableStore};
+use crate::table::{Conflicts, Key, Table, TableId, Value};
 use crate::ticket::Ticket;
 
 /// Names what an engine consists of, and opens it.
@@ -90,16 +90,24 @@ impl Default for Builder {
 impl Builder {
     /// Adds a table.
     pub fn table<K: Key, V: Value, C: Codec<K> + Codec<V>>(mut self, table: &Table<K, V, C>) -> Self {
+        self.add_table(table, table.conflicts().map(GranuleOf::Key));
+        self
+    }
+
+    fn add_table<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        conflicts: Conflicts<GranuleOf<K>>,
+    ) {
         let description = *table;
         let make: MakeTable = Box::new(move |number, workers, indexes| -> Box<dyn AnyTable> {
             let own = indexes.extract_if(.., |(table, _)| *table == description.id());
             let own =
                 own.map(|(_, index)| *index.downcast().expect("the types of an index's table were compared"));
             let own = own.collect();
-            Box::new(TableStore::new(&description, number, workers, own))
+            Box::new(TableStore::new(&description, conflicts, number, workers, own))
         });
         self.tables.push((table.name(), TypeId::of::<Table<K, V, C>>(), make));
-        self
     }
 
     /// Adds an index of a table, which has to be added, too. It needs no place in the log: it may be added to a
@@ -111,7 +119,8 @@ impl Builder {
         let maintain: Box<dyn Maintain<K, V>> = Box::new(*index);
         self.indexes.push((index.table().id(), Box::new(maintain)));
         self.indexed.push((index.name(), index.table().name(), TypeId::of::<Table<K, V, C>>()));
-        self.table(&index.places())
+        self.add_table(&index.places(), index.conflicts());
+        self
     }
 
     /// Adds a procedure.

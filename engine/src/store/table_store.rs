@@ -46,7 +46,7 @@ use crate::footprint::Footprint;
 use crate::index::Maintain;
 use crate::interactive::Intention;
 use crate::stats::TableMemory;
-use crate::table::{Conflicts, Key, Table, TableId, Value};
+use crate::table::{Conflicts, Granule, Key, Table, TableId, Value};
 use crate::tx::{Lent, Tx};
 
 /// How many row numbers a worker takes at once.
@@ -123,12 +123,30 @@ struct Told {
     undo_bytes: AtomicU64,
 }
 
+/// The group of rows that a key belongs to, in a store.
+pub(crate) enum GranuleOf<K> {
+    /// As a table's description tells.
+    Key(Granule<K>),
+    /// As an index tells by a part of the key.
+    Part(Box<dyn Fn(&K) -> u64 + Send + Sync>),
+}
+
+impl<K> GranuleOf<K> {
+    #[inline]
+    pub(crate) fn of(&self, key: &K) -> u64 {
+        match self {
+            Self::Key(granule) => granule(key),
+            Self::Part(granule) => granule(key),
+        }
+    }
+}
+
 /// See the module's documentation.
 pub(crate) struct TableStore<K, V, C> {
     name: &'static str,
     number: u16,
     id: TableId,
-    pub(crate) conflicts: Conflicts<K>,
+    pub(crate) conflicts: Conflicts<GranuleOf<K>>,
     /// Whether no digest counts its rows.
     derived: bool,
     pub(super) row_version: u32,
@@ -151,6 +169,7 @@ unsafe impl<K: Key, V: Value, C> Send for TableStore<K, V, C> {}
 impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     pub(crate) fn new(
         table: &Table<K, V, C>,
+        conflicts: Conflicts<GranuleOf<K>>,
         number: u16,
         workers: usize,
         secondary: Vec<Box<dyn Maintain<K, V>>>,
@@ -168,7 +187,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
                 existing: 0,
             }))
         };
-        let domain = match table.conflicts() {
+        let domain = match conflicts {
             // A domain and a table of one name must not share granules by accident.
             Conflicts::Grouped { domain, .. } => TableId(TableId::of(domain).0 ^ 0x5bd1_e995_9bd1_e995),
             Conflicts::Rows | Conflicts::Watched(_) | Conflicts::Ranges => TableId(!table.id().0),
@@ -177,17 +196,17 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             name: table.name(),
             number,
             id: table.id(),
-            conflicts: table.conflicts(),
             derived: table.is_derived(),
             row_version: table.row_version(),
             secondary,
             domain,
             rows: Slab::new(),
-            index: match table.conflicts() {
+            index: match conflicts {
                 Conflicts::Ranges => Index::Leaves(Box::new((HashIndex::new(), LeafIndex::new()))),
                 _ if table.is_ordered() => Index::Ordered(Box::new(OrderedIndex::new())),
                 _ => Index::Hash(HashIndex::new()),
             },
+            conflicts,
             locals: (0..workers).map(local).collect(),
             told: (0..workers).map(|_| CachePadded::default()).collect(),
             creating: Mutex::new(()),
@@ -269,11 +288,11 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     /// The hash of the granule that the key lies in.
     #[inline]
     pub(crate) fn granule_of(&self, key: &K) -> u64 {
-        match self.conflicts {
+        match &self.conflicts {
             Conflicts::Rows => self.domain.0,
             Conflicts::Ranges => self.leaf_hash(self.leaves().leaf_of(key)),
             Conflicts::Watched(granule) | Conflicts::Grouped { granule, .. } => {
-                self.granule_hash(granule(key))
+                self.granule_hash(granule.of(key))
             }
         }
     }
@@ -782,7 +801,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
     }
 
     fn describe_granules(&self, wanted: &mut BTreeMap<u64, Option<String>>) {
-        let granule = match self.conflicts {
+        let granule = match &self.conflicts {
             Conflicts::Watched(granule) | Conflicts::Grouped { granule, .. } => granule,
             Conflicts::Ranges => {
                 for (leaf, fence) in self.leaves().fences() {
@@ -801,7 +820,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
                 return;
             }
             let Some(key) = self.key_of(id) else { continue };
-            let number = granule(&key);
+            let number = granule.of(&key);
             if let Some(unknown @ None) = wanted.get_mut(&self.granule_hash(number)) {
                 *unknown = Some(format!("granule {number}"));
                 missing -= 1;
@@ -1207,8 +1226,9 @@ mod tests {
 
     #[test]
     fn rows_without_a_value_are_given_back_though_others_change_in_every_window() {
-        let make: crate::store::MakeTable =
-            Box::new(|number, workers, _| Box::new(TableStore::new(&TABLE, number, workers, Vec::new())));
+        let make: crate::store::MakeTable = Box::new(|number, workers, _| {
+            Box::new(TableStore::new(&TABLE, Conflicts::Rows, number, workers, Vec::new()))
+        });
         let (store, mut workers) = Store::new(vec![make], Vec::new(), 1);
         let worker = &mut workers[0];
         for number in (0..20_000).step_by(2) {
