@@ -29,6 +29,7 @@ use std::sync::{Mutex, RwLock};
 
 use crossbeam_utils::CachePadded;
 use mixlog_mixer::Mode;
+use smallvec::SmallVec;
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
 use super::arena::Arena;
@@ -695,14 +696,48 @@ pub(crate) struct Rows<'a, K> {
     tree: &'a RwLock<BTreeMap<K, RowId>>,
     /// What is not taken yet; `None` when nothing is left.
     bounds: Option<(Bound<K>, Bound<K>)>,
-    front: VecDeque<RowId>,
+    front: Taken,
     /// Rows behind all others, last one first.
-    back: VecDeque<RowId>,
+    back: Taken,
+}
+
+/// Rows taken from one end of a range, the outermost first.
+#[derive(Default)]
+struct Taken {
+    ids: SmallVec<[RowId; Self::FIRST]>,
+    /// So many were given away from the start.
+    given: usize,
+}
+
+impl Taken {
+    /// How many rows are taken at first, most callers want one or a few, and from then on.
+    const FIRST: usize = 6;
+    const MOST: usize = 32;
+
+    /// Rows to be taken next, when all are given away.
+    fn refill(&mut self) -> usize {
+        let count = if self.ids.is_empty() { Self::FIRST } else { Self::MOST };
+        self.ids.clear();
+        self.given = 0;
+        count
+    }
+
+    fn is_empty(&self) -> bool {
+        self.given == self.ids.len()
+    }
+
+    fn pop_outermost(&mut self) -> Option<RowId> {
+        let id = *self.ids.get(self.given)?;
+        self.given += 1;
+        Some(id)
+    }
+
+    fn pop_innermost(&mut self) -> Option<RowId> {
+        if self.is_empty() { None } else { self.ids.pop() }
+    }
 }
 
 impl<'a, K: Key> Rows<'a, K> {
-    const MOST: usize = 32;
-
     /// Nothing if there is no tree, or the range is backwards: that is empty, not a panic.
     fn of(tree: Option<&'a RwLock<BTreeMap<K, RowId>>>, range: &impl RangeBounds<K>) -> Option<Self> {
         let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
@@ -713,21 +748,21 @@ impl<'a, K: Key> Rows<'a, K> {
             _ => false,
         };
         let tree = tree.filter(|_| !empty)?;
-        Some(Self { tree, bounds: Some(bounds), front: VecDeque::new(), back: VecDeque::new() })
+        Some(Self { tree, bounds: Some(bounds), front: Taken::default(), back: Taken::default() })
     }
 
-    /// Takes rows from one end of what is left: one at first, then more, since most callers want one row.
+    /// Takes rows from one end of what is left: few at first, then more.
     fn take(&mut self, from_back: bool) {
         let Some((from, to)) = &self.bounds else { return };
         let tree = self.tree.read().expect("no panic under the lock of a tree");
         let mut range = tree.range((from.as_ref(), to.as_ref()));
         let taken = if from_back { &mut self.back } else { &mut self.front };
-        let count = if taken.capacity() == 0 { 1 } else { Self::MOST };
+        let count = taken.refill();
         let mut last = None;
-        while taken.len() < count
+        while taken.ids.len() < count
             && let Some((key, &id)) = if from_back { range.next_back() } else { range.next() }
         {
-            taken.push_back(id);
+            taken.ids.push(id);
             last = Some(key);
         }
         // The next row outside of what was taken is the new border: if there is none, nothing is left.
@@ -749,7 +784,7 @@ impl<K: Key> Iterator for Rows<'_, K> {
         if self.front.is_empty() {
             self.take(false);
         }
-        self.front.pop_front().or_else(|| self.back.pop_back())
+        self.front.pop_outermost().or_else(|| self.back.pop_innermost())
     }
 }
 
@@ -758,7 +793,7 @@ impl<K: Key> DoubleEndedIterator for Rows<'_, K> {
         if self.back.is_empty() {
             self.take(true);
         }
-        self.back.pop_front().or_else(|| self.front.pop_back())
+        self.back.pop_outermost().or_else(|| self.front.pop_innermost())
     }
 }
 
