@@ -42,6 +42,7 @@ pub struct Builder {
     window: u32,
     mode: Mode,
     paranoid: u32,
+    unguarded: bool,
     lanes: usize,
     max_in_flight: usize,
     retain: u64,
@@ -74,6 +75,7 @@ impl Default for Builder {
             window: 256,
             mode: Mode::Auto,
             paranoid: 0,
+            unguarded: false,
             lanes: crate::ahead::LANES,
             max_in_flight: 1 << 20,
             retain: 0,
@@ -167,6 +169,19 @@ impl Builder {
     /// and two hashes for every row that it changes. For tests, and for a replica that lags anyway.
     pub const fn paranoid(mut self, one_in: u32) -> Self {
         self.paranoid = one_in;
+        self
+    }
+
+    /// Lets transactions that run in parallel touch what they did not declare, unnoticed. To inject a fault that the guard
+    /// would stop, for tests of what finds it later.
+    ///
+    /// # Safety
+    /// Procedures keep undeclared accesses to one row apart themselves, in a way that makes the one see the other: what
+    /// the schedule does for those that are declared.
+    #[doc(hidden)]
+    #[allow(unsafe_code)]
+    pub const unsafe fn unguarded(mut self) -> Self {
+        self.unguarded = true;
         self
     }
 
@@ -302,8 +317,15 @@ impl Builder {
             self.membership.is_some(),
         ));
         let (threads, window, mode, paranoid) = (self.threads, self.window, self.mode, self.paranoid);
-        let config =
-            Config { threads, window, mode, paranoid, lanes: self.lanes, one_by_one_before: position };
+        let config = Config {
+            threads,
+            window,
+            mode,
+            paranoid,
+            unguarded: self.unguarded,
+            lanes: self.lanes,
+            one_by_one_before: position,
+        };
         let pipeline = Pipeline::new(shared, workers, config).map_err(|error| {
             OpenError::Configuration(format!("cannot start {} threads: {error}", self.threads))
         })?;
