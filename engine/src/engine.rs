@@ -26,8 +26,8 @@ use crate::pipeline::{self, Config, Mode, Pipeline, Progress, Shared, Until, WIN
 use crate::procedure::{Procedure, ProcedureId, Procedures, Registered};
 use crate::snapshot::Snapshot;
 use crate::stats::{Memory, Stats};
-use crate::store::{AnyTable, Indexes, MakeTable, Store, TableStore};
-use crate::table::{Key, Table, TableId, Value};
+use crate::store::{AnyTable, GranuleOf, Indexes, MakeTable, Store, TableStore};
+use crate::table::{Conflicts, Key, Table, TableId, Value};
 use crate::ticket::Ticket;
 
 /// Names what an engine consists of, and opens it.
@@ -42,6 +42,7 @@ pub struct Builder {
     window: u32,
     mode: Mode,
     paranoid: u32,
+    unguarded: bool,
     lanes: usize,
     max_in_flight: usize,
     retain: u64,
@@ -74,6 +75,7 @@ impl Default for Builder {
             window: 256,
             mode: Mode::Auto,
             paranoid: 0,
+            unguarded: false,
             lanes: crate::ahead::LANES,
             max_in_flight: 1 << 20,
             retain: 0,
@@ -90,16 +92,24 @@ impl Default for Builder {
 impl Builder {
     /// Adds a table.
     pub fn table<K: Key, V: Value, C: Codec<K> + Codec<V>>(mut self, table: &Table<K, V, C>) -> Self {
+        self.add_table(table, table.conflicts().map(GranuleOf::Key));
+        self
+    }
+
+    fn add_table<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        conflicts: Conflicts<GranuleOf<K>>,
+    ) {
         let description = *table;
         let make: MakeTable = Box::new(move |number, workers, indexes| -> Box<dyn AnyTable> {
             let own = indexes.extract_if(.., |(table, _)| *table == description.id());
             let own =
                 own.map(|(_, index)| *index.downcast().expect("the types of an index's table were compared"));
             let own = own.collect();
-            Box::new(TableStore::new(&description, number, workers, own))
+            Box::new(TableStore::new(&description, conflicts, number, workers, own))
         });
         self.tables.push((table.name(), TypeId::of::<Table<K, V, C>>(), make));
-        self
     }
 
     /// Adds an index of a table, which has to be added, too. It needs no place in the log: it may be added to a
@@ -111,7 +121,8 @@ impl Builder {
         let maintain: Box<dyn Maintain<K, V>> = Box::new(*index);
         self.indexes.push((index.table().id(), Box::new(maintain)));
         self.indexed.push((index.name(), index.table().name(), TypeId::of::<Table<K, V, C>>()));
-        self.table(&index.places())
+        self.add_table(&index.places(), index.conflicts());
+        self
     }
 
     /// Adds a procedure.
@@ -158,6 +169,19 @@ impl Builder {
     /// and two hashes for every row that it changes. For tests, and for a replica that lags anyway.
     pub const fn paranoid(mut self, one_in: u32) -> Self {
         self.paranoid = one_in;
+        self
+    }
+
+    /// Lets transactions that run in parallel touch what they did not declare, unnoticed. To inject a fault that the guard
+    /// would stop, for tests of what finds it later.
+    ///
+    /// # Safety
+    /// Procedures keep undeclared accesses to one row apart themselves, in a way that makes the one see the other: what
+    /// the schedule does for those that are declared.
+    #[doc(hidden)]
+    #[allow(unsafe_code)]
+    pub const unsafe fn unguarded(mut self) -> Self {
+        self.unguarded = true;
         self
     }
 
@@ -293,8 +317,15 @@ impl Builder {
             self.membership.is_some(),
         ));
         let (threads, window, mode, paranoid) = (self.threads, self.window, self.mode, self.paranoid);
-        let config =
-            Config { threads, window, mode, paranoid, lanes: self.lanes, one_by_one_before: position };
+        let config = Config {
+            threads,
+            window,
+            mode,
+            paranoid,
+            unguarded: self.unguarded,
+            lanes: self.lanes,
+            one_by_one_before: position,
+        };
         let pipeline = Pipeline::new(shared, workers, config).map_err(|error| {
             OpenError::Configuration(format!("cannot start {} threads: {error}", self.threads))
         })?;
