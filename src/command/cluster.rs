@@ -62,6 +62,19 @@ impl Cluster {
     ) -> Result<Arc<Projection>, Failure> {
         let log = LogId::random();
         self.tcp.pin(log);
+        // A unit that has joined is of this log for ever, also if the other ones are not there and nothing comes of
+        // it. So nobody is asked to join before all of them answer.
+        let mut nodes: Vec<Node> = chains.iter().flatten().copied().map(Node::Unit).collect();
+        nodes.push(Node::Sequencer(sequencer));
+        let blank = Projection::blank(log, WIDTH);
+        let asked: Vec<_> = nodes.into_iter().map(|node| (node, ask(self, &blank, node))).collect();
+        for (node, answer) in asked {
+            if !matches!(answer.recv_timeout(self.timing.answer), Ok(Some(_))) {
+                return Err(Failure::Io(format!(
+                    "{node} does not answer: does it run, and is it of no other log? Nothing was changed; try again"
+                )));
+            }
+        }
         made(corfu::found(&self.transport, &self.timing, log, chains, sequencer, WIDTH, Some(PATIENCE)))
     }
 
