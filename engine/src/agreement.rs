@@ -24,13 +24,26 @@ use std::fmt;
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use mixlog_log::Position;
+use mixlog_log::{Batch, Position, SharedLog};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::entry;
+use crate::error::SubmitError;
 use crate::pipeline::WINDOW_GRID;
 use crate::snapshot::Snapshot;
 use crate::store::Store;
+
+/// Appends entries that do nothing until the next multiple of [`WINDOW_GRID`], and tells the position that they are on.
+pub(crate) fn pad(log: &dyn SharedLog) -> Result<Position, SubmitError> {
+    let tail = log.tail().tail;
+    let mut batch = Batch::new();
+    for _ in 0..WINDOW_GRID - tail.0 % WINDOW_GRID {
+        batch.push_with(entry::encode_padding);
+    }
+    let end = log.append(&batch)?.wait()?.end;
+    Ok(Position(end.0 / WINDOW_GRID * WINDOW_GRID - 1))
+}
 
 /// Into how many buckets the keys of a table are thrown.
 pub(crate) const BUCKETS: usize = 32;

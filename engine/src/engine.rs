@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mixlog_log::{Batch, Durability, Position, SharedLog};
 
-use crate::agreement::{Membership, Watch};
+use crate::agreement::{self, Membership, Watch};
 use crate::checkpoint::{self, Backup, BackupError, Checkpoint, CheckpointError, Keeper, OnLoad, Recovery};
 use crate::clients::{ANSWERS, Client, ClientId, Forget};
 use crate::codec::Codec;
@@ -615,13 +615,7 @@ impl Engine {
     /// # Errors
     /// [`SubmitError`]: nothing was appended.
     pub fn pad(&self) -> Result<Position, SubmitError> {
-        let tail = self.log.tail().tail;
-        let mut batch = Batch::new();
-        for _ in 0..WINDOW_GRID - tail.0 % WINDOW_GRID {
-            batch.push_with(entry::encode_padding);
-        }
-        let end = self.log.append(&batch)?.wait()?.end;
-        Ok(Position(end.0 / WINDOW_GRID * WINDOW_GRID - 1))
+        agreement::pad(&*self.log)
     }
 
     /// Writes the newest committed state to a new directory, as a log with a checkpoint that opens: transactions go on

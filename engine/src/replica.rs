@@ -17,11 +17,11 @@ use std::time::{Duration, Instant};
 
 use mixlog_log::{Position, SharedLog};
 
-use crate::agreement::{Divergence, Watch, name_keys};
+use crate::agreement::{self, Divergence, Watch, name_keys};
 use crate::checkpoint::{self, Recovery};
 use crate::digest::Digest;
 use crate::engine::{Builder, Built};
-use crate::error::OpenError;
+use crate::error::{OpenError, SubmitError};
 use crate::observe;
 use crate::pipeline::{self, Pipeline, Shared, Until};
 use crate::snapshot::Snapshot;
@@ -126,6 +126,21 @@ impl Replica {
     #[must_use]
     pub fn agreed(&self, members: usize) -> Option<Position> {
         self.shared().agreed.by(members)
+    }
+
+    /// As [`Engine::wait_agreed`](crate::Engine::wait_agreed), but a repair that starts meanwhile ends it, too.
+    #[must_use]
+    pub fn wait_agreed(&self, position: Position, members: usize, timeout: Duration) -> bool {
+        let shared = self.shared();
+        shared.agreed.wait(position, members, timeout, || shared.in_flight.stopped().is_some())
+    }
+
+    /// As [`Engine::pad`](crate::Engine::pad).
+    ///
+    /// # Errors
+    /// [`SubmitError`]: nothing was appended.
+    pub fn pad(&self) -> Result<Position, SubmitError> {
+        agreement::pad(&*self.inner.log)
     }
 
     /// What was counted since it started, or since its last repair.

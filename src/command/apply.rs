@@ -9,17 +9,17 @@
 
 use std::io::{self, BufRead, BufWriter, Read, Write};
 use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, RwLock};
 use std::thread;
 
 use mixlog::kv::{self, Answer, Json, Transaction};
 use mixlog::log::AppendError;
-use mixlog::{Engine, Outcome, SubmitError, Ticket};
+use mixlog::{Engine, Outcome, Position, SubmitError, Ticket};
 use serde::Serialize;
 
 use super::arguments::ApplyOptions;
 use super::failure::Failure;
-use super::run::{is_read, open_engine, open_log};
+use super::run::{is_read, open_engine, open_log, wait_agreed};
 
 /// How many transactions wait for their answer to be printed, at most.
 const IN_FLIGHT: usize = 4_096;
@@ -38,33 +38,39 @@ enum Item {
 }
 
 /// The engine, until it is closed. The reader may be waiting for a line that never comes, so it does not own it.
-type Shared = Arc<Mutex<Option<Engine>>>;
+type Shared = Arc<RwLock<Option<Engine>>>;
 
 /// Applies what comes on stdin until it ends.
 pub(crate) fn apply(options: &ApplyOptions) -> Result<(), Failure> {
     let (log, _directory) = open_log(Some(&options.log), options.durability, &options.keep)?;
-    let builder = options.keep.apply(options.engine.apply(kv::register(Engine::builder())));
-    let engine: Shared = Arc::new(Mutex::new(Some(open_engine(builder, log, "apply")?)));
+    let membership = options.agree.membership()?;
+    let mut builder = options.keep.apply(options.engine.apply(kv::register(Engine::builder())));
+    if let Some((membership, _)) = &membership {
+        builder = builder.member(membership.clone());
+    }
+    let engine: Shared = Arc::new(RwLock::new(Some(open_engine(builder, log, "apply")?)));
+    let members = membership.and_then(|(_, members)| members);
+    let agreement = Agreement { engine: Arc::clone(&engine), members };
     let (sender, receiver) = mpsc::sync_channel(IN_FLIGHT);
     let reader = Arc::clone(&engine);
     thread::Builder::new()
         .name("mixlog-stdin".to_owned())
         .spawn(move || submit_lines(io::stdin().lock(), &reader, &sender))?;
-    let printed = print_answers(&receiver);
+    let printed = print_answers(&receiver, &agreement);
     // If the engine stopped, it knows better than its submissions why.
-    let engine = engine.lock().expect("no panic while submitting").take();
+    let engine = engine.write().expect("no panic while submitting").take();
     engine.map_or(Ok(()), Engine::close)?;
     printed
 }
 
 /// Submits line after line, until they end, or nobody wants answers any more.
-fn submit_lines(stdin: impl BufRead, engine: &Mutex<Option<Engine>>, items: &SyncSender<Item>) {
+fn submit_lines(stdin: impl BufRead, engine: &RwLock<Option<Engine>>, items: &SyncSender<Item>) {
     let mut lines = Lines { stdin, buffer: Vec::new(), number: 0 };
     loop {
         let item = match lines.next_transaction() {
             Ok(None) => return,
             Ok(Some(Ok(transaction))) => {
-                let engine = engine.lock().expect("no panic while submitting");
+                let engine = engine.read().expect("no panic while submitting");
                 // The printer closed it, and is gone.
                 let Some(engine) = &*engine else { return };
                 submit(engine, transaction, lines.number)
@@ -126,7 +132,7 @@ fn parse(line: &[u8]) -> Result<Transaction, String> {
 }
 
 /// Prints answers in the order of the lines. Whenever the next one is not there yet, the others are flushed.
-fn print_answers(items: &Receiver<Item>) -> Result<(), Failure> {
+fn print_answers(items: &Receiver<Item>, agreement: &Agreement) -> Result<(), Failure> {
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     loop {
         let item = match items.try_recv() {
@@ -143,7 +149,10 @@ fn print_answers(items: &Receiver<Item>) -> Result<(), Failure> {
                 if !ticket.is_done() {
                     still_read(out.flush())?;
                 }
-                answer_line(id.as_deref(), ticket)
+                answer(ticket).and_then(|answer| {
+                    agreement.wait(answer.position(), || still_read(out.flush()))?;
+                    answer_line(id.as_deref(), &answer)
+                })
             }
             Item::Malformed { line, error } => json(&ErrorLine { line, error: &error }),
             Item::Failed(failure) => Err(failure),
@@ -191,18 +200,45 @@ fn json(line: &impl Serialize) -> Result<String, Failure> {
     serde_json::to_string(line).map_err(|error| Failure::Bug(format!("an answer is no JSON: {error}")))
 }
 
+/// How many members have to come to the same result before an answer is given.
+struct Agreement {
+    engine: Shared,
+    /// `None`: nobody is waited for.
+    members: Option<usize>,
+}
+
+impl Agreement {
+    /// Waits for the members; `before` is called if they do not agree yet.
+    fn wait(&self, position: Position, before: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+        let engine = self.engine.read().expect("no panic while submitting");
+        let (Some(engine), Some(members)) = (&*engine, self.members) else { return Ok(()) };
+        if engine.agreed(members) >= Some(position) {
+            return Ok(());
+        }
+        before()?;
+        wait_agreed(engine, position, members)?;
+        if engine.has_stopped() {
+            return Err(Failure::Io(format!("the engine stopped before {members} members agreed")));
+        }
+        Ok(())
+    }
+}
+
 /// Waits for the transaction's answer.
-fn answer_line(id: Option<&str>, ticket: Ticket<Transaction>) -> Result<String, Failure> {
-    let answer = match ticket.wait() {
-        Ok(Outcome::Committed { output, .. }) => output,
+fn answer(ticket: Ticket<Transaction>) -> Result<Answer, Failure> {
+    match ticket.wait() {
+        Ok(Outcome::Committed { output, .. }) => Ok(output),
         Ok(Outcome::Aborted { reason, .. }) => match reason {},
         Ok(Outcome::Panicked { position, message }) => {
-            return Err(Failure::Bug(format!("the transaction at position {position} panicked: {message}")));
+            Err(Failure::Bug(format!("the transaction at position {position} panicked: {message}")))
         }
-        Err(error) => return Err(Failure::Io(error.to_string())),
-    };
+        Err(error) => Err(Failure::Io(error.to_string())),
+    }
+}
+
+fn answer_line(id: Option<&str>, answer: &Answer) -> Result<String, Failure> {
     let position = [answer.position().0, 0];
-    match &answer {
+    match answer {
         Answer::Committed { results, .. } => {
             json(&AnswerLine { id, position, status: "committed", results, reason: None })
         }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mixlog::log::corfu::{Home, HomeError};
 use mixlog::log::file;
-use mixlog::{Mode, Position, checkpoint};
+use mixlog::{Membership, Mode, Position, checkpoint};
+
+use super::failure::Failure;
 
 const EXIT_CODES: &str = "Exit codes:
   0  everything went well, and every check passed
@@ -361,6 +363,62 @@ impl EngineOptions {
     }
 }
 
+/// Comparing digests with other processes that execute the same log.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Members of one log")]
+pub(crate) struct MemberOptions {
+    /// What this one is called among those that compare digests through the log. One that is not among the members
+    /// casts no vote, and compares all the same
+    #[arg(long, value_name = "NAME", requires = "members")]
+    pub(crate) member: Option<String>,
+    /// What all that vote are called: the same list for each of them
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',', requires = "member")]
+    pub(crate) members: Vec<String>,
+}
+
+impl MemberOptions {
+    /// Who this one is, if it is one of several.
+    pub(crate) fn membership(&self) -> Result<Option<Membership>, Failure> {
+        let Some(name) = &self.member else { return Ok(None) };
+        let mut names = self.members.clone();
+        names.sort_unstable();
+        names.dedup();
+        if names.len() < 2 || names.len() != self.members.len() || names[0].is_empty() || name.is_empty() {
+            return Err(Failure::Refused(format!(
+                "--members names two or more different members, as in --members a,b,c, and not {:?}",
+                self.members.join(",")
+            )));
+        }
+        Ok(Some(Membership::new(name, self.members.clone())))
+    }
+}
+
+/// Answering when several members came to the same result.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Members of one log")]
+pub(crate) struct AgreeOptions {
+    #[command(flatten)]
+    pub(crate) member: MemberOptions,
+    /// Wait until so many members agree: apply with each answer, run at its end. Entries that do nothing are appended
+    /// where that makes them vote sooner
+    #[arg(long, value_name = "K", requires = "member", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) agree: Option<u16>,
+}
+
+impl AgreeOptions {
+    /// Who this one is, and how many are to agree.
+    pub(crate) fn membership(&self) -> Result<Option<(Membership, Option<usize>)>, Failure> {
+        let Some(membership) = self.member.membership()? else { return Ok(None) };
+        match self.agree {
+            Some(agree) if usize::from(agree) > membership.members.len() => Err(Failure::Refused(format!(
+                "{agree} members cannot agree: there are {}",
+                membership.members.len()
+            ))),
+            agree => Ok(Some((membership, agree.map(usize::from)))),
+        }
+    }
+}
+
 /// What becomes of the log, and of the state before it.
 #[derive(Clone, Copy, Debug, Args)]
 #[command(next_help_heading = "Checkpoints and files")]
@@ -458,6 +516,8 @@ pub(crate) struct RunOptions {
     pub(crate) progress: Option<u64>,
     #[command(flatten)]
     pub(crate) keep: KeepOptions,
+    #[command(flatten)]
+    pub(crate) agree: AgreeOptions,
     #[command(flatten)]
     pub(crate) workload_options: WorkloadOptions,
 }
@@ -563,6 +623,8 @@ pub(crate) struct ApplyOptions {
     pub(crate) durability: Option<Durability>,
     #[command(flatten)]
     pub(crate) keep: KeepOptions,
+    #[command(flatten)]
+    pub(crate) agree: AgreeOptions,
 }
 
 const STATE_EXAMPLES: &str = "Examples:
@@ -638,11 +700,18 @@ pub(crate) struct CheckpointOptions {
 const REPLICA_EXAMPLES: &str = "Examples:
   mixlog replica --log /var/tmp/bank
   mixlog replica --log /var/tmp/bank --replicas 5
+  mixlog replica --log corfu://127.0.0.1:4500 --member b --members a,b,c
+  mixlog run tpcc --log corfu://127.0.0.1:4500 --member a --members a,b,c --agree 2
 
-Each replica has a number of threads and a window of its own: the first those asked for, the others 1,
+Without --member all replicas are in this process: each replica has a number of threads and a window of its own: the first those asked for, the others 1,
 2, 3 .. threads. They start from the newest checkpoint, execute the rest of the log, and append their
 digests to it. One that differs from most of them is named, with tables and keys, replays one by one,
-and stops if it still differs: then the exit code is 5. A log in a directory must not be open elsewhere.";
+and stops if it still differs: then the exit code is 5. A log in a directory must not be open elsewhere.
+
+With --member this process is one replica of several, on a cluster's log: it follows what the others
+append and votes on it, until it is stopped. It waits for the log's first entry, says how far it is
+when that changes, and ends with exit code 5 if it differs from most of them for good; a repair is
+told. A replica that was killed is started again with the same name.";
 
 #[derive(Debug, Args)]
 #[command(after_help = REPLICA_EXAMPLES)]
@@ -651,8 +720,13 @@ pub(crate) struct ReplicaOptions {
     #[arg(long, value_name = "DIR|CLUSTER")]
     pub(crate) log: PathBuf,
     /// How many replicas there are; with 3 or more, one that differs is told from the others
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=16))]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=16), conflicts_with = "member")]
     pub(crate) replicas: u8,
+    #[command(flatten)]
+    pub(crate) member: MemberOptions,
+    /// End when all members agree on what is in the log now
+    #[arg(long, requires = "member")]
+    pub(crate) once: bool,
     #[command(flatten)]
     pub(crate) engine: EngineOptions,
     #[command(flatten)]

@@ -1,32 +1,49 @@
-//! `mixlog replica`: several engines on one log, which compare.
+//! `mixlog replica`: engines on one log, which compare; several in this process, or one of several processes.
 
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mixlog::log::{FileLog, SharedLog, file};
-use mixlog::{Engine, Membership, Replica};
+use mixlog::{Engine, Membership, Position, Replica};
 
-use super::arguments::ReplicaOptions;
+use super::arguments::{KeepOptions, ReplicaOptions};
 use super::cluster;
 use super::failure::Failure;
 use super::inspect::procedures;
-use super::run::{open_engine, print_to_stdout};
+use super::run::{LOOK, open_engine, print_to_stdout};
 use super::workload;
 
-/// How long to wait for votes before it is looked whether somebody stopped.
-const LOOK: Duration = Duration::from_millis(50);
+/// How often a follower says how far it is, at most.
+const SAY: Duration = Duration::from_secs(1);
 
-/// Executes a log on several replicas, until they agree or cannot.
+/// Executes a log on several replicas, or as one of them.
 pub(crate) fn replica(options: &ReplicaOptions) -> Result<(), Failure> {
-    let log: Arc<dyn SharedLog> = match cluster::named(&options.log) {
-        Some(home) => cluster::log(&home?)?,
+    match options.member.membership()? {
+        None => several(options),
+        Some(membership) => one(options, &membership),
+    }
+}
+
+fn open(log: &Path, keep: &KeepOptions) -> Result<Arc<dyn SharedLog>, Failure> {
+    match cluster::named(log) {
+        Some(home) => cluster::log(&home?),
         None => {
-            let config = file::Config { create: file::Create::Never, ..options.keep.files() };
-            Arc::new(FileLog::open(&options.log, config)?)
+            let config = file::Config { create: file::Create::Never, ..keep.files() };
+            Ok(Arc::new(FileLog::open(log, config)?))
         }
-    };
+    }
+}
+
+fn empty() -> Failure {
+    Failure::Refused("the log is empty".to_owned())
+}
+
+/// Runs replicas in this process until they agree or cannot.
+fn several(options: &ReplicaOptions) -> Result<(), Failure> {
+    let log = open(&options.log, &options.keep)?;
     let Some(procedures) = procedures(&*log)? else {
-        return Err(Failure::Refused("the log is empty".to_owned()));
+        return Err(empty());
     };
     let count = usize::from(options.replicas);
     let names: Vec<_> = (1..=count).map(|number| format!("replica-{number}")).collect();
@@ -66,4 +83,93 @@ pub(crate) fn replica(options: &ReplicaOptions) -> Result<(), Failure> {
         replica.close()?;
     }
     print_to_stdout(&format!("{repaired}position {position}\nreplicas {count}\ndigest {digest}\n"))
+}
+
+/// Follows the log as one of its members, until all agree on what is in it now, or for ever.
+fn one(options: &ReplicaOptions, membership: &Membership) -> Result<(), Failure> {
+    let log = open(&options.log, &options.keep)?;
+    let shared = cluster::named(&options.log).is_some();
+    let names = match procedures(&*log)? {
+        Some(names) => names,
+        None if shared => first_procedures(&*log)?,
+        None => return Err(empty()),
+    };
+    drop(workload::register(&names, Engine::builder())?);
+    let (engine, keep, own) = (options.engine, options.keep, membership.clone());
+    let make = move || {
+        // The names were found to be known a moment ago.
+        let builder = workload::register(&names, Engine::builder()).unwrap_or_default();
+        keep.apply(engine.apply(builder)).member(own.clone())
+    };
+    let replica = Replica::follow(make, log)?;
+    let count = membership.members.len();
+    eprintln!("mixlog: {} of {} follows the log", membership.name, membership.members.join(", "));
+    let until = if options.once { Some(replica.pad()?) } else { None };
+    let mut said = Said::default();
+    while replica.failed().is_none() {
+        let agreed = replica.agreed(count);
+        if until.is_some_and(|until| agreed >= Some(until)) {
+            said.say(&replica, count, true)?;
+            break;
+        }
+        said.say(&replica, count, false)?;
+        match until {
+            Some(until) => drop(replica.wait_agreed(until, count, LOOK)),
+            None => {
+                let next = replica.position().map_or(Position::ZERO, Position::next);
+                let _ = replica.wait(next, LOOK);
+            }
+        }
+    }
+    replica.close().map_err(Failure::from)
+}
+
+/// The procedures that the log's entries call, when there are any.
+fn first_procedures(log: &dyn SharedLog) -> Result<Vec<String>, Failure> {
+    let mut waits = false;
+    loop {
+        if let Some(names) = procedures(log)? {
+            return Ok(names);
+        }
+        if !waits {
+            eprintln!("mixlog: the log is empty; waiting for its first entry");
+            waits = true;
+        }
+        log.wait_past(log.tail().tail, Some(SAY))?;
+    }
+}
+
+/// What a follower has said.
+#[derive(Default)]
+struct Said {
+    position: Option<Position>,
+    agreed: Option<Position>,
+    repairs: usize,
+    last: Option<Instant>,
+}
+
+impl Said {
+    /// Says how far the replica is if that changed, once in a while or `now`, and of each repair.
+    fn say(&mut self, replica: &Replica, members: usize, now: bool) -> Result<(), Failure> {
+        let divergences = replica.divergences();
+        for divergence in divergences.iter().skip(self.repairs).filter(|divergence| divergence.repaired) {
+            print_to_stdout(&format!("repaired: {divergence}\n"))?;
+            self.repairs += 1;
+        }
+        let due = now || self.last.is_none_or(|last| last.elapsed() >= SAY);
+        let digest = replica.digest();
+        let (position, agreed) = (digest.position, replica.agreed(members));
+        if due && (position, agreed) != (self.position, self.agreed) {
+            let text = |position: Option<Position>| {
+                position.map_or_else(|| "none".to_owned(), |position| position.to_string())
+            };
+            print_to_stdout(&format!(
+                "position {} agreed {} digest {digest}\n",
+                text(position),
+                text(agreed)
+            ))?;
+            (self.position, self.agreed, self.last) = (position, agreed, Some(Instant::now()));
+        }
+        Ok(())
+    }
 }

@@ -134,9 +134,21 @@ impl Visit for Run<'_> {
         }
         // The temporary directory goes last, after the log was closed.
         let (log, _directory) = open_log(options.log.as_deref(), options.durability, &options.keep)?;
+        let membership = options.agree.membership()?;
         let builder = options.keep.apply(options.engine.apply(workload.register(Engine::builder())));
+        let builder = match &membership {
+            Some((membership, _)) => builder.member(membership.clone()),
+            None => builder,
+        };
         let engine = open_engine(builder, log, &workload.name())?;
         let report = populate_and_run(&engine, workload, options);
+        if let (Some((_, agree)), Ok(_)) = (membership, &report) {
+            // The others vote on all of it.
+            let position = engine.pad()?;
+            if let Some(members) = agree {
+                wait_agreed(&engine, position, members)?;
+            }
+        }
         // Whoever waits for a ticket learns that the engine has stopped; the engine knows what for.
         match (engine.close(), report) {
             (Err(error @ OpenError::NotDeterministic { .. }), _) => Err(error.into()),
@@ -189,6 +201,31 @@ fn populate_and_run<W: Workload>(
     })?;
     line.clear();
     Ok((report, options.engine.explain.map(|_| engine.explain())))
+}
+
+/// How long to wait for votes before it is looked whether anything is wrong.
+pub(super) const LOOK: Duration = Duration::from_millis(50);
+
+/// How often those are asked for a vote who may have come too late for the one before.
+const ASK: Duration = Duration::from_secs(1);
+
+/// Waits until so many members agree on all up to a position, or the engine stops, which closing it will tell.
+pub(super) fn wait_agreed(engine: &Engine, position: Position, members: usize) -> Result<(), Failure> {
+    let (mut line, begun) = (Line::new(), Instant::now());
+    let mut asked: Option<Instant> = None;
+    // A busy log comes to the next vote by itself.
+    while !engine.wait_agreed(position, members, LOOK) && !engine.has_stopped() {
+        if asked.is_none_or(|asked| asked.elapsed() >= ASK) {
+            engine.pad()?;
+            asked = Some(Instant::now());
+        }
+        line.show(|| {
+            let seconds = begun.elapsed().as_secs();
+            format!("waiting for {members} members to agree on position {position}: {seconds} s")
+        });
+    }
+    line.clear();
+    Ok(())
 }
 
 pub(super) fn clear_line() {

@@ -5,6 +5,7 @@
 //! one, must give the digest of the engine that ran meanwhile: so nothing that it acknowledged is lost.
 
 mod processes;
+mod replicas;
 mod tpcc;
 
 use std::process::{Command, Stdio};
@@ -117,6 +118,18 @@ fn cluster_ended_by_signals_goes_on_where_it_was() {
     let cluster = Cluster::up(directory.path(), ANYWHERE);
     assert_eq!(mixlog(&cluster, &["digest"]), digest);
     mixlog(&cluster, &["run", "transfer", "--accounts", "500", "--transactions", "2000"]);
+}
+
+#[test]
+fn replicas_in_other_processes_agree_with_a_run_though_one_is_killed() {
+    let directory = tempfile::tempdir().expect("a directory");
+    replicas::agree_with_a_run_though_one_is_killed(&Cluster::up(directory.path(), ANYWHERE));
+}
+
+#[test]
+fn answers_wait_until_members_agree() {
+    let directory = tempfile::tempdir().expect("a directory");
+    replicas::keep_answers_back_until_they_agree(&Cluster::up(directory.path(), ANYWHERE));
 }
 
 /// Exit code and stderr.
