@@ -1,0 +1,73 @@
+//! What each worker keeps of a table: versions to put back or to retain, numbers of rows, counts.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+
+use crate::store::WindowEnd;
+use crate::store::arena::Arena;
+use crate::store::row::{Stamp, Version};
+use crate::store::slab::RowId;
+
+/// What a worker keeps of a table.
+pub(super) struct Local<V> {
+    /// The first changes of rows: those of retained windows, then those of the window at hand.
+    pub(super) versions: Arena<Version<V>>,
+    /// The windows of which versions are retained, oldest first: first stamp, and how many versions.
+    pub(super) retained: VecDeque<(Stamp, usize)>,
+    /// How many versions are retained.
+    pub(super) retained_len: usize,
+    /// Rows that the window had changed before, as they were before the running transaction.
+    pub(super) within: Arena<Version<V>>,
+    pub(super) numbers: Range<RowId>,
+    /// Numbers given back, with the window in which that was; oldest first.
+    pub(super) free: VecDeque<(u64, RowId)>,
+    /// Rows without a value that a snapshot may need, or that were not looked at yet.
+    pub(super) absent: VecDeque<RowId>,
+    /// Rows with a value, and rows in the index: what this worker added, less what it took away.
+    pub(super) with_value: i64,
+    pub(super) existing: i64,
+}
+
+impl<V> Local<V> {
+    /// Where the versions of the window at hand are.
+    pub(super) fn window(&self) -> impl Iterator<Item = NonNull<Version<V>>> + use<'_, V> {
+        self.versions.newest(self.window_len())
+    }
+
+    pub(super) const fn window_len(&self) -> usize {
+        self.versions.len() - self.retained_len
+    }
+
+    /// Retains the versions of the window at hand or drops them, and drops those that nobody needs any more.
+    pub(super) fn end_window(&mut self, end: &WindowEnd) {
+        let count = self.window_len();
+        if end.oldest_snapshot.is_none_or(|oldest| oldest >= end.first) {
+            self.versions.drop_newest(count);
+        } else if count > 0 {
+            self.retained.push_back((end.first, count));
+            self.retained_len += count;
+        }
+        while let Some(&(first, count)) = self.retained.front()
+            && end.oldest_snapshot.is_none_or(|oldest| oldest >= first)
+        {
+            self.retained.pop_front();
+            self.retained_len -= count;
+            self.versions.drop_oldest(count);
+        }
+        self.versions.shrink(count);
+        if self.retained.is_empty() {
+            self.retained.shrink_to(64);
+        }
+    }
+}
+
+/// What a worker last told of its [`Local`], at the end of a window; for whoever asks how much memory is in use.
+#[derive(Default)]
+pub(super) struct Told {
+    pub(super) with_value: AtomicI64,
+    pub(super) existing: AtomicI64,
+    pub(super) versions: AtomicU64,
+    pub(super) undo_bytes: AtomicU64,
+}

@@ -1,0 +1,268 @@
+//! Ranges of keys: which granules they touch, and their rows, some at a time and from both ends.
+
+use std::collections::BTreeMap;
+use std::ops::{Bound, RangeBounds};
+use std::sync::RwLock;
+
+use smallvec::SmallVec;
+
+use super::{Index, TableStore};
+use crate::codec::Codec;
+use crate::store::leaf_index;
+use crate::store::ordered_index::OrderedIndex;
+use crate::store::row::Stamp;
+use crate::store::slab::RowId;
+use crate::table::{Key, TableId, Value};
+
+impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
+    /// The rows of `range` at `at`, in key order. For registered snapshots, longer than the iterator lives.
+    ///
+    /// # Panics
+    /// As [`row_ids`](Self::row_ids).
+    pub(crate) fn range_at<R: RangeBounds<K>>(&self, range: &R, at: Stamp) -> RangeAt<'_, K, V, C> {
+        RangeAt { store: self, rows: self.row_ids_pinned(range), at }
+    }
+
+    /// Calls `see` with each leaf that a range touches, its hash as a granule, and how many rows it has, until that says
+    /// no.
+    pub(crate) fn granules_of_range(
+        &self,
+        range: &impl RangeBounds<K>,
+        mut see: impl FnMut(u32, u64, u32) -> bool,
+    ) {
+        self.leaves().leaves_of(range.start_bound(), range.end_bound(), |leaf, rows| {
+            see(leaf, self.leaf_hash(leaf), rows)
+        });
+    }
+
+    /// The hash of the granule that a range lies in.
+    ///
+    /// # Panics
+    /// When no bound tells, or the bounds lie in two.
+    pub(crate) fn granule_of_range(&self, range: &impl RangeBounds<K>) -> u64 {
+        let of = |bound: Bound<&K>| match bound {
+            Bound::Included(key) | Bound::Excluded(key) => Some(self.granule_of(key)),
+            Bound::Unbounded => None,
+        };
+        match (of(range.start_bound()), of(range.end_bound())) {
+            (Some(from), Some(to)) => {
+                assert_eq!(from, to, "a range lies in one granule");
+                from
+            }
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => panic!("a range needs a bound that tells its granule"),
+        }
+    }
+
+    /// The numbers of the rows in `range`, those without a value included. For workers in a window.
+    ///
+    /// # Panics
+    /// When the table is not ordered, and as [`granule_of_range`](Self::granule_of_range).
+    pub(crate) fn row_ids<R: RangeBounds<K>>(&self, range: &R) -> RowIds<'_, K> {
+        self.row_ids_of(range, OrderedIndex::tree)
+    }
+
+    /// [`row_ids`](Self::row_ids) for those who are not workers in a window.
+    ///
+    /// What a snapshot sees stays in the index, and rows that come and go meanwhile have no value at its position.
+    pub(in crate::store) fn row_ids_pinned<R: RangeBounds<K>>(&self, range: &R) -> RowIds<'_, K> {
+        self.row_ids_of(range, OrderedIndex::tree_pinned)
+    }
+
+    pub(super) fn row_ids_of<'a, R: RangeBounds<K>>(
+        &'a self,
+        range: &R,
+        tree: impl FnOnce(&'a OrderedIndex<K>, u64) -> Option<&'a RwLock<BTreeMap<K, RowId>>>,
+    ) -> RowIds<'a, K> {
+        match &self.index {
+            Index::Ordered(index) => {
+                let granule = self.granule_of_range(range);
+                RowIds::Granule { granule: Some(granule), rows: Rows::of(tree(index, granule), range) }
+            }
+            Index::Leaves(indexes) => {
+                let (from, to) = (range.start_bound().cloned(), range.end_bound().cloned());
+                RowIds::Leaves { domain: self.domain, walk: indexes.1.walk(from, to) }
+            }
+            Index::Hash(_) => panic!("table {} is not ordered: ranges need `Table::ordered`", self.name),
+        }
+    }
+}
+
+/// The rows of a range at a position; see [`TableStore::range_at`].
+pub(crate) struct RangeAt<'a, K, V, C> {
+    store: &'a TableStore<K, V, C>,
+    rows: RowIds<'a, K>,
+    at: Stamp,
+}
+
+impl<K: Key, V: Value, C: Codec<K> + Codec<V>> Iterator for RangeAt<'_, K, V, C> {
+    type Item = (K, V);
+
+    fn next(&mut self) -> Option<(K, V)> {
+        loop {
+            let id = self.rows.next(&mut |_| ())?;
+            if let Some((key, _, value)) = self.store.copy_at(id, self.at) {
+                return Some((key, value));
+            }
+        }
+    }
+}
+
+impl<K: Key, V: Value, C: Codec<K> + Codec<V>> DoubleEndedIterator for RangeAt<'_, K, V, C> {
+    fn next_back(&mut self) -> Option<(K, V)> {
+        loop {
+            let id = self.rows.next_back(&mut |_| ())?;
+            if let Some((key, _, value)) = self.store.copy_at(id, self.at) {
+                return Some((key, value));
+            }
+        }
+    }
+}
+
+/// The numbers of a range's rows. Tells of each granule before anything in it is read.
+#[expect(clippy::large_enum_variant, reason = "lives on the stack of a walk, and is not moved")]
+pub(crate) enum RowIds<'a, K> {
+    /// One granule's tree, if there is one; and the granule, until it is told.
+    Granule { granule: Option<u64>, rows: Option<Rows<'a, K>> },
+    /// Leaves, whose hashes come from their numbers.
+    Leaves { domain: TableId, walk: leaf_index::Walk<'a, K> },
+}
+
+impl<K: Key> RowIds<'_, K> {
+    #[inline]
+    pub(crate) fn next(&mut self, visit: &mut impl FnMut(u64)) -> Option<RowId> {
+        match self {
+            Self::Granule { granule, rows } => {
+                granule.take().into_iter().for_each(visit);
+                rows.as_mut()?.next()
+            }
+            Self::Leaves { domain, walk } => walk.next(&mut |leaf| visit(domain.hash(&u64::from(leaf)))),
+        }
+    }
+
+    /// The rows to ask the cache for, when one just came from the front, or from the back.
+    #[inline]
+    pub(crate) fn ahead(&mut self, from_back: bool) -> &[RowId] {
+        match self {
+            Self::Granule { .. } => &[],
+            Self::Leaves { walk, .. } => walk.ahead(from_back),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn next_back(&mut self, visit: &mut impl FnMut(u64)) -> Option<RowId> {
+        match self {
+            Self::Granule { granule, rows } => {
+                granule.take().into_iter().for_each(visit);
+                rows.as_mut()?.next_back()
+            }
+            Self::Leaves { domain, walk } => walk.next_back(&mut |leaf| visit(domain.hash(&u64::from(leaf)))),
+        }
+    }
+}
+
+/// The numbers of a range's rows. Takes some at a time, so that no lock is held while the caller looks at rows.
+pub(crate) struct Rows<'a, K> {
+    tree: &'a RwLock<BTreeMap<K, RowId>>,
+    /// What is not taken yet; `None` when nothing is left.
+    bounds: Option<(Bound<K>, Bound<K>)>,
+    front: Taken,
+    /// Rows behind all others, last one first.
+    back: Taken,
+}
+
+/// Rows taken from one end of a range, the outermost first.
+#[derive(Default)]
+struct Taken {
+    ids: SmallVec<[RowId; Self::FIRST]>,
+    /// So many were given away from the start.
+    given: usize,
+}
+
+impl Taken {
+    /// How many rows are taken at first, most callers want one or a few, and from then on.
+    const FIRST: usize = 6;
+    const MOST: usize = 32;
+
+    /// Rows to be taken next, when all are given away.
+    fn refill(&mut self) -> usize {
+        let count = if self.ids.is_empty() { Self::FIRST } else { Self::MOST };
+        self.ids.clear();
+        self.given = 0;
+        count
+    }
+
+    fn is_empty(&self) -> bool {
+        self.given == self.ids.len()
+    }
+
+    fn pop_outermost(&mut self) -> Option<RowId> {
+        let id = *self.ids.get(self.given)?;
+        self.given += 1;
+        Some(id)
+    }
+
+    fn pop_innermost(&mut self) -> Option<RowId> {
+        if self.is_empty() { None } else { self.ids.pop() }
+    }
+}
+
+impl<'a, K: Key> Rows<'a, K> {
+    /// Nothing if there is no tree, or the range is backwards: that is empty, not a panic.
+    fn of(tree: Option<&'a RwLock<BTreeMap<K, RowId>>>, range: &impl RangeBounds<K>) -> Option<Self> {
+        let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
+        let empty = match (&bounds.0, &bounds.1) {
+            (Bound::Included(from), Bound::Included(to)) => from > to,
+            (Bound::Included(from) | Bound::Excluded(from), Bound::Excluded(to))
+            | (Bound::Excluded(from), Bound::Included(to)) => from >= to,
+            _ => false,
+        };
+        let tree = tree.filter(|_| !empty)?;
+        Some(Self { tree, bounds: Some(bounds), front: Taken::default(), back: Taken::default() })
+    }
+
+    /// Takes rows from one end of what is left: few at first, then more.
+    fn take(&mut self, from_back: bool) {
+        let Some((from, to)) = &self.bounds else { return };
+        let tree = self.tree.read().expect("no panic under the lock of a tree");
+        let mut range = tree.range((from.as_ref(), to.as_ref()));
+        let taken = if from_back { &mut self.back } else { &mut self.front };
+        let count = taken.refill();
+        let mut last = None;
+        while taken.ids.len() < count
+            && let Some((key, &id)) = if from_back { range.next_back() } else { range.next() }
+        {
+            taken.ids.push(id);
+            last = Some(key);
+        }
+        // The next row outside of what was taken is the new border: if there is none, nothing is left.
+        let border = if from_back { range.next_back() } else { range.next() };
+        self.bounds = match (last, border) {
+            (Some(_), Some((border, _))) if from_back => {
+                Some((from.clone(), Bound::Included(border.clone())))
+            }
+            (Some(_), Some((border, _))) => Some((Bound::Included(border.clone()), to.clone())),
+            _ => None,
+        };
+    }
+}
+
+impl<K: Key> Iterator for Rows<'_, K> {
+    type Item = RowId;
+
+    fn next(&mut self) -> Option<RowId> {
+        if self.front.is_empty() {
+            self.take(false);
+        }
+        self.front.pop_outermost().or_else(|| self.back.pop_innermost())
+    }
+}
+
+impl<K: Key> DoubleEndedIterator for Rows<'_, K> {
+    fn next_back(&mut self) -> Option<RowId> {
+        if self.back.is_empty() {
+            self.take(true);
+        }
+        self.back.pop_outermost().or_else(|| self.front.pop_innermost())
+    }
+}
