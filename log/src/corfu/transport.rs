@@ -17,6 +17,13 @@ pub trait Transport: Send + Sync + 'static {
     /// Sends `request` to `to`, and returns without waiting for the answer, which goes to `reply`; or `reply`
     /// is dropped, if no answer will come.
     fn send(&self, to: Node, request: Request, reply: ReplyTo);
+
+    /// Sends all these requests to one role, in order. What carries them may do that at once.
+    fn send_all(&self, to: Node, requests: &mut dyn Iterator<Item = (Request, ReplyTo)>) {
+        for (request, reply) in requests {
+            self.send(to, request, reply);
+        }
+    }
 }
 
 /// Where an answer goes. Dropped without one, it tells that there is none.
