@@ -59,6 +59,8 @@
 
 mod administer;
 mod append;
+mod appender;
+mod appends;
 mod boot;
 mod fill;
 mod janitor;
@@ -90,14 +92,15 @@ mod unit;
 
 pub use administer::{TransferError, found, latest, reconfigure, transfer};
 pub use append::{Append, AppendOutcome, Appended, Entries, Refusal};
+pub use appends::{Appends, Ended, Window};
 pub use fill::{Aim, Fill, Filled};
 pub use janitor::Sweep;
 pub use local::{LOCAL_SEQUENCER, LocalCluster, LocalConfig, LocalError, LocalStorage};
 pub use log::{Config, ConnectError, CorfuLog};
 pub use message::{
-    ClientId, EntryId, Epoch, Instance, Member, Node, Reply, Request, Run, SequencerNumber, SequencerReply,
-    SequencerRequest, SequencerVerb, Standing, StoreReply, StoreRequest, Token, UnitNumber, UnitReply,
-    UnitRequest, UnitVerb,
+    ClientId, EntryId, Epoch, Instance, Member, Node, Predecessor, Reply, Request, Run, SequencerNumber,
+    SequencerReply, SequencerRequest, SequencerVerb, Standing, StoreReply, StoreRequest, Token, UnitNumber,
+    UnitReply, UnitRequest, UnitVerb,
 };
 pub use monitor::{Monitor, MonitorConfig, MonitorEvent};
 pub use net::{FrameError, Listing, Listings, NetError, Server, TcpTransport, announce};
