@@ -118,8 +118,8 @@ pub enum Refusal {
     TooLarge(u32),
     /// The first cut is larger than a stripe, which has so many positions.
     TooMany(u32),
-    /// Later entries of the same client are in the log, before which these could not be kept: another client took
-    /// their positions, whom the sequencer had given them to as well.
+    /// Later entries of the same client are in the log, or may have been before they were trimmed: these were kept
+    /// from standing after them.
     Overtaken,
 }
 

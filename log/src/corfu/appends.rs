@@ -17,7 +17,7 @@
 //!
 //! Somebody who fills without order may break 2: he may make a run complete whose predecessor was only on a head that
 //! is lost. Then the predecessor is given up ([`Refusal::Overtaken`]) rather than put after it. Readers fill in order,
-//! so that this takes a sequencer that gave out a position twice.
+//! so that this takes a sequencer that gave out a position twice, or somebody who trims what is being written.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -519,7 +519,10 @@ impl Appends {
                 (Fate::Trimmed, _) => {
                     self.end(one, |appended| AppendOutcome::Indeterminate(appended.first));
                 }
-                (_, None) if last.is_none_or(|last| index > last) => {
+                // One that was refused behind another that is written again may be refused again: in order.
+                (_, refusal)
+                    if last.is_none_or(|last| index > last) && (refusal.is_none() || !again.is_empty()) =>
+                {
                     self.bytes -= one.run.block.bytes();
                     again.push_back(Waiting::again(&one.run));
                     self.leaving.add(token, token.skipped, token.end(), true);
