@@ -256,6 +256,8 @@ impl Simulation {
             match self.finish(reader, Job::Read(read))? {
                 Outcome::Read(ReadOutcome::Runs(runs)) => at = runs.last().expect("runs").end(),
                 Outcome::Read(ReadOutcome::Trimmed(before)) if before > at => at = before,
+                // Nobody fills what the head of a chain has trimmed already.
+                Outcome::Read(ReadOutcome::Unwritten) if at < head => at = head,
                 other => return Err(format!("position {at} of {found:?} reads {other:?}")),
             }
         }
@@ -549,7 +551,12 @@ impl Simulation {
                     match self.world.random.below(4) {
                         0 => Job::Settle(Settle::new(projection, begin, upto)),
                         1 => Job::Fill(Fill::new(projection, begin, upto, Aim::Know)),
-                        _ => Job::Read(Read::new(projection, from, upto, 2, found.committed)),
+                        _ => {
+                            // What a later epoch has committed is not on units that it left behind.
+                            let known = projection.epoch >= found.epoch;
+                            let committed = if known { found.committed } else { Position::ZERO };
+                            Job::Read(Read::new(projection, from, upto, 2, committed))
+                        }
                     }
                 }
                 _ => Job::Tail(Tail::new(projection, TailMode::Linearizable)),
