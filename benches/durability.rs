@@ -2,7 +2,7 @@
 //!
 //! Each round runs every contender once, one after another, in one directory; what is printed are medians over the
 //! rounds, and ratios of medians. `DIR=/mnt/disk` chooses the disk (a file system in memory proves nothing), `ROUNDS=5`
-//! and `ONLY=flushed|buffered|checkpoints|replay` what is run.
+//! and `ONLY=flushed|buffered|checkpoints|replay` what is run, `IN_FLIGHT=2048` how many transactions wait for groups.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -162,7 +162,9 @@ fn flushed(scratch: &Scratch) {
         let bytes = (after.frame_bytes - before.frame_bytes) as f64;
         (transactions as f64 / seconds, frames / seconds, bytes / frames)
     };
-    let group = in_flight(2048, MANY).2 as usize;
+    let many: usize = setting("IN_FLIGHT", 2048);
+    let name = format!("engine, {many} in flight: groups");
+    let group = in_flight(many, MANY).2 as usize;
     let mut last = 0.0;
     compare(
         &format!("flushed commits, {commits} one by one; then groups of {group} bytes on average"),
@@ -176,9 +178,9 @@ fn flushed(scratch: &Scratch) {
             ("engine, one transaction at a time", Box::new(|| in_flight(1, commits.into()).0)),
             ("raw loop with writes of a group", Box::new(|| raw_flushes(scratch, group, commits as usize))),
             (
-                "engine, 2,048 in flight: groups",
+                &name,
                 Box::new(|| {
-                    let (transactions, groups, _) = in_flight(2048, MANY);
+                    let (transactions, groups, _) = in_flight(many, MANY);
                     last = transactions;
                     groups
                 }),
@@ -191,7 +193,10 @@ fn flushed(scratch: &Scratch) {
 
 fn buffered(scratch: &Scratch) {
     let total: usize = setting("MIB", 256) << 20;
+    // What another contender left unwritten is not this one's to wait for.
+    let settle = rustix::fs::sync;
     let plain = || {
+        settle();
         let file = File::create(scratch.path("plain")).expect("a file");
         let block = vec![7; 1 << 20];
         let start = Instant::now();
@@ -201,6 +206,7 @@ fn buffered(scratch: &Scratch) {
         total as f64 / start.elapsed().as_secs_f64() / 1e6
     };
     let plain_synced = || {
+        settle();
         let file = File::create(scratch.path("plain")).expect("a file");
         let block = vec![7; 1 << 20];
         let start = Instant::now();
@@ -211,6 +217,7 @@ fn buffered(scratch: &Scratch) {
         total as f64 / start.elapsed().as_secs_f64() / 1e6
     };
     let log = |entries: usize, synced: bool| {
+        settle();
         let log = open_log(&scratch.path("buffered"), Durability::Buffered);
         let mut batch = Batch::new();
         (0..entries).for_each(|_| batch.push(&[1; ENTRY]));

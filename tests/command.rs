@@ -366,3 +366,15 @@ fn explain_prints_the_hot_table_and_its_key() {
     assert!(!run(&["replay", "--log", path(&log)]).1.contains("waits"), "only if asked for");
     refused(2, &["replay", "--log", path(&log), "--explain=0"], "--explain");
 }
+
+#[cfg(not(feature = "etcd"))]
+#[test]
+fn cluster_in_etcd_is_refused_by_a_build_without_it() {
+    for arguments in [
+        ["cluster", "status", "--log", "corfu+etcd://127.0.0.1:2379/bank"].as_slice(),
+        &["run", "transfer", "--log", "corfu+etcd://127.0.0.1:2379/bank"],
+        &["cluster", "up", "--dir", "unused", "--etcd", "127.0.0.1:2379/bank"],
+    ] {
+        refused(2, arguments, "--features etcd");
+    }
+}

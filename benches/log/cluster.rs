@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mixlog::log::corfu::{
-    Config, CorfuLog, Listing, LocalCluster, LocalConfig, LocalStorage, Node, Reconfigured, SequencerNumber,
-    Server, TcpTransport, Timing, Transport, UnitFiles, UnitNumber, UnitServer, UnitStorage, announce, found,
+    Config, CorfuLog, Home, Listing, LocalCluster, LocalConfig, LocalStorage, Node, Reconfigured,
+    SequencerNumber, Server, TcpTransport, Timing, Transport, UnitFiles, UnitNumber, UnitServer, UnitStorage,
+    announce, found,
 };
 use mixlog::log::{Durability, LogId};
 
@@ -38,7 +39,7 @@ pub(crate) fn listener() -> TcpListener {
 
 /// The servers of a cluster, each with its listener and threads, in this process.
 pub(crate) struct TcpCluster {
-    pub(crate) stores: Vec<String>,
+    pub(crate) home: Home,
     durability: Durability,
     _servers: Vec<Server>,
     _directory: tempfile::TempDir,
@@ -49,10 +50,10 @@ impl TcpCluster {
     pub(crate) fn start(directory: &Path, durability: Durability, replicas: u32) -> Self {
         let directory = tempfile::tempdir_in(directory).expect("a directory");
         let store = Server::store(listener(), &directory.path().join("store")).expect("the store opens");
-        let stores = vec![store.address().to_string()];
+        let home = Home::servers(&[store.address()]);
         let mut servers = vec![store];
         let sequencer = Server::sequencer(listener(), SEQUENCER).expect("a listener");
-        list(&stores, Node::Sequencer(SEQUENCER), sequencer.address(), None);
+        list(&home, Node::Sequencer(SEQUENCER), sequencer.address(), None);
         servers.push(sequencer);
         let units: Vec<UnitNumber> = (1..=replicas).map(UnitNumber).collect();
         for number in &units {
@@ -65,16 +66,16 @@ impl TcpCluster {
             };
             let unit = UnitServer::open(*number, u64::MAX, &storage).expect("the unit opens");
             let server = Server::unit(listener(), unit).expect("a listener");
-            list(&stores, Node::Unit(*number), server.address(), Some(durability));
+            list(&home, Node::Unit(*number), server.address(), Some(durability));
             servers.push(server);
         }
-        set_up(&stores, vec![units]);
-        Self { stores, durability, _servers: servers, _directory: directory }
+        set_up(&home, vec![units]);
+        Self { home, durability, _servers: servers, _directory: directory }
     }
 
     /// Another client, with connections of its own.
     pub(crate) fn connect(&self) -> Arc<TcpTransport> {
-        TcpTransport::connect(&self.stores, &Timing::default()).expect("it is there")
+        TcpTransport::connect(&self.home, &Timing::default()).expect("it is there")
     }
 
     /// A log on it, by a client of its own.
@@ -84,13 +85,13 @@ impl TcpCluster {
     }
 }
 
-fn list(stores: &[String], node: Node, address: SocketAddr, durability: Option<Durability>) {
-    announce(stores, None, node, Listing { address, durability }, &Timing::default()).expect("it is listed");
+fn list(home: &Home, node: Node, address: SocketAddr, durability: Option<Durability>) {
+    announce(home, None, node, Listing { address, durability }, &Timing::default()).expect("it is listed");
 }
 
 /// Founds a log on these chains.
-pub(crate) fn set_up(stores: &[String], chains: Vec<Vec<UnitNumber>>) {
-    let tcp = TcpTransport::connect(stores, &Timing::default()).expect("it is there");
+pub(crate) fn set_up(home: &Home, chains: Vec<Vec<UnitNumber>>) {
+    let tcp = TcpTransport::connect(home, &Timing::default()).expect("it is there");
     let log = LogId::random();
     tcp.pin(log);
     let transport: Arc<dyn Transport> = tcp;

@@ -12,7 +12,8 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use mixlog::log::corfu::{
-    Config, CorfuLog, Monitor, MonitorConfig, MonitorEvent, Node, TcpTransport, Timing, Transport, UnitNumber,
+    Config, CorfuLog, Home, Monitor, MonitorConfig, MonitorEvent, Node, TcpTransport, Timing, Transport,
+    UnitNumber,
 };
 use mixlog::log::{Batch, Durability, SharedLog};
 use rustix::process::{Pid, Signal, kill_process};
@@ -80,10 +81,10 @@ pub(crate) fn after_death(directory: &Path, victim: u32, signal: Signal) -> Paus
             Role::start(&arguments.concat())
         })
         .collect();
-    let stores = vec![store.address.clone()];
-    set_up(&stores, vec![vec![UnitNumber(1), UnitNumber(2)]]);
+    let home = Home::servers(&[&store.address]);
+    set_up(&home, vec![vec![UnitNumber(1), UnitNumber(2)]]);
 
-    let tcp = TcpTransport::connect(&stores, &Timing::default()).expect("it is there");
+    let tcp = TcpTransport::connect(&home, &Timing::default()).expect("it is there");
     let (told, events) = mpsc::channel();
     let monitor = {
         let listed = Arc::clone(&tcp);
@@ -96,7 +97,7 @@ pub(crate) fn after_death(directory: &Path, victim: u32, signal: Signal) -> Paus
         })
     };
     let config = Config { durability: Durability::Buffered, ..Config::default() };
-    let tcp = TcpTransport::connect(&stores, &Timing::default()).expect("it is there");
+    let tcp = TcpTransport::connect(&home, &Timing::default()).expect("it is there");
     let log = CorfuLog::connect(tcp, config).expect("it is there");
     let mut batch = Batch::new();
     batch.push(&[7; 64]);

@@ -26,8 +26,8 @@ use crate::pipeline::{self, Config, Mode, Pipeline, Progress, Shared, Until, WIN
 use crate::procedure::{Procedure, ProcedureId, Procedures, Registered};
 use crate::snapshot::Snapshot;
 use crate::stats::{Memory, Stats};
-use crate::store::{AnyTable, Indexes, MakeTable, Store, TableStore};
-use crate::table::{Key, Table, TableId, Value};
+use crate::store::{AnyTable, GranuleOf, Indexes, MakeTable, Store, TableStore};
+use crate::table::{Conflicts, Key, Table, TableId, Value};
 use crate::ticket::Ticket;
 
 /// Names what an engine consists of, and opens it.
@@ -42,6 +42,7 @@ pub struct Builder {
     window: u32,
     mode: Mode,
     paranoid: u32,
+    unguarded: bool,
     lanes: usize,
     max_in_flight: usize,
     retain: u64,
@@ -74,6 +75,7 @@ impl Default for Builder {
             window: 256,
             mode: Mode::Auto,
             paranoid: 0,
+            unguarded: false,
             lanes: crate::ahead::LANES,
             max_in_flight: 1 << 20,
             retain: 0,
@@ -90,16 +92,24 @@ impl Default for Builder {
 impl Builder {
     /// Adds a table.
     pub fn table<K: Key, V: Value, C: Codec<K> + Codec<V>>(mut self, table: &Table<K, V, C>) -> Self {
+        self.add_table(table, table.conflicts().map(GranuleOf::Key));
+        self
+    }
+
+    fn add_table<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        conflicts: Conflicts<GranuleOf<K>>,
+    ) {
         let description = *table;
         let make: MakeTable = Box::new(move |number, workers, indexes| -> Box<dyn AnyTable> {
             let own = indexes.extract_if(.., |(table, _)| *table == description.id());
             let own =
                 own.map(|(_, index)| *index.downcast().expect("the types of an index's table were compared"));
             let own = own.collect();
-            Box::new(TableStore::new(&description, number, workers, own))
+            Box::new(TableStore::new(&description, conflicts, number, workers, own))
         });
         self.tables.push((table.name(), TypeId::of::<Table<K, V, C>>(), make));
-        self
     }
 
     /// Adds an index of a table, which has to be added, too. It needs no place in the log: it may be added to a
@@ -111,7 +121,8 @@ impl Builder {
         let maintain: Box<dyn Maintain<K, V>> = Box::new(*index);
         self.indexes.push((index.table().id(), Box::new(maintain)));
         self.indexed.push((index.name(), index.table().name(), TypeId::of::<Table<K, V, C>>()));
-        self.table(&index.places())
+        self.add_table(&index.places(), index.conflicts());
+        self
     }
 
     /// Adds a procedure.
@@ -158,6 +169,19 @@ impl Builder {
     /// and two hashes for every row that it changes. For tests, and for a replica that lags anyway.
     pub const fn paranoid(mut self, one_in: u32) -> Self {
         self.paranoid = one_in;
+        self
+    }
+
+    /// Lets transactions that run in parallel touch what they did not declare, unnoticed. To inject a fault that the guard
+    /// would stop, for tests of what finds it later.
+    ///
+    /// # Safety
+    /// Procedures keep undeclared accesses to one row apart themselves, in a way that makes the one see the other: what
+    /// the schedule does for those that are declared.
+    #[doc(hidden)]
+    #[allow(unsafe_code)]
+    pub const unsafe fn unguarded(mut self) -> Self {
+        self.unguarded = true;
         self
     }
 
@@ -293,8 +317,15 @@ impl Builder {
             self.membership.is_some(),
         ));
         let (threads, window, mode, paranoid) = (self.threads, self.window, self.mode, self.paranoid);
-        let config =
-            Config { threads, window, mode, paranoid, lanes: self.lanes, one_by_one_before: position };
+        let config = Config {
+            threads,
+            window,
+            mode,
+            paranoid,
+            unguarded: self.unguarded,
+            lanes: self.lanes,
+            one_by_one_before: position,
+        };
         let pipeline = Pipeline::new(shared, workers, config).map_err(|error| {
             OpenError::Configuration(format!("cannot start {} threads: {error}", self.threads))
         })?;
@@ -883,27 +914,35 @@ impl std::fmt::Debug for Replay {
     }
 }
 
-/// The procedures, name and version, that the first entry of a log names, or, if that was trimmed, the newest checkpoint
+/// The procedures, name and version, that the first entry of a log names (junk before it aside), or, if that was trimmed, the newest checkpoint
 /// beside it that can be read; `None` for an empty log. Enough to know which program wrote it.
 ///
 /// # Errors
 /// [`OpenError::Entry`] when the log was not begun by an engine, [`OpenError::Read`] when it cannot be read, and those of
 /// opening a log that was trimmed.
 pub fn procedures_in(log: &dyn SharedLog) -> Result<Option<Vec<(String, u32)>>, OpenError> {
-    let position = log.tail().head;
+    let mut position = log.tail().head;
     if position > Position::ZERO {
         let shelf = checkpoint::Config::default().shelf(log);
         return checkpoint::catalog_of(log, shelf.as_ref()).map(|catalog| Some(catalog.procedures));
     }
-    let Some(block) = log.read(position)? else { return Ok(None) };
-    let bad = |detail: String| Err(OpenError::Entry { position, detail });
-    match block.get(position) {
-        Some(mixlog_log::Entry::Data(bytes)) => match entry::decode(bytes) {
+    loop {
+        let Some(block) = log.read(position)? else { return Ok(None) };
+        // A writer that died before it wrote leaves junk, on a cluster also at the start.
+        let data = block.iter().filter(|(at, _)| *at >= position).find_map(|(at, entry)| match entry {
+            mixlog_log::Entry::Data(bytes) => Some((at, bytes)),
+            mixlog_log::Entry::Junk => None,
+        });
+        let Some((at, bytes)) = data else {
+            position = block.end();
+            continue;
+        };
+        let bad = |detail: String| Err(OpenError::Entry { position: at, detail });
+        return match entry::decode(bytes) {
             Ok(entry::Content::Catalog(catalog)) => Ok(Some(catalog.procedures)),
             Ok(_) => bad("it is no catalog, where one was expected".to_owned()),
             Err(detail) => bad(detail),
-        },
-        _ => bad("it is junk, where a catalog was expected".to_owned()),
+        };
     }
 }
 

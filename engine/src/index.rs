@@ -13,7 +13,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{Codec, Serde};
-use crate::table::{Key, Table, Value};
+use crate::store::GranuleOf;
+use crate::table::{Conflicts, Granule, Key, Table, Value};
 use crate::tx::Tx;
 
 /// What an index can order by, and keys of tables that have indexes: keys that are serde types.
@@ -37,6 +38,7 @@ pub struct Index<K, V, I, C = Serde> {
     name: &'static str,
     table: Table<K, V, C>,
     by: fn(&K, &V) -> Option<I>,
+    group: Option<(&'static str, Granule<I>)>,
 }
 
 impl<K, V, I, C> Clone for Index<K, V, I, C> {
@@ -50,7 +52,18 @@ impl<K, V, I, C> Index<K, V, I, C> {
     /// An index of `table` by what `by` says of a row, a pure function; rows of which it says `None` are left out.
     #[must_use]
     pub const fn new(name: &'static str, table: Table<K, V, C>, by: fn(&K, &V) -> Option<I>) -> Self {
-        Self { name, table, by }
+        Self { name, table, by, group: None }
+    }
+
+    /// Groups the index as [`Table::grouped`] does a table, by a part of what it orders by: of one domain with its
+    /// table, an access to a granule covers both, and a procedure need not know what its rows are found by. All of a
+    /// range must then lie in one granule. `granule` must be a pure function.
+    ///
+    /// Not grouped, an index is cut into leaves of some hundred rows, which are its units of conflict, and a procedure
+    /// that writes rows declares their places by [`Footprint::write_by`](crate::Footprint::write_by).
+    #[must_use]
+    pub const fn grouped(self, domain: &'static str, granule: fn(&I) -> u64) -> Self {
+        Self { group: Some((domain, granule)), ..self }
     }
 
     /// The index's name.
@@ -68,6 +81,20 @@ impl<K, V, I, C> Index<K, V, I, C> {
     /// The table that holds it.
     pub(crate) const fn places(&self) -> Table<Place<I, K>, ()> {
         Table::new(self.name).ordered().derived()
+    }
+
+    /// What conflicts with what in it.
+    pub(crate) fn conflicts(&self) -> Conflicts<GranuleOf<Place<I, K>>>
+    where
+        I: 'static,
+    {
+        match self.group {
+            None => Conflicts::Ranges,
+            Some((domain, granule)) => {
+                let granule = GranuleOf::Part(Box::new(move |place: &Place<I, K>| granule(&place.by)));
+                Conflicts::Grouped { domain, granule }
+            }
+        }
     }
 }
 

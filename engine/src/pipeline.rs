@@ -351,6 +351,8 @@ pub(crate) struct Config {
     pub(crate) mode: Mode,
     /// How many transactions there are for one that is run twice; 0 for none.
     pub(crate) paranoid: u32,
+    /// Whether the guard looks away where transactions run in parallel.
+    pub(crate) unguarded: bool,
     /// How many transactions a driver runs ahead at a time.
     pub(crate) lanes: usize,
     /// Windows that end before are executed one by one, whatever the mode.
@@ -913,7 +915,9 @@ impl Pipeline {
         let window = self.windows[slot].read().expect("no panic with a window");
         let _span = (number == 0).then(|| observe::window(&window, PARALLEL).entered());
         driver.replies.clear();
-        parallel::execute(&self.shared, &window, &mut driver, &self.first_violation, self.barrier.broken());
+        let guarded = !self.config.unguarded;
+        let (first_violation, broken) = (&self.first_violation, self.barrier.broken());
+        parallel::execute(&self.shared, &window, &mut driver, guarded, first_violation, broken);
         lap.add_to(&mut driver.stages.execute);
         drop(driver);
         self.barrier.wait();

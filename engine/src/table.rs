@@ -30,7 +30,7 @@ impl<T: Clone + Send + Sync + 'static> Value for T {}
 /// [`watched`](Self::watched) keeps rows apart but lets a procedure read all rows of a group.
 pub struct Table<K, V, C = Serde> {
     name: &'static str,
-    conflicts: Conflicts<K>,
+    conflicts: Conflicts<Granule<K>>,
     ordered: bool,
     derived: bool,
     version: u32,
@@ -40,24 +40,18 @@ pub struct Table<K, V, C = Serde> {
 /// The group of rows that a key belongs to.
 pub(crate) type Granule<K> = fn(&K) -> u64;
 
-/// What conflicts with what in a table.
-pub(crate) enum Conflicts<K> {
+/// What conflicts with what in a table, whose groups are told by a `G`.
+#[derive(Clone, Copy)]
+pub(crate) enum Conflicts<G> {
     /// Each row is a unit.
     Rows,
     /// Each row is a unit, and groups can be read as a whole.
-    Watched(Granule<K>),
+    Watched(G),
     /// Each row is a unit, and ranges can be read as a whole.
     Ranges,
     /// Each group is a unit, shared by all tables of the domain.
-    Grouped { domain: &'static str, granule: Granule<K> },
+    Grouped { domain: &'static str, granule: G },
 }
-
-impl<K> Clone for Conflicts<K> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<K> Copy for Conflicts<K> {}
 
 impl<K, V, C> Clone for Table<K, V, C> {
     fn clone(&self) -> Self {
@@ -161,7 +155,7 @@ impl<K, V, C> Table<K, V, C> {
         TableId::of(self.name)
     }
 
-    pub(crate) const fn conflicts(&self) -> Conflicts<K> {
+    pub(crate) const fn conflicts(&self) -> Conflicts<Granule<K>> {
         self.conflicts
     }
 
@@ -176,6 +170,17 @@ impl<K, V, C> Table<K, V, C> {
 
     pub(crate) const fn is_ordered(&self) -> bool {
         self.ordered
+    }
+}
+
+impl<G> Conflicts<G> {
+    pub(crate) fn map<H>(self, to: impl FnOnce(G) -> H) -> Conflicts<H> {
+        match self {
+            Self::Rows => Conflicts::Rows,
+            Self::Watched(granule) => Conflicts::Watched(to(granule)),
+            Self::Ranges => Conflicts::Ranges,
+            Self::Grouped { domain, granule } => Conflicts::Grouped { domain, granule: to(granule) },
+        }
     }
 }
 

@@ -218,6 +218,106 @@ fn interactive_transactions_use_indexes_and_conflict_on_what_they_found() {
     }
 }
 
+/// A granule is a city: its players, and how they are ranked.
+const PLAYERS: Table<(u32, u32), u32> = Table::new("players").grouped("cities", |(city, _)| *city as u64);
+const RANKING: Index<(u32, u32), u32, (u32, u32)> =
+    Index::new("players.ranking", PLAYERS, |(city, _), score| Some((*city, *score)))
+        .grouped("cities", |(city, _)| *city as u64);
+
+const fn of_city(city: u32) -> std::ops::RangeInclusive<(u32, u32)> {
+    (city, 0)..=(city, u32::MAX)
+}
+
+/// Somebody scores, or, without a score, leaves; then the first of the city falls to half.
+#[derive(Debug, Serialize, Deserialize)]
+struct Play {
+    city: u32,
+    player: u32,
+    score: Option<u32>,
+    halves: bool,
+    fails: bool,
+    /// Whether rows are named, though the granule would do.
+    names: bool,
+}
+
+impl Procedure for Play {
+    const NAME: &'static str = "play";
+    type Output = Vec<(u32, u32)>;
+    type Abort = ();
+
+    fn footprint(&self, f: &mut Footprint<'_>) {
+        f.write_granule(&PLAYERS, u64::from(self.city));
+        if self.names {
+            f.write(&PLAYERS, &(self.city, self.player));
+            let first = f.get_by(&RANKING, of_city(self.city)).last();
+            if let Some((_, key)) = first {
+                f.write(&PLAYERS, &key);
+            }
+        }
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<Vec<(u32, u32)>, ()> {
+        let key = (self.city, self.player);
+        match self.score {
+            Some(score) => tx.put(&PLAYERS, key, score),
+            None => drop(tx.delete(&PLAYERS, &key)),
+        }
+        if self.halves {
+            let first = tx.range_by(&RANKING, of_city(self.city)).next_back();
+            if let Some((_, key)) = first {
+                *tx.get_mut(&PLAYERS, &key).expect("a row of the index") /= 2;
+            }
+        }
+        if self.fails {
+            return Err(());
+        }
+        let best = tx.range_by(&RANKING, of_city(self.city)).rev().take(3);
+        Ok(best.map(|((_, score), (_, player))| (player, score)).collect())
+    }
+}
+
+#[test]
+fn a_grouped_index_is_covered_by_the_granules_of_its_table() {
+    let builder = || Engine::builder().table(&PLAYERS).index(&RANKING).procedure::<Play>();
+    let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new());
+    let engine = builder().threads(2).window(64).mode(Mode::Parallel).open(Arc::clone(&log)).unwrap();
+    let mut random = Random(7);
+    let mut tickets = Vec::new();
+    for _ in 0..3000 {
+        let play = Play {
+            city: random.below(12) as u32,
+            player: random.below(50) as u32,
+            score: (random.below(5) > 0).then(|| random.below(1000) as u32),
+            halves: random.below(3) == 0,
+            fails: random.below(10) == 0,
+            names: random.below(2) == 0,
+        };
+        tickets.push(engine.submit(&play).unwrap());
+    }
+    for ticket in tickets {
+        let outcome = ticket.wait().unwrap();
+        assert!(!matches!(outcome, Outcome::Panicked { .. }), "{outcome:?}");
+    }
+    assert_eq!(engine.stats().violations, 0, "who writes the table's granule may write the index");
+    let recorded = engine.digest();
+    engine.close().unwrap();
+    for (threads, window, mode) in [
+        (1, 4096, Mode::Sequential),
+        (1, 64, Mode::Parallel),
+        (2, 7, Mode::Parallel),
+        (4, 64, Mode::Parallel),
+    ] {
+        let replay = builder().threads(threads).window(window).mode(mode).replay(Arc::clone(&log)).unwrap();
+        assert_eq!(replay.to_end().unwrap(), recorded, "{threads} threads, window {window}");
+        let snapshot = replay.snapshot();
+        let mut ranked = Vec::new();
+        snapshot.for_each(&PLAYERS, |key, score| ranked.push(((key.0, *score), *key)));
+        ranked.sort_unstable();
+        let found: Vec<_> = (0..12).flat_map(|city| snapshot.range_by(&RANKING, of_city(city))).collect();
+        assert_eq!(found, ranked);
+    }
+}
+
 #[test]
 fn index_without_its_table_is_refused() {
     let error = Engine::builder().index(&BY_NAME).open(Arc::new(MemoryLog::new())).unwrap_err();

@@ -35,12 +35,20 @@ const FLIP_OF_TWO: Fault = 5;
 const CLOCK_OF_TWO: Fault = 6;
 const FLIP_OF_ENGINE: Fault = 7;
 const FLIP_IN_FILES: Fault = 8;
+/// Declares other rows than it touches, and lets the later one of two transactions that write one row go first.
+const WRONG_FOOTPRINT: Fault = 9;
 
-static ONCE: [AtomicBool; 9] = [const { AtomicBool::new(false) }; 9];
+static ONCE: [AtomicBool; 10] = [const { AtomicBool::new(false) }; 10];
 
 const AT: u64 = 5000;
+/// Writes the same row, in the same window.
+const NEXT: u64 = AT + 60;
 
-/// Adds to a row and returns the sum. Builds with different faults have the same name, as a faulty build has.
+const fn key_of(n: u64) -> u64 {
+    if n == NEXT { AT % 300 } else { n % 300 }
+}
+
+/// Triples a row, adds to it, and returns what comes of it: the order counts. Builds with different faults have the same name, as a faulty build has.
 #[derive(Serialize, Deserialize)]
 struct Add<const FAULT: Fault> {
     n: u64,
@@ -52,12 +60,20 @@ impl<const FAULT: Fault> Procedure for Add<FAULT> {
     type Abort = Never;
 
     fn footprint(&self, f: &mut Footprint<'_>) {
-        f.write(&ROWS, &(self.n % 300));
+        if FAULT == WRONG_FOOTPRINT && (self.n == AT || self.n == NEXT) {
+            f.write(&ROWS, &(1000 + self.n));
+        } else {
+            f.write(&ROWS, &key_of(self.n));
+        }
     }
 
     fn run(&self, tx: &mut Tx<'_>) -> Result<u64, Never> {
-        let key = self.n % 300;
-        let sum = tx.get(&ROWS, &key).copied().unwrap_or(0) + self.n;
+        let key = key_of(self.n);
+        if FAULT == WRONG_FOOTPRINT && self.n == AT {
+            // The first time only: later, one by one, the other one has run already.
+            wait_for("the later transaction", || ONCE[usize::from(FAULT)].load(Ordering::Acquire));
+        }
+        let sum = tx.get(&ROWS, &key).copied().unwrap_or(0).wrapping_mul(3) + self.n;
         let (mut row, mut reply) = (sum, sum);
         if self.n == AT {
             let once = || !ONCE[usize::from(FAULT)].swap(true, Ordering::Relaxed);
@@ -72,6 +88,9 @@ impl<const FAULT: Fault> Procedure for Add<FAULT> {
             }
         }
         tx.put(&ROWS, key, row);
+        if FAULT == WRONG_FOOTPRINT && self.n == NEXT {
+            ONCE[usize::from(FAULT)].store(true, Ordering::Release);
+        }
         Ok(reply)
     }
 }
@@ -208,6 +227,30 @@ fn skipped_transaction_is_found_named_and_stops_the_replica() {
     let rebuilt = Replica::follow(|| member::<NONE>("c", &THREE, 2), log).unwrap();
     assert!(rebuilt.wait(position, PATIENCE));
     is_repaired(&rebuilt, &engine);
+}
+
+#[test]
+fn wrong_footprint_that_no_guard_stops_is_found_named_and_repaired() {
+    let log = memory();
+    let engine = member::<NONE>("a", &THREE, 2).open(Arc::clone(&log)).unwrap();
+    let b = Replica::follow(|| member::<NONE>("b", &THREE, 1), Arc::clone(&log)).unwrap();
+    submit(&engine, 0..10_000);
+    settle(&engine, 2);
+    // It finds whole windows in the log.
+    let unguarded = || {
+        // SAFETY: of the two transactions that touch an undeclared row, one waits until the other one has done so.
+        unsafe { member::<WRONG_FOOTPRINT>("c", &THREE, 2).unguarded() }
+    };
+    let c = Replica::follow(unguarded, Arc::clone(&log)).unwrap();
+    wait_for("the divergence", || !c.divergences().is_empty());
+    wait_for("the end of the repair", || c.failed().is_some() || c.divergences()[0].repaired);
+    let divergence = c.divergences()[0].clone();
+    assert_eq!(divergence.position, Position(2 * WINDOW_GRID - 1), "{divergence}");
+    assert!(divergence.repaired && divergence.member == "c", "{divergence}");
+    let [differing] = &divergence.tables[..] else { panic!("{divergence}") };
+    assert_eq!((differing.table.as_str(), &differing.keys[..]), ("rows", &[key()][..]), "{divergence}");
+    is_repaired(&c, &engine);
+    assert_eq!((b.divergences(), b.failed().map(|e| e.to_string())), (vec![], None));
 }
 
 #[test]

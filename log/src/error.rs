@@ -111,6 +111,13 @@ pub enum FlushError {
     /// The log was opened to read only. Its last entries may be ones that a power cut takes.
     #[error("the log was opened to read only")]
     ReadOnly,
+    /// The log lies on units of a cluster that hand entries to their operating systems, and flush when those do:
+    /// a power cut of all units of a chain may take the last ones. Units that flush are needed.
+    #[error("the cluster's units buffer, and cannot be told to flush; use units that flush")]
+    Buffered,
+    /// The cluster did not answer in time.
+    #[error("the cluster did not answer in time")]
+    Unavailable,
 }
 
 /// Why a seal did not finish.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use mixlog_log::LogId;
 use mixlog_log::Position;
 use mixlog_log::corfu::{
-    Epoch, Instance, Listing, NetError, Node, Reply, ReplyTo, Request, SequencerNumber, SequencerReply,
+    Epoch, Home, Instance, Listing, NetError, Node, Reply, ReplyTo, Request, SequencerNumber, SequencerReply,
     SequencerRequest, SequencerVerb, Server, TcpTransport, Timing, Transport, UnitNumber, UnitServer,
     UnitStorage, announce,
 };
@@ -24,14 +24,14 @@ fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").unwrap()
 }
 
-fn store(directory: &Path) -> (Server, Vec<String>) {
+fn store(directory: &Path) -> (Server, Home) {
     let store = Server::store(listener(), directory).unwrap();
-    let stores = vec![store.address().to_string()];
-    (store, stores)
+    let home = Home::servers(&[store.address()]);
+    (store, home)
 }
 
-fn list(stores: &[String], node: Node, address: SocketAddr) {
-    announce(stores, None, node, Listing { address, durability: None }, &Timing::default()).unwrap();
+fn list(home: &Home, node: Node, address: SocketAddr) {
+    announce(home, None, node, Listing { address, durability: None }, &Timing::default()).unwrap();
 }
 
 /// What a server says to `bytes` before it ends the connection.
@@ -90,10 +90,10 @@ fn next(count: u32) -> SequencerVerb {
 #[test]
 fn stranger_is_refused_with_a_reason_and_others_are_served_on() {
     let directory = tempfile::tempdir().unwrap();
-    let (_store, stores) = store(directory.path());
+    let (_store, home) = store(directory.path());
     let server = Server::sequencer(listener(), SEQUENCER).unwrap();
-    list(&stores, Node::Sequencer(SEQUENCER), server.address());
-    let transport = TcpTransport::connect(&stores, &Timing::default()).unwrap();
+    list(&home, Node::Sequencer(SEQUENCER), server.address());
+    let transport = TcpTransport::connect(&home, &Timing::default()).unwrap();
     start(&transport, 0);
 
     let latest = [1_u64.to_le_bytes().as_slice(), &[2]].concat();
@@ -130,10 +130,10 @@ fn stranger_is_refused_with_a_reason_and_others_are_served_on() {
 #[test]
 fn other_log_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    let (_store, stores) = store(directory.path());
+    let (_store, home) = store(directory.path());
     let server = Server::sequencer(listener(), SEQUENCER).unwrap();
-    list(&stores, Node::Sequencer(SEQUENCER), server.address());
-    let transport = TcpTransport::connect(&stores, &Timing::default()).unwrap();
+    list(&home, Node::Sequencer(SEQUENCER), server.address());
+    let transport = TcpTransport::connect(&home, &Timing::default()).unwrap();
     transport.pin(LogId(5));
     start(&transport, 0);
     assert_eq!(server.log(), Some(LogId(5)), "who starts it says of which log it is");
@@ -144,27 +144,33 @@ fn other_log_is_refused() {
 }
 
 #[test]
-fn wrong_address_of_a_store_is_told_at_once() {
+fn wrong_address_of_a_store_is_told() {
     let timing = Timing::default();
-    let nobody = listener().local_addr().unwrap().to_string();
-    let error = TcpTransport::connect(&[nobody], &timing).unwrap_err();
+    let nobody = listener().local_addr().unwrap();
+    let error = TcpTransport::connect(&Home::servers(&[nobody]), &timing).unwrap_err();
     assert!(matches!(error, NetError::Unreachable { .. }), "{error}");
+    // Connections wait for somebody to take them.
+    let silent = listener();
+    let home = Home::servers(&[silent.local_addr().unwrap()]);
+    let answer = Duration::from_millis(200);
+    let error = TcpTransport::connect(&home, &Timing { answer, ..Timing::default() }).unwrap_err();
+    assert!(error.to_string().ends_with("no answer in time"), "{error}");
     let unit = UnitServer::open(UnitNumber(3), u64::MAX, &UnitStorage::Memory).unwrap();
     let unit = Server::unit(listener(), unit).unwrap();
-    let error = TcpTransport::connect(&[unit.address().to_string()], &timing).unwrap_err();
+    let error = TcpTransport::connect(&Home::servers(&[unit.address()]), &timing).unwrap_err();
     assert!(matches!(&error, NetError::Refused { reason, .. } if reason == "here is unit 3"), "{error}");
 }
 
 #[test]
 fn role_that_comes_back_elsewhere_is_found_again() {
     let directory = tempfile::tempdir().unwrap();
-    let (_store, stores) = store(directory.path());
-    let transport = TcpTransport::connect(&stores, &Timing::default()).unwrap();
+    let (_store, home) = store(directory.path());
+    let transport = TcpTransport::connect(&home, &Timing::default()).unwrap();
     let mut instances = Vec::<Instance>::new();
     for _ in 0..3 {
         // Each is gone before the next one comes, at another port.
         let server = Server::sequencer(listener(), SEQUENCER).unwrap();
-        list(&stores, Node::Sequencer(SEQUENCER), server.address());
+        list(&home, Node::Sequencer(SEQUENCER), server.address());
         let SequencerReply::Present { instance, .. } = ask(&transport, 1, SequencerVerb::Seal) else {
             panic!("it is there")
         };
@@ -176,10 +182,10 @@ fn role_that_comes_back_elsewhere_is_found_again() {
 #[test]
 fn requests_pipelined_by_many_threads_are_each_answered_once() {
     let directory = tempfile::tempdir().unwrap();
-    let (_store, stores) = store(directory.path());
+    let (_store, home) = store(directory.path());
     let server = Server::sequencer(listener(), SEQUENCER).unwrap();
-    list(&stores, Node::Sequencer(SEQUENCER), server.address());
-    let transport = TcpTransport::connect(&stores, &Timing::default()).unwrap();
+    list(&home, Node::Sequencer(SEQUENCER), server.address());
+    let transport = TcpTransport::connect(&home, &Timing::default()).unwrap();
     start(&transport, 0);
     let (told, answers) = mpsc::channel();
     std::thread::scope(|scope| {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mixlog::log::corfu::{Home, HomeError};
 use mixlog::log::file;
 use mixlog::{Mode, Position, checkpoint};
 
@@ -67,6 +68,9 @@ const ROLE_EXAMPLES: &str = "Examples, each in a terminal or on a machine of its
   mixlog cluster monitor --log corfu://10.0.0.1:4500
   mixlog run tpcc --log corfu://10.0.0.1:4500
 
+With etcd, which survives the loss of machines, instead of mixlog projections:
+  mixlog unit --log corfu+etcd://10.0.0.1:2379,10.0.0.2:2379/bank --number 1 --dir /var/tmp/unit-1
+
 Each role announces its address at the projection store, and says where it listens. It serves until it is
 killed, which it may be at any time. There is no authentication: listen on networks that you trust.";
 
@@ -102,9 +106,9 @@ pub(crate) struct SequencerOptions {
 /// What units and sequencers have in common.
 #[derive(Debug, Args)]
 pub(crate) struct RoleOptions {
-    /// The cluster
-    #[arg(long, value_name = "corfu://HOST:PORT,..", default_value = CLUSTER_DEFAULT)]
-    pub(crate) log: String,
+    /// The cluster: corfu://HOST:PORT,.. or corfu+etcd://HOST:PORT,../PREFIX
+    #[arg(long, value_name = "CLUSTER", default_value = CLUSTER_DEFAULT)]
+    pub(crate) log: Home,
     /// Where to listen; port 0 is any free one
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
     pub(crate) listen: SocketAddr,
@@ -199,14 +203,15 @@ Exit codes: mixlog --help.";
 #[derive(Debug, Args)]
 #[command(after_help = CLUSTER_EXAMPLES)]
 pub(crate) struct ClusterOptions {
-    /// The cluster
-    #[arg(long, value_name = "corfu://HOST:PORT,..", default_value = CLUSTER_DEFAULT)]
-    pub(crate) log: String,
+    /// The cluster: corfu://HOST:PORT,.. or corfu+etcd://HOST:PORT,../PREFIX
+    #[arg(long, value_name = "CLUSTER", default_value = CLUSTER_DEFAULT)]
+    pub(crate) log: Home,
 }
 
 const UP_EXAMPLES: &str = "Examples:
   mixlog cluster up --dir /var/tmp/cluster
   mixlog cluster up --units 6 --replicas 3 --spares 1 --dir /var/tmp/cluster --durability buffered
+  mixlog cluster up --dir /var/tmp/cluster --etcd 10.0.0.1:2379,10.0.0.2:2379/bank
   mixlog run tpcc --log corfu://127.0.0.1:4500
 
 It runs until it is ended, with Ctrl-C for example, and so do all its processes. The same directory can be used
@@ -233,6 +238,9 @@ pub(crate) struct UpOptions {
     /// Where the projection store listens
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:4500")]
     pub(crate) listen: SocketAddr,
+    /// Keep projections and addresses in etcd, instead of a projection store
+    #[arg(long, value_name = "HOST:PORT,..[/PREFIX]", value_parser = etcd, conflicts_with = "listen")]
+    pub(crate) etcd: Option<Home>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -429,8 +437,9 @@ pub(crate) struct RunOptions {
     /// Seed of population and transactions
     #[arg(long, value_name = "S", default_value_t = 1)]
     pub(crate) seed: u64,
-    /// The log's directory, made if missing, "memory", or a cluster [default: a temporary directory]
-    #[arg(long, value_name = "DIR|memory|corfu://HOST:PORT,..")]
+    /// The log's directory, made if missing, "memory", or a cluster: corfu://HOST:PORT,.. or
+    /// corfu+etcd://HOST:PORT,../PREFIX [default: a temporary directory]
+    #[arg(long, value_name = "DIR|memory|CLUSTER")]
     pub(crate) log: Option<PathBuf>,
     /// When a transaction is acknowledged [default: flushed, or memory for a log in memory]
     #[arg(long, value_enum)]
@@ -543,8 +552,9 @@ The log is made if missing, and can be gone on with later. Exit codes: mixlog --
 #[derive(Debug, Args)]
 #[command(after_help = APPLY_FORMAT)]
 pub(crate) struct ApplyOptions {
-    /// The log's directory, made if missing, "memory", or a cluster
-    #[arg(long, value_name = "DIR|memory|corfu://HOST:PORT,..")]
+    /// The log's directory, made if missing, "memory", or a cluster: corfu://HOST:PORT,.. or
+    /// corfu+etcd://HOST:PORT,../PREFIX
+    #[arg(long, value_name = "DIR|memory|CLUSTER")]
     pub(crate) log: PathBuf,
     #[command(flatten)]
     pub(crate) engine: EngineOptions,
@@ -567,8 +577,8 @@ object sorted: equal states give equal output. Nothing is written to the log.";
 #[derive(Debug, Args)]
 #[command(after_help = STATE_EXAMPLES)]
 pub(crate) struct StateOptions {
-    /// The log's directory, or a cluster
-    #[arg(long, value_name = "DIR|corfu://HOST:PORT,..")]
+    /// The log's directory, or a cluster: corfu://HOST:PORT,.. or corfu+etcd://HOST:PORT,../PREFIX
+    #[arg(long, value_name = "DIR|CLUSTER")]
     pub(crate) log: PathBuf,
     #[command(flatten)]
     pub(crate) engine: EngineOptions,
@@ -590,8 +600,8 @@ A log that was trimmed is executed from the oldest checkpoint on that is whole."
 #[derive(Debug, Args)]
 #[command(after_help = REPLAY_EXAMPLES)]
 pub(crate) struct ReplayOptions {
-    /// The log's directory, or a cluster
-    #[arg(long, value_name = "DIR|corfu://HOST:PORT,..")]
+    /// The log's directory, or a cluster: corfu://HOST:PORT,.. or corfu+etcd://HOST:PORT,../PREFIX
+    #[arg(long, value_name = "DIR|CLUSTER")]
     pub(crate) log: PathBuf,
     #[command(flatten)]
     pub(crate) engine: EngineOptions,
@@ -632,13 +642,13 @@ const REPLICA_EXAMPLES: &str = "Examples:
 Each replica has a number of threads and a window of its own: the first those asked for, the others 1,
 2, 3 .. threads. They start from the newest checkpoint, execute the rest of the log, and append their
 digests to it. One that differs from most of them is named, with tables and keys, replays one by one,
-and stops if it still differs: then the exit code is 5. The log must not be open elsewhere.";
+and stops if it still differs: then the exit code is 5. A log in a directory must not be open elsewhere.";
 
 #[derive(Debug, Args)]
 #[command(after_help = REPLICA_EXAMPLES)]
 pub(crate) struct ReplicaOptions {
-    /// The log's directory
-    #[arg(long, value_name = "DIR")]
+    /// The log's directory, or a cluster: corfu://HOST:PORT,.. or corfu+etcd://HOST:PORT,../PREFIX
+    #[arg(long, value_name = "DIR|CLUSTER")]
     pub(crate) log: PathBuf,
     /// How many replicas there are; with 3 or more, one that differs is told from the others
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=16))]
@@ -668,7 +678,7 @@ pub(crate) struct BackupOptions {
 
 #[derive(Debug, Args)]
 pub(crate) struct DumpOptions {
-    /// The log's directory, or a cluster: corfu://HOST:PORT,..
+    /// The log's directory, or a cluster: corfu://HOST:PORT,.. or corfu+etcd://HOST:PORT,../PREFIX
     pub(crate) directory: PathBuf,
     /// The first position to print
     #[arg(long, value_name = "POSITION", value_parser = position, allow_hyphen_values = true)]
@@ -680,6 +690,11 @@ pub(crate) struct DumpOptions {
 
 fn position(text: &str) -> Result<Position, String> {
     text.parse().map(Position).map_err(|_| "a position is a whole number from 0".to_owned())
+}
+
+fn etcd(text: &str) -> Result<Home, String> {
+    let home = format!("corfu+etcd://{text}").parse();
+    home.map_err(|_: HomeError| "etcd is reached at HOST:PORT[,HOST:PORT...][/PREFIX]".to_owned())
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

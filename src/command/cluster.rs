@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use mixlog::log::corfu::{
-    self, Change, Config, ConnectError, CorfuLog, Join, Listings, Member, Monitor, MonitorConfig, Node,
+    self, Change, Config, ConnectError, CorfuLog, Home, Join, Listings, Member, Monitor, MonitorConfig, Node,
     Projection, Reconfigured, Reply, ReplyTo, Request, SequencerNumber, SequencerReply, SequencerRequest,
     SequencerVerb, TcpTransport, Timing, Transport, UnitNumber, UnitReply, UnitRequest, UnitVerb,
 };
@@ -18,28 +18,15 @@ use super::arguments::{ClusterCommand, ClusterOptions};
 use super::failure::Failure;
 use super::run::print_to_stdout;
 
-const SCHEME: &str = "corfu://";
-
 /// How long a command waits for the cluster.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Positions in a stripe of a new log: a batch has at most as many entries.
 pub(super) const WIDTH: u32 = 1 << 16;
 
-/// The stores of the cluster that a log's name means; `None` if it means something else.
-pub(super) fn named(log: &Path) -> Option<Result<Vec<String>, Failure>> {
-    log.to_str().filter(|name| name.starts_with(SCHEME)).map(stores)
-}
-
-/// The stores in `corfu://HOST:PORT,..`.
-pub(super) fn stores(name: &str) -> Result<Vec<String>, Failure> {
-    let refused = || Failure::Refused(format!("{name} is no cluster: corfu://HOST:PORT[,HOST:PORT...] is"));
-    let stores = name.strip_prefix(SCHEME).ok_or_else(refused)?;
-    let is_address = |store: &str| {
-        store.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
-    };
-    let stores: Vec<String> = stores.trim_end_matches('/').split(',').map(str::to_owned).collect();
-    if stores.iter().all(|store| is_address(store)) { Ok(stores) } else { Err(refused()) }
+/// The home of the cluster that a log's name means; `None` if it means something else.
+pub(super) fn named(log: &Path) -> Option<Result<Home, Failure>> {
+    log.to_str().filter(|name| Home::is_meant(name)).map(|name| Ok(name.parse()?))
 }
 
 /// A cluster, and its latest projection.
@@ -50,9 +37,9 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    pub(super) fn connect(stores: &[String]) -> Result<Self, Failure> {
+    pub(super) fn connect(home: &Home) -> Result<Self, Failure> {
         let timing = Timing::default();
-        let tcp = TcpTransport::connect(stores, &timing)?;
+        let tcp = TcpTransport::connect(home, &timing)?;
         Ok(Self { transport: Arc::<TcpTransport>::clone(&tcp), tcp, timing })
     }
 
@@ -124,8 +111,8 @@ fn made(reconfigured: Option<Reconfigured>) -> Result<Arc<Projection>, Failure> 
 }
 
 /// The log of a cluster.
-pub(super) fn log(stores: &[String]) -> Result<Arc<dyn SharedLog>, Failure> {
-    let cluster = Cluster::connect(stores)?;
+pub(super) fn log(home: &Home) -> Result<Arc<dyn SharedLog>, Failure> {
+    let cluster = Cluster::connect(home)?;
     let durability = cluster.tcp.durability(&*cluster.projection()?);
     let config = Config { durability, ..Config::default() };
     let log = CorfuLog::connect(cluster.transport, config).map_err(|error| match error {
@@ -136,7 +123,7 @@ pub(super) fn log(stores: &[String]) -> Result<Arc<dyn SharedLog>, Failure> {
 }
 
 fn open(options: &ClusterOptions) -> Result<Cluster, Failure> {
-    Cluster::connect(&stores(&options.log)?)
+    Cluster::connect(&options.log)
 }
 
 fn chain(text: &str) -> Result<Vec<UnitNumber>, Failure> {
@@ -152,7 +139,15 @@ pub(crate) fn run(command: &ClusterCommand) -> Result<(), Failure> {
         ClusterCommand::Up(_) => unreachable!("it has a module of its own"),
         ClusterCommand::Found { cluster, chain: chains, sequencer } => {
             let chains = chains.iter().map(|text| chain(text)).collect::<Result<_, _>>()?;
-            let projection = open(cluster)?.founded(chains, SequencerNumber(*sequencer))?;
+            let home = &cluster.log;
+            let cluster = open(cluster)?;
+            if let Some(latest) = cluster.latest()? {
+                return Err(Failure::Refused(format!(
+                    "there is a cluster at {home} already, of log {} and in epoch {}: mixlog cluster add and remove change it",
+                    latest.log, latest.epoch
+                )));
+            }
+            let projection = cluster.founded(chains, SequencerNumber(*sequencer))?;
             print_to_stdout(&projection.to_string())
         }
         ClusterCommand::Status(cluster) => status(&open(cluster)?),
@@ -176,7 +171,7 @@ pub(crate) fn run(command: &ClusterCommand) -> Result<(), Failure> {
             })
         }
         ClusterCommand::Trim { cluster, before } => {
-            let log = log(&stores(&cluster.log)?)?;
+            let log = log(&cluster.log)?;
             log.trim(*before).map_err(|error: TrimError| Failure::Io(error.to_string()))?;
             let tail = log.tail();
             print_to_stdout(&format!("head {}\ntail {}\n", tail.head, tail.tail))

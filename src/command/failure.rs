@@ -5,7 +5,7 @@ use std::io;
 use std::process::ExitCode;
 
 use mixlog::checkpoint::{BackupError, CheckpointError};
-use mixlog::log::corfu::{NetError, StoreError};
+use mixlog::log::corfu::{HomeError, NetError, StoreError};
 use mixlog::log::{self, AppendError, ReadError};
 use mixlog::workloads::workload::DriveError;
 use mixlog::{OpenError, SubmitError};
@@ -143,9 +143,16 @@ impl From<NetError> for Failure {
     fn from(error: NetError) -> Self {
         let text = error.to_string();
         match error {
-            NetError::Refused { .. } | NetError::Stranger { .. } => Self::Refused(text),
+            NetError::Refused { .. } | NetError::Stranger { .. } | NetError::NoEtcd => Self::Refused(text),
+            NetError::Store(error) => error.into(),
             _ => Self::Io(text),
         }
+    }
+}
+
+impl From<HomeError> for Failure {
+    fn from(error: HomeError) -> Self {
+        Self::Refused(error.to_string())
     }
 }
 
@@ -154,6 +161,7 @@ impl From<StoreError> for Failure {
         let text = error.to_string();
         match error {
             StoreError::Damaged { .. } => Self::Corrupt(text),
+            StoreError::Foreign { .. } | StoreError::InUse { .. } => Self::Refused(text),
             _ => Self::Io(text),
         }
     }

@@ -18,7 +18,7 @@ use super::workload;
 
 fn open(log: &Path) -> Result<Arc<dyn SharedLog>, Failure> {
     match cluster::named(log) {
-        Some(stores) => cluster::log(&stores?),
+        Some(home) => cluster::log(&home?),
         None => Ok(Arc::new(FileLog::open_read_only(log)?)),
     }
 }

@@ -7,6 +7,7 @@ use mixlog::checkpoint::{self, CheckpointError};
 use mixlog::log::{FileLog, SharedLog, file};
 
 use super::arguments::{BackupOptions, CheckpointOptions};
+use super::cluster;
 use super::failure::Failure;
 use super::inspect::procedures;
 use super::run::{open_engine, print_to_stdout};
@@ -14,6 +15,12 @@ use super::workload;
 
 /// Executes what is in a log, and keeps the state.
 pub(crate) fn checkpoint(options: &CheckpointOptions) -> Result<(), Failure> {
+    if cluster::named(&options.log).is_some() {
+        return Err(Failure::Refused(
+            "a cluster has no place for checkpoints: programs give them one (checkpoint::Config::storage)"
+                .to_owned(),
+        ));
+    }
     let config = file::Config { create: file::Create::Never, ..options.keep.files() };
     let log = Arc::new(FileLog::open(&options.log, config)?);
     let Some(procedures) = procedures(&*log)? else {
@@ -36,6 +43,11 @@ pub(crate) fn checkpoint(options: &CheckpointOptions) -> Result<(), Failure> {
 
 /// Copies a log.
 pub(crate) fn backup(options: &BackupOptions) -> Result<(), Failure> {
+    if cluster::named(&options.directory).is_some() {
+        return Err(Failure::Refused(
+            "a cluster is no directory to be copied: its chains keep every entry more than once".to_owned(),
+        ));
+    }
     let copied = checkpoint::backup(&options.directory, &options.to)?;
     let position = copied.checkpoint.map_or_else(|| "none".to_owned(), |position| position.to_string());
     print_to_stdout(&format!(

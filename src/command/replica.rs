@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mixlog::log::{FileLog, file};
+use mixlog::log::{FileLog, SharedLog, file};
 use mixlog::{Engine, Membership, Replica};
 
 use super::arguments::ReplicaOptions;
+use super::cluster;
 use super::failure::Failure;
 use super::inspect::procedures;
 use super::run::{open_engine, print_to_stdout};
@@ -17,8 +18,13 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// Executes a log on several replicas, until they agree or cannot.
 pub(crate) fn replica(options: &ReplicaOptions) -> Result<(), Failure> {
-    let config = file::Config { create: file::Create::Never, ..options.keep.files() };
-    let log = Arc::new(FileLog::open(&options.log, config)?);
+    let log: Arc<dyn SharedLog> = match cluster::named(&options.log) {
+        Some(home) => cluster::log(&home?)?,
+        None => {
+            let config = file::Config { create: file::Create::Never, ..options.keep.files() };
+            Arc::new(FileLog::open(&options.log, config)?)
+        }
+    };
     let Some(procedures) = procedures(&*log)? else {
         return Err(Failure::Refused("the log is empty".to_owned()));
     };
@@ -27,7 +33,7 @@ pub(crate) fn replica(options: &ReplicaOptions) -> Result<(), Failure> {
     let membership = |number: usize| Membership::new(names[number].clone(), names.clone());
     let builder = options.engine.apply(workload::register(&procedures, Engine::builder())?);
     let builder = options.keep.apply(builder).member(membership(0));
-    let engine = open_engine(builder, Arc::clone(&log) as _, "replica")?;
+    let engine = open_engine(builder, Arc::clone(&log), "replica")?;
     let mut replicas = Vec::new();
     for number in 1..count {
         let (procedures, membership) = (procedures.clone(), membership(number));
@@ -36,7 +42,7 @@ pub(crate) fn replica(options: &ReplicaOptions) -> Result<(), Failure> {
             let builder = workload::register(&procedures, Engine::builder()).unwrap_or_default();
             builder.threads(number).window(64 << (number % 4)).member(membership.clone())
         };
-        replicas.push(Replica::follow(make, Arc::clone(&log) as _)?);
+        replicas.push(Replica::follow(make, Arc::clone(&log))?);
     }
     let position = engine.pad()?;
     while !engine.wait_agreed(position, count, LOOK) {

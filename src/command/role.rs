@@ -12,7 +12,6 @@ use mixlog::log::corfu::{
 };
 
 use super::arguments::{Durability, ProjectionsOptions, RoleOptions, SequencerOptions, UnitOptions};
-use super::cluster;
 use super::failure::Failure;
 
 /// How long is waited before the projection store is looked for again.
@@ -58,11 +57,10 @@ fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
 
 /// Announces a role, as soon as that is possible, and serves it.
 fn serve_role(node: Node, server: &Server, options: &RoleOptions) -> Result<(), Failure> {
-    let stores = cluster::stores(&options.log)?;
     let listing = Listing { address: server.address(), durability: server.durability() };
     let mut told = false;
     loop {
-        match announce(&stores, server.log(), node, listing, &Timing::default()) {
+        match announce(&options.log, server.log(), node, listing, &Timing::default()) {
             Ok(_) => break,
             Err(error @ (NetError::Refused { .. } | NetError::Stranger { .. })) => return Err(error.into()),
             Err(error) => {

@@ -245,8 +245,8 @@ pub(super) fn open_log(
     durability: Option<Durability>,
     keep: &KeepOptions,
 ) -> Result<(Arc<dyn SharedLog>, Option<TempDir>), Failure> {
-    if let Some(stores) = log.and_then(cluster::named) {
-        let log = cluster::log(&stores?)?;
+    if let Some(home) = log.and_then(cluster::named) {
+        let log = cluster::log(&home?)?;
         return match durability.map(shared_log::Durability::from) {
             Some(wanted) if wanted != log.durability() => Err(Failure::Refused(format!(
                 "the durability is the cluster's to choose, and it is {}",

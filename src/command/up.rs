@@ -3,21 +3,22 @@
 //! ```text
 //! this process: a thread for each child, which starts it again when it ended --> events, printed
 //!               the monitor, which changes the projection
-//! children: projection store, sequencers, units; they end when their stdin does
+//! children: projection store (unless it is etcd), sequencers, units; they end when their stdin does
 //! ```
 //!
 //! So the children end with this process, however it ends.
 
 use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mixlog::log::corfu::{Change, SequencerNumber, UnitNumber};
+use mixlog::log::corfu::{Change, Home, SequencerNumber, UnitNumber};
 
 use super::arguments::{Durability, UpOptions};
 use super::cluster::Cluster;
@@ -39,16 +40,39 @@ pub(crate) fn up(options: &UpOptions) -> Result<(), Failure> {
             options.units, options.replicas
         )));
     }
+    fs::create_dir_all(&options.dir)?;
+    // A second one would announce its own sequencers in place of ours, before it finds that units are in use.
+    let directory = File::open(&options.dir)?;
+    if directory.try_lock().is_err() {
+        return Err(Failure::Refused(format!("{} is in use by another process", options.dir.display())));
+    }
     let (events, happened) = mpsc::channel();
-    let directory = options.dir.join("store");
-    let role = vec!["projections".to_owned(), "--dir".to_owned(), text(&directory)?];
-    let store = start(&events, &happened, "projection store", role, Some(options.listen))?;
-    let log = format!("corfu://{store}");
-    let cluster = Cluster::connect(&[store.to_string()])?;
+    let home = match &options.etcd {
+        Some(etcd) => etcd.clone(),
+        None => {
+            let directory = options.dir.join("store");
+            let role = vec!["projections".to_owned(), "--dir".to_owned(), text(&directory)?];
+            let store = start(&events, &happened, "projection store", role, Some(options.listen))?;
+            Home::servers(&[store])
+        }
+    };
+    let log = home.to_string();
+    let cluster = Cluster::connect(&home)?;
     let latest = cluster.latest()?;
     if latest.is_some() && options.durability == Durability::Memory {
         return Err(Failure::Refused(format!(
             "there was a cluster in {}, and units in memory would have lost its log",
+            options.dir.display()
+        )));
+    }
+    let mut members = latest.iter().flat_map(|latest| latest.members()).peekable();
+    if let (Some(_), Some(latest)) = (members.peek(), &latest)
+        && !members.any(|member| unit_directory(options, member.unit).exists())
+    {
+        // Elsewhere, probably. Empty units under their numbers would only be in the way.
+        return Err(Failure::Refused(format!(
+            "there is a cluster at {home} already, of log {}, and {} has nothing of it",
+            latest.log,
             options.dir.display()
         )));
     }
@@ -62,7 +86,7 @@ pub(crate) fn up(options: &UpOptions) -> Result<(), Failure> {
         let mut role = vec!["unit".to_owned(), "--log".to_owned(), log.clone()];
         role.extend(["--number".to_owned(), number.to_string()]);
         if options.durability != Durability::Memory {
-            role.extend(["--dir".to_owned(), text(&options.dir.join(format!("unit-{number}")))?]);
+            role.extend(["--dir".to_owned(), text(&unit_directory(options, UnitNumber(number)))?]);
             let durability = mixlog::log::Durability::from(options.durability);
             role.extend(["--durability".to_owned(), durability.to_string()]);
         }
@@ -85,6 +109,10 @@ pub(crate) fn up(options: &UpOptions) -> Result<(), Failure> {
         tell(&event)?;
     }
     Ok(())
+}
+
+fn unit_directory(options: &UpOptions, number: UnitNumber) -> PathBuf {
+    options.dir.join(format!("unit-{number}"))
 }
 
 fn text(path: &Path) -> Result<String, Failure> {

@@ -22,6 +22,9 @@ impl<const N: usize> Text<N> {
     /// The text without any character.
     pub const EMPTY: Self = Self([0; N]);
 
+    /// What no text comes behind, for ranges: it is none itself.
+    pub const LAST: Self = Self([u8::MAX; N]);
+
     /// A text of these bytes.
     ///
     /// # Panics

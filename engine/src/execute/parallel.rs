@@ -49,6 +49,7 @@ pub(crate) fn execute(
     shared: &Shared,
     window: &Window,
     driver: &mut Driver,
+    guarded: bool,
     first_violation: &FirstViolation,
     broken: &AtomicBool,
 ) {
@@ -68,7 +69,7 @@ pub(crate) fn execute(
             return;
         }
         let (chunk, index) = (&chunks[(transaction / CHUNK) as usize], (transaction % CHUNK) as usize);
-        let guard = if chunk.transactions[index].unknown {
+        let guard = if chunk.transactions[index].unknown || !guarded {
             Guard::Off
         } else {
             Guard::Stop(chunk.accesses_of(index))
@@ -76,7 +77,8 @@ pub(crate) fn execute(
         let undisturbed = !disturbed && plan.schedule.waits_for()[transaction as usize] == 0;
         let turn = Turn { window: window.first(), position, chunk, index, guard, undisturbed };
         // SAFETY: the schedule orders this transaction and every one whose footprint conflicts with its own, and
-        // an unknown footprint conflicts with all: then no other transaction runs.
+        // an unknown footprint conflicts with all: then no other transaction runs. Without the guard whoever built the
+        // engine promised it.
         let violation = unsafe { run(shared, driver, &turn) };
         if let Some(violation) = violation {
             first_violation.note(violation);

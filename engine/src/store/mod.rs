@@ -33,7 +33,7 @@ pub(crate) use overlay::{Beside, Did, Overlays, Speculative, Through, Touched, T
 pub(crate) use pool::Pool;
 pub(crate) use row::Stamp;
 pub(crate) use slab::RowId;
-pub(crate) use table_store::{RowIds, TableStore};
+pub(crate) use table_store::{GranuleOf, RowIds, TableStore};
 pub(crate) use touched::Unit;
 pub(crate) use written::Written;
 

@@ -72,13 +72,16 @@ impl<K: Key> OrderedIndex<K> {
         self.directory.bytes() + u64::from(self.granules.len()) * size_of::<Granule<K>>() as u64
     }
 
-    /// The tree of the granule with this hash, made on first use. Only one thread may work on a granule that it
-    /// may have to make: writers of one granule conflict.
+    /// The tree of the granule with this hash, made on first use. Writers of one granule conflict, so transactions never
+    /// make one at the same time; drivers that load a checkpoint do.
     pub(crate) fn tree_or_new(&self, granule: u64) -> &Tree<K> {
         if let Some(tree) = self.tree(granule) {
             return tree;
         }
         let mut count = self.count.lock().expect("no panic while a granule is made");
+        if let Some(tree) = self.tree(granule) {
+            return tree;
+        }
         let mut spare = self.spare.lock().expect("no panic while a granule is made");
         if spare.is_empty() {
             *spare = self.granules.reserve(64);
@@ -108,6 +111,35 @@ impl<K> Drop for OrderedIndex<K> {
         for number in 0..count {
             // SAFETY: below `count` all are initialized, and nobody else is here any more.
             unsafe { (*self.granules.get(number).0.get()).assume_init_drop() };
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn tree_or_new_of_several_threads_makes_one_tree_for_a_granule() {
+        const THREADS: usize = 4;
+        let index = OrderedIndex::<u64>::new();
+        let barrier = Barrier::new(THREADS);
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS as u64 {
+                let (index, barrier) = (&index, &barrier);
+                scope.spawn(move || {
+                    for granule in 0..2000 {
+                        barrier.wait();
+                        let tree = index.tree_or_new(granule);
+                        tree.write().unwrap().insert(thread, thread as RowId);
+                    }
+                });
+            }
+        });
+        for granule in 0..2000 {
+            assert_eq!(index.tree(granule).unwrap().read().unwrap().len(), THREADS, "granule {granule}");
         }
     }
 }

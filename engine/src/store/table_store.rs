@@ -29,6 +29,7 @@ use std::sync::{Mutex, RwLock};
 
 use crossbeam_utils::CachePadded;
 use mixlog_mixer::Mode;
+use smallvec::SmallVec;
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
 use super::arena::Arena;
@@ -46,7 +47,7 @@ use crate::footprint::Footprint;
 use crate::index::Maintain;
 use crate::interactive::Intention;
 use crate::stats::TableMemory;
-use crate::table::{Conflicts, Key, Table, TableId, Value};
+use crate::table::{Conflicts, Granule, Key, Table, TableId, Value};
 use crate::tx::{Lent, Tx};
 
 /// How many row numbers a worker takes at once.
@@ -123,12 +124,30 @@ struct Told {
     undo_bytes: AtomicU64,
 }
 
+/// The group of rows that a key belongs to, in a store.
+pub(crate) enum GranuleOf<K> {
+    /// As a table's description tells.
+    Key(Granule<K>),
+    /// As an index tells by a part of the key.
+    Part(Box<dyn Fn(&K) -> u64 + Send + Sync>),
+}
+
+impl<K> GranuleOf<K> {
+    #[inline]
+    pub(crate) fn of(&self, key: &K) -> u64 {
+        match self {
+            Self::Key(granule) => granule(key),
+            Self::Part(granule) => granule(key),
+        }
+    }
+}
+
 /// See the module's documentation.
 pub(crate) struct TableStore<K, V, C> {
     name: &'static str,
     number: u16,
     id: TableId,
-    pub(crate) conflicts: Conflicts<K>,
+    pub(crate) conflicts: Conflicts<GranuleOf<K>>,
     /// Whether no digest counts its rows.
     derived: bool,
     pub(super) row_version: u32,
@@ -151,6 +170,7 @@ unsafe impl<K: Key, V: Value, C> Send for TableStore<K, V, C> {}
 impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     pub(crate) fn new(
         table: &Table<K, V, C>,
+        conflicts: Conflicts<GranuleOf<K>>,
         number: u16,
         workers: usize,
         secondary: Vec<Box<dyn Maintain<K, V>>>,
@@ -168,7 +188,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
                 existing: 0,
             }))
         };
-        let domain = match table.conflicts() {
+        let domain = match conflicts {
             // A domain and a table of one name must not share granules by accident.
             Conflicts::Grouped { domain, .. } => TableId(TableId::of(domain).0 ^ 0x5bd1_e995_9bd1_e995),
             Conflicts::Rows | Conflicts::Watched(_) | Conflicts::Ranges => TableId(!table.id().0),
@@ -177,17 +197,17 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             name: table.name(),
             number,
             id: table.id(),
-            conflicts: table.conflicts(),
             derived: table.is_derived(),
             row_version: table.row_version(),
             secondary,
             domain,
             rows: Slab::new(),
-            index: match table.conflicts() {
+            index: match conflicts {
                 Conflicts::Ranges => Index::Leaves(Box::new((HashIndex::new(), LeafIndex::new()))),
                 _ if table.is_ordered() => Index::Ordered(Box::new(OrderedIndex::new())),
                 _ => Index::Hash(HashIndex::new()),
             },
+            conflicts,
             locals: (0..workers).map(local).collect(),
             told: (0..workers).map(|_| CachePadded::default()).collect(),
             creating: Mutex::new(()),
@@ -269,11 +289,11 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     /// The hash of the granule that the key lies in.
     #[inline]
     pub(crate) fn granule_of(&self, key: &K) -> u64 {
-        match self.conflicts {
+        match &self.conflicts {
             Conflicts::Rows => self.domain.0,
             Conflicts::Ranges => self.leaf_hash(self.leaves().leaf_of(key)),
             Conflicts::Watched(granule) | Conflicts::Grouped { granule, .. } => {
-                self.granule_hash(granule(key))
+                self.granule_hash(granule.of(key))
             }
         }
     }
@@ -676,14 +696,48 @@ pub(crate) struct Rows<'a, K> {
     tree: &'a RwLock<BTreeMap<K, RowId>>,
     /// What is not taken yet; `None` when nothing is left.
     bounds: Option<(Bound<K>, Bound<K>)>,
-    front: VecDeque<RowId>,
+    front: Taken,
     /// Rows behind all others, last one first.
-    back: VecDeque<RowId>,
+    back: Taken,
+}
+
+/// Rows taken from one end of a range, the outermost first.
+#[derive(Default)]
+struct Taken {
+    ids: SmallVec<[RowId; Self::FIRST]>,
+    /// So many were given away from the start.
+    given: usize,
+}
+
+impl Taken {
+    /// How many rows are taken at first, most callers want one or a few, and from then on.
+    const FIRST: usize = 6;
+    const MOST: usize = 32;
+
+    /// Rows to be taken next, when all are given away.
+    fn refill(&mut self) -> usize {
+        let count = if self.ids.is_empty() { Self::FIRST } else { Self::MOST };
+        self.ids.clear();
+        self.given = 0;
+        count
+    }
+
+    fn is_empty(&self) -> bool {
+        self.given == self.ids.len()
+    }
+
+    fn pop_outermost(&mut self) -> Option<RowId> {
+        let id = *self.ids.get(self.given)?;
+        self.given += 1;
+        Some(id)
+    }
+
+    fn pop_innermost(&mut self) -> Option<RowId> {
+        if self.is_empty() { None } else { self.ids.pop() }
+    }
 }
 
 impl<'a, K: Key> Rows<'a, K> {
-    const MOST: usize = 32;
-
     /// Nothing if there is no tree, or the range is backwards: that is empty, not a panic.
     fn of(tree: Option<&'a RwLock<BTreeMap<K, RowId>>>, range: &impl RangeBounds<K>) -> Option<Self> {
         let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
@@ -694,21 +748,21 @@ impl<'a, K: Key> Rows<'a, K> {
             _ => false,
         };
         let tree = tree.filter(|_| !empty)?;
-        Some(Self { tree, bounds: Some(bounds), front: VecDeque::new(), back: VecDeque::new() })
+        Some(Self { tree, bounds: Some(bounds), front: Taken::default(), back: Taken::default() })
     }
 
-    /// Takes rows from one end of what is left: one at first, then more, since most callers want one row.
+    /// Takes rows from one end of what is left: few at first, then more.
     fn take(&mut self, from_back: bool) {
         let Some((from, to)) = &self.bounds else { return };
         let tree = self.tree.read().expect("no panic under the lock of a tree");
         let mut range = tree.range((from.as_ref(), to.as_ref()));
         let taken = if from_back { &mut self.back } else { &mut self.front };
-        let count = if taken.capacity() == 0 { 1 } else { Self::MOST };
+        let count = taken.refill();
         let mut last = None;
-        while taken.len() < count
+        while taken.ids.len() < count
             && let Some((key, &id)) = if from_back { range.next_back() } else { range.next() }
         {
-            taken.push_back(id);
+            taken.ids.push(id);
             last = Some(key);
         }
         // The next row outside of what was taken is the new border: if there is none, nothing is left.
@@ -730,7 +784,7 @@ impl<K: Key> Iterator for Rows<'_, K> {
         if self.front.is_empty() {
             self.take(false);
         }
-        self.front.pop_front().or_else(|| self.back.pop_back())
+        self.front.pop_outermost().or_else(|| self.back.pop_innermost())
     }
 }
 
@@ -739,7 +793,7 @@ impl<K: Key> DoubleEndedIterator for Rows<'_, K> {
         if self.back.is_empty() {
             self.take(true);
         }
-        self.back.pop_front().or_else(|| self.front.pop_back())
+        self.back.pop_outermost().or_else(|| self.front.pop_innermost())
     }
 }
 
@@ -782,7 +836,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
     }
 
     fn describe_granules(&self, wanted: &mut BTreeMap<u64, Option<String>>) {
-        let granule = match self.conflicts {
+        let granule = match &self.conflicts {
             Conflicts::Watched(granule) | Conflicts::Grouped { granule, .. } => granule,
             Conflicts::Ranges => {
                 for (leaf, fence) in self.leaves().fences() {
@@ -801,7 +855,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
                 return;
             }
             let Some(key) = self.key_of(id) else { continue };
-            let number = granule(&key);
+            let number = granule.of(&key);
             if let Some(unknown @ None) = wanted.get_mut(&self.granule_hash(number)) {
                 *unknown = Some(format!("granule {number}"));
                 missing -= 1;
@@ -1207,8 +1261,9 @@ mod tests {
 
     #[test]
     fn rows_without_a_value_are_given_back_though_others_change_in_every_window() {
-        let make: crate::store::MakeTable =
-            Box::new(|number, workers, _| Box::new(TableStore::new(&TABLE, number, workers, Vec::new())));
+        let make: crate::store::MakeTable = Box::new(|number, workers, _| {
+            Box::new(TableStore::new(&TABLE, Conflicts::Rows, number, workers, Vec::new()))
+        });
         let (store, mut workers) = Store::new(vec![make], Vec::new(), 1);
         let worker = &mut workers[0];
         for number in (0..20_000).step_by(2) {

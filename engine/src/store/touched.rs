@@ -34,11 +34,11 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             is_row: true,
             name: key_name::<K, C>(&looked.key),
         };
-        Some(match self.conflicts {
+        Some(match &self.conflicts {
             Conflicts::Rows => row(None),
             Conflicts::Watched(_) | Conflicts::Ranges => row(Some(self.granule_of(&looked.key))),
             Conflicts::Grouped { granule, .. } => {
-                let (granule, hash) = (granule(&looked.key), self.granule_of(&looked.key));
+                let (granule, hash) = (granule.of(&looked.key), self.granule_of(&looked.key));
                 let mode = if mode == Mode::Read { Mode::Read } else { Mode::Write };
                 Unit { hash, mode, also_by: None, is_row: false, name: granule.to_string() }
             }
@@ -71,9 +71,9 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         };
         let (from, to) = (range.start_bound(), range.end_bound());
         if let (Conflicts::Watched(granule) | Conflicts::Grouped { granule, .. }, Some(key)) =
-            (self.conflicts, key(from).or_else(|| key(to)))
+            (&self.conflicts, key(from).or_else(|| key(to)))
         {
-            return granule(key).to_string();
+            return granule.of(key).to_string();
         }
         let name = |key| key_name::<K, C>(key);
         let from = match from {

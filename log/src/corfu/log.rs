@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::{
-    Acknowledge, AppendError, Batch, Block, Durability, LogId, Position, ReadError, SealError, SharedLog,
-    Tail, Ticket, TrimError,
+    Acknowledge, AppendError, Batch, Block, Durability, FlushError, LogId, Position, ReadError, SealError,
+    SharedLog, Tail, Ticket, TrimError,
 };
 
 use super::appender;
@@ -100,6 +100,9 @@ pub enum ConnectError {
     /// It holds no projection: the cluster was not set up.
     #[error("the cluster has no projection yet")]
     NotSetUp,
+    /// The store answers, but not enough of the units and sequencers do to tell how far the log reaches.
+    #[error("the cluster's units and sequencer could not be reached in time")]
+    Silent,
 }
 
 /// A log on a cluster of storage units.
@@ -140,7 +143,8 @@ pub(super) struct Shared {
 impl CorfuLog {
     /// The log of the cluster behind `transport`.
     ///
-    /// Cost: one question to the projection store; one thread, and one for the janitor.
+    /// Cost: one question to the projection store, and one for the tail, so that a cluster that is not there is an
+    /// error here instead of silence later; one thread, and one for the janitor.
     ///
     /// # Errors
     /// [`ConnectError`].
@@ -158,6 +162,8 @@ impl CorfuLog {
             closing: Condvar::new(),
             config,
         });
+        let patience = Some(shared.config.patience);
+        shared.ask_tail(TailMode::Linearizable, patience).ok_or(ConnectError::Silent)?;
         let start = |name: &str, run: fn(&Shared)| {
             let shared = Arc::clone(&shared);
             let builder = thread::Builder::new().name(name.to_owned());
@@ -357,6 +363,17 @@ impl Shared {
         Ok(())
     }
 
+    fn flush(&self) -> Result<Position, FlushError> {
+        if self.config.durability == Durability::Buffered {
+            return Err(FlushError::Buffered);
+        }
+        // Units that flush have nothing to do, and of those in memory nothing is expected.
+        let patience = Some(self.config.patience);
+        let found = self.ask_tail(TailMode::Linearizable, patience).ok_or(FlushError::Unavailable)?;
+        self.settle(found.tail, patience);
+        Ok(found.tail)
+    }
+
     fn seal(&self) -> Result<Position, SealError> {
         match self.queue.begin_seal() {
             Ok(()) => {}
@@ -460,13 +477,18 @@ impl SharedLog for CorfuLog {
         self.shared.read(position)
     }
 
-    /// Waits for ever while the cluster cannot be reached: there is no error to give.
+    /// Waits for ever while the cluster cannot be reached: there is no error to give. A cluster that could not be
+    /// reached from the beginning is an error of [`connect`](Self::connect).
     fn tail(&self) -> Tail {
         self.shared.tail()
     }
 
     fn wait_past(&self, position: Position, timeout: Option<Duration>) -> Result<Tail, ReadError> {
         self.shared.wait_past(position, timeout)
+    }
+
+    fn flush(&self) -> Result<Position, FlushError> {
+        self.shared.flush()
     }
 
     fn trim(&self, before: Position) -> Result<(), TrimError> {

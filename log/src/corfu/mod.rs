@@ -17,6 +17,7 @@
 //! | verb | steps | file |
 //! |---|---|---|
 //! | append | token; units of the chain, head first; lost tokens are filled, doubts are resolved by id | `append.rs` |
+//! | appends | several under way, each naming the one before; what is lost is written again in order | `appends.rs` |
 //! | read | the last unit of the chain | `read.rs` |
 //! | fill | junk at the head where it has nothing; what it has, to all units behind it | `fill.rs` |
 //! | settle | the last units' gaps: waited for, then filled | `settle.rs` |
@@ -53,7 +54,7 @@
 //! break the protocol to see that it notices. Requests may be lost, doubled, delayed and reordered.
 //!
 //! Over TCP, a [`Server`] runs one role, a [`TcpTransport`] reaches them all, and a [`Monitor`] replaces who is
-//! dead (`net/`, `monitor.rs`). In this process, [`LocalCluster`] runs the roles (`server.rs` is a unit with its journal and threads), a
+//! dead (`net/`, `monitor.rs`). The projection store is a server too, or etcd (`etcd.rs`, cargo feature `etcd`). In this process, [`LocalCluster`] runs the roles (`server.rs` is a unit with its journal and threads), a
 //! [`Driver`] runs operations over any [`Transport`], and [`CorfuLog`] makes a
 //! [`SharedLog`](crate::SharedLog) of them.
 
@@ -62,6 +63,8 @@ mod append;
 mod appender;
 mod appends;
 mod boot;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod fill;
 mod janitor;
 mod journal;
@@ -93,6 +96,8 @@ mod unit;
 pub use administer::{TransferError, found, latest, reconfigure, transfer};
 pub use append::{Append, AppendOutcome, Appended, Entries, Refusal};
 pub use appends::{Appends, Ended, Window};
+#[cfg(feature = "etcd")]
+pub use etcd::EtcdStore;
 pub use fill::{Aim, Fill, Filled};
 pub use janitor::Sweep;
 pub use local::{LOCAL_SEQUENCER, LocalCluster, LocalConfig, LocalError, LocalStorage};
@@ -103,7 +108,7 @@ pub use message::{
     UnitReply, UnitRequest, UnitVerb,
 };
 pub use monitor::{Monitor, MonitorConfig, MonitorEvent};
-pub use net::{FrameError, Listing, Listings, NetError, Server, TcpTransport, announce};
+pub use net::{FrameError, Home, HomeError, Listing, Listings, NetError, Server, TcpTransport, announce};
 pub use operation::{Call, Input, Operation, Outbox, Outgoing, Pause};
 pub use plan::{Change, Found, Join, PlanError};
 pub use projection::{Chain, Flaw, Place, Projection, Segment};

@@ -34,6 +34,18 @@ pub enum StoreError {
         /// What is wrong with it.
         flaw: Flaw,
     },
+    /// Another process serves the store in this directory.
+    #[error("{path} is in use by another process")]
+    InUse {
+        /// Which directory.
+        path: PathBuf,
+    },
+    /// What stands at this key was not written by a projection store, or part of what was is missing.
+    #[error("{key} in etcd was not left so by a projection store")]
+    Foreign {
+        /// Which key.
+        key: String,
+    },
 }
 
 /// Keeps projections; linearizable.
@@ -215,88 +227,22 @@ impl ProjectionStore for FileStore {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use std::thread;
-
     use super::super::message::{SequencerNumber, UnitNumber};
     use super::super::plan::{Change, Found};
     use super::*;
     use crate::{LogId, Position};
 
-    fn projections(count: u64, marker: u64) -> Vec<Projection> {
-        let found = |n| Found {
-            tail: Position(1000 * n + marker),
-            trimmed: Position::ZERO,
-            silent: Vec::new(),
-            instance: None,
-        };
-        let first = Change {
-            sequencer: Some(SequencerNumber(1)),
-            ..Change::grow(vec![vec![UnitNumber(1), UnitNumber(2)]])
-        };
-        let mut projections = vec![Projection::blank(LogId(1), 8).next(&first, &found(0)).unwrap()];
-        for n in 1..count {
-            let next = projections.last().unwrap().next(&Change::default(), &found(n)).unwrap();
-            projections.push(next);
-        }
-        projections
-    }
-
-    fn epochs_are_installed_in_order_and_once(store: &dyn ProjectionStore) {
-        let (ours, theirs) = (projections(3, 1), projections(3, 2));
-        assert!(store.latest().unwrap().is_none());
-        assert!(!store.install(&ours[1]).unwrap(), "epoch 1 comes first");
-        assert!(store.install(&ours[0]).unwrap());
-        assert!(!store.install(&ours[0]).unwrap());
-        assert!(!store.install(&ours[2]).unwrap());
-        assert!(store.install(&theirs[1]).unwrap());
-        assert!(!store.install(&ours[1]).unwrap());
-        assert_eq!(*store.latest().unwrap().unwrap(), theirs[1]);
-        let request = StoreRequest::Install(Arc::new(ours[1].clone()));
-        let latest = StoreReply::Latest(Some(Arc::new(theirs[1].clone())));
-        assert_eq!(store.handle(&request).unwrap(), latest);
-    }
-
-    #[test]
-    fn memory_store_installs_in_order_and_once() {
-        epochs_are_installed_in_order_and_once(&MemoryStore::default());
-    }
-
-    #[test]
-    fn file_store_installs_in_order_and_once_and_keeps_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("store");
-        epochs_are_installed_in_order_and_once(&FileStore::open(&path).unwrap());
-        let again = FileStore::open(&path).unwrap();
-        assert_eq!(*again.latest().unwrap().unwrap(), projections(2, 2)[1]);
-        assert_eq!(fs::read_dir(&path).unwrap().count(), 2, "nothing is left half made");
-    }
-
-    #[test]
-    fn file_store_raced_by_many_has_one_winner_for_each_epoch() {
-        let directory = tempfile::tempdir().unwrap();
-        let wins: Vec<u64> = thread::scope(|scope| {
-            let racers: Vec<_> = (0..4)
-                .map(|racer| {
-                    let path = directory.path().to_owned();
-                    scope.spawn(move || {
-                        let store = FileStore::open(path).unwrap();
-                        let mine = projections(8, racer);
-                        mine.iter().filter(|mine| store.install(mine).unwrap()).count() as u64
-                    })
-                })
-                .collect();
-            racers.into_iter().map(|racer| racer.join().unwrap()).collect()
-        });
-        let store = FileStore::open(directory.path()).unwrap();
-        let latest = store.latest().unwrap().unwrap();
-        assert_eq!(wins.iter().sum::<u64>(), latest.epoch.0, "each epoch was won once");
-    }
-
     #[test]
     fn file_store_with_a_damaged_projection_says_so() {
         let directory = tempfile::tempdir().unwrap();
         let store = FileStore::open(directory.path()).unwrap();
-        assert!(store.install(&projections(1, 0)[0]).unwrap());
+        let change = Change {
+            sequencer: Some(SequencerNumber(1)),
+            ..Change::grow(vec![vec![UnitNumber(1), UnitNumber(2)]])
+        };
+        let found = Found { tail: Position(0), trimmed: Position::ZERO, silent: Vec::new(), instance: None };
+        let projection = Projection::blank(LogId(1), 8).next(&change, &found).unwrap();
+        assert!(store.install(&projection).unwrap());
         let mut bytes = fs::read(store.file(Epoch(1))).unwrap();
         bytes[40] ^= 1;
         fs::write(store.file(Epoch(1)), bytes).unwrap();

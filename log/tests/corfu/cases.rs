@@ -2,8 +2,8 @@
 
 use mixlog_log::Position;
 use mixlog_log::corfu::{
-    AppendOutcome, Change, ClientId, Instance, Limits, Node, ReadOutcome, Refusal, Rules, Sequencer, Settle,
-    Sweep, Tail, TailMode, Trim, Unit, UnitReply, UnitVerb,
+    AppendOutcome, Change, ClientId, Instance, Limits, Node, Outgoing, ReadOutcome, Refusal, Reply, Rules,
+    Sequencer, Settle, Sweep, Tail, TailMode, Trim, Unit, UnitReply, UnitVerb,
 };
 
 use crate::harness::{Driven, Held, Net, SEQUENCER, append, committed, node, run, text_at, unit};
@@ -390,4 +390,77 @@ fn sequencer_that_is_gone_is_not_needed_for_the_tail() {
     }
     net.dead.insert(Node::Sequencer(SEQUENCER));
     assert_eq!(tail(&mut net, TailMode::Linearizable), 5);
+}
+
+#[test]
+fn write_doubled_of_which_one_arrives_after_a_trim_is_not_appended_again() {
+    let mut net = chain();
+    let mut writer = Driven::new(append(net.latest(), 1, 0, &["a"]));
+    writer.until_unit(&mut net, 1);
+    // The message arrives twice: once now, and once when a reader has completed the entry and somebody trimmed it.
+    let Outgoing { to, request, .. } = writer.next().unwrap().clone();
+    assert_eq!(net.serve(to, request), Some(Reply::Unit(UnitReply::Done)));
+    assert_eq!(text_at(&net.fill(0, 1), 0).as_deref(), Some("a"));
+    Driven::new(Trim::new(net.latest(), Position(1))).run(&mut net);
+    // The head that refuses the second one has taken the first one, and does not remember that.
+    assert_eq!(writer.run(&mut net), AppendOutcome::Indeterminate(Position(0)));
+    assert_eq!(tail(&mut net, TailMode::Linearizable), 1, "no other position was taken");
+}
+
+#[test]
+fn write_doubled_of_which_one_is_refused_and_one_taken_is_appended() {
+    let mut net = chain();
+    let mut full = Unit::new(unit(1), Limits { quota: 3, ..Limits::NONE }, Rules::SOUND);
+    full.replay(mixlog_log::corfu::Record::State(*net.units[&unit(1)].state().unwrap()), None);
+    net.units.insert(unit(1), full);
+    net.append(1, 0, &["aaa"]);
+    let mut writer = Driven::new(append(net.latest(), 1, 1, &["b"]));
+    writer.until_unit(&mut net, 1);
+    let Outgoing { to, request, .. } = writer.next().unwrap().clone();
+    // The head is full; then there is space again, and the message arrives once more.
+    writer.step(&mut net);
+    Driven::new(Trim::new(net.latest(), Position(1))).run(&mut net);
+    assert_eq!(net.serve(to, request), Some(Reply::Unit(UnitReply::Done)));
+    // The refusal alone says nothing: the entry is there, and counts once.
+    assert_eq!(committed(&writer.run(&mut net)).first, Position(1));
+    assert_eq!((net.held(1, 1), net.held(2, 1)), (data(1, "b"), data(1, "b")));
+    assert_eq!(tail(&mut net, TailMode::Linearizable), 2);
+}
+
+#[test]
+fn trim_by_an_outdated_projection_reaches_the_units_of_the_latest() {
+    let mut net = chain();
+    net.append(1, 0, &["a"]);
+    net.append(1, 1, &["b"]);
+    let old = net.latest();
+    net.reconfigure(Change::replace(unit(1), unit(9)));
+    net.transfer();
+    assert_eq!(net.held(9, 0), data(1, "a"));
+    // All former members answer, also the one that is a member no more.
+    Driven::new(Trim::new(old, Position(1))).run(&mut net);
+    for number in [2, 9] {
+        assert_eq!(net.held(number, 0), Held::Trimmed, "unit {number}");
+        assert_eq!(net.held(number, 1), data(1, "b"), "unit {number}");
+    }
+    assert_eq!(net.read(0), ReadOutcome::Trimmed(Position(1)));
+}
+
+#[test]
+fn run_across_the_trim_mark_is_not_written() {
+    let mut net = chain();
+    net.append(1, 0, &["a"]);
+    let sequencer = net.sequencers[&SEQUENCER].clone();
+    net.append(1, 1, &["b"]);
+    Driven::new(Trim::new(net.latest(), Position(2))).run(&mut net);
+    let (latest, member) = (net.latest(), net.latest().members()[0]);
+    let answer = net.ask(member, latest.epoch, UnitVerb::Write(run(3, 1, &["e", "f"])));
+    assert_eq!(answer, UnitReply::Trimmed(Position(2)));
+    // A sequencer that goes back gives out a trimmed position again, with one after it that is free.
+    net.sequencers.insert(SEQUENCER, sequencer);
+    let outcome = Driven::new(append(net.latest(), 2, 0, &["c", "d"])).run(&mut net);
+    assert_eq!(outcome, AppendOutcome::Indeterminate(Position(1)), "what was trimmed there is not known");
+    for number in [1, 2] {
+        assert_eq!(net.held(number, 1), Held::Trimmed);
+        assert!(!matches!(net.held(number, 2), Held::Data(..)), "no half of it is there");
+    }
 }

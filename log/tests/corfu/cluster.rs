@@ -10,11 +10,11 @@ use std::thread;
 use std::time::Duration;
 
 use mixlog_log::corfu::{
-    Change, Config, CorfuLog, LOCAL_SEQUENCER, LocalCluster, LocalConfig, LocalError, LocalStorage, Node,
-    Reconfigured, ReplyTo, Request, SequencerRequest, SequencerVerb, Timing, Transport, UnitFiles,
-    UnitNumber,
+    Change, Config, ConnectError, CorfuLog, LOCAL_SEQUENCER, LocalCluster, LocalConfig, LocalError,
+    LocalStorage, Node, Reconfigured, ReplyTo, Request, SequencerRequest, SequencerVerb, Timing, Transport,
+    UnitFiles, UnitNumber,
 };
-use mixlog_log::{AppendError, Batch, Durability, Entry, Position, ReadError, SharedLog};
+use mixlog_log::{AppendError, Batch, Durability, Entry, FlushError, Position, ReadError, SharedLog};
 
 /// Longer than any step takes on a busy machine, so that a hang fails instead of hanging.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -436,4 +436,31 @@ fn batch_of_more_entries_than_a_stripe_is_refused() {
     let mut batch = Batch::new();
     (0..17).for_each(|_| batch.push(b"x"));
     assert!(matches!(log.append(&batch), Err(AppendError::TooMany { limit: 16 })));
+}
+
+#[test]
+fn cluster_whose_units_are_gone_is_an_error_when_it_is_connected_to() {
+    let cluster = memory();
+    cluster.running().into_iter().for_each(|unit| assert!(cluster.stop_unit(unit)));
+    let patience = Duration::from_millis(300);
+    let config = Config { timing: timing(), patience, ..Config::default() };
+    let connected = CorfuLog::connect(Arc::<LocalCluster>::clone(&cluster), config);
+    assert_eq!(connected.map(drop), Err(ConnectError::Silent));
+}
+
+#[test]
+fn flush_is_refused_where_units_only_buffer() {
+    for (durability, flushes) in [(Durability::Flushed, true), (Durability::Buffered, false)] {
+        let directory = tempfile::tempdir().unwrap();
+        let LocalStorage::Files(files) = files(directory.path(), 1).storage else { unreachable!("in files") };
+        let storage = LocalStorage::Files(UnitFiles { durability, ..files });
+        let cluster =
+            LocalCluster::open(LocalConfig { storage, timing: timing(), ..LocalConfig::default() }).unwrap();
+        let log = connect(&cluster);
+        assert_eq!(append(&log, "a").unwrap(), Position(0));
+        match log.flush() {
+            Ok(tail) => assert!(flushes && tail == Position(1)),
+            Err(error) => assert!(!flushes && matches!(error, FlushError::Buffered), "{error}"),
+        }
+    }
 }

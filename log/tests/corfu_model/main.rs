@@ -19,7 +19,7 @@
 
 mod world;
 
-use mixlog_log::corfu::{Change, Rules, UnitNumber};
+use mixlog_log::corfu::{Change, Join, Rules, UnitNumber};
 use stateright::{Checker, Model, Property};
 
 use crate::world::{Action, Budget, Step, World};
@@ -28,10 +28,12 @@ use crate::world::{Action, Budget, Step, World};
 #[derive(Clone)]
 struct Scenario {
     chains: &'static [&'static [u32]],
+    /// What was done before, so that the exploration begins half way.
+    before: Vec<Step>,
     scripts: Vec<Vec<Step>>,
     budget: Budget,
     /// How many inputs each client takes at most.
-    inputs: usize,
+    inputs: Vec<usize>,
     rules: Rules,
 }
 
@@ -40,11 +42,11 @@ impl Model for Scenario {
     type Action = Action;
 
     fn init_states(&self) -> Vec<World> {
-        vec![World::new(self.chains, &self.scripts, self.budget, self.rules)]
+        vec![World::new(self.chains, &self.before, &self.scripts, self.budget, self.rules)]
     }
 
     fn actions(&self, state: &World, actions: &mut Vec<Action>) {
-        state.actions(self.inputs, actions);
+        state.actions(&self.inputs, actions);
     }
 
     fn next_state(&self, last: &World, action: Action) -> Option<World> {
@@ -83,9 +85,10 @@ fn renew() -> Step {
 fn two_chains(rules: Rules) -> Scenario {
     Scenario {
         chains: &[&[1, 2], &[3, 4]],
+        before: vec![],
         scripts: vec![vec![Step::Append("a")], vec![Step::Append("b")], vec![renew()]],
         budget: Budget::default(),
-        inputs: 11,
+        inputs: vec![11; 3],
         rules,
     }
 }
@@ -94,9 +97,10 @@ fn two_chains(rules: Rules) -> Scenario {
 fn one_chain(rules: Rules) -> Scenario {
     Scenario {
         chains: &[&[1, 2]],
+        before: vec![],
         scripts: vec![vec![Step::Append("a")], vec![Step::Append("b"), Step::Tail], vec![renew()]],
         budget: LATE,
-        inputs: 11,
+        inputs: vec![11; 3],
         rules,
     }
 }
@@ -105,9 +109,10 @@ fn one_chain(rules: Rules) -> Scenario {
 fn filler(rules: Rules) -> Scenario {
     Scenario {
         chains: &[&[1, 2]],
+        before: vec![],
         scripts: vec![vec![Step::Append("a")], vec![Step::Fill, Step::Append("b")], vec![renew()]],
         budget: Budget { client_deaths: 1, ..Budget::default() },
-        inputs: 11,
+        inputs: vec![11; 3],
         rules,
     }
 }
@@ -116,9 +121,10 @@ fn filler(rules: Rules) -> Scenario {
 fn two_drivers(rules: Rules) -> Scenario {
     Scenario {
         chains: &[&[1, 2]],
+        before: vec![],
         scripts: vec![vec![Step::Append("a")], vec![renew()], vec![remove(1)]],
         budget: Budget { unit_deaths: 1, ..Budget::default() },
-        inputs: 12,
+        inputs: vec![12; 3],
         rules,
     }
 }
@@ -127,9 +133,61 @@ fn two_drivers(rules: Rules) -> Scenario {
 fn sequencer_goes_back(rules: Rules) -> Scenario {
     Scenario {
         chains: &[&[1, 2]],
+        before: vec![],
         scripts: vec![vec![Step::Append("same")], vec![Step::Append("same")]],
         budget: Budget { back: 1, ..LATE },
-        inputs: 10,
+        inputs: vec![10; 2],
+        rules,
+    }
+}
+
+/// The tail is looked for while a chain's only unit takes what will be acknowledged.
+fn late_append(rules: Rules) -> Scenario {
+    Scenario {
+        chains: &[&[1]],
+        before: vec![],
+        scripts: vec![vec![Step::Append("a")], vec![Step::Append("b")], vec![renew()]],
+        budget: LATE,
+        inputs: vec![10, 10, 12],
+        rules,
+    }
+}
+
+/// An entry is there; the last unit of its chain dies, and a driver goes on with the head.
+fn last_unit_dies(rules: Rules) -> Scenario {
+    Scenario {
+        chains: &[&[1, 2]],
+        before: vec![Step::Append("before")],
+        scripts: vec![vec![Step::Append("a")], vec![Step::Append("b")], vec![renew()]],
+        budget: Budget { unit_deaths: 1, ..Budget::default() },
+        inputs: vec![10, 10, 20],
+        rules,
+    }
+}
+
+/// A head is removed while it may have what no other unit has, and joins again.
+fn head_comes_back(rules: Rules) -> Scenario {
+    let join = Join { beside: UnitNumber(2), unit: UnitNumber(1) };
+    let join = Step::Reconfigure(Change { joins: vec![join], ..Change::default() });
+    Scenario {
+        chains: &[&[1, 2]],
+        before: vec![Step::Append("before")],
+        scripts: vec![vec![Step::Append("a")], vec![Step::Append("b")], vec![remove(1), join]],
+        budget: Budget::default(),
+        inputs: vec![9, 9, 22],
+        rules,
+    }
+}
+
+/// Two chains of two, with an entry on the first one; two clients append and any unit may die, while a driver
+/// goes to the next epoch without the first head.
+fn two_chains_with_a_crash(rules: Rules) -> Scenario {
+    Scenario {
+        chains: &[&[1, 2], &[3, 4]],
+        before: vec![Step::Append("before")],
+        scripts: vec![vec![Step::Append("a")], vec![Step::Append("b")], vec![remove(1)]],
+        budget: Budget { unit_deaths: 1, ..Budget::default() },
+        inputs: vec![10, 10, 12],
         rules,
     }
 }
@@ -142,12 +200,19 @@ fn more_inputs() -> usize {
 /// Explores everything, and finds nothing wrong.
 fn assert_sound(name: &str, scenario: impl Fn(Rules) -> Scenario) {
     let mut scenario = scenario(Rules::SOUND);
-    scenario.inputs += more_inputs();
-    let inputs = scenario.inputs;
+    scenario.inputs.iter_mut().for_each(|inputs| *inputs += more_inputs());
+    let inputs = scenario.inputs.clone();
     let checker = scenario.checker().threads(2).spawn_bfs().join();
     let (states, depth) = (checker.unique_state_count(), checker.max_depth());
-    println!("{name}: {states} states, {depth} deep, {inputs} inputs a client");
-    checker.assert_properties();
+    println!("{name}: {states} states, {depth} deep, {inputs:?} inputs of the clients");
+    for property in ALWAYS {
+        if let Some(path) = checker.discovery(property) {
+            let flaws = path.last_state().flaws.clone();
+            panic!("{name}: {property}, {flaws:?}: {:?}", path.into_actions());
+        }
+    }
+    // Otherwise the bound has cut off what matters.
+    assert!(checker.discovery("all comes to an end").is_some(), "{name}: no run comes to its end");
 }
 
 /// Finds a counter-example when one rule is broken.
@@ -180,6 +245,41 @@ fn filler_is_sound() {
 #[test]
 fn two_drivers_are_sound() {
     assert_sound("two drivers", two_drivers);
+}
+
+#[test]
+fn late_append_is_sound() {
+    assert_sound("a late append", late_append);
+}
+
+#[test]
+fn last_unit_that_dies_is_sound() {
+    assert_sound("the last unit dies", last_unit_dies);
+}
+
+#[test]
+fn head_that_comes_back_is_sound() {
+    assert_sound("a head comes back", head_comes_back);
+}
+
+#[test]
+fn two_chains_with_a_crash_are_sound() {
+    assert_sound("two chains and a crash", two_chains_with_a_crash);
+}
+
+#[test]
+fn heads_that_are_not_sealed_are_found() {
+    assert_found("heads are not sealed", last_unit_dies, Rules { seal_every_unit: false, ..Rules::SOUND });
+}
+
+#[test]
+fn units_that_join_with_what_they_had_are_found() {
+    assert_found("joining does not empty", head_comes_back, Rules { join_empties: false, ..Rules::SOUND });
+}
+
+#[test]
+fn recovery_that_is_not_fenced_is_found() {
+    assert_found("recovery is not fenced", late_append, Rules { fenced_recovery: false, ..Rules::SOUND });
 }
 
 #[test]

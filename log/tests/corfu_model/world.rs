@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use mixlog_log::corfu::{
     Aim, Append, AppendOutcome, Call, Change, ClientId, Entries, EntryId, Epoch, Fill, Input, Instance,
-    Limits, Node, Operation, Outbox, Outgoing, Pause, Projection, Reconfigure, Register, Reply, Request,
-    Rules, Run, Sequencer, SequencerNumber, SequencerReply, StoreReply, StoreRequest, Tail, TailMode, Token,
-    Unit, UnitNumber, UnitReply, UnitVerb,
+    Limits, Member, Node, Operation, Outbox, Outgoing, Pause, Projection, Reconfigure, Register, Reply,
+    Request, Rules, Run, Sequencer, SequencerNumber, SequencerReply, StoreReply, StoreRequest, Tail,
+    TailMode, Token, Unit, UnitNumber, UnitReply, UnitVerb,
 };
 use mixlog_log::{Batch, LogId, Position};
 
@@ -47,6 +47,7 @@ enum Outcome {
 /// A client.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Client {
+    id: ClientId,
     script: Vec<Step>,
     done: usize,
     job: Option<Job>,
@@ -105,7 +106,15 @@ pub(crate) enum Action {
 }
 
 impl World {
-    pub(crate) fn new(chains: &[&[u32]], scripts: &[Vec<Step>], budget: Budget, rules: Rules) -> Self {
+    /// A cluster of `chains` in which somebody has done what is told by `before`, one after the other and without
+    /// any trouble. From there on, each client follows its script.
+    pub(crate) fn new(
+        chains: &[&[u32]],
+        before: &[Step],
+        scripts: &[Vec<Step>],
+        budget: Budget,
+        rules: Rules,
+    ) -> Self {
         let sequencer = Sequencer::new(Instance(1));
         let numbers = chains.iter().flat_map(|chain| chain.iter()).copied().map(UnitNumber);
         let unit = |number| (number, Unit::new(number, Limits::NONE, rules));
@@ -125,13 +134,16 @@ impl World {
         };
         let chains = chains.iter().map(|chain| chain.iter().copied().map(UnitNumber).collect()).collect();
         let change = Change { sequencer: Some(SEQUENCER), ..Change::grow(chains) };
-        world.clients.push(Client::new(vec![Step::Reconfigure(change)]));
+        let founded = [Step::Reconfigure(change)].into_iter().chain(before.iter().cloned()).collect();
+        world.clients.push(Client::new(ClientId(u64::MAX), founded));
         world.go_on(0, Rules::SOUND);
         while let Some(outgoing) = world.clients[0].waiting.first() {
             let call = outgoing.call;
             world = world.after(Action::Serve(0, call), Rules::SOUND);
         }
-        world.clients = scripts.iter().cloned().map(Client::new).collect();
+        assert!(world.is_over(), "what comes before is done without any trouble");
+        let clients = (0..).map(ClientId).zip(scripts.iter().cloned());
+        world.clients = clients.map(|(id, script)| Client::new(id, script)).collect();
         world.earlier = world.sequencer.clone();
         world.budget = budget;
         for index in 0..world.clients.len() {
@@ -144,10 +156,10 @@ impl World {
         self.register.latest()
     }
 
-    /// Everything that can happen. No client takes more than `inputs` inputs.
-    pub(crate) fn actions(&self, inputs: usize, actions: &mut Vec<Action>) {
+    /// Everything that can happen. No client takes more inputs than `inputs` has for it.
+    pub(crate) fn actions(&self, inputs: &[usize], actions: &mut Vec<Action>) {
         for (index, client) in self.clients.iter().enumerate() {
-            if client.job.is_none() || client.inputs >= inputs {
+            if client.job.is_none() || client.inputs >= inputs[index] {
                 continue;
             }
             for outgoing in &client.waiting {
@@ -329,7 +341,7 @@ impl World {
         client.floor = end;
         client.job = Some(match step {
             Step::Append(text) => {
-                let id = EntryId { client: ClientId(index as u64), sequence: client.done as u64 };
+                let id = EntryId { client: client.id, sequence: client.done as u64 };
                 let mut batch = Batch::new();
                 batch.push(text.as_bytes());
                 Job::Append(Append::new(projection, id, Arc::new(Entries::indivisible(batch)), rules), id)
@@ -374,22 +386,25 @@ impl World {
         }
     }
 
-    /// Every unit of a chain has what the later ones have.
+    /// Every unit of a chain has what the later ones have, and the head what those have that join.
     pub(crate) fn chains_are_prefixes(&self) -> bool {
         let Some(latest) = self.latest() else { return true };
         latest.segments.iter().flat_map(|segment| &segment.chains).all(|chain| {
-            chain.units.windows(2).all(|pair| {
-                let [earlier, later] = [pair[0], pair[1]].map(|member| {
-                    let unit = &self.units[&member.unit];
-                    let cells = unit.written().map(|(first, end, id, _)| (first, end, id));
-                    (unit.member() == Some(member)).then(|| cells.collect::<BTreeSet<_>>())
-                });
-                match (earlier, later) {
+            let joining = chain.joining.iter().map(|joining| (chain.head(), *joining));
+            chain.units.windows(2).map(|pair| (pair[0], pair[1])).chain(joining).all(
+                |(earlier, later)| match (self.cells(earlier), self.cells(later)) {
                     (Some(earlier), Some(later)) => later.is_subset(&earlier),
                     _ => true,
-                }
-            })
+                },
+            )
         })
+    }
+
+    /// What a member has; `None` if its unit is not that member any more.
+    fn cells(&self, member: Member) -> Option<BTreeSet<(Position, Position, Option<EntryId>)>> {
+        let unit = &self.units[&member.unit];
+        let cells = unit.written().map(|(first, end, id, _)| (first, end, id));
+        (unit.member() == Some(member)).then(|| cells.collect())
     }
 
     /// Every acknowledged entry is on every unit of its chain.
@@ -427,8 +442,9 @@ impl World {
 }
 
 impl Client {
-    const fn new(script: Vec<Step>) -> Self {
+    const fn new(id: ClientId, script: Vec<Step>) -> Self {
         Self {
+            id,
             script,
             done: 0,
             job: None,

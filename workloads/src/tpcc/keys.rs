@@ -10,12 +10,14 @@
 //! ```
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use mixlog_engine::DecodeError;
 use serde::{Deserialize, Serialize};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::codec::Reader;
+use crate::text::Text;
 
 /// The number of districts in a warehouse.
 pub const DISTRICTS: u8 = 10;
@@ -167,6 +169,24 @@ impl NameKey {
     #[must_use]
     pub const fn name(self) -> u16 {
         self.0 as u16
+    }
+}
+
+/// Where a customer stands among those of a district who share a last name: they are sorted by C_FIRST.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NameRank {
+    /// The district and the last name.
+    pub name: NameKey,
+    /// C_FIRST.
+    pub first: Text<16>,
+}
+
+impl NameRank {
+    /// All who share a last name.
+    #[inline]
+    #[must_use]
+    pub const fn all(name: NameKey) -> RangeInclusive<Self> {
+        Self { name, first: Text::EMPTY }..=Self { name, first: Text::LAST }
     }
 }
 

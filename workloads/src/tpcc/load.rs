@@ -6,12 +6,11 @@
 use mixlog_engine::{Footprint, Never, Procedure, Tx};
 use serde::{Deserialize, Serialize};
 
-use super::keys::{CustomerKey, DistrictKey, HistoryKey, NameKey, OrderKey, StockKey, WarehouseKey};
+use super::keys::{CustomerKey, DistrictKey, HistoryKey, OrderKey, StockKey, WarehouseKey};
 use super::rows::OrderLines;
 use super::schema::{
-    CUSTOMER, CUSTOMER_ACCOUNT, CUSTOMER_BY_NAME, CUSTOMER_DATA, DISTRICT, DISTRICT_ORDERS, DISTRICT_YTD,
-    HISTORY, ITEM, ITEMS, LAST_ORDER, NEW_ORDER, ORDER, ORDER_LINE, POPULATION, Population, STOCK,
-    STOCK_INFO, WAREHOUSE, WAREHOUSE_YTD,
+    CUSTOMER, CUSTOMER_ACCOUNT, CUSTOMER_DATA, DISTRICT, DISTRICT_ORDERS, DISTRICT_YTD, HISTORY, ITEM, ITEMS,
+    NEW_ORDER, ORDER, ORDER_LINE, POPULATION, Population, STOCK, STOCK_INFO, WAREHOUSE, WAREHOUSE_YTD,
 };
 
 /// Rows of ITEM or STOCK, and customers, that one procedure writes.
@@ -229,28 +228,11 @@ impl Procedure for LoadCustomers {
             let key = CustomerKey::new(self.district, id);
             let customer = population.customer(key, time_us);
             tx.put(&CUSTOMER, key, customer);
-            self.index(tx, NameKey::new(self.district, customer.last_number), id);
             tx.put(&CUSTOMER_ACCOUNT, key, population.account());
             tx.put(&CUSTOMER_DATA, key, population.customer_data(key));
             tx.put(&HISTORY, HistoryKey { customer: key, position: 0 }, history);
         }
         Ok(())
-    }
-}
-
-impl LoadCustomers {
-    /// Puts a customer where C_FIRST says among those of the same last name; C_ID decides between equal names.
-    fn index(&self, tx: &mut Tx<'_>, name: NameKey, customer: u32) {
-        let mut ids = tx.get(&CUSTOMER_BY_NAME, &name).cloned().unwrap_or_default();
-        if ids.contains(&customer) {
-            return;
-        }
-        let rank =
-            |id: u32| (tx.get(&CUSTOMER, &CustomerKey::new(self.district, id)).map(|row| row.first), id);
-        let rank_of_customer = rank(customer);
-        let place = ids.partition_point(|id| rank(*id) < rank_of_customer);
-        ids.insert(place, customer);
-        tx.put(&CUSTOMER_BY_NAME, name, ids);
     }
 }
 
@@ -281,7 +263,6 @@ impl Procedure for LoadOrders {
             let key = OrderKey::new(self.district, id);
             let order = population.order(key, customers[id as usize - 1], time_us);
             tx.put(&ORDER, key, order);
-            tx.put(&LAST_ORDER, CustomerKey::new(self.district, order.customer), id);
             if !population.is_delivered(key) {
                 tx.put(&NEW_ORDER, key, ());
             }

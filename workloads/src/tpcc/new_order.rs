@@ -11,8 +11,7 @@ use super::keys::{
 };
 use super::rows::{Item, LastName, Order, OrderLine, OrderLines, Stock, StockInfo, WHOLE};
 use super::schema::{
-    CUSTOMER, DISTRICT, DISTRICT_ORDERS, ITEM, LAST_ORDER, NEW_ORDER, ORDER, ORDER_LINE, STOCK, STOCK_INFO,
-    WAREHOUSE,
+    CUSTOMER, DISTRICT, DISTRICT_ORDERS, ITEM, NEW_ORDER, ORDER, ORDER_LINE, STOCK, STOCK_INFO, WAREHOUSE,
 };
 use crate::codec::Reader;
 use crate::money::Cents;
@@ -258,7 +257,7 @@ impl Procedure for NewOrder {
         f.read_granule(&WAREHOUSE, u64::from(self.warehouse));
         // Granules would do for all tables but STOCK. Naming the rows lets the engine fetch them ahead.
         let customer = CustomerKey::new(self.district_key(), self.customer);
-        f.read(&CUSTOMER, &customer).write_granule(&ORDER, district).write(&LAST_ORDER, &customer);
+        f.read(&CUSTOMER, &customer).write_granule(&ORDER, district);
         for line in self.lines.as_slice() {
             let stock = StockKey::new(line.supply, line.item);
             f.read(&ITEM, &line.item).write(&STOCK, &stock).read(&STOCK_INFO, &stock);
@@ -281,7 +280,6 @@ impl Procedure for NewOrder {
         tx.fetch_ahead(&ORDER_LINE, &[key]);
         tx.put(&ORDER, key, self.order_row(entry_us));
         tx.put(&NEW_ORDER, key, ());
-        tx.put(&LAST_ORDER, customer_key, id);
 
         let mut lines = Vec::with_capacity(self.lines.as_slice().len());
         let mut rows = OrderLines::EMPTY;

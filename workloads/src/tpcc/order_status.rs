@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::customer::{Missing, Selector};
-use super::keys::{DistrictKey, OrderKey, read_district, read_warehouse};
+use super::keys::{DistrictKey, read_district, read_warehouse};
 use super::rows::{LastName, OrderLine};
-use super::schema::{CUSTOMER, CUSTOMER_ACCOUNT, LAST_ORDER, ORDER, ORDER_LINE};
+use super::schema::{CUSTOMER, CUSTOMER_ACCOUNT, ORDER, ORDER_BY_CUSTOMER, ORDER_LINE};
 use crate::codec::Reader;
 use crate::money::Cents;
 use crate::text::{Text, byte_list};
@@ -107,10 +107,9 @@ impl Procedure for OrderStatus {
     fn run(&self, tx: &mut Tx<'_>) -> Result<Status, Missing> {
         let district = self.district_key();
         let key = self.customer.find(tx, district).ok_or(Missing::Customer)?;
+        let (_, order_key) = tx.range_by(&ORDER_BY_CUSTOMER, key..=key).next_back().ok_or(Missing::Order)?;
         let customer = tx.get(&CUSTOMER, &key).ok_or(Missing::Customer)?;
         let account = tx.get(&CUSTOMER_ACCOUNT, &key).ok_or(Missing::Customer)?;
-        let id = *tx.get(&LAST_ORDER, &key).ok_or(Missing::Order)?;
-        let order_key = OrderKey::new(district, id);
         let order = tx.get(&ORDER, &order_key).ok_or(Missing::Order)?;
         let lines = tx.get(&ORDER_LINE, &order_key).ok_or(Missing::Order)?;
         let lines = lines.first(order.line_count).iter().map(StatusLine::from).collect();
@@ -120,7 +119,7 @@ impl Procedure for OrderStatus {
             middle: customer.middle,
             last: customer.last,
             balance: account.balance,
-            order: id,
+            order: order_key.order(),
             entry_us: order.entry_us,
             carrier: order.carrier,
             lines,

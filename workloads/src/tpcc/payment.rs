@@ -5,9 +5,9 @@ use std::io::Write;
 use mixlog_engine::{DecodeError, Footprint, Procedure, Tx};
 use serde::{Deserialize, Serialize};
 
-use super::customer::{Missing, Selector, middle};
+use super::customer::{Missing, Namesakes, Selector, middle};
 use super::keys::{
-    CustomerKey, DistrictKey, HistoryKey, NameKey, WarehouseKey, read_district, read_warehouse,
+    CustomerKey, DistrictKey, HistoryKey, NameKey, NameRank, WarehouseKey, read_district, read_warehouse,
 };
 use super::rows::{Account, Address, CustomerData, History, LastName, history_data};
 use super::schema::{
@@ -201,9 +201,9 @@ impl Procedure for Payment {
             Selector::LastName(name) => {
                 f.write_granule(&CUSTOMER_ACCOUNT, home);
                 // Nobody writes names after the population, so this is the customer.
-                let ids = f.get(&CUSTOMER_BY_NAME, &NameKey::new(self.customer_district_key(), name));
-                if let Some(id) = ids.and_then(|ids| middle(&ids)) {
-                    let key = CustomerKey::new(self.customer_district_key(), id);
+                let name = NameRank::all(NameKey::new(self.customer_district_key(), name));
+                let keys: Namesakes = f.get_by(&CUSTOMER_BY_NAME, name).map(|(_, key)| key).collect();
+                if let Some(key) = middle(&keys) {
                     f.write(&CUSTOMER_ACCOUNT, &key).read(&CUSTOMER, &key);
                 }
             }

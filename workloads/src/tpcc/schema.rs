@@ -4,9 +4,9 @@
 //! |---|---|---|---|
 //! | `tpcc.places` | warehouse | WAREHOUSE, DISTRICT, STOCK_INFO | population only |
 //! | `tpcc.items` | all | ITEM | population only |
-//! | `tpcc.customers` | district | CUSTOMER, CUSTOMER_BY_NAME | population only |
+//! | `tpcc.customers` | district | CUSTOMER, its index CUSTOMER_BY_NAME | population only |
 //! | `tpcc.accounts` | district of the customer | CUSTOMER_ACCOUNT, CUSTOMER_DATA, HISTORY | Payment, Delivery |
-//! | `tpcc.orders` | district | DISTRICT_ORDERS, ORDER, NEW_ORDER, ORDER_LINE, LAST_ORDER | New-Order, Delivery |
+//! | `tpcc.orders` | district | DISTRICT_ORDERS, ORDER, its index ORDER_BY_CUSTOMER, NEW_ORDER, ORDER_LINE | New-Order, Delivery |
 //! | rows | | WAREHOUSE_YTD, DISTRICT_YTD | Payment |
 //! | rows, watched by warehouse | | STOCK | New-Order |
 //!
@@ -14,10 +14,12 @@
 //! granules that nobody writes after the population. Stock-Level cannot know from its arguments which items the last
 //! orders hold: it watches all the stock of its warehouse.
 
-use mixlog_engine::{Builder, Fixed, Table};
+use mixlog_engine::{Builder, Fixed, Index, Table};
 use serde::{Deserialize, Serialize};
 
-use super::keys::{CustomerKey, DistrictKey, HistoryKey, NameKey, OrderKey, StockKey, WarehouseKey};
+use super::keys::{
+    CustomerKey, DistrictKey, HistoryKey, NameKey, NameRank, OrderKey, StockKey, WarehouseKey,
+};
 use super::rows::{
     Account, Customer, CustomerData, History, Item, Order, OrderLines, Place, Stock, StockInfo,
 };
@@ -109,8 +111,8 @@ const fn of_district(key: &DistrictKey) -> u64 {
     key.packed()
 }
 
-const fn district_of_name(key: &NameKey) -> u64 {
-    key.district().packed()
+const fn district_of_name(rank: &NameRank) -> u64 {
+    rank.name.district().packed()
 }
 
 const fn district_of_customer(key: &CustomerKey) -> u64 {
@@ -123,6 +125,14 @@ const fn district_of_history(key: &HistoryKey) -> u64 {
 
 const fn district_of_order(key: &OrderKey) -> u64 {
     key.district().packed()
+}
+
+const fn name_rank(key: &CustomerKey, row: &Customer) -> Option<NameRank> {
+    Some(NameRank { name: NameKey::new(key.district(), row.last_number), first: row.first })
+}
+
+const fn customer_of_order(key: &OrderKey, row: &Order) -> Option<CustomerKey> {
+    Some(CustomerKey::new(key.district(), row.customer))
 }
 
 /// The only granule of ITEM.
@@ -155,9 +165,10 @@ pub const DISTRICT_YTD: Table<DistrictKey, Cents, Fixed> = Table::fixed("tpcc.di
 /// The fixed part of CUSTOMER. Granule: the district.
 pub const CUSTOMER: Table<CustomerKey, Customer, Fixed> =
     Table::fixed("tpcc.customer").grouped(CUSTOMERS, district_of_customer);
-/// The customers of a district who share a last name: their C_ID, sorted by C_FIRST. Granule: the district.
-pub const CUSTOMER_BY_NAME: Table<NameKey, Vec<u32>> =
-    Table::new("tpcc.customer_by_name").grouped(CUSTOMERS, district_of_name);
+/// The customers of a district who share a last name, sorted by C_FIRST and, where that is the same, by C_ID. Granule:
+/// the district.
+pub const CUSTOMER_BY_NAME: Index<CustomerKey, Customer, NameRank, Fixed> =
+    Index::new("tpcc.customer_by_name", CUSTOMER, name_rank).grouped(CUSTOMERS, district_of_name);
 /// The money of CUSTOMER. Granule: the customer's district.
 pub const CUSTOMER_ACCOUNT: Table<CustomerKey, Account, Fixed> =
     Table::fixed("tpcc.customer_account").grouped(ACCOUNTS, district_of_customer);
@@ -173,23 +184,23 @@ pub const DISTRICT_ORDERS: Table<DistrictKey, u32, Fixed> =
 /// ORDER. Granule: the district.
 pub const ORDER: Table<OrderKey, Order, Fixed> =
     Table::fixed("tpcc.order").grouped(ORDERS, district_of_order);
+/// The orders of each customer, by O_ID. Granule: the district.
+pub const ORDER_BY_CUSTOMER: Index<OrderKey, Order, CustomerKey, Fixed> =
+    Index::new("tpcc.order_by_customer", ORDER, customer_of_order).grouped(ORDERS, district_of_customer);
 /// NEW-ORDER, ordered by O_ID. Granule: the district.
 pub const NEW_ORDER: Table<OrderKey, (), Fixed> =
     Table::fixed("tpcc.new_order").grouped(ORDERS, district_of_order).ordered();
 /// ORDER-LINE: the lines of an order lie together. Granule: the district.
 pub const ORDER_LINE: Table<OrderKey, OrderLines, Fixed> =
     Table::fixed("tpcc.order_line").grouped(ORDERS, district_of_order);
-/// The newest O_ID of each customer. Granule: the district.
-pub const LAST_ORDER: Table<CustomerKey, u32, Fixed> =
-    Table::fixed("tpcc.last_order").grouped(ORDERS, district_of_customer);
 
 /// Registers all tables.
 pub fn register(builder: Builder) -> Builder {
     let builder = builder.table(&POPULATION).table(&ITEM);
     let builder = builder.table(&WAREHOUSE).table(&DISTRICT).table(&STOCK_INFO).table(&STOCK);
     let builder = builder.table(&WAREHOUSE_YTD).table(&DISTRICT_YTD);
-    let builder = builder.table(&CUSTOMER).table(&CUSTOMER_BY_NAME);
+    let builder = builder.table(&CUSTOMER).index(&CUSTOMER_BY_NAME);
     let builder = builder.table(&CUSTOMER_ACCOUNT).table(&CUSTOMER_DATA).table(&HISTORY);
-    let builder = builder.table(&DISTRICT_ORDERS).table(&ORDER).table(&NEW_ORDER).table(&ORDER_LINE);
-    builder.table(&LAST_ORDER)
+    let builder = builder.table(&DISTRICT_ORDERS).table(&ORDER).index(&ORDER_BY_CUSTOMER);
+    builder.table(&NEW_ORDER).table(&ORDER_LINE)
 }

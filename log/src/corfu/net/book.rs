@@ -3,12 +3,12 @@
 //! Projections name units and sequencers by number; where they run is no part of the protocol, and may change
 //! without an epoch. An address that is out of date costs an attempt: what answers there is asked who it is.
 
-use std::fs;
-use std::io;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-
-use std::collections::BTreeMap;
 
 use crate::Durability;
 
@@ -26,6 +26,50 @@ pub struct Listing {
 /// All roles that were ever announced.
 pub type Listings = BTreeMap<Node, Listing>;
 
+/// How a role is called where its listing is kept; `None` for the store, which lists itself nowhere.
+pub(crate) fn listing_name(node: Node) -> Option<String> {
+    match node {
+        Node::Unit(number) => Some(format!("unit-{number}")),
+        Node::Sequencer(number) => Some(format!("sequencer-{number}")),
+        Node::Store => None,
+    }
+}
+
+/// The role that is called so.
+pub(crate) fn listing_node(name: &str) -> Option<Node> {
+    let (role, number) = name.split_once('-')?;
+    let number = number.parse().ok()?;
+    match role {
+        "unit" => Some(Node::Unit(UnitNumber(number))),
+        "sequencer" => Some(Node::Sequencer(SequencerNumber(number))),
+        _ => None,
+    }
+}
+
+/// As it is kept: the address, and of a unit what it promises.
+impl fmt::Display for Listing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address.fmt(f)?;
+        self.durability.map_or(Ok(()), |durability| write!(f, " {durability}"))
+    }
+}
+
+impl Listing {
+    /// The listing in this text; `None` if it is none.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split_whitespace();
+        let address = words.next()?.parse().ok()?;
+        let durability = match words.next() {
+            None => None,
+            Some("memory") => Some(Durability::Memory),
+            Some("buffered") => Some(Durability::Buffered),
+            Some("flushed") => Some(Durability::Flushed),
+            Some(_) => return None,
+        };
+        Some(Self { address, durability })
+    }
+}
+
 /// An address book in a directory: a small file for each role.
 #[derive(Debug)]
 pub(crate) struct FileBook(PathBuf);
@@ -33,33 +77,32 @@ pub(crate) struct FileBook(PathBuf);
 impl FileBook {
     pub(crate) fn open(directory: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&directory)?;
+        if let Some(parent) = std::path::absolute(&directory)?.parent() {
+            File::open(parent)?.sync_all()?;
+        }
         Ok(Self(directory))
     }
 
+    /// Lists a role, durably: a role that runs on does not announce itself again when this machine was
+    /// booted. A listing is replaced when the new one is complete and synced.
     pub(crate) fn announce(&self, node: Node, listing: Listing) -> io::Result<()> {
-        let (role, number) = match node {
-            Node::Unit(number) => ("unit", number.0),
-            Node::Sequencer(number) => ("sequencer", number.0),
-            Node::Store => return Ok(()),
-        };
-        let durability = listing.durability.map_or_else(String::new, |durability| format!(" {durability}"));
-        let temporary = self.0.join(format!("new-{role}-{number}-{}", std::process::id()));
-        fs::write(&temporary, format!("{}{durability}\n", listing.address))?;
-        fs::rename(temporary, self.0.join(format!("{role}-{number}")))
+        let Some(name) = listing_name(node) else { return Ok(()) };
+        let temporary = self.0.join(format!("new-{name}-{}", std::process::id()));
+        let mut file = File::create(&temporary)?;
+        writeln!(file, "{listing}")?;
+        file.sync_all()?;
+        fs::rename(temporary, self.0.join(name))?;
+        File::open(&self.0)?.sync_all()
     }
 
+    /// All that can be read. What cannot is no listing: its role announces itself when it is started.
     pub(crate) fn listings(&self) -> io::Result<Listings> {
         let mut listings = Listings::new();
         for entry in fs::read_dir(&self.0)? {
             let entry = entry?;
             let name = entry.file_name();
-            let Some((role, number)) = name.to_str().and_then(|name| name.rsplit_once('-')) else { continue };
-            let node = match (role, number.parse()) {
-                ("unit", Ok(number)) => Node::Unit(UnitNumber(number)),
-                ("sequencer", Ok(number)) => Node::Sequencer(SequencerNumber(number)),
-                _ => continue,
-            };
-            if let Some(listing) = parse(&fs::read_to_string(entry.path())?) {
+            let Some(node) = name.to_str().and_then(listing_node) else { continue };
+            if let Some(listing) = Listing::parse(&String::from_utf8_lossy(&fs::read(entry.path())?)) {
                 listings.insert(node, listing);
             }
         }
@@ -67,15 +110,25 @@ impl FileBook {
     }
 }
 
-fn parse(text: &str) -> Option<Listing> {
-    let mut words = text.split_whitespace();
-    let address = words.next()?.parse().ok()?;
-    let durability = match words.next() {
-        None => None,
-        Some("memory") => Some(Durability::Memory),
-        Some("buffered") => Some(Durability::Buffered),
-        Some("flushed") => Some(Durability::Flushed),
-        Some(_) => return None,
-    };
-    Some(Listing { address, durability })
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_book_keeps_the_last_listing_of_each_role_and_passes_over_what_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let book = FileBook::open(directory.path().join("addresses")).unwrap();
+        let (unit, sequencer) = (Node::Unit(UnitNumber(12)), Node::Sequencer(SequencerNumber(1)));
+        let listing = |port, durability| Listing { address: ([127, 0, 0, 1], port).into(), durability };
+        book.announce(unit, listing(1, Some(Durability::Memory))).unwrap();
+        book.announce(unit, listing(2, Some(Durability::Flushed))).unwrap();
+        book.announce(sequencer, listing(3, None)).unwrap();
+        // A write that a power cut has torn, a half made file, and somebody else's.
+        fs::write(book.0.join("unit-13"), [0xff; 7]).unwrap();
+        fs::write(book.0.join("new-unit-14-99"), "127.0.0.1:4").unwrap();
+        fs::write(book.0.join("lost+found"), "").unwrap();
+        let expected =
+            Listings::from([(unit, listing(2, Some(Durability::Flushed))), (sequencer, listing(3, None))]);
+        assert_eq!(book.listings().unwrap(), expected);
+    }
 }

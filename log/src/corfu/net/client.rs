@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,9 +18,11 @@ use crate::{Durability, LogId};
 
 use super::super::message::{Node, Reply, Request, StoreReply};
 use super::super::projection::Projection;
+use super::super::store::StoreError;
 use super::super::transport::{ReplyTo, Timing, Transport};
 use super::book::{Listing, Listings};
 use super::frame::{self, FrameError, Header, Incoming, Kind};
+use super::home::{Home, Reached};
 use super::wire::{self, BookRequest};
 use super::writer::Writer;
 
@@ -60,16 +62,19 @@ pub enum NetError {
     /// Nobody has announced where this role is.
     #[error("nobody knows where {0} is")]
     Unlisted(Node),
+    /// The projection store in etcd has no answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The cluster is found through etcd, and this program was built without the feature for that.
+    #[error("this program was built without etcd: build it with --features etcd, which needs protoc")]
+    NoEtcd,
 }
 
 /// Requests to the roles of a cluster, over TCP.
 pub struct TcpTransport(Arc<Inner>);
 
 struct Inner {
-    /// Where projection stores listen: host and port.
-    stores: Vec<String>,
-    /// The one that answered last.
-    store: AtomicUsize,
+    home: Reached,
     answer: Duration,
     log: Arc<OnceLock<LogId>>,
     requests: AtomicU64,
@@ -78,20 +83,18 @@ struct Inner {
 }
 
 impl TcpTransport {
-    /// The cluster whose projection store listens at one of `stores`, each a host and a port.
+    /// The cluster that is found at `home`.
     ///
-    /// Cost: one connection, and one question.
+    /// Cost: one connection, and one question; for etcd also a thread.
     ///
     /// # Errors
-    /// [`NetError`]: of the last one that was tried.
+    /// [`NetError`]: of the last server that was tried.
     ///
     /// # Panics
-    /// When `stores` is empty.
-    pub fn connect(stores: &[String], timing: &Timing) -> Result<Arc<Self>, NetError> {
-        assert!(!stores.is_empty(), "a cluster is reached through a projection store");
+    /// When `home` has no address.
+    pub fn connect(home: &Home, timing: &Timing) -> Result<Arc<Self>, NetError> {
         let inner = Inner {
-            stores: stores.to_vec(),
-            store: AtomicUsize::new(0),
+            home: Reached::open(home, timing.answer)?,
             answer: timing.answer,
             log: Arc::default(),
             requests: AtomicU64::new(1),
@@ -137,60 +140,18 @@ impl TcpTransport {
 /// # Errors
 /// [`NetError`].
 pub fn announce(
-    stores: &[String],
+    home: &Home,
     log: Option<LogId>,
     node: Node,
     listing: Listing,
     timing: &Timing,
 ) -> Result<Listings, NetError> {
-    let mut last = None;
-    for store in stores {
-        match ask_book(store, log, &BookRequest::Announce(node, listing), timing.answer) {
-            Ok((listings, _)) => return Ok(listings),
-            Err(error) => last = Some(error),
-        }
-    }
-    Err(last.expect("a cluster is reached through a projection store"))
-}
-
-/// Asks one store about the address book, over a connection of its own.
-fn ask_book(
-    store: &str,
-    log: Option<LogId>,
-    request: &BookRequest,
-    patience: Duration,
-) -> Result<(Listings, Option<LogId>), NetError> {
-    let address = store.to_owned();
-    let unreachable = |source| NetError::Unreachable { address: address.clone(), source };
-    let stranger = |flaw| NetError::Stranger { address: address.clone(), flaw };
-    let stream = open(store, patience).map_err(unreachable)?;
-    stream.set_read_timeout(Some(patience)).map_err(unreachable)?;
-    let writer = Writer::new(stream.try_clone().map_err(unreachable)?);
-    let header = Header { kind: Kind::BookRequest, log, request: 1, number: 0 };
-    writer.add(|out| frame::put(out, header, |out| wire::put_book_request(out, request)));
-    writer.flush();
-    let mut incoming = Incoming::new(stream);
-    loop {
-        match incoming.next().map_err(stranger)? {
-            Some((Header { kind: Kind::BookReply, log, .. }, body)) => {
-                return Ok((wire::listings(body).map_err(stranger)?, log));
-            }
-            Some((Header { kind: Kind::Refused, .. }, body)) => {
-                let reason = String::from_utf8_lossy(body).into_owned();
-                return Err(NetError::Refused { address, reason });
-            }
-            Some(_) => return Err(stranger(FrameError::Body)),
-            None => match incoming.fill() {
-                Ok(true) => {}
-                Ok(false) => return Err(unreachable(io::ErrorKind::UnexpectedEof.into())),
-                Err(error) => return Err(unreachable(error)),
-            },
-        }
-    }
+    let home = Reached::open(home, timing.answer)?;
+    home.ask(log, &BookRequest::Announce(node, listing)).map(|(listings, _)| listings)
 }
 
 /// Connects to a host and port.
-fn open(address: &str, patience: Duration) -> io::Result<TcpStream> {
+pub(super) fn open(address: &str, patience: Duration) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in address.to_socket_addrs()? {
         match connect_to(&address, patience) {
@@ -216,23 +177,12 @@ fn connect_to(address: &SocketAddr, patience: Duration) -> io::Result<TcpStream>
 impl Inner {
     /// Reads the address book again.
     fn refresh(&self) -> Result<(), NetError> {
-        let begin = self.store.load(Ordering::Relaxed);
-        let mut last = None;
-        for n in begin..begin + self.stores.len() {
-            let n = n % self.stores.len();
-            match ask_book(&self.stores[n], self.log.get().copied(), &BookRequest::Listings, self.answer) {
-                Ok((listings, log)) => {
-                    self.store.store(n, Ordering::Relaxed);
-                    if let Some(log) = log {
-                        let _ = self.log.set(log);
-                    }
-                    *self.listings.lock().expect(UNPOISONED) = listings;
-                    return Ok(());
-                }
-                Err(error) => last = Some(error),
-            }
+        let (listings, log) = self.home.ask(self.log.get().copied(), &BookRequest::Listings)?;
+        if let Some(log) = log {
+            let _ = self.log.set(log);
         }
-        Err(last.expect("there is a store"))
+        *self.listings.lock().expect(UNPOISONED) = listings;
+        Ok(())
     }
 
     fn listed(&self, node: Node) -> Option<SocketAddr> {
@@ -248,8 +198,7 @@ impl Inner {
         if node == Node::Store {
             // Which store answers is known afterwards.
             self.refresh()?;
-            let store = &self.stores[self.store.load(Ordering::Relaxed)];
-            return open(store, self.answer).map_err(|error| unreachable(store, error));
+            return self.home.connect();
         }
         let known = self.listed(node);
         let failed = match known.map(|address| (address, connect_to(&address, self.answer))) {
@@ -274,6 +223,18 @@ impl Inner {
 
 impl Transport for TcpTransport {
     fn send(&self, to: Node, request: Request, reply: ReplyTo) {
+        #[cfg(feature = "etcd")]
+        if let (Reached::Etcd(store), Request::Store(request)) = (&self.0.home, &request) {
+            let log = Arc::clone(&self.0.log);
+            let reply = ReplyTo::new(move |answer| {
+                let Some(answer) = answer else { return drop(reply) };
+                if let Reply::Store(StoreReply::Latest(Some(latest))) = &answer {
+                    let _ = log.set(latest.log);
+                }
+                reply.answer(answer);
+            });
+            return store.send(request.clone(), reply);
+        }
         let peer = {
             let mut peers = self.0.peers.lock().expect(UNPOISONED);
             Arc::clone(peers.entry(to).or_default())
@@ -294,7 +255,7 @@ impl Drop for Inner {
 
 impl fmt::Debug for TcpTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TcpTransport").field("stores", &self.0.stores).finish_non_exhaustive()
+        f.debug_struct("TcpTransport").field("log", &self.0.log).finish_non_exhaustive()
     }
 }
 

@@ -1,16 +1,20 @@
 //! The cluster over TCP: frames, servers for its roles, and the transport that reaches them.
 //!
-//! A client is given the address of the projection store. There it learns the projection, and from the address
-//! book beside it where the roles listen. `docs/wire-format.md` draws what they say to each other in bytes.
+//! A client is given the cluster's [`Home`]: the projection store, where it learns the projection, and the address
+//! book beside it, which tells where the roles listen. `docs/wire-format.md` draws what they say to each other in bytes.
 
 mod book;
 mod client;
 mod frame;
+mod home;
 mod server;
 mod wire;
 mod writer;
 
 pub use book::{Listing, Listings};
+#[cfg(feature = "etcd")]
+pub(crate) use book::{listing_name, listing_node};
 pub use client::{NetError, TcpTransport, announce};
 pub use frame::FrameError;
+pub use home::{Home, HomeError};
 pub use server::Server;

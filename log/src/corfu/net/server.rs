@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use crate::file::{FsStorage, Lock, LockMode, Storage};
 use crate::{Durability, LogId};
 
 use super::super::message::{
@@ -44,6 +45,8 @@ pub struct Server {
     address: SocketAddr,
     shared: Arc<Shared>,
     acceptor: Option<JoinHandle<()>>,
+    /// On a store's directory: two servers of one address book would take each other's roles away.
+    lock: Option<Lock>,
 }
 
 struct Shared {
@@ -116,9 +119,13 @@ impl Server {
     /// [`StoreError`].
     pub fn store(listener: TcpListener, directory: &Path) -> Result<Self, StoreError> {
         let store = FileStore::open(directory.join("projections"))?;
+        let lock = FsStorage::new(directory).lock(LockMode::Exclusive)?;
+        let lock = lock.ok_or_else(|| StoreError::InUse { path: directory.to_owned() })?;
         let book = FileBook::open(directory.join("addresses"))?;
         let log = store.latest()?.map(|latest| latest.log);
-        Ok(Self::start(listener, Role::Store(store, book), log)?)
+        let mut server = Self::start(listener, Role::Store(store, book), log)?;
+        server.lock = Some(lock);
+        Ok(server)
     }
 
     fn start(listener: TcpListener, role: Role, log: Option<LogId>) -> io::Result<Self> {
@@ -137,7 +144,7 @@ impl Server {
         let acceptor = thread::Builder::new()
             .name("mixlog-accept".to_owned())
             .spawn(move || accept(&listener, &accepting))?;
-        Ok(Self { address, shared, acceptor: Some(acceptor) })
+        Ok(Self { address, shared, acceptor: Some(acceptor), lock: None })
     }
 
     /// Where it listens.
@@ -180,7 +187,11 @@ impl Drop for Server {
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").field("address", &self.address).finish_non_exhaustive()
+        let is_locked = self.lock.is_some();
+        f.debug_struct("Server")
+            .field("address", &self.address)
+            .field("locked", &is_locked)
+            .finish_non_exhaustive()
     }
 }
 
@@ -354,7 +365,7 @@ impl Shared {
                 }
                 answer(&Reply::Sequencer(reply));
             }
-            (Role::Store(store, _), Kind::StoreRequest) => {
+            (Role::Store(store, ..), Kind::StoreRequest) => {
                 let request = wire::store_request(body)?;
                 let reply = store.handle(&request).map_err(Refusal::Store)?;
                 if let StoreReply::Latest(Some(latest)) = &reply {

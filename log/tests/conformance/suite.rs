@@ -1,204 +1,16 @@
-//! What every backend of the log must do, run against each of them.
-#![cfg(not(loom))]
+//! What every backend of the log must do.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use mixlog_log::{
-    AppendError, Batch, Block, Durability, Entry, FileLog, LogId, MemoryLog, Position, ReadError, SealError,
-    SharedLog, Tail, Ticket, TrimError, corfu, file,
-};
+use mixlog_log::{AppendError, Batch, Durability, Entry, Position, ReadError, SharedLog, Tail};
 
-/// Longer than any step takes on a busy machine, so that a hang fails instead of hanging.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::subject::{PATIENCE, Subject};
 
-/// A log under test, and how to open it again.
-struct Subject {
-    /// Whether every position holds data: whole batches that do not fit in a stripe leave junk behind.
-    dense: bool,
-    log: Option<Arc<dyn SharedLog>>,
-    reopen: Option<Box<dyn Fn() -> Arc<dyn SharedLog>>>,
-}
-
-impl Subject {
-    fn memory() -> Self {
-        Self { dense: true, log: Some(Arc::new(MemoryLog::new())), reopen: None }
-    }
-
-    fn file(durability: Durability) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        // Small, so that a few hundred entries cross segments, and most reads miss the cache.
-        let config = file::Config {
-            durability,
-            segment_bytes: 32 << 10,
-            max_batch_bytes: 8 << 10,
-            queue_bytes: 64 << 10,
-            cache_bytes: 4 << 10,
-            ..file::Config::default()
-        };
-        let reopen = move || -> Arc<dyn SharedLog> {
-            Arc::new(FileLog::open(directory.path().join("log"), config.clone()).unwrap())
-        };
-        Self { dense: true, log: Some(reopen()), reopen: Some(Box::new(reopen)) }
-    }
-
-    /// Two chains of two units each in memory, with stripes so short that most tests cross them.
-    fn corfu_memory() -> Self {
-        let log = corfu_log(corfu::LocalStorage::Memory, Durability::Memory);
-        Self { dense: false, log: Some(log), reopen: None }
-    }
-
-    fn corfu_file(durability: Durability) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let reopen = move || -> Arc<dyn SharedLog> {
-            let files = corfu::UnitFiles {
-                segment_bytes: 64 << 10,
-                run_bytes: 24 << 10,
-                cache_bytes: 4 << 10,
-                ..corfu::UnitFiles::new(directory.path().join("cluster"), durability)
-            };
-            corfu_log(corfu::LocalStorage::Files(files), durability)
-        };
-        Self { dense: false, log: Some(reopen()), reopen: Some(Box::new(reopen)) }
-    }
-
-    /// The same behind sockets.
-    fn corfu_tcp_memory() -> Self {
-        let log = tcp_log(None, Durability::Memory);
-        Self { dense: false, log: Some(log), reopen: None }
-    }
-
-    fn corfu_tcp_file(durability: Durability) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let reopen = move || tcp_log(Some(directory.path()), durability);
-        Self { dense: false, log: Some(reopen()), reopen: Some(Box::new(reopen)) }
-    }
-
-    fn log(&self) -> &Arc<dyn SharedLog> {
-        self.log.as_ref().expect("open")
-    }
-
-    /// Closes the log and opens it again; false for a backend that keeps nothing.
-    fn reopen(&mut self) -> bool {
-        let Some(reopen) = &self.reopen else { return false };
-        self.log = None;
-        self.log = Some(reopen());
-        true
-    }
-}
-
-fn corfu_log(storage: corfu::LocalStorage, durability: Durability) -> Arc<dyn SharedLog> {
-    let config = corfu::LocalConfig { chains: 2, width: 32, storage, ..corfu::LocalConfig::default() };
-    let cluster = corfu::LocalCluster::open(config).unwrap();
-    Arc::new(corfu::CorfuLog::connect(cluster, corfu_config(durability)).unwrap())
-}
-
-fn corfu_config(durability: Durability) -> corfu::Config {
-    corfu::Config {
-        durability,
-        queue_bytes: 64 << 10,
-        max_batch_bytes: 8 << 10,
-        cache_bytes: 4 << 10,
-        ..corfu::Config::default()
-    }
-}
-
-/// Units, sequencer and store of this process behind sockets; the log keeps them, and goes first.
-struct TcpLog {
-    log: corfu::CorfuLog,
-    _roles: Vec<corfu::Server>,
-    _directory: Option<tempfile::TempDir>,
-}
-
-fn tcp_log(directory: Option<&Path>, durability: Durability) -> Arc<dyn SharedLog> {
-    let temporary = directory.is_none().then(|| tempfile::tempdir().unwrap());
-    let directory = directory.or_else(|| temporary.as_ref().map(tempfile::TempDir::path)).unwrap();
-    let listener = || TcpListener::bind("127.0.0.1:0").unwrap();
-    let timing = corfu::Timing::default();
-    let store = corfu::Server::store(listener(), &directory.join("store")).unwrap();
-    let stores = [store.address().to_string()];
-    let sequencer = corfu::SequencerNumber(1);
-    let mut roles =
-        vec![(corfu::Node::Sequencer(sequencer), corfu::Server::sequencer(listener(), sequencer).unwrap())];
-    let numbers = [1, 2, 3, 4].map(corfu::UnitNumber);
-    for number in numbers {
-        let files = corfu::UnitFiles {
-            segment_bytes: 64 << 10,
-            run_bytes: 24 << 10,
-            cache_bytes: 4 << 10,
-            ..corfu::UnitFiles::new(directory.join(format!("unit-{number}")), durability)
-        };
-        let storage = match durability {
-            Durability::Memory => corfu::UnitStorage::Memory,
-            _ => corfu::UnitStorage::Files(files),
-        };
-        let unit = corfu::UnitServer::open(number, u64::MAX, &storage).unwrap();
-        roles.push((corfu::Node::Unit(number), corfu::Server::unit(listener(), unit).unwrap()));
-    }
-    for (node, role) in &roles {
-        let listing = corfu::Listing { address: role.address(), durability: role.durability() };
-        corfu::announce(&stores, role.log(), *node, listing, &timing).unwrap();
-    }
-    let tcp = corfu::TcpTransport::connect(&stores, &timing).unwrap();
-    let transport: Arc<dyn corfu::Transport> = Arc::clone(&tcp) as _;
-    let begun = match corfu::latest(&*transport, &timing, PATIENCE).unwrap() {
-        Some(latest) => {
-            corfu::reconfigure(&transport, &timing, latest, corfu::Change::default(), Some(PATIENCE))
-        }
-        None => {
-            let chains = numbers.chunks(2).map(<[_]>::to_vec).collect();
-            let log = LogId::random();
-            corfu::found(&transport, &timing, log, chains, sequencer, 32, Some(PATIENCE))
-        }
-    };
-    let Some(corfu::Reconfigured::Installed(projection)) = begun else { panic!("{begun:?}") };
-    assert_eq!(tcp.durability(&projection), durability);
-    let log = corfu::CorfuLog::connect(transport, corfu_config(durability)).unwrap();
-    let mut servers = vec![store];
-    servers.extend(roles.into_iter().map(|(_, role)| role));
-    Arc::new(TcpLog { log, _roles: servers, _directory: temporary })
-}
-
-impl SharedLog for TcpLog {
-    fn append(&self, batch: &Batch) -> Result<Ticket, AppendError> {
-        self.log.append(batch)
-    }
-
-    fn read(&self, position: Position) -> Result<Option<Arc<Block>>, ReadError> {
-        self.log.read(position)
-    }
-
-    fn tail(&self) -> Tail {
-        self.log.tail()
-    }
-
-    fn wait_past(&self, position: Position, timeout: Option<Duration>) -> Result<Tail, ReadError> {
-        self.log.wait_past(position, timeout)
-    }
-
-    fn trim(&self, before: Position) -> Result<(), TrimError> {
-        self.log.trim(before)
-    }
-
-    fn seal(&self) -> Result<Position, SealError> {
-        self.log.seal()
-    }
-
-    fn durability(&self) -> Durability {
-        self.log.durability()
-    }
-
-    fn id(&self) -> LogId {
-        self.log.id()
-    }
-}
-
-fn batch(entries: &[&[u8]]) -> Batch {
+pub(crate) fn batch(entries: &[&[u8]]) -> Batch {
     let mut batch = Batch::new();
     for entry in entries {
         batch.push(entry);
@@ -206,7 +18,7 @@ fn batch(entries: &[&[u8]]) -> Batch {
     batch
 }
 
-fn append(log: &dyn SharedLog, entries: &[&[u8]]) -> Position {
+pub(crate) fn append(log: &dyn SharedLog, entries: &[&[u8]]) -> Position {
     let positions = log.append(&batch(entries)).unwrap().wait().unwrap();
     assert_eq!(positions.end.since(positions.start), entries.len() as u64);
     positions.start
@@ -229,7 +41,7 @@ fn numbered(n: u64) -> Vec<u8> {
 }
 
 /// All entries from `from` to the tail.
-fn read_all(log: &dyn SharedLog, from: Position) -> BTreeMap<u64, Vec<u8>> {
+pub(crate) fn read_all(log: &dyn SharedLog, from: Position) -> BTreeMap<u64, Vec<u8>> {
     let tail = log.tail().tail;
     let mut entries = BTreeMap::new();
     let mut next = from;
@@ -252,7 +64,7 @@ fn assert_numbered(log: &dyn SharedLog, from: u64, to: u64) {
 
 // ---- 1: the empty log ------------------------------------------------------------------------------------
 
-fn empty_log_has_nothing(subject: Subject) {
+pub(crate) fn empty_log_has_nothing(subject: Subject) {
     let log = subject.log();
     assert_eq!(log.tail(), Tail { head: Position(0), tail: Position(0), sealed: false });
     assert!(log.read(Position(0)).unwrap().is_none());
@@ -263,7 +75,7 @@ fn empty_log_has_nothing(subject: Subject) {
     assert_eq!(append(&**log, &[b"first"]), Position(0));
 }
 
-fn empty_log_sealed_stays_empty(mut subject: Subject) {
+pub(crate) fn empty_log_sealed_stays_empty(mut subject: Subject) {
     assert_eq!(subject.log().seal().unwrap(), Position(0));
     let refused = |log: &dyn SharedLog| {
         let error = log.append(&batch(&[b"late"])).unwrap_err();
@@ -278,7 +90,7 @@ fn empty_log_sealed_stays_empty(mut subject: Subject) {
 
 // ---- 2: appending and reading ----------------------------------------------------------------------------
 
-fn append_gives_dense_positions_and_the_same_bytes(subject: Subject) {
+pub(crate) fn append_gives_dense_positions_and_the_same_bytes(subject: Subject) {
     let log = subject.log();
     for n in 0..20u64 {
         assert_eq!(append(&**log, &[&numbered(n)]), Position(n));
@@ -287,14 +99,14 @@ fn append_gives_dense_positions_and_the_same_bytes(subject: Subject) {
     assert_numbered(&**log, 0, 20);
 }
 
-fn append_unwaited_becomes_visible(subject: Subject) {
+pub(crate) fn append_unwaited_becomes_visible(subject: Subject) {
     let log = subject.log();
     drop(log.append(&batch(&[b"a"])).unwrap());
     let tail = log.wait_past(Position(0), Some(PATIENCE)).unwrap();
     assert_eq!(tail.tail, Position(1));
 }
 
-fn ticket_asked_again_answers_the_same(subject: Subject) {
+pub(crate) fn ticket_asked_again_answers_the_same(subject: Subject) {
     let ticket = subject.log().append(&batch(&[b"a", b"b"])).unwrap();
     assert_eq!(ticket.wait().unwrap(), Position(0)..Position(2));
     assert_eq!(ticket.wait().unwrap(), Position(0)..Position(2));
@@ -303,7 +115,7 @@ fn ticket_asked_again_answers_the_same(subject: Subject) {
 
 // ---- 3: the tail and waiting for it ----------------------------------------------------------------------
 
-fn read_at_and_past_the_tail_finds_nothing(subject: Subject) {
+pub(crate) fn read_at_and_past_the_tail_finds_nothing(subject: Subject) {
     let log = subject.log();
     append(&**log, &[b"a", b"b"]);
     assert!(log.read(Position(1)).unwrap().is_some());
@@ -311,7 +123,7 @@ fn read_at_and_past_the_tail_finds_nothing(subject: Subject) {
     assert!(log.read(Position(3)).unwrap().is_none());
 }
 
-fn wait_past_times_out_on_a_log_that_rests(subject: Subject) {
+pub(crate) fn wait_past_times_out_on_a_log_that_rests(subject: Subject) {
     let log = subject.log();
     append(&**log, &[b"a"]);
     let tail = log.wait_past(Position(1), Some(Duration::from_millis(1))).unwrap();
@@ -319,7 +131,7 @@ fn wait_past_times_out_on_a_log_that_rests(subject: Subject) {
     assert_eq!(log.wait_past(Position(0), None).unwrap().tail, Position(1));
 }
 
-fn wait_past_wakes_whom_it_concerns(subject: Subject) {
+pub(crate) fn wait_past_wakes_whom_it_concerns(subject: Subject) {
     let log = subject.log();
     let (woken, wakes) = mpsc::channel();
     let waiters: Vec<_> = [0, 5]
@@ -339,7 +151,7 @@ fn wait_past_wakes_whom_it_concerns(subject: Subject) {
     waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
 }
 
-fn wait_past_on_a_sealed_log_returns(subject: Subject) {
+pub(crate) fn wait_past_on_a_sealed_log_returns(subject: Subject) {
     let log = subject.log();
     let waiter = {
         let log = Arc::clone(log);
@@ -354,7 +166,7 @@ fn wait_past_on_a_sealed_log_returns(subject: Subject) {
 
 // ---- 4: batches ------------------------------------------------------------------------------------------
 
-fn batch_keeps_its_order_and_any_bytes(mut subject: Subject) {
+pub(crate) fn batch_keeps_its_order_and_any_bytes(mut subject: Subject) {
     let entries: Vec<&[u8]> = vec![b"", &[0; 64], &[0xff; 64], b"x", b"", &[0], &[0xff; 7]];
     append(&**subject.log(), &entries);
     append(&**subject.log(), &[b"more"]);
@@ -371,7 +183,7 @@ fn entries_of(entries: &[&[u8]]) -> Vec<Vec<u8>> {
     entries.iter().map(|entry| entry.to_vec()).collect()
 }
 
-fn batches_of_one_thread_keep_their_order(subject: Subject) {
+pub(crate) fn batches_of_one_thread_keep_their_order(subject: Subject) {
     let log = subject.log();
     let tickets: Vec<_> = (0..50u8).map(|n| log.append(&batch(&[&[n], &[n], &[n]])).unwrap()).collect();
     let mut next = Position(0);
@@ -403,7 +215,7 @@ fn entry(log: &dyn SharedLog, position: u64) -> Option<Vec<u8>> {
 
 // ---- 5: concurrency --------------------------------------------------------------------------------------
 
-fn concurrent_appends_and_reads_are_linearizable(subject: Subject) {
+pub(crate) fn concurrent_appends_and_reads_are_linearizable(subject: Subject) {
     const PRODUCERS: u64 = 4;
     const APPENDS: u64 = 60;
     let log = subject.log();
@@ -470,7 +282,7 @@ fn concurrent_appends_and_reads_are_linearizable(subject: Subject) {
 
 // ---- 7: trim ---------------------------------------------------------------------------------------------
 
-fn trim_moves_the_head_and_nothing_else(mut subject: Subject) {
+pub(crate) fn trim_moves_the_head_and_nothing_else(mut subject: Subject) {
     append_numbered(&**subject.log(), 600);
     for (before, head) in [(0, 0), (1, 1), (250, 250), (250, 250), (7, 250), (499, 499)] {
         let log = subject.log();
@@ -488,7 +300,7 @@ fn trim_moves_the_head_and_nothing_else(mut subject: Subject) {
     }
 }
 
-fn trim_everything_then_append_goes_on(mut subject: Subject) {
+pub(crate) fn trim_everything_then_append_goes_on(mut subject: Subject) {
     append_numbered(&**subject.log(), 300);
     subject.log().trim(Position::MAX).unwrap();
     assert_eq!(subject.log().tail(), Tail { head: Position(300), tail: Position(300), sealed: false });
@@ -500,7 +312,7 @@ fn trim_everything_then_append_goes_on(mut subject: Subject) {
 
 // ---- 8: seal ---------------------------------------------------------------------------------------------
 
-fn seal_refuses_appends_for_ever(mut subject: Subject) {
+pub(crate) fn seal_refuses_appends_for_ever(mut subject: Subject) {
     append_numbered(&**subject.log(), 5);
     let check = |log: &dyn SharedLog, trim: u64| {
         assert_eq!(log.seal().unwrap(), Position(5));
@@ -515,7 +327,7 @@ fn seal_refuses_appends_for_ever(mut subject: Subject) {
     check(&**subject.log(), 3);
 }
 
-fn seal_amid_appends_keeps_what_was_acknowledged(subject: Subject) {
+pub(crate) fn seal_amid_appends_keeps_what_was_acknowledged(subject: Subject) {
     const PRODUCERS: usize = 20;
     let log = subject.log();
     let (started, starts) = mpsc::channel();
@@ -553,7 +365,7 @@ fn seal_amid_appends_keeps_what_was_acknowledged(subject: Subject) {
     assert_eq!(all, (0..tail.0).collect::<Vec<_>>());
 }
 
-fn sealed_twice_at_once_has_one_tail(subject: Subject) {
+pub(crate) fn sealed_twice_at_once_has_one_tail(subject: Subject) {
     let log = subject.log();
     append_numbered(&**log, 20);
     let tails: Vec<Position> = thread::scope(|scope| {
@@ -566,7 +378,7 @@ fn sealed_twice_at_once_has_one_tail(subject: Subject) {
 
 // ---- 11: opening again -----------------------------------------------------------------------------------
 
-fn reopen_keeps_everything_and_never_reuses_a_position(mut subject: Subject) {
+pub(crate) fn reopen_keeps_everything_and_never_reuses_a_position(mut subject: Subject) {
     let id = subject.log().id();
     let mut tail = 0;
     for round in 1..=3 {
@@ -581,7 +393,7 @@ fn reopen_keeps_everything_and_never_reuses_a_position(mut subject: Subject) {
     }
 }
 
-fn reopen_with_unwaited_appends_keeps_a_prefix(mut subject: Subject) {
+pub(crate) fn reopen_with_unwaited_appends_keeps_a_prefix(mut subject: Subject) {
     for n in 0..100 {
         drop(subject.log().append(&batch(&[&numbered(n)])).unwrap());
     }
@@ -593,7 +405,7 @@ fn reopen_with_unwaited_appends_keeps_a_prefix(mut subject: Subject) {
 
 // ---- 12: readers -----------------------------------------------------------------------------------------
 
-fn readers_from_anywhere_see_the_same_log(subject: Subject) {
+pub(crate) fn readers_from_anywhere_see_the_same_log(subject: Subject) {
     let log = subject.log();
     append_numbered(&**log, 700);
     let readers: Vec<_> = (0..4)
@@ -605,7 +417,7 @@ fn readers_from_anywhere_see_the_same_log(subject: Subject) {
     readers.into_iter().for_each(|reader| reader.join().unwrap());
 }
 
-fn reader_overtaken_by_a_trim_is_told(subject: Subject) {
+pub(crate) fn reader_overtaken_by_a_trim_is_told(subject: Subject) {
     let log = subject.log();
     append_numbered(&**log, 700);
     let block = log.read(Position(0)).unwrap().unwrap();
@@ -621,7 +433,7 @@ fn reader_overtaken_by_a_trim_is_told(subject: Subject) {
     assert_numbered(&**log, 650, 700);
 }
 
-fn reader_of_a_log_that_grows_and_is_trimmed_misses_nothing_unknowingly(subject: Subject) {
+pub(crate) fn reader_of_a_log_that_grows_and_is_trimmed_misses_nothing_unknowingly(subject: Subject) {
     const ENTRIES: u64 = 600;
     let log = subject.log();
     thread::scope(|scope| {
@@ -658,7 +470,7 @@ fn reader_of_a_log_that_grows_and_is_trimmed_misses_nothing_unknowingly(subject:
 
 // ---- 13: what is promised ----------------------------------------------------------------------------------
 
-fn durability_and_identity_are_told_and_stay(mut subject: Subject) {
+pub(crate) fn durability_and_identity_are_told_and_stay(mut subject: Subject) {
     let (durability, id) = (subject.log().durability(), subject.log().id());
     append(&**subject.log(), &[b"a"]);
     let keeps = subject.reopen();
@@ -667,75 +479,35 @@ fn durability_and_identity_are_told_and_stay(mut subject: Subject) {
     assert_eq!(subject.log().tail().tail, Position(1));
 }
 
-macro_rules! suite {
-    ($($test:ident)*) => {
-        mod memory {
-            $(#[test] fn $test() { super::$test(super::Subject::memory()); })*
-        }
-        mod file_buffered {
-            $(#[test] fn $test() { super::$test(super::Subject::file(mixlog_log::Durability::Buffered)); })*
-        }
-        mod file_flushed {
-            $(#[test] fn $test() { super::$test(super::Subject::file(mixlog_log::Durability::Flushed)); })*
-        }
-        mod corfu_memory {
-            $(#[test] fn $test() { super::$test(super::Subject::corfu_memory()); })*
-        }
-        mod corfu_buffered {
-            $(#[test] fn $test() { super::$test(super::Subject::corfu_file(mixlog_log::Durability::Buffered)); })*
-        }
-        mod corfu_flushed {
-            $(#[test] fn $test() { super::$test(super::Subject::corfu_file(mixlog_log::Durability::Flushed)); })*
-        }
-        mod corfu_tcp_memory {
-            $(#[test] fn $test() { super::$test(super::Subject::corfu_tcp_memory()); })*
-        }
-        mod corfu_tcp_buffered {
-            $(#[test] fn $test() { super::$test(super::Subject::corfu_tcp_file(mixlog_log::Durability::Buffered)); })*
-        }
-        mod corfu_tcp_flushed {
-            $(#[test] fn $test() { super::$test(super::Subject::corfu_tcp_file(mixlog_log::Durability::Flushed)); })*
+/// Calls a macro with the names of all checks.
+macro_rules! for_all_checks {
+    ($callback:ident) => {
+        $callback! {
+            empty_log_has_nothing
+            empty_log_sealed_stays_empty
+            append_gives_dense_positions_and_the_same_bytes
+            append_unwaited_becomes_visible
+            ticket_asked_again_answers_the_same
+            read_at_and_past_the_tail_finds_nothing
+            wait_past_times_out_on_a_log_that_rests
+            wait_past_wakes_whom_it_concerns
+            wait_past_on_a_sealed_log_returns
+            batch_keeps_its_order_and_any_bytes
+            batches_of_one_thread_keep_their_order
+            concurrent_appends_and_reads_are_linearizable
+            trim_moves_the_head_and_nothing_else
+            trim_everything_then_append_goes_on
+            seal_refuses_appends_for_ever
+            seal_amid_appends_keeps_what_was_acknowledged
+            sealed_twice_at_once_has_one_tail
+            reopen_keeps_everything_and_never_reuses_a_position
+            reopen_with_unwaited_appends_keeps_a_prefix
+            readers_from_anywhere_see_the_same_log
+            reader_overtaken_by_a_trim_is_told
+            reader_of_a_log_that_grows_and_is_trimmed_misses_nothing_unknowingly
+            durability_and_identity_are_told_and_stay
         }
     };
 }
 
-suite! {
-    empty_log_has_nothing
-    empty_log_sealed_stays_empty
-    append_gives_dense_positions_and_the_same_bytes
-    append_unwaited_becomes_visible
-    ticket_asked_again_answers_the_same
-    read_at_and_past_the_tail_finds_nothing
-    wait_past_times_out_on_a_log_that_rests
-    wait_past_wakes_whom_it_concerns
-    wait_past_on_a_sealed_log_returns
-    batch_keeps_its_order_and_any_bytes
-    batches_of_one_thread_keep_their_order
-    concurrent_appends_and_reads_are_linearizable
-    trim_moves_the_head_and_nothing_else
-    trim_everything_then_append_goes_on
-    seal_refuses_appends_for_ever
-    seal_amid_appends_keeps_what_was_acknowledged
-    sealed_twice_at_once_has_one_tail
-    reopen_keeps_everything_and_never_reuses_a_position
-    reopen_with_unwaited_appends_keeps_a_prefix
-    readers_from_anywhere_see_the_same_log
-    reader_overtaken_by_a_trim_is_told
-    reader_of_a_log_that_grows_and_is_trimmed_misses_nothing_unknowingly
-    durability_and_identity_are_told_and_stay
-}
-
-#[test]
-fn batch_past_the_limit_of_a_file_log_is_refused_and_the_largest_is_not() {
-    for durability in [Durability::Buffered, Durability::Flushed] {
-        let subject = Subject::file(durability);
-        let largest = vec![1; (8 << 10) - 4];
-        for n in 0..12 {
-            assert_eq!(append(&**subject.log(), &[&largest]), Position(n));
-        }
-        let error = subject.log().append(&batch(&[&largest, b""])).unwrap_err();
-        assert!(matches!(error, AppendError::TooLarge { size: 8196, limit: 8192 }), "{error}");
-        assert_eq!(subject.log().tail().tail, Position(12));
-        assert_eq!(read_all(&**subject.log(), Position(0)).len(), 12);
-    }
-}
+pub(crate) use for_all_checks;

@@ -1,0 +1,282 @@
+//! Where a cluster is found: its projection store, and the address book beside it.
+
+use std::fmt;
+use std::io;
+use std::net::TcpStream;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::LogId;
+
+#[cfg(feature = "etcd")]
+use super::super::etcd::EtcdStore;
+#[cfg(feature = "etcd")]
+use super::super::store::ProjectionStore;
+use super::book::Listings;
+use super::client::{NetError, open};
+use super::frame::{self, FrameError, Header, Incoming, Kind};
+use super::wire::{self, BookRequest};
+use super::writer::Writer;
+
+const SERVERS: &str = "corfu://";
+const ETCD: &str = "corfu+etcd://";
+
+/// The keys' prefix in etcd where none is given.
+const PREFIX: &str = "mixlog";
+
+/// Where a cluster is found, as a name that people write:
+///
+/// ```text
+/// corfu://HOST:PORT[,HOST:PORT...]
+/// corfu+etcd://HOST:PORT[,HOST:PORT...][/PREFIX]
+/// ```
+///
+/// ```
+/// use mixlog_log::corfu::Home;
+///
+/// let home: Home = "corfu+etcd://10.0.0.1:2379,10.0.0.2:2379/bank".parse()?;
+/// assert!(matches!(&home, Home::Etcd { prefix, .. } if prefix == "bank"));
+/// assert_eq!(home.to_string(), "corfu+etcd://10.0.0.1:2379,10.0.0.2:2379/bank");
+/// # Ok::<(), mixlog_log::corfu::HomeError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// A [`Server`](super::Server) of the projection store, each a host and a port; the first one that answers.
+    Servers(Vec<String>),
+    /// Keys in etcd. Reaching it needs the cargo feature `etcd`.
+    Etcd {
+        /// Where its members listen, each a host and a port.
+        endpoints: Vec<String>,
+        /// What all keys of the cluster begin with, without the slash that follows.
+        prefix: String,
+    },
+}
+
+/// This names no cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "{0} is no cluster: corfu://HOST:PORT[,HOST:PORT...] is, and corfu+etcd://HOST:PORT[,HOST:PORT...][/PREFIX]"
+)]
+pub struct HomeError(pub String);
+
+impl Home {
+    /// The home at these projection stores, each a host and a port.
+    #[must_use]
+    pub fn servers<S: ToString>(stores: &[S]) -> Self {
+        Self::Servers(stores.iter().map(ToString::to_string).collect())
+    }
+
+    /// Whether `text` is meant to name a cluster, well or not.
+    #[must_use]
+    pub fn is_meant(text: &str) -> bool {
+        text.starts_with(SERVERS) || text.starts_with(ETCD)
+    }
+}
+
+impl FromStr for Home {
+    type Err = HomeError;
+
+    fn from_str(text: &str) -> Result<Self, HomeError> {
+        let refused = || HomeError(text.to_owned());
+        if let Some(rest) = text.strip_prefix(SERVERS) {
+            let stores = addresses(rest.trim_end_matches('/')).ok_or_else(refused)?;
+            return Ok(Self::Servers(stores));
+        }
+        let rest = text.strip_prefix(ETCD).ok_or_else(refused)?;
+        let (endpoints, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let prefix = prefix.trim_matches('/');
+        let prefix = if prefix.is_empty() { PREFIX } else { prefix };
+        let endpoints = addresses(endpoints).ok_or_else(refused)?;
+        Ok(Self::Etcd { endpoints, prefix: prefix.to_owned() })
+    }
+}
+
+/// Hosts and ports with commas between.
+fn addresses(text: &str) -> Option<Vec<String>> {
+    let is_address = |text: &&str| {
+        text.rsplit_once(':').is_some_and(|(host, port)| {
+            let in_host = |c: char| c.is_ascii_graphic() && c != '/' && c != '@';
+            !host.is_empty() && host.chars().all(in_host) && port.parse::<u16>().is_ok_and(|port| port > 0)
+        })
+    };
+    text.split(',').map(|text| Some(text).filter(is_address).map(str::to_owned)).collect()
+}
+
+impl fmt::Display for Home {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Servers(stores) => write!(f, "{SERVERS}{}", stores.join(",")),
+            Self::Etcd { endpoints, prefix } => write!(f, "{ETCD}{}/{prefix}", endpoints.join(",")),
+        }
+    }
+}
+
+/// A home that can be asked.
+pub(super) enum Reached {
+    Servers {
+        stores: Vec<String>,
+        /// The one that answered last.
+        last: AtomicUsize,
+        patience: Duration,
+    },
+    #[cfg(feature = "etcd")]
+    Etcd(Box<EtcdStore>),
+}
+
+impl Reached {
+    pub(super) fn open(home: &Home, patience: Duration) -> Result<Self, NetError> {
+        match home {
+            Home::Servers(stores) => {
+                assert!(!stores.is_empty(), "a cluster is reached through a projection store");
+                Ok(Self::Servers { stores: stores.clone(), last: AtomicUsize::new(0), patience })
+            }
+            #[cfg(feature = "etcd")]
+            Home::Etcd { endpoints, prefix } => {
+                Ok(Self::Etcd(Box::new(EtcdStore::connect(endpoints, prefix, patience)?)))
+            }
+            #[cfg(not(feature = "etcd"))]
+            Home::Etcd { .. } => Err(NetError::NoEtcd),
+        }
+    }
+
+    /// Asks about the address book; `log`: whose. Tells whose it is, if that is known.
+    pub(super) fn ask(
+        &self,
+        log: Option<LogId>,
+        request: &BookRequest,
+    ) -> Result<(Listings, Option<LogId>), NetError> {
+        match self {
+            Self::Servers { stores, last, patience } => {
+                let begin = last.load(Ordering::Relaxed);
+                let mut failed = None;
+                for n in begin..begin + stores.len() {
+                    let n = n % stores.len();
+                    match ask_server(&stores[n], log, request, *patience) {
+                        Ok(answer) => {
+                            last.store(n, Ordering::Relaxed);
+                            return Ok(answer);
+                        }
+                        Err(error) => failed = Some(error),
+                    }
+                }
+                Err(failed.expect("there is a store"))
+            }
+            #[cfg(feature = "etcd")]
+            Self::Etcd(store) => {
+                let latest = store.latest()?.map(|latest| latest.log);
+                if let (Some(ours), Some(theirs)) = (log, latest)
+                    && ours != theirs
+                {
+                    let reason = format!("here is log {theirs}, and not log {ours}");
+                    return Err(NetError::Refused { address: "etcd".to_owned(), reason });
+                }
+                if let BookRequest::Announce(node, listing) = request {
+                    store.announce(*node, *listing)?;
+                }
+                Ok((store.listings()?, latest))
+            }
+        }
+    }
+
+    /// A connection to the server that answered last.
+    pub(super) fn connect(&self) -> Result<TcpStream, NetError> {
+        match self {
+            Self::Servers { stores, last, patience } => {
+                let address = &stores[last.load(Ordering::Relaxed)];
+                let unreachable = |source| NetError::Unreachable { address: address.clone(), source };
+                open(address, *patience).map_err(unreachable)
+            }
+            #[cfg(feature = "etcd")]
+            Self::Etcd(_) => unreachable!("etcd is asked by its own thread"),
+        }
+    }
+}
+
+/// Asks one store about the address book, over a connection of its own.
+fn ask_server(
+    store: &str,
+    log: Option<LogId>,
+    request: &BookRequest,
+    patience: Duration,
+) -> Result<(Listings, Option<LogId>), NetError> {
+    let address = store.to_owned();
+    let unreachable = |source| NetError::Unreachable { address: address.clone(), source };
+    let stranger = |flaw| NetError::Stranger { address: address.clone(), flaw };
+    let stream = open(store, patience).map_err(unreachable)?;
+    stream.set_read_timeout(Some(patience)).map_err(unreachable)?;
+    let writer = Writer::new(stream.try_clone().map_err(unreachable)?);
+    let header = Header { kind: Kind::BookRequest, log, request: 1, number: 0 };
+    writer.add(|out| frame::put(out, header, |out| wire::put_book_request(out, request)));
+    writer.flush();
+    let mut incoming = Incoming::new(stream);
+    loop {
+        match incoming.next().map_err(stranger)? {
+            Some((Header { kind: Kind::BookReply, log, .. }, body)) => {
+                return Ok((wire::listings(body).map_err(stranger)?, log));
+            }
+            Some((Header { kind: Kind::Refused, .. }, body)) => {
+                let reason = String::from_utf8_lossy(body).into_owned();
+                return Err(NetError::Refused { address, reason });
+            }
+            Some(_) => return Err(stranger(FrameError::Body)),
+            None => match incoming.fill() {
+                Ok(true) => {}
+                Ok(false) => return Err(unreachable(io::ErrorKind::UnexpectedEof.into())),
+                // That is how a socket says that its time is over.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let silent = io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
+                    return Err(unreachable(silent));
+                }
+                Err(error) => return Err(unreachable(error)),
+            },
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_clusters_are_read_as_they_are_written() {
+        let etcd = |endpoints: &[&str], prefix: &str| Home::Etcd {
+            endpoints: endpoints.iter().map(ToString::to_string).collect(),
+            prefix: prefix.to_owned(),
+        };
+        let cases = [
+            ("corfu://a:1", Home::servers(&["a:1"])),
+            ("corfu://10.0.0.1:4500,[::1]:4501/", Home::servers(&["10.0.0.1:4500", "[::1]:4501"])),
+            ("corfu+etcd://a:2379", etcd(&["a:2379"], "mixlog")),
+            ("corfu+etcd://a:2379/", etcd(&["a:2379"], "mixlog")),
+            ("corfu+etcd://a:1,b:2/prod/bank/", etcd(&["a:1", "b:2"], "prod/bank")),
+        ];
+        for (text, home) in cases {
+            assert_eq!(text.parse(), Ok(home.clone()), "{text}");
+            assert_eq!(home.to_string().parse(), Ok(home), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_of_no_cluster_are_refused() {
+        for text in [
+            "",
+            "corfu://",
+            "corfu://host",
+            "corfu://host:",
+            "corfu://:4500",
+            "corfu://host:65536",
+            "corfu://host:0",
+            "corfu://a:1,,b:2",
+            "corfu://a:1/prefix",
+            "corfu+etcd://",
+            "corfu+etcd:///prefix",
+            "corfu+etcd://a b:1",
+            "http://a:1",
+        ] {
+            assert_eq!(text.parse::<Home>(), Err(HomeError(text.to_owned())));
+        }
+    }
+}

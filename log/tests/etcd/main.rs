@@ -1,0 +1,113 @@
+//! The projection store in a real etcd. Where there is none, every test is named as ignored; on CI that is a
+//! failure.
+//!
+//! Whether they can run is known when they are run, so this has a harness of its own, which behaves like the
+//! usual one.
+
+mod cluster;
+#[path = "../conformance/store.rs"]
+mod contract;
+mod server;
+mod store;
+#[path = "../conformance/subject.rs"]
+mod subject;
+#[path = "../conformance/suite.rs"]
+mod suite;
+#[path = "../conformance/tcp.rs"]
+mod tcp;
+
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+
+use libtest_mimic::{Arguments, Trial};
+use mixlog_log::corfu::{EtcdStore, Home};
+use mixlog_log::{Durability, SharedLog};
+
+use crate::server::Etcd;
+use crate::subject::Subject;
+use crate::tcp::TcpLog;
+
+/// The etcd that most tests share, each with a prefix of its own; started by the first one.
+type Shared = Arc<OnceLock<Etcd>>;
+
+fn etcd(shared: &Shared) -> &Etcd {
+    shared.get_or_init(Etcd::start)
+}
+
+/// A cluster's home in it.
+fn home(etcd: &Etcd, prefix: &str) -> Home {
+    Home::Etcd { endpoints: vec![etcd.endpoint()], prefix: prefix.to_owned() }
+}
+
+/// A log whose cluster is found in etcd, opened again on what is there.
+fn subject(shared: &Shared, prefix: String, durability: Durability) -> Subject {
+    let shared = Arc::clone(shared);
+    let directory = tempfile::tempdir().unwrap();
+    let open = move || -> Arc<dyn SharedLog> {
+        let home = home(etcd(&shared), &prefix);
+        Arc::new(TcpLog::open(&home, directory.path(), durability, Box::new(())))
+    };
+    let log = Some(open());
+    // What units in memory had is gone with them.
+    let reopen = (durability != Durability::Memory).then(|| Box::new(open) as Box<_>);
+    Subject { dense: false, log, reopen }
+}
+
+fn trials(shared: &Shared) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    macro_rules! trial {
+        ($name:expr, $run:expr) => {{
+            let shared = Arc::clone(shared);
+            trials.push(Trial::test($name, move || {
+                $run(&shared);
+                Ok(())
+            }));
+        }};
+    }
+    macro_rules! conformance {
+        ($($test:ident)*) => {$(
+            for durability in [Durability::Memory, Durability::Flushed] {
+                let name = format!("conformance::{durability}::{}", stringify!($test));
+                let prefix = name.clone();
+                trial!(name, |shared: &Shared| suite::$test(subject(shared, prefix, durability)));
+            }
+        )*};
+    }
+    macro_rules! tests {
+        ($($module:ident::$test:ident)*) => {$(
+            trial!(concat!(stringify!($module), "::", stringify!($test)), $module::$test);
+        )*};
+    }
+    suite::for_all_checks!(conformance);
+    tests! {
+        store::epochs_are_installed_in_order_and_once
+        store::raced_by_many_has_one_winner_for_each_epoch
+        store::etcd_killed_and_started_again_keeps_what_was_installed
+        store::etcd_that_is_down_or_silent_is_an_error_that_names_it
+        store::endpoints_that_are_dead_or_silent_are_passed_over
+        store::keys_that_others_wrote_are_refused
+        store::prefixes_are_clusters_of_their_own
+        store::role_of_another_log_is_refused
+        cluster::appends_go_on_while_etcd_is_down_and_changes_when_it_is_back
+        cluster::unit_killed_is_replaced_and_nothing_is_lost
+        cluster::two_drivers_at_once_make_one_projection_for_each_epoch
+    }
+    trials
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let shared = Shared::default();
+    let mut trials = trials(&shared);
+    if !Etcd::is_installed() {
+        if std::env::var("CI").is_ok_and(|ci| ci == "true") {
+            eprintln!("there is no etcd to test with: install Debian's etcd-server");
+            return ExitCode::FAILURE;
+        }
+        trials = trials.into_iter().map(|trial| trial.with_ignored_flag(true)).collect();
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // Trials are gone, and with this the last owner of the etcd: nothing runs on when this process has ended.
+    drop(shared);
+    conclusion.exit_code()
+}
