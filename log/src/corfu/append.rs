@@ -18,23 +18,17 @@ use std::sync::Arc;
 
 use crate::{Batch, Block, Position};
 
-use super::fill::{Aim, Fill, Filled};
-use super::message::{EntryId, Member, Run, SequencerReply, SequencerVerb, Token, UnitReply, UnitVerb};
-use super::operation::{Event, Input, Operation, Outbox, View};
+use super::appends::Appends;
+use super::message::{EntryId, Member};
+use super::operation::{Input, Operation, Outbox};
 use super::projection::Projection;
 use super::rules::Rules;
 
 /// Appends entries: all, or the first of them.
+///
+/// It is the only run of its client that is under way; [`Appends`] has several.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Append {
-    view: View,
-    rules: Rules,
-    id: EntryId,
-    entries: Arc<Entries>,
-    phase: Phase,
-    /// Where the run may be without our knowledge: some unit may have taken it there.
-    in_doubt: Option<Written>,
-}
+pub struct Append(Appends);
 
 /// What is to be appended.
 ///
@@ -64,45 +58,32 @@ impl Entries {
         Self::new(batch, vec![count])
     }
 
-    /// The entries without the first `count`.
-    #[must_use]
-    pub(crate) fn after(&self, count: u32) -> Batch {
+    /// How many there are from the one after the first `begin` on.
+    pub(crate) fn count_from(&self, begin: u32) -> u32 {
+        *self.cuts.last().expect("there is a cut at the end") - begin
+    }
+
+    /// How many of those can be appended at least.
+    pub(crate) fn at_least(&self, begin: u32) -> u32 {
+        self.cuts[self.cuts.partition_point(|cut| *cut <= begin)] - begin
+    }
+
+    /// How many of those can be appended at most, if not more than `count`; 0: that is too few.
+    pub(crate) fn cut(&self, begin: u32, count: u32) -> u32 {
+        let end = begin.saturating_add(count);
+        let after = self.cuts.partition_point(|cut| *cut <= end);
+        after.checked_sub(1).map_or(0, |index| self.cuts[index].saturating_sub(begin))
+    }
+
+    /// The `count` of them after the first `begin`.
+    pub(crate) fn part(&self, begin: u32, count: u32) -> Batch {
         let (bytes, ends) = self.block.data().expect("entries are data");
-        let (before, ends) = ends.split_at(count as usize);
-        let start = before.last().copied().unwrap_or(0);
-        Batch::from_parts(bytes[start as usize..].to_vec(), ends.iter().map(|end| end - start).collect())
+        let (begin, end) = (begin as usize, (begin + count) as usize);
+        let start = begin.checked_sub(1).map_or(0, |before| ends[before]);
+        let ends: Vec<u32> = ends[begin..end].iter().map(|end| end - start).collect();
+        let length = ends.last().copied().unwrap_or(0);
+        Batch::from_parts(bytes[start as usize..(start + length) as usize].to_vec(), ends)
     }
-
-    fn count(&self) -> u32 {
-        *self.cuts.last().expect("there is a cut at the end")
-    }
-
-    /// The largest cut that is not more than `count`.
-    fn cut(&self, count: u32) -> u32 {
-        let after = self.cuts.partition_point(|cut| *cut <= count);
-        after.checked_sub(1).map_or(0, |index| self.cuts[index])
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Phase {
-    /// Waits for a token, or for the projection to ask one by.
-    Token,
-    /// Writes the run to the units of its chain; `index` is the one that is asked.
-    Write { written: Written, index: usize },
-    /// Fills positions that will not be written: those passed over, those lost, those left over. `then`: what
-    /// to answer after that, if not to take another token.
-    Leave { fill: Box<Fill>, rest: Option<(Position, Position)>, then: Option<AppendOutcome> },
-    /// Finds out whether the run is in the log. `refusal`: what to answer if it is not, instead of taking
-    /// another token.
-    Resolve { fill: Box<Fill>, written: Written, refusal: Option<Refusal> },
-}
-
-/// A run, and the token it is written by.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Written {
-    token: Token,
-    run: Run,
 }
 
 /// Where entries were appended.
@@ -137,222 +118,27 @@ pub enum Refusal {
     TooLarge(u32),
     /// The first cut is larger than a stripe, which has so many positions.
     TooMany(u32),
+    /// Later entries of the same client are in the log, or may have been before they were trimmed: these were kept
+    /// from standing after them.
+    Overtaken,
 }
 
 impl Append {
     /// Appends `entries`, of which the first has `id` and each has the next sequence.
     #[must_use]
-    pub const fn new(projection: Arc<Projection>, id: EntryId, entries: Arc<Entries>, rules: Rules) -> Self {
-        Self { view: View::new(projection), rules, id, entries, phase: Phase::Token, in_doubt: None }
+    pub fn new(projection: Arc<Projection>, id: EntryId, entries: Arc<Entries>, rules: Rules) -> Self {
+        Self(Appends::one(projection, id, entries, rules))
     }
 
     /// What is known when nobody wants to wait any longer: a position where the entries may be, or may yet
     /// appear; `None` when they are not in the log and never will be.
     #[must_use]
     pub fn in_doubt(&self) -> Option<Position> {
-        match &self.phase {
-            Phase::Leave { then: Some(AppendOutcome::Committed(appended)), .. } => Some(appended.first),
-            // A request may be under way still.
-            Phase::Write { written, .. } | Phase::Resolve { written, .. } => Some(written.run.first()),
-            Phase::Token | Phase::Leave { .. } => self.in_doubt.as_ref().map(|written| written.run.first()),
-        }
-    }
-
-    fn ask_token(&mut self, out: &mut Outbox) -> Option<AppendOutcome> {
-        self.phase = Phase::Token;
-        self.in_doubt = None;
-        let projection = self.view.projection();
-        if projection.sealed() {
-            return Some(AppendOutcome::NotCommitted(Refusal::Sealed(projection.tail)));
-        }
-        let at_least = self.entries.cuts[0];
-        if at_least > projection.width {
-            return Some(AppendOutcome::NotCommitted(Refusal::TooMany(projection.width)));
-        }
-        let next = SequencerVerb::Next { count: self.entries.count(), at_least };
-        self.view.ask_sequencer(out, next);
-        None
-    }
-
-    /// Whether a token may be used by the projection at hand.
-    fn valid(&self, token: &Token) -> bool {
-        token.epoch == self.view.epoch() || !self.rules.tokens_have_epochs
-    }
-
-    fn take_token(&mut self, token: Token, out: &mut Outbox) {
-        if !self.valid(&token) {
-            return self.view.refresh_to(token.epoch, out);
-        }
-        let count = self.entries.cut(token.count);
-        if count == 0 {
-            // It is not what was asked for. Perhaps the next one is.
-            return self.view.retry(out);
-        }
-        let (bytes, ends) = self.entries.block.data().expect("entries are data");
-        let ends = ends[..count as usize].to_vec();
-        let bytes = bytes[..ends.last().map_or(0, |end| *end as usize)].to_vec();
-        let block = Arc::new(Block::of(token.first, Batch::from_parts(bytes, ends)));
-        let written = Written { token, run: Run::data(self.id, block) };
-        self.write(written, 0, out);
-    }
-
-    fn write(&mut self, written: Written, index: usize, out: &mut Outbox) {
-        let place = self.view.projection().place(written.run.first()).expect("tokens are not trimmed");
-        let member = place.chain.units[index];
-        let run = written.run.clone();
-        let verb = if index == 0 { UnitVerb::Write(run) } else { UnitVerb::Copy(vec![run]) };
-        self.view.ask_unit(out, member, verb);
-        // It may arrive, and be heard of never, or twice.
-        self.in_doubt = Some(written.clone());
-        self.phase = Phase::Write { written, index };
-    }
-
-    /// The run is on the unit that was asked last, or need not be.
-    fn written(&mut self, written: Written, index: usize, out: &mut Outbox) -> Option<AppendOutcome> {
-        let place = self.view.projection().place(written.run.first()).expect("as before");
-        if index + 1 == place.chain.units.len() {
-            return self.committed(&written, out);
-        }
-        self.write(written, index + 1, out);
-        None
-    }
-
-    fn committed(&mut self, written: &Written, out: &mut Outbox) -> Option<AppendOutcome> {
-        let count = u32::try_from(written.run.block.len()).expect("a run holds less than 2^32 entries");
-        let appended = Appended { first: written.run.first(), count };
-        let token = &written.token;
-        let (before, after) = ((token.skipped, token.first), (written.run.end(), token.end()));
-        self.leave(token, &[before, after], Some(AppendOutcome::Committed(appended)), out)
-    }
-
-    /// The token is of no use any more.
-    fn lost(&mut self, token: &Token, out: &mut Outbox) -> Option<AppendOutcome> {
-        self.in_doubt = None;
-        self.leave(token, &[(token.skipped, token.end())], None, out)
-    }
-
-    /// Up to which position something may stand that was written by this token, or by nobody: what lies past
-    /// the tail of a later epoch belongs to that epoch.
-    fn bound(&self, token: &Token) -> Position {
-        let projection = self.view.projection();
-        if token.epoch < projection.epoch { token.end().min(projection.tail) } else { token.end() }
-    }
-
-    /// Fills the token's positions in `ranges`, and then answers or starts over.
-    fn leave(
-        &mut self,
-        token: &Token,
-        ranges: &[(Position, Position)],
-        then: Option<AppendOutcome>,
-        out: &mut Outbox,
-    ) -> Option<AppendOutcome> {
-        let bound = self.bound(token);
-        let ranges = ranges.iter().map(|(from, upto)| (*from, (*upto).min(bound)));
-        self.fill_next(ranges.filter(|(from, upto)| from < upto).collect(), then, out)
-    }
-
-    fn fill_next(
-        &mut self,
-        mut ranges: Vec<(Position, Position)>,
-        then: Option<AppendOutcome>,
-        out: &mut Outbox,
-    ) -> Option<AppendOutcome> {
-        let Some((from, upto)) = ranges.pop() else {
-            return then.or_else(|| self.ask_token(out));
-        };
-        self.view.abandon();
-        let mut fill = Box::new(Fill::with_view(self.view.clone(), from, upto, Aim::Settle));
-        let outcome = fill.step(Input::Start, out);
-        self.phase = Phase::Leave { fill, rest: ranges.pop(), then };
-        outcome.and_then(|_| self.filled(out))
-    }
-
-    /// A range was filled. What could not be filled is for the janitor, once the unit is replaced.
-    fn filled(&mut self, out: &mut Outbox) -> Option<AppendOutcome> {
-        let Phase::Leave { fill, rest, then } = std::mem::replace(&mut self.phase, Phase::Token) else {
-            unreachable!("positions were being filled");
-        };
-        self.view = fill.into_view();
-        self.fill_next(rest.into_iter().collect(), then, out)
-    }
-
-    fn resolve(
-        &mut self,
-        written: Written,
-        refusal: Option<Refusal>,
-        out: &mut Outbox,
-    ) -> Option<AppendOutcome> {
-        self.view.abandon();
-        let (from, upto) = (written.run.first(), written.run.end().min(self.bound(&written.token)));
-        if from >= upto {
-            // No unit that stayed had it, or the tail would lie after it.
-            return self.lost(&written.token, out);
-        }
-        let mut fill = Box::new(Fill::with_view(self.view.clone(), from, upto, Aim::Know));
-        let outcome = fill.step(Input::Start, out);
-        self.phase = Phase::Resolve { fill, written, refusal };
-        outcome.and_then(|filled| self.resolved(&filled, out))
-    }
-
-    fn resolved(&mut self, filled: &Filled, out: &mut Outbox) -> Option<AppendOutcome> {
-        let Phase::Resolve { fill, written, refusal } = std::mem::replace(&mut self.phase, Phase::Token)
-        else {
-            unreachable!("a run was being resolved");
-        };
-        self.view = fill.into_view();
-        let first = written.run.first();
-        if filled.runs.iter().any(|run| run.id == written.run.id && run.first() == first) {
-            return self.committed(&written, out);
-        }
-        if filled.trimmed > first {
-            return Some(AppendOutcome::Indeterminate(first));
-        }
-        if filled.corrupt.is_some() {
-            // Until the unit is replaced nobody knows.
-            self.in_doubt = Some(written);
-            self.view.retry(out);
-            return None;
-        }
-        let token = &written.token;
-        self.in_doubt = None;
-        let refused = refusal.map(AppendOutcome::NotCommitted);
-        self.leave(token, &[(token.skipped, token.end())], refused, out)
-    }
-
-    /// Goes on after the projection was looked up.
-    fn resume(&mut self, out: &mut Outbox) -> Option<AppendOutcome> {
-        match (&self.phase, self.in_doubt.take()) {
-            // The same epoch: the same question again, which is answered the same if it was heard already.
-            (Phase::Write { written, index }, _) if self.valid(&written.token) => {
-                let (written, index) = (written.clone(), *index);
-                self.write(written, index, out);
-                None
-            }
-            (_, Some(written)) => self.resolve(written, None, out),
-            (_, None) => self.ask_token(out),
-        }
-    }
-
-    fn take_written(&mut self, member: Member, reply: &UnitReply, out: &mut Outbox) -> Option<AppendOutcome> {
-        let Phase::Write { written, index } = &self.phase else { return None };
-        let (written, index) = (written.clone(), *index);
-        match reply {
-            UnitReply::Done => self.written(written, index, out),
-            // Nobody else writes runs of this id: if the head has another one here, it never had this one.
-            UnitReply::Taken(_) if index == 0 => self.lost(&written.token, out),
-            UnitReply::Trimmed(_) => self.resolve(written, None, out),
-            // Readers must not wait for what will not come, so the positions are filled in any case.
-            UnitReply::Full => self.resolve(written, Some(Refusal::Full(member)), out),
-            UnitReply::TooLarge(limit) => self.resolve(written, Some(Refusal::TooLarge(*limit)), out),
-            // In one epoch no unit has what the head has not. So the epoch is over, or a unit lost something.
-            UnitReply::Taken(_) | UnitReply::Corrupt(_) => {
-                self.view.retry(out);
-                None
-            }
-            trouble => {
-                self.view.trouble(trouble, out);
-                None
-            }
+        match self.0.first_ended().map(|ended| &ended.outcome) {
+            Some(AppendOutcome::Committed(appended)) => Some(appended.first),
+            Some(AppendOutcome::Indeterminate(position)) => Some(*position),
+            Some(AppendOutcome::NotCommitted(_)) => None,
+            None => self.0.in_doubt().next().and_then(|(_, position)| position),
         }
     }
 }
@@ -361,33 +147,8 @@ impl Operation for Append {
     type Outcome = AppendOutcome;
 
     fn step(&mut self, input: Input, out: &mut Outbox) -> Option<AppendOutcome> {
-        match &mut self.phase {
-            Phase::Leave { fill, .. } => {
-                fill.step(input, out)?;
-                return self.filled(out);
-            }
-            Phase::Resolve { fill, .. } => {
-                let filled = fill.step(input, out)?;
-                return self.resolved(&filled, out);
-            }
-            Phase::Token | Phase::Write { .. } => {}
-        }
-        match self.view.sort(input, out) {
-            Event::Refreshed => self.resume(out),
-            Event::Sequencer(Some(SequencerReply::Token(token))) => {
-                self.take_token(token, out);
-                None
-            }
-            Event::Sequencer(reply) => {
-                self.view.sequencer_trouble(reply, out);
-                None
-            }
-            Event::Unit(member, reply) => self.take_written(member, &reply, out),
-            Event::NoUnit(_) => {
-                self.view.retry(out);
-                None
-            }
-            Event::Store(_) | Event::Paused | Event::Nothing => None,
-        }
+        self.0.step(input, out);
+        // Before that is told, nobody waits at what is left of its tokens.
+        self.0.has_left().then(|| self.0.next_ended()).flatten().map(|ended| ended.outcome)
     }
 }

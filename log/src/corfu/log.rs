@@ -2,7 +2,7 @@
 //! appends.
 //!
 //! ```text
-//! append --> queue (groups) --> appender: Append --> receipts, progress
+//! append --> queue (groups) --> appender: Appends --> receipts, progress
 //! read, tail, wait_past --> progress: known to be committed? --> cache, or Read
 //!                                     \--> no: Tail, Settle
 //! ```
@@ -11,8 +11,7 @@
 //! nothing is shown past a hole: before a tail is told, everything before it is settled, which means that a
 //! writer who died there costs a pause, once. Junk stays visible as such.
 //!
-//! One append is under way at a time, and carries all that gathered meanwhile: so batches keep their order
-//! though any of them may have to be written again elsewhere.
+//! Batches keep their order: they gather in groups, of which several are under way (`appender.rs`, `appends.rs`).
 
 use std::fmt;
 use std::io;
@@ -27,13 +26,13 @@ use crate::{
     SharedLog, Tail, Ticket, TrimError,
 };
 
-use super::append::{Append, AppendOutcome, Refusal};
+use super::appender;
 use super::janitor::Sweep;
-use super::message::{ClientId, EntryId, Run};
+use super::message::Run;
 use super::plan::Change;
 use super::progress::Progress;
 use super::projection::Projection;
-use super::queue::{Group, Phase, Queue};
+use super::queue::{Phase, Queue};
 use super::read::{Read, ReadOutcome};
 use super::recent::Recent;
 use super::reconfigure::{Reconfigure, Reconfigured};
@@ -130,12 +129,12 @@ pub struct CorfuLog {
     threads: Vec<JoinHandle<()>>,
 }
 
-struct Shared {
+pub(super) struct Shared {
     id: LogId,
-    config: Config,
-    driver: Driver,
-    queue: Queue,
-    progress: Progress,
+    pub(super) config: Config,
+    pub(super) driver: Driver,
+    pub(super) queue: Queue,
+    pub(super) progress: Progress,
     cache: Recent,
     closed: Mutex<bool>,
     closing: Condvar,
@@ -170,7 +169,7 @@ impl CorfuLog {
             let builder = thread::Builder::new().name(name.to_owned());
             builder.spawn(move || run(&shared)).expect("the operating system starts a thread")
         };
-        let mut threads = vec![start("mixlog-append", Shared::append_all)];
+        let mut threads = vec![start("mixlog-append", appender::run)];
         if shared.config.janitor.is_some() {
             threads.push(start("mixlog-janitor", Shared::sweep));
         }
@@ -209,65 +208,7 @@ fn timed_out() -> Arc<io::Error> {
 }
 
 impl Shared {
-    // ---- appending ---------------------------------------------------------------------------------------
-
-    /// The appender's thread.
-    fn append_all(&self) {
-        let client = ClientId::random();
-        let mut sequence = 0;
-        while let Some(group) = self.queue.take() {
-            let mut rest = Some(group);
-            while let Some(group) = rest {
-                rest = self.append_group(group, EntryId { client, sequence }, &mut sequence);
-            }
-            self.queue.done();
-        }
-    }
-
-    /// Appends a group, or the first part of it; the rest remains.
-    fn append_group(&self, mut group: Group, id: EntryId, sequence: &mut u64) -> Option<Group> {
-        let (all, size) = (group.count(), group.bytes());
-        let entries = group.entries();
-        self.progress.append_begins();
-        let mut append = Append::new(self.driver.projection(), id, Arc::clone(&entries), Rules::SOUND);
-        let outcome = self.driver.run(&mut append, Some(self.config.patience));
-        let (count, result) = match outcome {
-            Some(AppendOutcome::Committed(appended)) => {
-                let end = appended.first.plus(u64::from(appended.count));
-                self.progress.committed(appended.first, end);
-                (appended.count, Ok(appended.first))
-            }
-            Some(AppendOutcome::NotCommitted(refusal)) => (all, Err(self.refused(refusal, size))),
-            Some(AppendOutcome::Indeterminate(position)) => {
-                (all, Err(AppendError::Indeterminate { position }))
-            }
-            None => match append.in_doubt() {
-                Some(position) => (all, Err(AppendError::Indeterminate { position })),
-                None => (all, Err(AppendError::Unavailable)),
-            },
-        };
-        self.progress.append_ended();
-        // Numbers of entries that may be somewhere are not used again.
-        *sequence += u64::from(count);
-        group.acknowledge(entries, count, result)
-    }
-
-    fn refused(&self, refusal: Refusal, size: usize) -> AppendError {
-        match refusal {
-            Refusal::Sealed(tail) => {
-                self.sealed(tail);
-                AppendError::Sealed { tail }
-            }
-            Refusal::Full(member) => {
-                let text = format!("unit {} takes no more entries", member.unit);
-                AppendError::Full(Arc::new(io::Error::new(io::ErrorKind::StorageFull, text)))
-            }
-            Refusal::TooMany(limit) => AppendError::TooMany { limit },
-            Refusal::TooLarge(limit) => AppendError::TooLarge { size, limit: limit as usize },
-        }
-    }
-
-    fn sealed(&self, tail: Position) {
+    pub(super) fn sealed(&self, tail: Position) {
         self.queue.set_phase(Phase::Sealed(tail));
         self.progress.wake();
     }

@@ -148,6 +148,15 @@ impl Run {
     }
 }
 
+/// The run that a client wrote before another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Predecessor {
+    /// The position of its first entry.
+    pub first: Position,
+    /// Its id.
+    pub id: EntryId,
+}
+
 /// Where a request goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Node {
@@ -209,6 +218,10 @@ pub enum UnitVerb {
     Write(Run),
     /// Make these runs so, which another unit has; what is the same already is no matter. Answers `Done`.
     Copy(Vec<Run>),
+    /// `Write`, if the unit has the predecessor or has trimmed it; else answers `Early`.
+    WriteAfter(Predecessor, Run),
+    /// `Copy` of one run, if the unit has the predecessor or has trimmed it; else answers `Early`.
+    CopyAfter(Predecessor, Run),
     /// Put junk where nothing is written in `[from, upto)`, and answer `Runs` as to `Read`.
     Fill {
         /// The first position.
@@ -276,6 +289,8 @@ pub enum UnitReply {
     Full,
     /// Refused: a run may have so many bytes at most, with 4 for each entry. Nothing was written.
     TooLarge(u32),
+    /// Refused: the unit does not have the run that was to come before. Nothing was written.
+    Early,
 }
 
 /// How far a unit reaches.

@@ -17,6 +17,7 @@
 //! | verb | steps | file |
 //! |---|---|---|
 //! | append | token; units of the chain, head first; lost tokens are filled, doubts are resolved by id | `append.rs` |
+//! | appends | several under way, each naming the one before; what is lost is written again in order | `appends.rs` |
 //! | read | the last unit of the chain | `read.rs` |
 //! | fill | junk at the head where it has nothing; what it has, to all units behind it | `fill.rs` |
 //! | settle | the last units' gaps: waited for, then filled | `settle.rs` |
@@ -59,6 +60,8 @@
 
 mod administer;
 mod append;
+mod appender;
+mod appends;
 mod boot;
 #[cfg(feature = "etcd")]
 mod etcd;
@@ -92,6 +95,7 @@ mod unit;
 
 pub use administer::{TransferError, found, latest, reconfigure, transfer};
 pub use append::{Append, AppendOutcome, Appended, Entries, Refusal};
+pub use appends::{Appends, Ended, Window};
 #[cfg(feature = "etcd")]
 pub use etcd::EtcdStore;
 pub use fill::{Aim, Fill, Filled};
@@ -99,9 +103,9 @@ pub use janitor::Sweep;
 pub use local::{LOCAL_SEQUENCER, LocalCluster, LocalConfig, LocalError, LocalStorage};
 pub use log::{Config, ConnectError, CorfuLog};
 pub use message::{
-    ClientId, EntryId, Epoch, Instance, Member, Node, Reply, Request, Run, SequencerNumber, SequencerReply,
-    SequencerRequest, SequencerVerb, Standing, StoreReply, StoreRequest, Token, UnitNumber, UnitReply,
-    UnitRequest, UnitVerb,
+    ClientId, EntryId, Epoch, Instance, Member, Node, Predecessor, Reply, Request, Run, SequencerNumber,
+    SequencerReply, SequencerRequest, SequencerVerb, Standing, StoreReply, StoreRequest, Token, UnitNumber,
+    UnitReply, UnitRequest, UnitVerb,
 };
 pub use monitor::{Monitor, MonitorConfig, MonitorEvent};
 pub use net::{FrameError, Home, HomeError, Listing, Listings, NetError, Server, TcpTransport, announce};

@@ -78,6 +78,9 @@ pub trait Operation {
     fn step(&mut self, input: Input, out: &mut Outbox) -> Option<Self::Outcome>;
 }
 
+/// Numbers of requests go round within one half of all, so that an operation can have two views.
+const HALF: u32 = 1 << 31;
+
 /// A client's knowledge of the cluster, and its requests under way. Every operation has one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct View {
@@ -126,7 +129,17 @@ pub(crate) enum Event {
 
 impl View {
     pub(crate) const fn new(projection: Arc<Projection>) -> Self {
-        Self { projection, calls: 0, waiting: Vec::new(), pausing: None, wanted: Epoch::NONE }
+        Self::numbered(projection, Call(0))
+    }
+
+    /// A view whose requests have numbers from `next` on, for an operation that has several views.
+    pub(crate) const fn numbered(projection: Arc<Projection>, next: Call) -> Self {
+        Self { projection, calls: next.0, waiting: Vec::new(), pausing: None, wanted: Epoch::NONE }
+    }
+
+    /// The number of the next request.
+    pub(crate) const fn next_call(&self) -> Call {
+        Call(self.calls)
     }
 
     pub(crate) const fn projection(&self) -> &Arc<Projection> {
@@ -137,20 +150,28 @@ impl View {
         self.projection.epoch
     }
 
-    fn send(&mut self, out: &mut Outbox, awaited: Awaited, to: Node, request: Request) {
+    fn send(&mut self, out: &mut Outbox, awaited: Awaited, to: Node, request: Request) -> Call {
         let call = Call(self.calls);
-        self.calls += 1;
+        // Of a long operation the first requests are forgotten by the time their numbers come again.
+        self.calls = (self.calls & HALF) | (self.calls.wrapping_add(1) & !HALF);
         self.waiting.push((call, awaited));
         out.sends.push(Outgoing { call, to, request });
+        call
     }
 
-    pub(crate) fn ask_unit(&mut self, out: &mut Outbox, member: Member, verb: UnitVerb) {
-        self.ask_unit_in(out, self.projection.epoch, member, verb);
+    pub(crate) fn ask_unit(&mut self, out: &mut Outbox, member: Member, verb: UnitVerb) -> Call {
+        self.ask_unit_in(out, self.projection.epoch, member, verb)
     }
 
-    pub(crate) fn ask_unit_in(&mut self, out: &mut Outbox, epoch: Epoch, member: Member, verb: UnitVerb) {
+    pub(crate) fn ask_unit_in(
+        &mut self,
+        out: &mut Outbox,
+        epoch: Epoch,
+        member: Member,
+        verb: UnitVerb,
+    ) -> Call {
         let request = Request::Unit(UnitRequest { epoch, member, verb });
-        self.send(out, Awaited::Member(member), Node::Unit(member.unit), request);
+        self.send(out, Awaited::Member(member), Node::Unit(member.unit), request)
     }
 
     /// Asks the projection's sequencer, of which there must be one.
@@ -166,6 +187,13 @@ impl View {
 
     pub(crate) fn ask_store(&mut self, out: &mut Outbox, request: StoreRequest) {
         self.send(out, Awaited::Store, Node::Store, Request::Store(request));
+    }
+
+    /// Takes note of a projection that somebody else has looked up. Nothing may be under way.
+    pub(crate) fn learn(&mut self, projection: &Arc<Projection>) {
+        if projection.epoch > self.projection.epoch {
+            self.projection = Arc::clone(projection);
+        }
     }
 
     /// Gives up what is under way and looks up the projection now.

@@ -3,12 +3,14 @@
 use std::collections::VecDeque;
 use std::mem;
 use std::ops::Range;
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::{Acknowledge, AppendError, Batch, Position};
 
 use super::append::Entries;
+use super::transport::Arrival;
 
 const UNPOISONED: &str = "nothing panics while it holds the lock";
 
@@ -18,6 +20,9 @@ const GROUP_ENTRIES: usize = 1 << 14;
 /// ... or this many bytes, with 4 for each entry; or as many as the largest batch, if that is less.
 const GROUP_BYTES: usize = 2 << 20;
 
+/// A group of so many bytes is large.
+const LARGE_BYTES: usize = 256 << 10;
+
 /// Batches that go out together, as far as they fit in one stripe.
 #[derive(Debug)]
 pub(crate) struct Group {
@@ -25,21 +30,15 @@ pub(crate) struct Group {
     /// After how many entries each batch ends.
     cuts: Vec<u32>,
     receipt: Arc<Receipt>,
-    /// How many entries of the receipt went out before those in `batch`.
-    before: u32,
 }
 
 impl Group {
     fn new() -> Self {
-        Self { batch: Batch::new(), cuts: Vec::new(), receipt: Arc::default(), before: 0 }
+        Self { batch: Batch::new(), cuts: Vec::new(), receipt: Arc::default() }
     }
 
-    pub(crate) fn bytes(&self) -> usize {
+    fn bytes(&self) -> usize {
         self.batch.bytes().len() + mem::size_of_val(self.batch.ends())
-    }
-
-    pub(crate) fn count(&self) -> u32 {
-        *self.cuts.last().expect("a group holds a batch")
     }
 
     fn takes(&self, batch: &Batch, bytes: usize) -> bool {
@@ -52,30 +51,35 @@ impl Group {
         let begins = self.cuts.last().copied().unwrap_or(0);
         self.batch.extend(batch);
         self.cuts.push(u32::try_from(self.batch.len()).expect("a group is small"));
-        (Arc::clone(&self.receipt), self.before + begins)
+        (Arc::clone(&self.receipt), begins)
     }
 
-    /// What is to be appended. The group keeps what it needs to go on with the rest.
-    pub(crate) fn entries(&mut self) -> Arc<Entries> {
-        Arc::new(Entries::new(mem::take(&mut self.batch), self.cuts.clone()))
+    /// What is to be appended, and who wants to know what became of it.
+    pub(crate) fn offered(self) -> (Arc<Entries>, Offered) {
+        let count = *self.cuts.last().expect("a group holds a batch");
+        let offered = Offered { count, bytes: self.bytes(), ended: 0, receipt: self.receipt };
+        (Arc::new(Entries::new(self.batch, self.cuts)), offered)
     }
+}
 
-    /// The first `count` entries have this outcome; the group that is left, if any.
-    pub(crate) fn acknowledge(
-        mut self,
-        entries: Arc<Entries>,
-        count: u32,
-        outcome: Result<Position, AppendError>,
-    ) -> Option<Self> {
-        self.before += count;
-        self.receipt.acknowledge(self.before, outcome);
-        self.cuts.retain(|cut| *cut > count);
-        if self.cuts.is_empty() {
-            return None;
-        }
-        self.cuts.iter_mut().for_each(|cut| *cut -= count);
-        self.batch = entries.after(count);
-        Some(self)
+/// A group whose entries are being appended.
+#[derive(Debug)]
+pub(crate) struct Offered {
+    /// How many entries it has.
+    pub(crate) count: u32,
+    /// How many bytes, with 4 for each entry.
+    pub(crate) bytes: usize,
+    /// How many of the entries have an outcome.
+    ended: u32,
+    receipt: Arc<Receipt>,
+}
+
+impl Offered {
+    /// The next `count` entries have this outcome. True if they are the last.
+    pub(crate) fn acknowledge(&mut self, count: u32, outcome: Result<Position, AppendError>) -> bool {
+        self.ended += count;
+        self.receipt.acknowledge(self.ended, outcome);
+        self.ended == self.count
     }
 }
 
@@ -140,9 +144,38 @@ pub(crate) struct Queue {
 struct State {
     groups: VecDeque<Group>,
     bytes: usize,
-    /// Whether the appender is busy with a group.
+    /// Whether entries of groups that were taken are still being appended.
     busy: bool,
+    /// Whether the appender waits for a group, and for which.
+    hungry: Option<Hunger>,
+    appender: Option<Sender<Arrival>>,
     phase: Phase,
+}
+
+/// What the appender takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hunger {
+    /// Whatever is there.
+    Any,
+    /// A group that is large enough to be sent before others have come to their end: small ones gather until then.
+    Large,
+}
+
+impl State {
+    fn has(&self, hunger: Hunger) -> bool {
+        match hunger {
+            Hunger::Any => !self.groups.is_empty(),
+            Hunger::Large => {
+                self.groups.front().is_some_and(|first| self.groups.len() > 1 || first.bytes() >= LARGE_BYTES)
+            }
+        }
+    }
+
+    fn wake(&mut self) {
+        if let Some(appender) = &self.appender {
+            let _ = appender.send(Arrival::Wake);
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -182,31 +215,46 @@ impl Queue {
         let added = group.add(batch);
         let grown = group.bytes() - bytes;
         state.bytes += grown;
-        drop(state);
-        self.changed.notify_all();
+        if state.hungry.is_some_and(|hunger| state.has(hunger)) {
+            state.hungry = None;
+            state.wake();
+        }
         Ok(added)
     }
 
-    /// The next group; waits for it. `None` when the queue is closed and empty.
-    pub(crate) fn take(&self) -> Option<Group> {
-        let mut state = self.state.lock().expect(UNPOISONED);
-        loop {
-            if let Some(group) = state.groups.pop_front() {
-                state.bytes -= group.bytes();
-                state.busy = true;
-                return Some(group);
-            }
-            if state.phase == Phase::Closed {
-                return None;
-            }
-            state = self.changed.wait(state).expect(UNPOISONED);
-        }
+    /// Who is woken when there is a group that was waited for, or the phase changes.
+    pub(crate) fn set_appender(&self, appender: Sender<Arrival>) {
+        self.state.lock().expect(UNPOISONED).appender = Some(appender);
     }
 
-    /// The appender is done with the group that it took last.
-    pub(crate) fn done(&self) {
-        self.state.lock().expect(UNPOISONED).busy = false;
-        self.changed.notify_all();
+    /// The next group; if there is none, the appender will be woken for one.
+    pub(crate) fn take(&self, hunger: Hunger) -> Option<Group> {
+        let mut state = self.state.lock().expect(UNPOISONED);
+        if !state.has(hunger) {
+            state.hungry = Some(hunger);
+            return None;
+        }
+        let group = state.groups.pop_front().expect("there is one");
+        let was_full = state.bytes >= self.limit;
+        state.bytes -= group.bytes();
+        state.busy = true;
+        drop(state);
+        if was_full {
+            self.changed.notify_all();
+        }
+        Some(group)
+    }
+
+    /// Everything that was taken has come to its end. True if nothing more will come.
+    pub(crate) fn done(&self) -> bool {
+        let mut state = self.state.lock().expect(UNPOISONED);
+        let was_busy = mem::take(&mut state.busy);
+        let over = state.phase == Phase::Closed && state.groups.is_empty();
+        drop(state);
+        if was_busy {
+            self.changed.notify_all();
+        }
+        over
     }
 
     /// Lets nobody add anything, and waits until everything that is there went out. False if the log is
@@ -235,6 +283,7 @@ impl Queue {
         if state.phase != Phase::Closed {
             state.phase = phase;
         }
+        state.wake();
         drop(state);
         self.changed.notify_all();
     }

@@ -41,7 +41,8 @@ pub enum ReadOutcome {
 
 impl Read {
     /// Reads runs in `[from, upto)`, about `bytes` bytes of entries, and at least one run if there is any.
-    /// Positions before `committed` are known to be.
+    /// Positions before `committed` are known to be, in the epoch of `projection` or an earlier one: a unit that was
+    /// left behind since may have something else there.
     #[must_use]
     pub const fn new(
         projection: Arc<Projection>,

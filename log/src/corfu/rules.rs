@@ -18,6 +18,8 @@ pub struct Rules {
     pub fenced_recovery: bool,
     /// A run is the same as what is written when their ids are the same; otherwise, when their bytes are.
     pub compare_ids: bool,
+    /// A unit takes a run that names another one only if it has that one.
+    pub runs_in_order: bool,
 }
 
 impl Rules {
@@ -28,6 +30,7 @@ impl Rules {
         join_empties: true,
         fenced_recovery: true,
         compare_ids: true,
+        runs_in_order: true,
     };
 }
 

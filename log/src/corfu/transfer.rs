@@ -87,7 +87,9 @@ impl Transfer {
         let projection = Arc::clone(self.view.projection());
         let chains = projection.segments.iter().flat_map(|segment| &segment.chains);
         match chains.into_iter().find(|chain| !chain.joining.is_empty()) {
-            Some(chain) => self.view.ask_unit(out, chain.head(), UnitVerb::Probe),
+            Some(chain) => {
+                self.view.ask_unit(out, chain.head(), UnitVerb::Probe);
+            }
             // They were taken into their chains meanwhile.
             None => return Some(Transferred::Copied(self.joining.clone())),
         }

@@ -1,13 +1,13 @@
 //! How requests get to their roles, and how operations are driven in real time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::message::{Node, Reply, Request, StoreReply, StoreRequest};
-use super::operation::{Call, Input, Operation, Outbox, Pause};
+use super::message::{Epoch, Node, Reply, Request, StoreReply, StoreRequest};
+use super::operation::{Call, Input, Operation, Outbox, Outgoing, Pause};
 use super::projection::Projection;
 
 const UNPOISONED: &str = "nothing panics while it holds the lock";
@@ -17,6 +17,13 @@ pub trait Transport: Send + Sync + 'static {
     /// Sends `request` to `to`, and returns without waiting for the answer, which goes to `reply`; or `reply`
     /// is dropped, if no answer will come.
     fn send(&self, to: Node, request: Request, reply: ReplyTo);
+
+    /// Sends all these requests to one role, in order. What carries them may do that at once.
+    fn send_all(&self, to: Node, requests: &mut dyn Iterator<Item = (Request, ReplyTo)>) {
+        for (request, reply) in requests {
+            self.send(to, request, reply);
+        }
+    }
 }
 
 /// Where an answer goes. Dropped without one, it tells that there is none.
@@ -64,6 +71,10 @@ pub struct Timing {
     /// How long units may be silent while they are being sealed, three times, before they are left behind;
     /// default 100 ms. More: a longer interruption when a unit is dead. Less: slow units are taken for dead.
     pub silence: Duration,
+    /// How long an answer may take before it is looked whether there is a later projection, and before it is looked
+    /// again; default 100 ms. If there is, the request counts as lost. More: who stands still holds up his clients for
+    /// longer after he was replaced. Less: the projection store has more to do while the cluster is slow.
+    pub doubt: Duration,
     /// How long an answer may take before the request counts as lost; default 2 s.
     pub answer: Duration,
 }
@@ -75,6 +86,7 @@ impl Default for Timing {
             retry_at_most: Duration::from_millis(100),
             hole: Duration::from_millis(50),
             silence: Duration::from_millis(100),
+            doubt: Duration::from_millis(100),
             answer: Duration::from_secs(2),
         }
     }
@@ -115,72 +127,199 @@ impl Driver {
     pub fn run<O: Operation>(&self, operation: &mut O, patience: Option<Duration>) -> Option<O::Outcome> {
         // A patience too long to be represented is as good as none.
         let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
-        let (arrived, arrivals) = mpsc::channel::<(Call, Option<Reply>)>();
+        let mut drive = self.drive();
         let mut out = Outbox::default();
-        let mut waiting: BTreeMap<Call, Instant> = BTreeMap::new();
-        let mut pause: Option<Instant> = None;
-        let mut retry = self.timing.retry;
         let mut input = Input::Start;
         loop {
             if let Some(outcome) = operation.step(input, &mut out) {
                 return Some(outcome);
             }
-            for outgoing in out.sends.drain(..) {
-                let (call, arrived) = (outgoing.call, arrived.clone());
-                waiting.insert(call, Instant::now() + self.timing.answer);
-                // Who is not interested any more has dropped the other end.
-                let reply = ReplyTo::new(move |reply| drop(arrived.send((call, reply))));
-                self.transport.send(outgoing.to, outgoing.request, reply);
-            }
-            if let Some(kind) = out.pause.take() {
-                let length = match kind {
-                    Pause::Retry => {
-                        let length = retry;
-                        retry = (retry * 2).min(self.timing.retry_at_most);
-                        length
-                    }
-                    Pause::Hole => self.timing.hole,
-                    Pause::Silence => self.timing.silence,
-                };
-                pause = Some(Instant::now() + length);
-            }
-            let overdue = waiting.iter().min_by_key(|(_, due)| **due).map(|(call, due)| (*call, *due));
-            let next = [pause, overdue.map(|(_, due)| due), deadline].into_iter().flatten().min();
-            let arrival = match next {
-                Some(next) => arrivals.recv_timeout(next.saturating_duration_since(Instant::now())),
-                None => arrivals.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            };
-            input = match arrival {
-                Ok((call, reply)) => {
-                    if waiting.remove(&call).is_none() {
-                        // It came too late; the operation was told that it was lost.
-                        nothing()
-                    } else if let Some(reply) = reply {
-                        if let Reply::Store(StoreReply::Latest(Some(projection))) = &reply {
-                            self.learn(projection);
-                        }
-                        Input::Reply { call, reply }
-                    } else {
-                        Input::Lost { call }
-                    }
-                }
-                Err(_) => {
-                    let now = Instant::now();
-                    if deadline.is_some_and(|deadline| deadline <= now) {
-                        return None;
-                    }
-                    if pause.is_some_and(|pause| pause <= now) {
-                        pause = None;
-                        Input::Elapsed
-                    } else if let Some((call, _)) = overdue.filter(|(_, due)| *due <= now) {
-                        waiting.remove(&call);
-                        Input::Lost { call }
-                    } else {
-                        nothing()
-                    }
+            drive.send(&mut out);
+            input = loop {
+                match drive.next(deadline) {
+                    Happened::Input(input) => break input,
+                    Happened::Woken => {}
+                    Happened::Late => return None,
                 }
             };
         }
+    }
+
+    /// What an operation needs to be driven.
+    pub(crate) fn drive(&self) -> Drive<'_> {
+        let (arrived, arrivals) = mpsc::channel();
+        Drive {
+            driver: self,
+            arrived,
+            arrivals,
+            waiting: BTreeMap::new(),
+            inputs: VecDeque::new(),
+            pause: None,
+            retry: self.timing.retry,
+            looked: None,
+        }
+    }
+}
+
+/// What comes to a thread that drives an operation.
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    /// An answer, or that there is none.
+    Reply(Call, Option<Reply>),
+    /// The answer to the driver's own question for the latest projection.
+    Latest(Option<Reply>),
+    /// There is something else to do.
+    Wake,
+}
+
+/// What happened to an operation.
+#[derive(Debug)]
+pub(crate) enum Happened {
+    Input(Input),
+    /// There is something else to do.
+    Woken,
+    /// The deadline passed.
+    Late,
+}
+
+/// An operation's requests under way, and its pause.
+pub(crate) struct Drive<'a> {
+    driver: &'a Driver,
+    arrived: Sender<Arrival>,
+    arrivals: Receiver<Arrival>,
+    waiting: BTreeMap<Call, Awaited>,
+    /// What happened and was not told yet.
+    inputs: VecDeque<Input>,
+    pause: Option<Instant>,
+    retry: Duration,
+    /// When the latest projection was asked for.
+    looked: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Awaited {
+    sent: Instant,
+    /// By which projection; `None` for what goes to the store.
+    epoch: Option<Epoch>,
+}
+
+impl Drive<'_> {
+    /// Wakes the thread that drives.
+    pub(crate) fn waker(&self) -> Sender<Arrival> {
+        self.arrived.clone()
+    }
+
+    /// The operation makes progress: the next pause is a short one.
+    pub(crate) fn calm(&mut self) {
+        self.retry = self.driver.timing.retry;
+    }
+
+    /// Sends what the operation wants sent, and begins its pause.
+    pub(crate) fn send(&mut self, out: &mut Outbox) {
+        for Outgoing { call, to, request } in out.sends.drain(..) {
+            let epoch = match &request {
+                Request::Unit(request) => Some(request.epoch),
+                Request::Sequencer(request) => Some(request.epoch),
+                Request::Store(_) => None,
+            };
+            self.waiting.insert(call, Awaited { sent: Instant::now(), epoch });
+            let arrived = self.arrived.clone();
+            // Who is not interested any more has dropped the other end.
+            let reply = ReplyTo::new(move |reply| drop(arrived.send(Arrival::Reply(call, reply))));
+            self.driver.transport.send(to, request, reply);
+        }
+        if let Some(kind) = out.pause.take() {
+            let timing = &self.driver.timing;
+            let length = match kind {
+                Pause::Retry => {
+                    let length = self.retry;
+                    self.retry = (self.retry * 2).min(timing.retry_at_most);
+                    length
+                }
+                Pause::Hole => timing.hole,
+                Pause::Silence => timing.silence,
+            };
+            self.pause = Some(Instant::now() + length);
+        }
+    }
+
+    /// What happens next, until `deadline`.
+    pub(crate) fn next(&mut self, deadline: Option<Instant>) -> Happened {
+        loop {
+            if let Some(input) = self.inputs.pop_front() {
+                return Happened::Input(input);
+            }
+            let oldest = self.waiting.iter().min_by_key(|(_, awaited)| awaited.sent);
+            let oldest = oldest.map(|(call, awaited)| (*call, awaited.sent));
+            let overdue = oldest.map(|(_, sent)| sent + self.driver.timing.answer);
+            let doubt = oldest.map(|(_, sent)| {
+                self.looked.map_or(sent, |looked| looked.max(sent)) + self.driver.timing.doubt
+            });
+            let next = [self.pause, overdue, doubt, deadline].into_iter().flatten().min();
+            let arrival = match next {
+                Some(next) => self.arrivals.recv_timeout(next.saturating_duration_since(Instant::now())),
+                None => self.arrivals.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            let now = Instant::now();
+            match arrival {
+                Ok(Arrival::Wake) => return Happened::Woken,
+                Ok(Arrival::Reply(call, reply)) => {
+                    // If it comes too late, the operation was told that it was lost.
+                    if self.waiting.remove(&call).is_some() {
+                        return Happened::Input(match reply {
+                            Some(reply) => {
+                                self.learn(&reply);
+                                Input::Reply { call, reply }
+                            }
+                            None => Input::Lost { call },
+                        });
+                    }
+                }
+                Ok(Arrival::Latest(reply)) => {
+                    if let Some(latest) = reply.and_then(|reply| self.learn(&reply)) {
+                        self.give_up_before(latest);
+                    }
+                }
+                Err(_) if deadline.is_some_and(|deadline| deadline <= now) => return Happened::Late,
+                Err(_) if self.pause.is_some_and(|pause| pause <= now) => {
+                    self.pause = None;
+                    return Happened::Input(Input::Elapsed);
+                }
+                Err(_) if overdue.is_some_and(|overdue| overdue <= now) => {
+                    let (call, _) = oldest.expect("it is overdue");
+                    self.waiting.remove(&call);
+                    return Happened::Input(Input::Lost { call });
+                }
+                Err(_) if doubt.is_some_and(|doubt| doubt <= now) => self.look(now),
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn learn(&self, reply: &Reply) -> Option<Epoch> {
+        let Reply::Store(StoreReply::Latest(Some(projection))) = reply else { return None };
+        self.driver.learn(projection);
+        Some(projection.epoch)
+    }
+
+    /// Looks whether whoever does not answer has been left behind.
+    fn look(&mut self, now: Instant) {
+        self.looked = Some(now);
+        let arrived = self.arrived.clone();
+        let reply = ReplyTo::new(move |reply| drop(arrived.send(Arrival::Latest(reply))));
+        self.driver.transport.send(Node::Store, Request::Store(StoreRequest::Latest), reply);
+    }
+
+    /// What was asked by an earlier projection need not be waited for: if it is answered at all, it is refused.
+    fn give_up_before(&mut self, latest: Epoch) {
+        let inputs = &mut self.inputs;
+        self.waiting.retain(|call, awaited| {
+            let stale = awaited.epoch.is_some_and(|epoch| epoch < latest);
+            if stale {
+                inputs.push_back(Input::Lost { call: *call });
+            }
+            !stale
+        });
     }
 }
 
@@ -201,11 +340,6 @@ pub(crate) fn latest(
             _ => std::thread::sleep(timing.retry_at_most),
         }
     }
-}
-
-/// An input that every operation ignores: a request that none has made.
-const fn nothing() -> Input {
-    Input::Lost { call: Call(u32::MAX) }
 }
 
 impl fmt::Debug for Driver {

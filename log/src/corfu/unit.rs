@@ -17,7 +17,9 @@ use std::sync::Arc;
 
 use crate::{Block, LogId, Position};
 
-use super::message::{EntryId, Epoch, Member, Run, Standing, UnitNumber, UnitReply, UnitRequest, UnitVerb};
+use super::message::{
+    EntryId, Epoch, Member, Predecessor, Run, Standing, UnitNumber, UnitReply, UnitRequest, UnitVerb,
+};
 use super::rules::Rules;
 
 /// What a unit has to remember.
@@ -281,6 +283,9 @@ impl Unit {
         Answer::Ready(match verb {
             UnitVerb::Write(run) => self.write(run, records),
             UnitVerb::Copy(runs) => self.copy(runs, records),
+            UnitVerb::WriteAfter(before, run) if self.has(&before) => self.write(run, records),
+            UnitVerb::CopyAfter(before, run) if self.has(&before) => self.copy(vec![run], records),
+            UnitVerb::WriteAfter(..) | UnitVerb::CopyAfter(..) => UnitReply::Early,
             UnitVerb::Fill { from, upto, bytes } => return self.fill(from, upto, bytes, records),
             UnitVerb::Read { from, upto, bytes } => return self.read(from, upto, bytes),
             UnitVerb::Gap { from, upto } => self.gap(from, upto),
@@ -418,6 +423,17 @@ impl Unit {
                 UnitReply::Done
             }
         }
+    }
+
+    /// Whether the run is there, or was.
+    fn has(&self, run: &Predecessor) -> bool {
+        let id = |cell: &Cell| match cell.content {
+            Content::Junk { .. } => None,
+            Content::Data { id, .. } | Content::Away { id, .. } => Some(id),
+        };
+        run.first < self.trimmed()
+            || self.cells.get(&run.first).is_some_and(|cell| id(cell) == Some(run.id))
+            || !self.rules.runs_in_order
     }
 
     fn is_too_large(&self, run: &Run) -> bool {

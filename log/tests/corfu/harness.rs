@@ -211,6 +211,10 @@ impl<O: Operation> Driven<O> {
         self.pause = out.pause.or(self.pause);
     }
 
+    pub(crate) const fn operation(&self) -> &O {
+        &self.operation
+    }
+
     /// The request that is served next.
     pub(crate) fn next(&self) -> Option<&Outgoing> {
         self.requests.front()

@@ -5,4 +5,5 @@ mod cases;
 mod cluster;
 mod harness;
 mod reconfigure;
+mod several;
 mod unit_table;

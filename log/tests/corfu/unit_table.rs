@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use mixlog_log::corfu::{
-    Answer, Epoch, Limits, Member, Record, Rules, Run, Standing, State, Unit, UnitNumber, UnitReply,
-    UnitRequest, UnitVerb,
+    Answer, Epoch, Limits, Member, Predecessor, Record, Rules, Run, Standing, State, Unit, UnitNumber,
+    UnitReply, UnitRequest, UnitVerb,
 };
 use mixlog_log::{LogId, Position};
 
@@ -47,6 +47,10 @@ fn theirs() -> Run {
     run(2, 10, &["a", "b"])
 }
 
+fn predecessor(client: u64, first: u64) -> Predecessor {
+    Predecessor { first: Position(first), id: run(client, first, &["?"]).id.expect("data has an id") }
+}
+
 fn fill() -> UnitVerb {
     UnitVerb::Fill { from: Position(10), upto: Position(12), bytes: 100 }
 }
@@ -81,7 +85,7 @@ fn standing(reach: u64, trimmed: u64, epoch: Epoch) -> UnitReply {
 
 /// What a unit that has `has` answers in the epoch at which it is sealed, and whether that is written down.
 fn expected(has: Has, verb: &UnitVerb) -> (UnitReply, bool) {
-    use UnitReply::{Corrupt, Done, Gap, Runs, Taken, Trimmed};
+    use UnitReply::{Corrupt, Done, Early, Gap, Runs, Taken, Trimmed};
     let at = Position(10);
     let junk = || Run::junk(at, Position(12));
     let reach = match has {
@@ -97,6 +101,10 @@ fn expected(has: Has, verb: &UnitVerb) -> (UnitReply, bool) {
         // The head took it: what this unit trimmed, it need not have.
         (UnitVerb::Copy(_), Has::Trimmed) => (Done, false),
         (UnitVerb::Write(_) | UnitVerb::Copy(_), Has::Lost) => (Corrupt(at), false),
+        (UnitVerb::WriteAfter(..), Has::Trimmed) => (Trimmed(Position(12)), false),
+        (UnitVerb::CopyAfter(..), Has::Trimmed) => (Done, false),
+        // Nothing stands before position 10.
+        (UnitVerb::WriteAfter(..) | UnitVerb::CopyAfter(..), _) => (Early, false),
 
         (UnitVerb::Fill { .. }, Has::Unwritten) => (Runs(vec![junk()]), true),
         (UnitVerb::Read { .. }, Has::Unwritten) => (Runs(vec![]), false),
@@ -123,6 +131,8 @@ fn verbs() -> Vec<UnitVerb> {
     vec![
         UnitVerb::Write(ours()),
         UnitVerb::Copy(vec![ours()]),
+        UnitVerb::WriteAfter(predecessor(1, 9), ours()),
+        UnitVerb::CopyAfter(predecessor(1, 9), ours()),
         fill(),
         read(),
         gap(),
@@ -176,6 +186,35 @@ fn every_verb_on_every_state_in_every_epoch_is_answered_as_it_should() {
             if !matches!(verb, UnitVerb::Join(_)) {
                 let (reply, records) = asked(&mut unit(has), other, NOW, verb);
                 assert_eq!((reply, records.len()), (UnitReply::Stranger(Some(ME)), 0), "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn run_after_another_is_taken_where_that_one_is_and_nowhere_else() {
+    let verbs = |before: Predecessor| {
+        [UnitVerb::WriteAfter(before, run(1, 12, &["c"])), UnitVerb::CopyAfter(before, run(1, 12, &["c"]))]
+    };
+    for has in HAS {
+        for verb in verbs(predecessor(1, 10)) {
+            let mut unit = unit(has);
+            let (reply, records) = asked(&mut unit, ME, NOW, verb.clone());
+            let taken = matches!(has, Has::Same | Has::Trimmed);
+            let right = if taken { (UnitReply::Done, 1) } else { (UnitReply::Early, 0) };
+            assert_eq!((reply, records.len()), right, "{has:?}, {verb:?}");
+            if taken {
+                let (reply, records) = asked(&mut unit, ME, NOW, verb);
+                assert_eq!((reply, records.len()), (UnitReply::Done, 0), "asked twice");
+            }
+        }
+        // One that begins elsewhere, or inside of it, is another one.
+        for before in [predecessor(1, 11), predecessor(2, 10)] {
+            for verb in verbs(before) {
+                let (reply, records) = asked(&mut unit(has), ME, NOW, verb);
+                let taken = has == Has::Trimmed || (has == Has::Other && before.id.client.0 == 2);
+                assert_eq!(reply == UnitReply::Done, taken && before.first.0 == 10 || has == Has::Trimmed);
+                assert_eq!(reply == UnitReply::Early, records.is_empty());
             }
         }
     }

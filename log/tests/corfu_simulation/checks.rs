@@ -18,6 +18,8 @@ pub(crate) struct Checks {
     acknowledged: BTreeMap<EntryId, Position>,
     refused: BTreeSet<EntryId>,
     texts: BTreeMap<EntryId, &'static str>,
+    /// Of which stream of its client an entry is.
+    streams: BTreeMap<EntryId, u64>,
     /// After everything that was acknowledged.
     end: Position,
     /// The highest trim that anybody asked for, and that was done.
@@ -53,8 +55,24 @@ impl Checks {
         Before { end: self.end, trimmed: self.trim_done }
     }
 
-    pub(crate) fn appends(&mut self, id: EntryId, text: &'static str) {
+    pub(crate) fn appends(&mut self, id: EntryId, stream: u64, text: &'static str) {
         self.texts.insert(id, text);
+        self.streams.insert(id, stream);
+    }
+
+    /// A stream's entries stand in the order in which they were offered, whatever was said about them. So do all
+    /// entries of a client, if sequencers do not go back.
+    fn in_order(&mut self) {
+        let pairs = self.places.iter().zip(self.places.iter().skip(1));
+        let turned = pairs.map(|((id, place), (next, later))| (*id, *place, *next, *later)).find(
+            |(id, place, next, later)| {
+                let same = self.streams[id] == self.streams[next];
+                id.client == next.client && (same || !self.unordered) && later < place
+            },
+        );
+        if let Some((id, place, next, later)) = turned {
+            self.violate(format!("{next:?} stands at {later}, before {id:?} at {place}"));
+        }
     }
 
     fn see(&mut self, position: Position, id: Option<EntryId>) {
@@ -159,6 +177,7 @@ impl Checks {
     /// At the end, when all positions from `head` to `tail` were read.
     pub(crate) fn all_read(&mut self, head: Position, tail: Position) {
         self.trimmed(head);
+        self.in_order();
         let missing = (head.0..tail.0).find(|position| !self.seen.contains_key(&Position(*position)));
         if let Some(position) = missing {
             self.violate(format!("position {position} of [{head}, {tail}) holds nothing"));

@@ -1,12 +1,13 @@
 //! Clients: each does one operation after the other, with the production state machines, as its role says.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use mixlog_log::Position;
 use mixlog_log::corfu::{
-    Append, AppendOutcome, ClientId, EntryId, Fill, Filled, Input, Operation, Outbox, Projection, Read,
-    ReadOutcome, Reconfigure, Reconfigured, Settle, Settled, Sweep, Tail, TailOutcome, Transfer, Transferred,
-    Trim,
+    Append, AppendOutcome, Appends, ClientId, Entries, EntryId, Fill, Filled, Input, Operation, Outbox,
+    Projection, Read, ReadOutcome, Reconfigure, Reconfigured, Settle, Settled, Sweep, Tail, TailOutcome,
+    Transfer, Transferred, Trim,
 };
 
 use crate::checks::Before;
@@ -25,6 +26,7 @@ pub(crate) enum Role {
 #[derive(Debug)]
 pub(crate) enum Job {
     Append(Append, Appending),
+    Stream(Box<Stream>),
     Read(Read),
     Fill(Fill),
     Settle(Settle),
@@ -33,6 +35,43 @@ pub(crate) enum Job {
     Trim(Trim, Position),
     Reconfigure(Reconfigure),
     Transfer(Transfer),
+}
+
+/// Several batches, appended in order, several of them under way.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) appends: Appends,
+    /// What is to be offered yet.
+    pub(crate) left: VecDeque<(Appending, Arc<Entries>)>,
+    /// What was offered and has not ended, and what was the case when it was.
+    pub(crate) offered: VecDeque<(Appending, Before)>,
+    /// What has ended and was not looked at.
+    pub(crate) ended: Vec<(AppendOutcome, Appending, Before)>,
+}
+
+impl Stream {
+    fn step(&mut self, input: Input, before: Before, out: &mut Outbox) -> Option<()> {
+        self.appends.step(input, out);
+        loop {
+            while let Some(ended) = self.appends.next_ended() {
+                let (batch, began) = self.offered.front_mut().expect("what ended was offered");
+                let (count, id) = (u64::from(ended.count), batch.id);
+                self.ended.push((ended.outcome, Appending { id, total: count }, *began));
+                assert!(count <= batch.total, "an outcome is of one batch");
+                (batch.id.sequence, batch.total) = (id.sequence + count, batch.total - count);
+                if batch.total == 0 {
+                    self.offered.pop_front();
+                }
+            }
+            if !self.appends.wants() {
+                break;
+            }
+            let Some((batch, entries)) = self.left.pop_front() else { break };
+            self.offered.push_back((batch, before));
+            self.appends.offer(batch.id, entries, out);
+        }
+        (self.offered.is_empty() && self.left.is_empty()).then_some(())
+    }
 }
 
 /// What is being appended.
@@ -46,6 +85,7 @@ pub(crate) struct Appending {
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Append(AppendOutcome, Appending),
+    Stream,
     Read(ReadOutcome),
     Fill(Filled),
     Settle(Settled),
@@ -57,8 +97,9 @@ pub(crate) enum Outcome {
 }
 
 impl Job {
-    fn step(&mut self, input: Input, out: &mut Outbox) -> Option<Outcome> {
+    fn step(&mut self, input: Input, now: Before, out: &mut Outbox) -> Option<Outcome> {
         match self {
+            Self::Stream(job) => job.step(input, now, out).map(|()| Outcome::Stream),
             Self::Append(job, what) => job.step(input, out).map(|outcome| Outcome::Append(outcome, *what)),
             Self::Read(job) => job.step(input, out).map(Outcome::Read),
             Self::Fill(job) => job.step(input, out).map(Outcome::Fill),
@@ -113,10 +154,22 @@ impl Client {
         }
     }
 
-    /// Tells the job what happened.
-    pub(crate) fn step(&mut self, input: Input, out: &mut Outbox) -> Option<Outcome> {
-        let outcome = self.job.as_mut()?.step(input, out)?;
-        self.job = None;
-        Some(outcome)
+    /// Tells the job what happened; `now`: what has ended before. Also tells which batches of a stream have ended.
+    pub(crate) fn step(
+        &mut self,
+        input: Input,
+        now: Before,
+        out: &mut Outbox,
+    ) -> (Vec<(AppendOutcome, Appending, Before)>, Option<Outcome>) {
+        let Some(job) = &mut self.job else { return (Vec::new(), None) };
+        let outcome = job.step(input, now, out);
+        let ended = match job {
+            Job::Stream(stream) => std::mem::take(&mut stream.ended),
+            _ => Vec::new(),
+        };
+        if outcome.is_some() {
+            self.job = None;
+        }
+        (ended, outcome)
     }
 }

@@ -81,6 +81,7 @@ fn every_broken_rule_is_found_by_some_seed() {
         ("units join with what they had", Rules { join_empties: false, ..sound }),
         ("recovery is not fenced", Rules { fenced_recovery: false, ..sound }),
         ("bytes are compared, not ids", Rules { compare_ids: false, ..sound }),
+        ("runs do not wait for each other", Rules { runs_in_order: false, ..sound }),
     ];
     let missed: Vec<_> = mistakes
         .iter()

@@ -1,17 +1,18 @@
 //! One simulation: a storm, in which everything breaks; then calm, in which everything must come to an end,
 //! and the whole log is read.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use mixlog_log::corfu::{
-    Aim, Append, AppendOutcome, Change, ClientId, Entries, EntryId, Fill, Input, Join, Member, Node, Outbox,
-    Pause, Projection, Read, ReadOutcome, Reconfigure, Reconfigured, Refusal, Rules, SequencerNumber, Settle,
-    Sweep, Tail, TailMode, Transfer, Transferred, Trim, UnitNumber,
+    Aim, Append, AppendOutcome, Appends, Change, ClientId, Entries, EntryId, Fill, Input, Join, Member, Node,
+    Outbox, Pause, Projection, Read, ReadOutcome, Reconfigure, Reconfigured, Refusal, Rules, SequencerNumber,
+    Settle, Sweep, Tail, TailMode, Transfer, Transferred, Trim, UnitNumber, Window,
 };
 use mixlog_log::{Batch, LogId, Position};
 
-use crate::checks::Checks;
-use crate::client::{Appending, Client, Job, Outcome, Role};
+use crate::checks::{Before, Checks};
+use crate::client::{Appending, Client, Job, Outcome, Role, Stream};
 use crate::random::Random;
 use crate::world::{Address, Counts, Event, Kind, Sender, Weather, World};
 
@@ -34,6 +35,9 @@ struct Setting {
     weather: Weather,
     /// Whether sequencers go back to what they were.
     back: bool,
+    /// Whether readers fill in order, as those of a log do, and nobody trims what is being written: then no batch of
+    /// a client is given up because a later one is in the log.
+    tidy: bool,
     /// One fault in so much time.
     faults: u64,
 }
@@ -53,6 +57,7 @@ impl Setting {
             },
             back: random.per_mille(150),
             faults: *random.pick(&[300, 1000, 4000]),
+            tidy: random.per_mille(500),
         }
     }
 }
@@ -62,8 +67,10 @@ struct Simulation {
     clients: Vec<Client>,
     checks: Checks,
     back: bool,
+    tidy: bool,
     faults: u64,
     identities: u64,
+    streams: u64,
     storm: bool,
 }
 
@@ -81,8 +88,10 @@ pub(crate) fn run(seed: u64, rules: Rules) -> Result<Counts, String> {
         clients: Vec::new(),
         checks: Checks::new(setting.back),
         back: setting.back,
+        tidy: setting.tidy,
         faults: setting.faults,
         identities: 0,
+        streams: 0,
         storm: false,
     };
     let ended = simulation
@@ -126,7 +135,7 @@ impl Simulation {
             Role::Reader,
             Role::Reader,
             Role::Janitor,
-            Role::Trimmer,
+            if self.tidy { Role::Janitor } else { Role::Trimmer },
             Role::Driver,
             Role::Driver,
         ];
@@ -247,6 +256,8 @@ impl Simulation {
             match self.finish(reader, Job::Read(read))? {
                 Outcome::Read(ReadOutcome::Runs(runs)) => at = runs.last().expect("runs").end(),
                 Outcome::Read(ReadOutcome::Trimmed(before)) if before > at => at = before,
+                // Nobody fills what the head of a chain has trimmed already.
+                Outcome::Read(ReadOutcome::Unwritten) if at < head => at = head,
                 other => return Err(format!("position {at} of {found:?} reads {other:?}")),
             }
         }
@@ -376,7 +387,7 @@ impl Simulation {
     fn step(&mut self, index: usize, input: Input, watched: Option<usize>) -> Option<Outcome> {
         let mut out = Outbox::default();
         let client = &mut self.clients[index];
-        let outcome = client.step(input, &mut out);
+        let (ended, outcome) = client.step(input, self.checks.before(), &mut out);
         let turn = client.turn;
         if outcome.is_some() {
             client.turn += 1;
@@ -396,6 +407,12 @@ impl Simulation {
             let pause = self.clients[index].pause;
             self.world.after(delay, Event::Elapsed { client: index, turn, pause });
         }
+        if matches!(&self.clients[index].job, Some(Job::Stream(stream)) if stream.appends.under_way() > 1) {
+            self.world.counts.add(Kind::SeveralUnderWay);
+        }
+        for (outcome, batch, before) in ended {
+            self.judge_append(&outcome, batch, before);
+        }
         let outcome = outcome?;
         self.judge(index, &outcome);
         if watched == Some(index) && !self.storm {
@@ -405,24 +422,40 @@ impl Simulation {
         None
     }
 
+    /// What came of a batch, or of its first part that was not told of before.
+    fn judge_append(&mut self, outcome: &AppendOutcome, batch: Appending, before: Before) {
+        let Appending { id, total } = batch;
+        let counts = &mut self.world.counts;
+        match outcome {
+            AppendOutcome::Committed(appended) => {
+                counts.add(Kind::Acknowledged);
+                let count = u64::from(appended.count);
+                if count < total {
+                    counts.add(Kind::AcknowledgedInPart);
+                }
+                self.checks.acknowledged(id, appended.first, count, total, before);
+            }
+            AppendOutcome::NotCommitted(refusal) => {
+                counts.add(Kind::NotCommitted);
+                if *refusal == Refusal::Overtaken {
+                    counts.add(Kind::BatchOvertaken);
+                    if self.tidy && !self.back {
+                        self.checks.violate(format!("{id:?} was overtaken though everybody fills in order"));
+                    }
+                }
+                self.checks.refused(id, total);
+            }
+            AppendOutcome::Indeterminate(_) => counts.add(Kind::Indeterminate),
+        }
+    }
+
     /// What an outcome must be, and what its client learns of it.
     fn judge(&mut self, index: usize, outcome: &Outcome) {
         let before = self.clients[index].before;
         let counts = &mut self.world.counts;
         match outcome {
-            Outcome::Append(AppendOutcome::Committed(appended), Appending { id, total }) => {
-                counts.add(Kind::Acknowledged);
-                let count = u64::from(appended.count);
-                if count < *total {
-                    counts.add(Kind::AcknowledgedInPart);
-                }
-                self.checks.acknowledged(*id, appended.first, count, *total, before);
-            }
-            Outcome::Append(AppendOutcome::NotCommitted(_), Appending { id, total }) => {
-                counts.add(Kind::NotCommitted);
-                self.checks.refused(*id, *total);
-            }
-            Outcome::Append(AppendOutcome::Indeterminate(_), _) => counts.add(Kind::Indeterminate),
+            Outcome::Append(outcome, batch) => self.judge_append(outcome, *batch, before),
+            Outcome::Stream => {}
             Outcome::Read(ReadOutcome::Runs(runs)) => {
                 if runs.iter().any(|run| run.id.is_none()) {
                     counts.add(Kind::JunkRead);
@@ -463,7 +496,8 @@ impl Simulation {
         }
     }
 
-    fn append(&mut self, index: usize) -> Job {
+    /// A batch of a stream, as what it is to be judged, and as what is appended.
+    fn batch(&mut self, index: usize) -> (Appending, Arc<Entries>) {
         let client = &mut self.clients[index];
         let total = self.world.random.between(1, 3);
         let id = EntryId { client: client.id, sequence: client.sequence };
@@ -472,17 +506,29 @@ impl Simulation {
         for n in 0..total {
             let text = self.world.random.pick(&TEXTS);
             batch.push(text.as_bytes());
-            self.checks.appends(EntryId { sequence: id.sequence + n, ..id }, text);
+            self.checks.appends(EntryId { sequence: id.sequence + n, ..id }, self.streams, text);
         }
         // What must stay together has to fit into a stripe.
         let cuts = (1..=u32::try_from(total).expect("a small number")).collect();
-        let append = Append::new(
-            Arc::clone(&client.projection),
-            id,
-            Arc::new(Entries::new(batch, cuts)),
-            self.world.rules,
-        );
-        Job::Append(append, Appending { id, total })
+        (Appending { id, total }, Arc::new(Entries::new(batch, cuts)))
+    }
+
+    fn append(&mut self, index: usize) -> Job {
+        self.streams += 1;
+        let (batch, entries) = self.batch(index);
+        let projection = Arc::clone(&self.clients[index].projection);
+        Job::Append(Append::new(projection, batch.id, entries, self.world.rules), batch)
+    }
+
+    fn stream(&mut self, index: usize) -> Job {
+        self.streams += 1;
+        let batches = self.world.random.between(2, 8);
+        let left = (0..batches).map(|_| self.batch(index)).collect();
+        let runs = usize::try_from(self.world.random.between(2, 5)).expect("a small number");
+        let window = Window { runs, bytes: usize::MAX };
+        let projection = Arc::clone(&self.clients[index].projection);
+        let appends = Appends::new(projection, window, self.world.rules);
+        Job::Stream(Box::new(Stream { appends, left, offered: VecDeque::new(), ended: Vec::new() }))
     }
 
     /// What a client does next.
@@ -493,16 +539,24 @@ impl Simulation {
         let projection = Arc::clone(&self.clients[index].projection);
         let end = self.checks.end();
         Some(match self.clients[index].role {
+            Role::Writer if self.world.random.per_mille(500) => self.stream(index),
             Role::Writer => self.append(index),
             Role::Reader => match self.clients[index].tail.take() {
                 Some(found) if found.trimmed < found.tail => {
                     // Everything before a linearizable tail may be filled.
                     let from = Position(self.world.random.between(found.trimmed.0, found.tail.0 - 1));
                     let upto = found.tail.min(from.plus(self.world.random.between(1, 4)));
+                    // Who fills in order begins where he knows that everything is committed.
+                    let begin = if self.tidy { found.trimmed } else { from };
                     match self.world.random.below(4) {
-                        0 => Job::Settle(Settle::new(projection, from, upto)),
-                        1 => Job::Fill(Fill::new(projection, from, upto, Aim::Know)),
-                        _ => Job::Read(Read::new(projection, from, upto, 2, found.committed)),
+                        0 => Job::Settle(Settle::new(projection, begin, upto)),
+                        1 => Job::Fill(Fill::new(projection, begin, upto, Aim::Know)),
+                        _ => {
+                            // What a later epoch has committed is not on units that it left behind.
+                            let known = projection.epoch >= found.epoch;
+                            let committed = if known { found.committed } else { Position::ZERO };
+                            Job::Read(Read::new(projection, from, upto, 2, committed))
+                        }
                     }
                 }
                 _ => Job::Tail(Tail::new(projection, TailMode::Linearizable)),

@@ -50,10 +50,16 @@ pub(crate) enum Kind {
     Trimmed,
     JunkRead,
     LoadedFromJournal,
+    /// A run came to a unit before the one that goes before it.
+    RunEarly,
+    /// A run was given up, as a later one was in the log.
+    BatchOvertaken,
+    /// Several runs of a client were under way.
+    SeveralUnderWay,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 33] = [
+    pub(crate) const ALL: [Self; 36] = [
         Self::RequestLost,
         Self::ReplyLost,
         Self::RequestDoubled,
@@ -87,6 +93,9 @@ impl Kind {
         Self::Trimmed,
         Self::JunkRead,
         Self::LoadedFromJournal,
+        Self::RunEarly,
+        Self::BatchOvertaken,
+        Self::SeveralUnderWay,
     ];
 }
 
@@ -413,6 +422,7 @@ impl World {
             match reply {
                 UnitReply::Sealed(_) => self.counts.add(Kind::Refused),
                 UnitReply::Full => self.counts.add(Kind::Full),
+                UnitReply::Early => self.counts.add(Kind::RunEarly),
                 UnitReply::Corrupt(_) => self.counts.add(Kind::DamageFound),
                 _ => {}
             }
@@ -547,7 +557,10 @@ impl Host {
                 self.promised = Some((*member, highest));
                 None
             }
-            (UnitVerb::Write(_) | UnitVerb::Copy(_), UnitReply::Done)
+            (
+                UnitVerb::Write(_) | UnitVerb::Copy(_) | UnitVerb::WriteAfter(..) | UnitVerb::CopyAfter(..),
+                UnitReply::Done,
+            )
             | (UnitVerb::Fill { .. } | UnitVerb::Gap { .. }, UnitReply::Runs(_) | UnitReply::Gap(..)) => {
                 let (promised, sealed) = self.promised?;
                 // An answer that was decided before the seal leaves before the seal's.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use crate::{Batch, Block, Durability, LogId, Position};
 
 use super::super::message::{
-    ClientId, EntryId, Epoch, Instance, Member, Node, Reply, Request, Run, SequencerNumber, SequencerReply,
-    SequencerRequest, SequencerVerb, Standing, StoreReply, StoreRequest, Token, UnitNumber, UnitReply,
-    UnitRequest, UnitVerb,
+    ClientId, EntryId, Epoch, Instance, Member, Node, Predecessor, Reply, Request, Run, SequencerNumber,
+    SequencerReply, SequencerRequest, SequencerVerb, Standing, StoreReply, StoreRequest, Token, UnitNumber,
+    UnitReply, UnitRequest, UnitVerb,
 };
 use super::super::projection::Projection;
 use super::book::{Listing, Listings};
@@ -107,6 +107,11 @@ impl<'a> Body<'a> {
         (0..self.u32()?).map(|_| self.run()).collect()
     }
 
+    fn predecessor(&mut self) -> Decoded<Predecessor> {
+        let id = EntryId { client: ClientId(self.u64()?), sequence: self.u64()? };
+        Ok(Predecessor { first: self.position()?, id })
+    }
+
     fn projection(self) -> Decoded<Arc<Projection>> {
         Projection::decode(self.0).map(Arc::new).map_err(|_| FrameError::Body)
     }
@@ -157,6 +162,12 @@ fn put_run(out: &mut Vec<u8>, run: &Run) {
 fn put_runs(out: &mut Vec<u8>, runs: &[Run]) {
     put_u32(out, u32::try_from(runs.len()).expect("a message holds few runs"));
     runs.iter().for_each(|run| put_run(out, run));
+}
+
+fn put_predecessor(out: &mut Vec<u8>, before: &Predecessor) {
+    for number in [before.id.client.0, before.id.sequence, before.first.0] {
+        put_u64(out, number);
+    }
 }
 
 fn put_node(out: &mut Vec<u8>, node: Node) {
@@ -244,6 +255,16 @@ fn put_unit_request(out: &mut Vec<u8>, request: &UnitRequest) {
             out.push(10);
             out.extend_from_slice(&log.0.to_le_bytes());
         }
+        UnitVerb::WriteAfter(before, run) => {
+            out.push(11);
+            put_predecessor(out, before);
+            put_run(out, run);
+        }
+        UnitVerb::CopyAfter(before, run) => {
+            out.push(12);
+            put_predecessor(out, before);
+            put_run(out, run);
+        }
     }
 }
 
@@ -263,10 +284,16 @@ pub(crate) fn unit_request(number: u32, body: &[u8]) -> Decoded<UnitRequest> {
         8 => UnitVerb::Probe,
         9 => UnitVerb::Seal,
         10 => UnitVerb::Join(LogId(u128::from_le_bytes(body.array()?))),
+        11 => UnitVerb::WriteAfter(body.predecessor()?, body.run()?),
+        12 => UnitVerb::CopyAfter(body.predecessor()?, body.run()?),
         _ => return Err(FrameError::Body),
     };
     // Only data is written: junk comes by fills and copies.
-    if matches!(&verb, UnitVerb::Write(run) if run.id.is_none()) {
+    let written = |verb: &UnitVerb| match verb {
+        UnitVerb::Write(run) | UnitVerb::WriteAfter(_, run) | UnitVerb::CopyAfter(_, run) => run.id.is_some(),
+        _ => true,
+    };
+    if !written(&verb) {
         return Err(FrameError::Body);
     }
     // A range that is filled becomes runs of junk, of less than 2^32 positions each.
@@ -406,6 +433,7 @@ fn put_unit_reply(out: &mut Vec<u8>, reply: &UnitReply) {
             out.push(13);
             put_u32(out, *bytes);
         }
+        UnitReply::Early => out.push(14),
     }
 }
 
@@ -470,6 +498,7 @@ fn unit_reply(mut body: Body<'_>) -> Decoded<UnitReply> {
         11 => UnitReply::Corrupt(body.position()?),
         12 => UnitReply::Full,
         13 => UnitReply::TooLarge(body.u32()?),
+        14 => UnitReply::Early,
         _ => return Err(FrameError::Body),
     };
     body.end(reply)
@@ -537,6 +566,8 @@ mod tests {
     fn requests() -> Vec<Request> {
         let (from, upto, bytes) = (Position(3), Position(1 << 30), 77);
         let junk = Run::junk(Position(4), Position(1 << 31));
+        let id = EntryId { client: ClientId(3), sequence: u64::MAX };
+        let before = Predecessor { first: Position(u64::MAX - 9), id };
         let verbs = [
             UnitVerb::Write(data(5)),
             UnitVerb::Copy(vec![data(1), junk]),
@@ -549,6 +580,8 @@ mod tests {
             UnitVerb::Probe,
             UnitVerb::Seal,
             UnitVerb::Join(LogId(u128::MAX - 7)),
+            UnitVerb::WriteAfter(before, data(8)),
+            UnitVerb::CopyAfter(before, data(8)),
         ];
         let member = Member { unit: UnitNumber(2), joined: Epoch(8) };
         let unit = verbs.map(|verb| Request::Unit(UnitRequest { epoch: Epoch(9), member, verb }));
@@ -582,6 +615,7 @@ mod tests {
             UnitReply::Corrupt(position),
             UnitReply::Full,
             UnitReply::TooLarge(9),
+            UnitReply::Early,
         ];
         let token = Token { epoch, skipped: Position(1), first: Position(2), count: 3 };
         let sequencer = [
