@@ -339,7 +339,7 @@ impl<K: Key> LeafIndex<K> {
 }
 
 /// Whether a range has no place for any key, by its bounds.
-fn is_empty<K: Ord>(from: Bound<&K>, to: Bound<&K>) -> bool {
+pub(super) fn is_empty<K: Ord>(from: Bound<&K>, to: Bound<&K>) -> bool {
     match (from, to) {
         (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
         (Bound::Included(from), Bound::Included(to)) => from > to,

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::{Index, TableStore};
 use crate::codec::Codec;
-use crate::store::leaf_index;
+use crate::store::leaf_index::{self, is_empty};
 use crate::store::ordered_index::OrderedIndex;
 use crate::store::row::Stamp;
 use crate::store::slab::RowId;
@@ -211,13 +211,7 @@ impl<'a, K: Key> Rows<'a, K> {
     /// Nothing if there is no tree, or the range is backwards: that is empty, not a panic.
     fn of(tree: Option<&'a RwLock<BTreeMap<K, RowId>>>, range: &impl RangeBounds<K>) -> Option<Self> {
         let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
-        let empty = match (&bounds.0, &bounds.1) {
-            (Bound::Included(from), Bound::Included(to)) => from > to,
-            (Bound::Included(from) | Bound::Excluded(from), Bound::Excluded(to))
-            | (Bound::Excluded(from), Bound::Included(to)) => from >= to,
-            _ => false,
-        };
-        let tree = tree.filter(|_| !empty)?;
+        let tree = tree.filter(|_| !is_empty(bounds.0.as_ref(), bounds.1.as_ref()))?;
         Some(Self { tree, bounds: Some(bounds), front: Taken::default(), back: Taken::default() })
     }
 
