@@ -1,0 +1,150 @@
+//! Which windows all drivers share, which go one by one, and how those do.
+
+use super::leader::Leader;
+use super::{Lap, Pipeline};
+use crate::execute::sequential::{self, Given};
+use crate::observe;
+use crate::prepare;
+use crate::stats::OneByOne;
+use crate::verify::Executed;
+
+/// How an engine executes. None of them changes a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// Mixes every window, and executes it on all threads.
+    Parallel,
+    /// One by one in log order. Footprints serve to fetch rows ahead, and nothing else.
+    Sequential,
+    /// Parallel where that wins: small windows, and stretches in which nearly everything conflicts, go one by
+    /// one.
+    #[default]
+    Auto,
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Parallel => "parallel",
+            Self::Sequential => "sequential",
+            Self::Auto => "auto",
+        })
+    }
+}
+
+/// In [`Mode::Auto`], windows shorter than this go one by one: waking the others costs more.
+const WORTH_MIXING: u32 = 64;
+/// In [`Mode::Auto`], windows with less parallelism than this go one by one.
+const WORTH_SHARING: f64 = 1.3;
+/// After a window that was not worth mixing, how many are not even mixed, at most. Doubles each time.
+const LONGEST_ABSTINENCE: u32 = 32;
+/// What windows that all drivers share are called where a [`Why`] stands for the others.
+pub(super) const PARALLEL: &str = "parallel";
+
+/// Why a window goes one by one: see [`OneByOne`].
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Why {
+    AskedFor,
+    Small,
+    Serial,
+    AfterSerial,
+}
+
+impl Why {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::AskedFor => "asked_for",
+            Self::Small => "small",
+            Self::Serial => "serial",
+            Self::AfterSerial => "after_serial",
+        }
+    }
+
+    pub(super) fn count(self, counts: &mut OneByOne) {
+        *match self {
+            Self::AskedFor => &mut counts.asked_for,
+            Self::Small => &mut counts.small,
+            Self::Serial => &mut counts.serial,
+            Self::AfterSerial => &mut counts.after_serial,
+        } += 1;
+    }
+}
+
+impl Pipeline {
+    /// Why the window should not be mixed, if it should not.
+    pub(super) fn why_not_mix(&self, leader: &mut Leader, slot: usize) -> Option<Why> {
+        if leader.next <= self.config.one_by_one_before {
+            return Some(Why::AskedFor);
+        }
+        match self.config.mode {
+            Mode::Parallel => None,
+            Mode::Sequential => Some(Why::AskedFor),
+            Mode::Auto if self.config.threads == 1 => Some(Why::AskedFor),
+            Mode::Auto if leader.abstain > 0 => {
+                leader.abstain -= 1;
+                Some(Why::AfterSerial)
+            }
+            Mode::Auto => {
+                let len = self.windows[slot].read().expect("no panic with a window").len();
+                (len < WORTH_MIXING).then_some(Why::Small)
+            }
+        }
+    }
+
+    /// Whether the mixed window has work for more than one driver. Where it has not, the next ones most likely
+    /// have not either, and are not even mixed for a while.
+    pub(super) fn is_worth_sharing(&self, leader: &mut Leader, slot: usize) -> bool {
+        if self.config.mode != Mode::Auto {
+            return true;
+        }
+        let window = self.windows[slot].read().expect("no panic with a window");
+        let plan = window.plan.read().expect("no panic while mixing");
+        if plan.schedule.parallelism() >= WORTH_SHARING {
+            leader.abstinence = 0;
+            return true;
+        }
+        leader.abstinence = (leader.abstinence * 2).clamp(1, LONGEST_ABSTINENCE);
+        leader.abstain = leader.abstinence;
+        false
+    }
+
+    /// Prepares a window that is not going to be mixed.
+    pub(super) fn prepare_alone(&self, leader: &mut Leader, slot: usize) {
+        let mut lap = Lap::start();
+        let window = self.windows[slot].read().expect("no panic with a window");
+        let mut driver = self.driver(0);
+        while let Some(chunk) = window.claim_chunk() {
+            prepare::chunk(&self.shared, &window, chunk, None, &mut driver.stacks);
+        }
+        lap.add_to(&mut leader.stages.prepare);
+    }
+
+    /// Executes a decoded window while the other drivers wait at the gate, through the same stages.
+    pub(super) fn execute_alone(&self, leader: &mut Leader, slot: usize, why: Why) {
+        let mut lap = Lap::start();
+        let window = self.windows[slot].read().expect("no panic with a window");
+        let _span = observe::window(&window, why.name()).entered();
+        let mut driver = self.driver(0);
+        driver.replies.clear();
+        sequential::execute(&self.shared, &window, &mut driver, Given::Transactions, |_| ());
+        drop(driver);
+        lap.add_to(&mut leader.stages.execute);
+        let end = match self.verify(&Executed::one_by_one(&window, self.found())) {
+            Ok(verified) => self.publish(&verified),
+            Err(found) => return self.go_back(leader, slot, found),
+        };
+        lap.add_to(&mut leader.stages.verify);
+        self.end_window(&mut self.driver(0), &end);
+        if window.number.is_multiple_of(64) {
+            // The others changed nothing, but what they keep for snapshots grows old.
+            (1..self.drivers.len()).for_each(|number| self.end_window(&mut self.driver(number), &end));
+        }
+        let committed = self.commit(&window, &mut leader.stages);
+        self.acknowledge(&mut self.driver(0));
+        observe::committed(&committed, why.name());
+        let mut stats = self.shared.stats.lock().expect("no panic in a short section");
+        stats.sequential_windows += 1;
+        why.count(&mut stats.one_by_one);
+        drop(stats);
+        lap.add_to(&mut leader.stages.commit);
+    }
+}
