@@ -1,0 +1,429 @@
+//! What an engine consists of, whether that makes sense, and how it is opened.
+
+use std::any::TypeId;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Instant;
+
+use mixlog_log::{Batch, Position, SharedLog};
+
+use super::replay::Replay;
+use super::{Engine, random};
+use crate::agreement::{Membership, Watch};
+use crate::ahead;
+use crate::checkpoint::{self, Keeper, OnLoad};
+use crate::clients::{ANSWERS, Forget};
+use crate::codec::Codec;
+use crate::entry;
+use crate::error::OpenError;
+use crate::index::{Index, IndexKey, Maintain};
+use crate::interactive::Intention;
+use crate::observe;
+use crate::pipeline::{self, Config, Mode, Pipeline, Progress, Shared, Until, WINDOW_GRID};
+use crate::procedure::{Procedure, Procedures, Registered};
+use crate::store::{AnyTable, GranuleOf, Indexes, MakeTable, Store, TableStore};
+use crate::table::{Conflicts, Key, Table, TableId, Value};
+
+/// Names what an engine consists of, and opens it.
+#[must_use]
+pub struct Builder {
+    tables: Vec<(&'static str, TypeId, MakeTable)>,
+    indexes: Indexes,
+    /// Of each index: its name, its table's name and type.
+    indexed: Vec<(&'static str, &'static str, TypeId)>,
+    procedures: Vec<Registered>,
+    threads: usize,
+    window: u32,
+    mode: Mode,
+    paranoid: u32,
+    unguarded: bool,
+    lanes: usize,
+    max_in_flight: usize,
+    retain: u64,
+    explain: u32,
+    progress: Option<Progress>,
+    checkpoints: checkpoint::Config,
+    on_load: Option<OnLoad>,
+    max_memory: u64,
+    membership: Option<Membership>,
+}
+
+/// What a builder builds: a pipeline that has executed nothing, and what is needed to give it a state.
+pub(crate) struct Built {
+    pub(crate) pipeline: Pipeline,
+    progress: Option<Progress>,
+    pub(crate) checkpoints: checkpoint::Config,
+    pub(crate) on_load: Option<OnLoad>,
+    pub(crate) membership: Option<Membership>,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            tables: Vec::new(),
+            indexes: Vec::new(),
+            indexed: Vec::new(),
+            procedures: Vec::new(),
+            threads,
+            window: 256,
+            mode: Mode::Auto,
+            paranoid: 0,
+            unguarded: false,
+            lanes: ahead::LANES,
+            max_in_flight: 1 << 20,
+            retain: 0,
+            explain: 0,
+            progress: None,
+            checkpoints: checkpoint::Config::default(),
+            on_load: None,
+            max_memory: 0,
+            membership: None,
+        }
+    }
+}
+
+impl Builder {
+    /// Adds a table.
+    pub fn table<K: Key, V: Value, C: Codec<K> + Codec<V>>(mut self, table: &Table<K, V, C>) -> Self {
+        self.add_table(table, table.conflicts().map(GranuleOf::Key));
+        self
+    }
+
+    fn add_table<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        conflicts: Conflicts<GranuleOf<K>>,
+    ) {
+        let description = *table;
+        let make: MakeTable = Box::new(move |number, workers, indexes| -> Box<dyn AnyTable> {
+            let own = indexes.extract_if(.., |(table, _)| *table == description.id());
+            let own =
+                own.map(|(_, index)| *index.downcast().expect("the types of an index's table were compared"));
+            let own = own.collect();
+            Box::new(TableStore::new(&description, conflicts, number, workers, own))
+        });
+        self.tables.push((table.name(), TypeId::of::<Table<K, V, C>>(), make));
+    }
+
+    /// Adds an index of a table, which has to be added, too. It needs no place in the log: it may be added to a
+    /// program, or left out, while its log exists.
+    pub fn index<K: IndexKey, V: Value, I: IndexKey, C: Codec<K> + Codec<V>>(
+        mut self,
+        index: &Index<K, V, I, C>,
+    ) -> Self {
+        let maintain: Box<dyn Maintain<K, V>> = Box::new(*index);
+        self.indexes.push((index.table().id(), Box::new(maintain)));
+        self.indexed.push((index.name(), index.table().name(), TypeId::of::<Table<K, V, C>>()));
+        self.add_table(&index.places(), index.conflicts());
+        self
+    }
+
+    /// Adds a procedure.
+    pub fn procedure<P: Procedure>(mut self) -> Self {
+        self.procedures.push(Registered::new::<P>());
+        self
+    }
+
+    /// How many threads execute. Default: one per core. More than there are cores cost speed, nothing else.
+    pub const fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// How many entries are mixed together at most, 1 to [`WINDOW_GRID`]. Default: 256. More finds more that
+    /// can run in parallel and costs fewer hand-overs; less stays in the cache and answers sooner.
+    pub const fn window(mut self, entries: u32) -> Self {
+        self.window = entries;
+        self
+    }
+
+    /// How windows are executed. Default: [`Mode::Auto`].
+    pub const fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// How many transactions that declare nothing a driver runs ahead at a time, each on a stack of its own, switching
+    /// at accesses so that their cache misses overlap. Default: 8; 1 runs them one after another, for procedures that hold
+    /// a lock across accesses, which would meet themselves on one thread.
+    ///
+    /// Cost: 2 MiB of address space for each and each thread, of which what is used takes memory.
+    pub const fn lanes(mut self, transactions: usize) -> Self {
+        self.lanes = transactions;
+        self
+    }
+
+    /// Runs one transaction in so many twice from the same state, the second time on another thread, and stops the
+    /// engine with [`OpenError::NotDeterministic`] right before the first one that does two things. Finds procedures
+    /// that use a clock, thread numbers, randomness, std's hash maps or global state. 1 runs every transaction twice; more
+    /// takes a sample, which is a property of the log's positions; 0, the default, takes none.
+    ///
+    /// Units: transactions. Cost: a sampled transaction takes twice its time, two hand-overs between threads (some 10 us),
+    /// and two hashes for every row that it changes. For tests, and for a replica that lags anyway.
+    pub const fn paranoid(mut self, one_in: u32) -> Self {
+        self.paranoid = one_in;
+        self
+    }
+
+    /// Lets transactions that run in parallel touch what they did not declare, unnoticed. To inject a fault that the guard
+    /// would stop, for tests of what finds it later.
+    ///
+    /// # Safety
+    /// Procedures keep undeclared accesses to one row apart themselves, in a way that makes the one see the other: what
+    /// the schedule does for those that are declared.
+    #[doc(hidden)]
+    #[allow(unsafe_code)]
+    pub const unsafe fn unguarded(mut self) -> Self {
+        self.unguarded = true;
+        self
+    }
+
+    /// How many submissions may await their outcome before [`Engine::submit`] blocks. Default: 2^20. Each costs
+    /// about 200 bytes, and its entry in the log's queue.
+    pub const fn max_in_flight(mut self, submissions: usize) -> Self {
+        self.max_in_flight = submissions;
+        self
+    }
+
+    /// For how many positions behind the newest committed one [`Engine::snapshot_at`] finds the ends of windows.
+    /// Default: 0, none. More costs the memory of an open snapshot of that age (see [`Snapshot`](crate::Snapshot)), and 8 bytes per
+    /// window.
+    pub const fn retain(mut self, positions: u64) -> Self {
+        self.retain = positions;
+        self
+    }
+
+    /// Explains conflicts in every mixed window (1) or every n-th (n): see [`Engine::explain`]. Default: 0, none, which
+    /// costs nothing. Cost otherwise: one driver looks at each window explained for about as long as mixing it takes five
+    /// times, and a sixteenth of all transactions is timed.
+    pub const fn explain(mut self, every: u32) -> Self {
+        self.explain = every;
+        self
+    }
+
+    /// Calls `progress` after every window with the tail of what was executed and the tail of the log: for long
+    /// replays. It must be quick.
+    pub fn on_progress(mut self, progress: impl Fn(Position, Position) + Send + Sync + 'static) -> Self {
+        self.progress = Some(Box::new(progress));
+        self
+    }
+
+    /// Where checkpoints lie, when they are taken, and what becomes of the log before them. By default an engine on a log
+    /// in files keeps two of them beside it, and trims it; see [`checkpoint::Config`].
+    pub fn checkpoints(mut self, config: checkpoint::Config) -> Self {
+        self.checkpoints = config;
+        self
+    }
+
+    /// Calls `on_load` now and then while a checkpoint is loaded, with how much of it was read and its length, in bytes.
+    pub fn on_load(mut self, on_load: impl Fn(u64, u64) + Send + Sync + 'static) -> Self {
+        self.on_load = Some(Box::new(on_load));
+        self
+    }
+
+    /// How much memory the process may use before [`Engine::submit`] answers with [`SubmitError::OutOfMemory`](crate::SubmitError::OutOfMemory); reads,
+    /// and what is in flight, go on. Default: 0, no limit. Leave room for a burst: what is in flight is executed, and what
+    /// the process uses is looked at every 10 ms or so.
+    ///
+    /// Units: bytes of resident memory, all that the process does included.
+    pub const fn max_memory(mut self, bytes: u64) -> Self {
+        self.max_memory = bytes;
+        self
+    }
+
+    /// Compares digests with other engines on the same log: at every multiple of [`WINDOW_GRID`] it appends its digest to
+    /// the log, and reads those of the others there. An engine that differs from what most of them agree on stops with
+    /// [`OpenError::Diverged`]; a [`Replica`](crate::Replica) repairs itself first. By default it compares nothing.
+    ///
+    /// Cost: a vote of some 300 bytes per table and [`WINDOW_GRID`] entries; a snapshot that stays open until its
+    /// digest is agreed.
+    pub fn member(mut self, membership: Membership) -> Self {
+        self.membership = Some(membership);
+        self
+    }
+
+    pub(crate) fn build(self) -> Result<Built, OpenError> {
+        self.build_one_by_one_before(Position::ZERO)
+    }
+
+    /// Windows that end before `position` will be executed one by one.
+    pub(crate) fn build_one_by_one_before(mut self, position: Position) -> Result<Built, OpenError> {
+        self = self.table(&ANSWERS);
+        let refuse = |message: String| Err(OpenError::Configuration(message));
+        if self.checkpoints.keep == 0 {
+            return refuse("at least 1 checkpoint must be kept".to_owned());
+        }
+        if self.threads == 0 || self.threads > 1024 {
+            return refuse(format!("an engine runs on 1 to 1024 threads, not {}", self.threads));
+        }
+        if self.window == 0 || u64::from(self.window) > WINDOW_GRID {
+            return refuse(format!("a window holds 1 to {WINDOW_GRID} entries, not {}", self.window));
+        }
+        if let Some(Membership { members, .. }) = &self.membership
+            && (members.is_empty() || (1..members.len()).any(|i| members[..i].contains(&members[i])))
+        {
+            return refuse("members have names, and no two have the same".to_owned());
+        }
+        if self.max_in_flight == 0 {
+            return refuse("at least 1 submission must be allowed in flight".to_owned());
+        }
+        for (i, (name, ..)) in self.tables.iter().enumerate() {
+            if self.tables[..i].iter().any(|(other, ..)| other == name) {
+                return refuse(format!("table {name:?} is registered twice"));
+            }
+            if let Some((other, ..)) =
+                self.tables[..i].iter().find(|(o, ..)| TableId::of(o) == TableId::of(name))
+            {
+                return refuse(format!("the names of tables {name:?} and {other:?} collide: rename one"));
+            }
+        }
+        for &(index, table, types) in &self.indexed {
+            match self.tables.iter().find(|(name, ..)| *name == table) {
+                Some((_, found, _)) if *found == types => {}
+                Some(_) => return refuse(format!("index {index:?} is of table {table:?} with other types")),
+                None => {
+                    return refuse(format!("index {index:?} is of table {table:?}, which is not registered"));
+                }
+            }
+        }
+        if self.tables.len() > 2048 || self.procedures.len() > usize::from(u16::MAX) {
+            return refuse("an engine has at most 2,048 tables and 65,535 procedures".to_owned());
+        }
+        self.procedures.push(Registered::new::<Intention>());
+        self.procedures.push(Registered::new::<Forget>());
+        let procedures = Procedures::new(self.procedures).map_err(|(a, b)| {
+            OpenError::Configuration(if a == b {
+                format!("procedure {a:?} is registered twice")
+            } else {
+                format!("the names of procedures {a:?} and {b:?} collide: rename one")
+            })
+        })?;
+        let makers = self.tables.into_iter().map(|(.., make)| make).collect();
+        let (store, workers) = Store::new(makers, self.indexes, self.threads);
+        let shared = Arc::new(Shared::new(
+            store,
+            procedures,
+            random(),
+            self.max_in_flight,
+            self.retain,
+            self.explain,
+            self.membership.is_some(),
+        ));
+        let (threads, window, mode, paranoid) = (self.threads, self.window, self.mode, self.paranoid);
+        let config = Config {
+            threads,
+            window,
+            mode,
+            paranoid,
+            unguarded: self.unguarded,
+            lanes: self.lanes,
+            one_by_one_before: position,
+        };
+        let pipeline = Pipeline::new(shared, workers, config).map_err(|error| {
+            OpenError::Configuration(format!("cannot start {} threads: {error}", self.threads))
+        })?;
+        pipeline.shared().memory_limit.set(self.max_memory);
+        let Self { progress, checkpoints, on_load, membership, .. } = self;
+        Ok(Built { pipeline, progress, checkpoints, on_load, membership })
+    }
+
+    /// Opens an engine on the log: loads the newest checkpoint that is whole, executes all that is in the log after it,
+    /// and then all that is appended, by this engine or by others. [`Engine::recovery`] tells how that went.
+    ///
+    /// # Errors
+    /// [`OpenError`]; the log is unchanged.
+    pub fn open(self, log: Arc<dyn SharedLog>) -> Result<Engine, OpenError> {
+        let Built { pipeline, progress, checkpoints, on_load, membership } = self.build()?;
+        if let Some(membership) = membership {
+            let tail = log.tail().tail;
+            pipeline.watch(Watch::new(membership, tail, tail));
+        }
+        observe::describe();
+        let shelf = checkpoints.shelf(&*log);
+        let begun = Instant::now();
+        let mut recovery = checkpoint::recover(
+            &pipeline,
+            &*log,
+            shelf.as_ref(),
+            checkpoints.start,
+            Position::MAX,
+            on_load.as_ref(),
+        )?;
+        let (start, first) = (Instant::now(), pipeline.shared().snapshots.tail());
+        pipeline.run(&*log, &Until::Tail(log.tail().tail), progress.as_ref())?;
+        let shared = Arc::clone(pipeline.shared());
+        (recovery.entries, recovery.replay) = (shared.snapshots.tail().since(first), start.elapsed());
+        observe::opened(shared.snapshots.tail(), begun.elapsed());
+        append_catalog(&shared, &*log)?;
+        // So that the state after opening does not depend on how soon the catalog is read.
+        pipeline.run(&*log, &Until::Tail(log.tail().tail), progress.as_ref())?;
+        let pipeline = Arc::new(pipeline);
+        let stop = Arc::new(AtomicBool::new(false));
+        let no_thread =
+            |error| OpenError::Configuration(format!("cannot start the engine's thread: {error}"));
+        let mut keeper = None;
+        if let Some(shelf) = shelf {
+            let path = shelf.storage.path().to_path_buf();
+            let made = Keeper::new(
+                Arc::clone(&shared),
+                Arc::clone(&log),
+                shelf,
+                checkpoints.clone(),
+                Arc::clone(&stop),
+                &recovery,
+            );
+            let made = made.map_err(|error| OpenError::Checkpoints { path, source: Arc::new(error) })?;
+            keeper = Some(Arc::new(made));
+        }
+        let mut engine = Engine {
+            shared,
+            pipeline,
+            log,
+            stop,
+            thread: Mutex::default(),
+            sequence: AtomicU64::new(0),
+            keeper,
+            keeping: Mutex::default(),
+            recovery,
+        };
+        if let Some(keeper) = engine.keeper.clone()
+            && (checkpoints.every_bytes.is_some() || checkpoints.every.is_some())
+        {
+            let thread = pipeline::spawn("mixlog-checkpoint", move || keeper.run()).map_err(no_thread)?;
+            engine.keeping = Mutex::new(Some(thread));
+        }
+        let thread = Pipeline::follow(&engine.pipeline, &engine.log, &engine.stop).map_err(no_thread)?;
+        engine.thread = Mutex::new(Some(thread));
+        Ok(engine)
+    }
+
+    /// Executes a log without taking part in it: nothing is appended, no checkpoint is taken, and the caller says how far
+    /// to go. It starts from a checkpoint, if there is one before that position (see [`checkpoint::Config::start`]).
+    ///
+    /// # Errors
+    /// [`OpenError`]: the configuration makes no sense.
+    pub fn replay(self, log: Arc<dyn SharedLog>) -> Result<Replay, OpenError> {
+        let Built { pipeline, progress, checkpoints, on_load, .. } = self.build()?;
+        Ok(Replay { pipeline, progress, log, checkpoints, on_load, recovery: Mutex::default() })
+    }
+}
+
+/// Tells the log which procedures and tables stand behind the hashes, unless it knows.
+fn append_catalog(shared: &Shared, log: &dyn SharedLog) -> Result<(), OpenError> {
+    let own = shared.own_catalog();
+    let known = shared.catalog.lock().expect("no panic in a short section").clone();
+    let complete = known.is_some_and(|known| {
+        own.procedures.iter().all(|p| known.procedures.contains(p))
+            && own.tables.iter().all(|t| known.tables.contains(t))
+    });
+    // A sealed log can still be opened, and read.
+    if complete || log.tail().sealed {
+        return Ok(());
+    }
+    let mut batch = Batch::new();
+    batch.push_with(|out| entry::encode_catalog(out, &own));
+    log.append(&batch)?.wait()?;
+    Ok(())
+}

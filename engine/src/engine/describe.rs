@@ -1,0 +1,85 @@
+//! What stands in a log: for people, and for programs that look before they open it.
+
+use mixlog_log::{Entry, Position, SharedLog};
+use serde_json::{Value, json};
+
+use crate::checkpoint;
+use crate::entry::{self, Call};
+use crate::error::OpenError;
+use crate::procedure::Procedures;
+
+/// The procedures, name and version, that the first entry of a log names (junk before it aside), or, if that was trimmed, the newest checkpoint
+/// beside it that can be read; `None` for an empty log. Enough to know which program wrote it.
+///
+/// # Errors
+/// [`OpenError::Entry`] when the log was not begun by an engine, [`OpenError::Read`] when it cannot be read, and those of
+/// opening a log that was trimmed.
+pub fn procedures_in(log: &dyn SharedLog) -> Result<Option<Vec<(String, u32)>>, OpenError> {
+    let mut position = log.tail().head;
+    if position > Position::ZERO {
+        let shelf = checkpoint::Config::default().shelf(log);
+        return checkpoint::catalog_of(log, shelf.as_ref()).map(|catalog| Some(catalog.procedures));
+    }
+    loop {
+        let Some(block) = log.read(position)? else { return Ok(None) };
+        // A writer that died before it wrote leaves junk, on a cluster also at the start.
+        let data = block.iter().filter(|(at, _)| *at >= position).find_map(|(at, entry)| match entry {
+            Entry::Data(bytes) => Some((at, bytes)),
+            Entry::Junk => None,
+        });
+        let Some((at, bytes)) = data else {
+            position = block.end();
+            continue;
+        };
+        let bad = |detail: String| Err(OpenError::Entry { position: at, detail });
+        return match entry::decode(bytes) {
+            Ok(entry::Content::Catalog(catalog)) => Ok(Some(catalog.procedures)),
+            Ok(_) => bad("it is no catalog, where one was expected".to_owned()),
+            Err(detail) => bad(detail),
+        };
+    }
+}
+
+pub(super) fn describe(procedures: &Procedures, position: Position, entry: Entry<'_>) -> Value {
+    let position = position.0;
+    let Entry::Data(bytes) = entry else { return json!({"position": position, "kind": "junk"}) };
+    match entry::decode(bytes) {
+        Ok(entry::Content::Catalog(catalog)) => {
+            json!({"position": position, "kind": "catalog", "catalog": catalog})
+        }
+        Ok(entry::Content::Vote(vote)) => json!({
+            "position": position,
+            "kind": "vote",
+            "member": vote.member,
+            "on": vote.position,
+            "digest": vote.digest().to_string(),
+        }),
+        Ok(entry::Content::Padding) => json!({"position": position, "kind": "padding"}),
+        Ok(entry::Content::Call(Call { procedure, origin, time_us, client, arguments })) => {
+            let mut line = json!({
+                "position": position,
+                "kind": "call",
+                "origin": format!("{:016x}", origin.engine),
+                "sequence": origin.sequence,
+                "time_us": time_us,
+            });
+            if let Some((client, number)) = client {
+                line["client"] = json!(client);
+                line["client_sequence"] = json!(number);
+            }
+            match procedures.index_of(procedure).map(|index| procedures.get(index)) {
+                Some(registered) => {
+                    line["procedure"] = json!(registered.name);
+                    line["version"] = json!(registered.version);
+                    match (registered.to_json)(arguments) {
+                        Ok(arguments) => line["arguments"] = arguments,
+                        Err(error) => line["error"] = json!(error.to_string()),
+                    }
+                }
+                None => line["error"] = json!(format!("unknown procedure id {:08x}", procedure.0)),
+            }
+            line
+        }
+        Err(error) => json!({"position": position, "kind": "unknown", "error": error, "bytes": bytes.len()}),
+    }
+}
