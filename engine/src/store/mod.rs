@@ -1,7 +1,7 @@
 //! Tables in memory: rows in place, their versions, and the indexes that find them.
 //!
-//! This folder, with `tx.rs`, is where all `unsafe` code lives. It rests on three promises, kept elsewhere:
-//! the *guard* (`tx.rs`) lets a transaction touch only what its footprint declared; the *mixer* orders
+//! This folder, with `tx.rs` and `tx/`, is where all `unsafe` code lives. It rests on three promises, kept elsewhere:
+//! the *guard* (`tx/guard.rs`) lets a transaction touch only what its footprint declared; the *mixer* orders
 //! transactions whose footprints conflict; the *pipeline* lets nobody run a transaction between two windows.
 #![allow(unsafe_code)]
 

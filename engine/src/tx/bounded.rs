@@ -2,7 +2,8 @@
 
 use mixlog_mixer::Mode;
 
-use super::{Found, Guard, InPlace, Noted, Tx, Way};
+use super::guard::{Found, Guard};
+use super::{InPlace, Noted, Tx, Way};
 use crate::bounded::{Counter, fits, may_add};
 use crate::codec::Codec;
 use crate::footprint::Of;

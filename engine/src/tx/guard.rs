@@ -1,0 +1,217 @@
+//! The guard: compares every access with the footprint, and finds the row that it is of.
+
+use std::any::Any;
+use std::ops::RangeBounds;
+use std::panic::resume_unwind;
+
+use mixlog_mixer::Mode;
+
+use super::InPlace;
+use crate::codec::Codec;
+use crate::footprint::{Access, NOWHERE, Of};
+use crate::store::{AnyTable, RowId, Stamp, TableStore};
+use crate::table::{Conflicts, Key, Value};
+
+/// What the guard does with an access that was not declared.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Guard<'a> {
+    /// Nothing is declared, and nobody else runs.
+    Off,
+    /// Stop the transaction: others run.
+    Stop(&'a [Access]),
+    /// Note it and go on: nobody else runs.
+    Note(&'a [Access]),
+}
+
+/// A power of two. Tables whose numbers agree modulo this share a cursor, which costs a longer search.
+pub(super) const CURSORS: usize = 16;
+
+/// The payload with which the guard unwinds a procedure.
+struct Stopped;
+
+/// Where a row is and belongs, as the guard allowed.
+pub(super) struct Found {
+    pub(super) id: Option<RowId>,
+    pub(super) key_hash: u64,
+    /// The hash of its unit of conflict.
+    pub(super) unit: u64,
+    /// The hash of its granule; the unit's where that is not asked for.
+    pub(super) granule: u64,
+}
+
+impl InPlace<'_> {
+    /// The row of the key, if there is one, and where it belongs. Asks the guard.
+    #[inline]
+    pub(super) fn find<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        store: &TableStore<K, V, C>,
+        key: &K,
+        mode: Mode,
+    ) -> Found {
+        let (number, key_hash) = (store.number(), store.key_hash(key));
+        if self.merges.iter().any(|noted| noted.merging.is_of(number, key_hash)) {
+            // It should have declared a write: its own merge is not made yet.
+            self.violated(store);
+        }
+        let (unit, hint) = match store.conflicts {
+            Conflicts::Rows => (key_hash, self.declared(number, key_hash, mode)),
+            Conflicts::Grouped { .. } => {
+                let granule = store.granule_of(key);
+                (granule, self.declared(number, granule, mode).map(|_| self.located(key_hash)))
+            }
+            Conflicts::Watched(_) | Conflicts::Ranges => (key_hash, self.declared(number, key_hash, mode)),
+        };
+        let mut found = Found { id: None, key_hash, unit, granule: unit };
+        // A row of a watched table is read as a row or as one of its granule, and written as both.
+        let watched = matches!(store.conflicts, Conflicts::Watched(_) | Conflicts::Ranges);
+        let by_granule = watched && hint.is_none() && mode == Mode::Read;
+        if watched && (by_granule || mode != Mode::Read) {
+            found.granule = store.granule_of(key);
+        }
+        let hint = if by_granule { self.declared(number, found.granule, mode) } else { hint };
+        let Some(hint) = hint else {
+            self.violated(store);
+            found.id = store.find(key, key_hash);
+            return found;
+        };
+        if hint != NOWHERE {
+            let row = store.row(hint);
+            // SAFETY: a row that is not free keeps its key and unit until the window ends.
+            let same = row.latch.stamp() != Stamp::FREE && unsafe { row.unit() == unit && row.key() == key };
+            if same {
+                found.id = Some(hint);
+            }
+        }
+        if found.id.is_none() {
+            found.id = store.find(key, key_hash);
+        }
+        let Some(id) = found.id else {
+            if watched && mode != Mode::Read {
+                self.may_merge(store, found.granule);
+            }
+            return found;
+        };
+        // A table whose granule function, order or hash is not a function of the key could lead to a row that
+        // belongs to another unit or granule than the one declared. The row knows.
+        // SAFETY: rows in the index exist until the window ends.
+        let (actual, granule) = unsafe { (store.row(id).unit(), store.row(id).granule()) };
+        assert_eq!(actual, unit, "the unit of conflict of a key of {} changed", store_name(store));
+        if by_granule {
+            assert_eq!(granule, found.granule, "the granule of a key of {} changed", store_name(store));
+        }
+        if watched && mode != Mode::Read {
+            self.may_merge(store, granule);
+        }
+        found
+    }
+
+    /// Whether a merge of its own into a row of the range is still to be made.
+    pub(super) fn merged_into<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        store: &TableStore<K, V, C>,
+        range: &impl RangeBounds<K>,
+    ) -> bool {
+        let keys = self.merges.iter().filter_map(|noted| noted.merging.key_in(store.number()));
+        keys.filter_map(<dyn Any>::downcast_ref).any(|key| range.contains(key))
+    }
+
+    /// Whether the transaction may merge into the row, and nothing else: then others may, too, at the same time, or, if
+    /// merges into it are pooled, at the end of the window; the answer tells whether they are.
+    pub(super) fn merges_only<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        store: &TableStore<K, V, C>,
+        key: &K,
+    ) -> Option<bool> {
+        let Guard::Stop(accesses) = self.guard else { return None };
+        if matches!(store.conflicts, Conflicts::Grouped { .. }) {
+            return None;
+        }
+        let key_hash = store.key_hash(key);
+        let mut merges = None;
+        for access in accesses.iter().filter(|access| access.key == key_hash) {
+            match access.mode {
+                Mode::Write => return None,
+                Mode::Merge => merges = Some(access.of == Of::PooledRow),
+                Mode::Read => {}
+            }
+        }
+        if merges.is_none() {
+            self.violated(store);
+        }
+        if !matches!(store.conflicts, Conflicts::Rows) {
+            self.may_merge(store, store.unit_and_granule(key, key_hash).1);
+        }
+        merges
+    }
+
+    /// Asks the guard whether rows of a granule may be changed: what keeps those away who read it as a whole.
+    #[inline]
+    pub(super) fn may_merge<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        store: &TableStore<K, V, C>,
+        granule: u64,
+    ) {
+        if self.merged.get() == granule || matches!(self.guard, Guard::Off) {
+            return;
+        }
+        match self.declared(store.number(), granule, Mode::Merge) {
+            Some(_) => self.merged.set(granule),
+            None => self.violated(store),
+        }
+    }
+
+    /// The row that was looked up ahead for this key, if it comes in about the order in which the footprint named
+    /// the rows.
+    #[inline]
+    fn located(&self, key_hash: u64) -> RowId {
+        let next = self.next_located.get();
+        let start = next.saturating_sub(2);
+        for (i, located) in self.located.iter().enumerate().skip(start).take(6) {
+            if located.key_hash == key_hash {
+                self.next_located.set(i + 1);
+                return located.row;
+            }
+        }
+        NOWHERE
+    }
+
+    /// The located row of the declared access that covers this one (`NOWHERE` if none was located), or `None`
+    /// when there is no such access.
+    #[inline]
+    pub(super) fn declared(&self, table: u16, key: u64, mode: Mode) -> Option<RowId> {
+        let (Guard::Stop(accesses) | Guard::Note(accesses)) = self.guard else { return Some(NOWHERE) };
+        let covers = |access: &Access| access.covers(key, mode);
+        let cursor = &self.cursors[usize::from(table) % CURSORS];
+        let start = cursor.get() as usize;
+        // The same row again, or the next one: what procedures do that follow their footprint.
+        for (i, access) in accesses.iter().enumerate().skip(start) {
+            if covers(access) {
+                cursor.set(i as u32);
+                return Some(access.hint());
+            }
+        }
+        for (i, access) in accesses.iter().enumerate().take(start) {
+            if covers(access) {
+                cursor.set(i as u32);
+                return Some(access.hint());
+            }
+        }
+        None
+    }
+
+    /// An undeclared access: ends the transaction when others run beside it.
+    #[cold]
+    pub(super) fn violated<K: Key, V: Value, C: Codec<K> + Codec<V>>(&self, store: &TableStore<K, V, C>) {
+        if self.violation.get().is_none() {
+            self.violation.set(Some(store_name(store)));
+        }
+        if matches!(self.guard, Guard::Stop(_)) {
+            // Not a panic: no hook runs and nothing is printed.
+            resume_unwind(Box::new(Stopped));
+        }
+    }
+}
+
+fn store_name<K: Key, V: Value, C: Codec<K> + Codec<V>>(store: &TableStore<K, V, C>) -> &'static str {
+    store.name()
+}

@@ -1,0 +1,149 @@
+//! Ranges of keys, each granule behind the guard.
+
+use std::ops::RangeBounds;
+
+use mixlog_mixer::Mode;
+
+use super::{InPlace, Tx, Way};
+use crate::codec::Codec;
+use crate::index::{Index, IndexKey, places};
+use crate::store::{RowIds, TableStore, Through};
+use crate::table::{Key, Table, Value};
+
+impl Tx<'_> {
+    /// The rows that an index finds for `range` of what it orders by: that and the row's key, in this order. Rows
+    /// are looked at as they are asked for, as by [`range`](Self::range).
+    ///
+    /// # Panics
+    /// When the index is not registered.
+    pub fn range_by<K: IndexKey, V: Value, I: IndexKey, C: Codec<K> + Codec<V>>(
+        &mut self,
+        index: &Index<K, V, I, C>,
+        range: impl RangeBounds<I>,
+    ) -> impl DoubleEndedIterator<Item = (I, K)> {
+        self.keep_indexes();
+        self.range_in(self.store.table(&index.places()), places::<I, K>(&range))
+            .map(|(place, _)| place.into_parts())
+    }
+
+    /// The rows with keys in `range`, in key order, from an [`ordered`](Table::ordered) table. In a
+    /// [`grouped`](Table::grouped) one all of the range must lie in one granule.
+    ///
+    /// Rows are looked at as they are asked for: who takes three of them depends on those three and on nothing
+    /// behind them.
+    ///
+    /// Cost: a descent of the tree for every 64 rows, 32 in a grouped table.
+    ///
+    /// # Panics
+    /// When the table is not ordered, or is grouped and the range has no bound that tells its granule, or spans two.
+    pub fn range<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        table: &Table<K, V, C>,
+        range: impl RangeBounds<K>,
+    ) -> impl DoubleEndedIterator<Item = (K, &V)> {
+        self.range_in(self.store.table(table), range)
+    }
+
+    pub(crate) fn range_in<'s, K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &'s self,
+        store: &'s TableStore<K, V, C>,
+        range: impl RangeBounds<K>,
+    ) -> impl DoubleEndedIterator<Item = (K, &'s V)> {
+        match &self.way {
+            Way::InPlace(tx) => {
+                if tx.merged_into(store, &range) {
+                    // It should have declared a write: its own merge is not made yet.
+                    tx.violated(store);
+                }
+                Range::InPlace { tx, store, rows: store.row_ids(&range), granule: 0 }
+            }
+            Way::Speculative(tx) => Range::Speculative(tx.range(store, &range)),
+        }
+    }
+
+    /// The row with the least key in `range`; see [`range`](Self::range).
+    ///
+    /// # Panics
+    /// As [`range`](Self::range).
+    pub fn first<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        table: &Table<K, V, C>,
+        range: impl RangeBounds<K>,
+    ) -> Option<(K, &V)> {
+        self.range(table, range).next()
+    }
+
+    /// The row with the greatest key in `range`; see [`range`](Self::range).
+    ///
+    /// # Panics
+    /// As [`range`](Self::range).
+    pub fn last<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        table: &Table<K, V, C>,
+        range: impl RangeBounds<K>,
+    ) -> Option<(K, &V)> {
+        self.range(table, range).next_back()
+    }
+}
+
+/// See [`Tx::range`].
+enum Range<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> {
+    InPlace {
+        tx: &'a InPlace<'a>,
+        store: &'a TableStore<K, V, C>,
+        rows: RowIds<'a, K>,
+        /// The granule of the last row.
+        granule: u64,
+    },
+    Speculative(Through<'a, K, V, C>),
+}
+
+impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Range<'a, K, V, C> {
+    #[inline]
+    fn step(&mut self, from_back: bool) -> Option<(K, &'a V)> {
+        let (tx, store, rows, granule) = match self {
+            Self::InPlace { tx, store, rows, granule } => (*tx, *store, rows, granule),
+            Self::Speculative(rows) if from_back => return rows.next_back(),
+            Self::Speculative(rows) => return rows.next(),
+        };
+        loop {
+            let visit = &mut |entered: u64| {
+                if tx.declared(store.number(), entered, Mode::Read).is_none() {
+                    tx.violated(store);
+                }
+            };
+            let id = if from_back { rows.next_back(visit) } else { rows.next(visit) }?;
+            rows.ahead(from_back).iter().for_each(|&id| store.fetch_row(id));
+            let row = store.row(id);
+            // SAFETY: the guard allowed reading the granule in which the row itself says that it lies, so nobody
+            // writes it while `&Tx` lives.
+            unsafe {
+                if row.granule() != *granule {
+                    *granule = row.granule();
+                    if tx.declared(store.number(), *granule, Mode::Read).is_none() {
+                        tx.violated(store);
+                    }
+                }
+                if let Some(value) = row.value().as_ref() {
+                    return Some((row.key().clone(), value));
+                }
+            }
+        }
+    }
+}
+
+impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Iterator for Range<'a, K, V, C> {
+    type Item = (K, &'a V);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        self.step(false)
+    }
+}
+
+impl<K: Key, V: Value, C: Codec<K> + Codec<V>> DoubleEndedIterator for Range<'_, K, V, C> {
+    #[inline]
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.step(true)
+    }
+}
