@@ -1,0 +1,8 @@
+//! The generic store as its users meet it, through the command: against an oracle that knows nothing of the engine.
+
+mod answers;
+mod command;
+mod equivalence;
+mod failures;
+mod oracle;
+mod random;
