@@ -200,15 +200,16 @@ impl Engine {
     }
 
     /// Waits until at least so many members have the same digest at `position` or later, and tells whether they have;
-    /// for acknowledgements that are to be agreed. Votes are cast at multiples of [`WINDOW_GRID`](crate::WINDOW_GRID): on a log that grows
-    /// slowly, [`pad`](Self::pad) it first. Gives up when `timeout` has passed or the engine stops.
+    /// for acknowledgements that are to be agreed. Votes are cast at multiples of [`WINDOW_GRID`](crate::WINDOW_GRID):
+    /// on a log that grows slowly, [`pad`](Self::pad) it first. Gives up when `timeout` has passed or the engine stops.
     #[must_use]
     pub fn wait_agreed(&self, position: Position, members: usize, timeout: Duration) -> bool {
         self.shared.agreed.wait(position, members, timeout, || self.shared.in_flight.stopped().is_some())
     }
 
-    /// Appends entries that do nothing until the next multiple of [`WINDOW_GRID`](crate::WINDOW_GRID), so that votes are cast on all that is
-    /// in the log now; returns the position that they are on. Others who append meanwhile make the log reach a little further.
+    /// Appends entries that do nothing until the next multiple of [`WINDOW_GRID`](crate::WINDOW_GRID), so that votes are
+    /// cast on all that is in the log now; returns the position that they are on. Others who append meanwhile make the
+    /// log reach a little further.
     ///
     /// Cost: at most [`WINDOW_GRID`](crate::WINDOW_GRID) entries of 4 bytes.
     ///

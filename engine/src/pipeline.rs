@@ -108,11 +108,14 @@ pub(crate) struct Config {
 /// Called now and then with how far the log was executed, and how far it goes.
 pub(crate) type Progress = Box<dyn Fn(Position, Position) + Send + Sync>;
 
-/// Starts a thread for work that is not the drivers'.
+/// Starts a thread. Those of the drivers are the pool's.
 ///
 /// # Errors
 /// The operating system starts no thread.
-pub(crate) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+pub(crate) fn spawn<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
     thread::Builder::new().name(name.to_owned()).spawn(work)
 }
 
@@ -271,7 +274,7 @@ impl Pipeline {
         stop: &Arc<AtomicBool>,
     ) -> io::Result<JoinHandle<Result<(), OpenError>>> {
         let (pipeline, log, stop) = (Arc::clone(pipeline), Arc::clone(log), Arc::clone(stop));
-        thread::Builder::new().name("mixlog-engine".to_owned()).spawn(move || {
+        spawn("mixlog-engine", move || {
             let outcome = pipeline.run(&*log, &Until::Stopped(&stop), None);
             let reason = outcome.as_ref().map_or_else(ToString::to_string, |()| "it was closed".to_owned());
             pipeline.shared.stop(&reason);

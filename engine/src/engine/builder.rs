@@ -188,8 +188,8 @@ impl Builder {
     }
 
     /// For how many positions behind the newest committed one [`Engine::snapshot_at`] finds the ends of windows.
-    /// Default: 0, none. More costs the memory of an open snapshot of that age (see [`Snapshot`](crate::Snapshot)), and 8 bytes per
-    /// window.
+    /// Default: 0, none. More costs the memory of an open snapshot of that age (see [`Snapshot`](crate::Snapshot)), and
+    /// 8 bytes per window.
     pub const fn retain(mut self, positions: u64) -> Self {
         self.retain = positions;
         self
@@ -223,9 +223,10 @@ impl Builder {
         self
     }
 
-    /// How much memory the process may use before [`Engine::submit`] answers with [`SubmitError::OutOfMemory`](crate::SubmitError::OutOfMemory); reads,
-    /// and what is in flight, go on. Default: 0, no limit. Leave room for a burst: what is in flight is executed, and what
-    /// the process uses is looked at every 10 ms or so.
+    /// How much memory the process may use before [`Engine::submit`] answers with
+    /// [`SubmitError::OutOfMemory`](crate::SubmitError::OutOfMemory); reads, and what is in flight, go on. Default: 0, no
+    /// limit. Leave room for a burst: what is in flight is executed, and what the process uses is looked at every 10 ms or
+    /// so.
     ///
     /// Units: bytes of resident memory, all that the process does included.
     pub const fn max_memory(mut self, bytes: u64) -> Self {
