@@ -195,7 +195,7 @@ fn buffered(scratch: &Scratch) {
     let total: usize = setting("MIB", 256) << 20;
     // What another contender left unwritten is not this one's to wait for.
     let settle = rustix::fs::sync;
-    let plain = || {
+    let plain = |synced: bool| {
         settle();
         let file = File::create(scratch.path("plain")).expect("a file");
         let block = vec![7; 1 << 20];
@@ -203,17 +203,9 @@ fn buffered(scratch: &Scratch) {
         for offset in (0..total).step_by(block.len()) {
             file.write_all_at(&block, offset as u64).expect("it is written");
         }
-        total as f64 / start.elapsed().as_secs_f64() / 1e6
-    };
-    let plain_synced = || {
-        settle();
-        let file = File::create(scratch.path("plain")).expect("a file");
-        let block = vec![7; 1 << 20];
-        let start = Instant::now();
-        for offset in (0..total).step_by(block.len()) {
-            file.write_all_at(&block, offset as u64).expect("it is written");
+        if synced {
+            file.sync_data().expect("it is synced");
         }
-        file.sync_data().expect("it is synced");
         total as f64 / start.elapsed().as_secs_f64() / 1e6
     };
     let log = |entries: usize, synced: bool| {
@@ -236,10 +228,10 @@ fn buffered(scratch: &Scratch) {
         &format!("buffered log, {} MiB of entries of {ENTRY} bytes", total >> 20),
         "MB/s",
         vec![
-            ("plain loop: writes of 1 MiB", Box::new(plain)),
+            ("plain loop: writes of 1 MiB", Box::new(|| plain(false))),
             ("log, 64 entries an append", Box::new(|| log(64, false))),
             ("log, one entry an append", Box::new(|| log(1, false))),
-            ("plain loop, synced at the end", Box::new(plain_synced)),
+            ("plain loop, synced at the end", Box::new(|| plain(true))),
             ("log, 64 entries an append, flushed at the end", Box::new(|| log(64, true))),
         ],
         &[(1, 0, 0.5), (2, 0, 0.5), (4, 3, 0.5)],

@@ -4,6 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
+#[path = "support/small_disk.rs"]
+mod small_disk;
+
+use small_disk::SmallDisk;
+
 fn mixlog(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_mixlog")).args(arguments).output().expect("the command starts")
 }
@@ -293,22 +298,11 @@ fn reports_that_cannot_be_written_are_refused_before_the_run() {
     );
 }
 
-/// A real full disk: a small file system in memory, where the machine lets us mount one.
 #[test]
 fn a_full_disk_is_an_io_error_and_nothing_acknowledged_is_lost() {
     let directory = tempfile::tempdir().expect("a directory");
-    let mount = directory.path().join("small");
-    fs::create_dir(&mount).expect("a directory");
-    let mounted = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=140m", "tmpfs", path(&mount)])
-        .output()
-        .is_ok_and(|output| output.status.success());
-    if !mounted {
-        assert!(std::env::var_os("CI").is_none(), "CI runs as root and can mount a tmpfs");
-        eprintln!("skipped: only root can mount a file system to fill");
-        return;
-    }
-    let log = mount.join("log");
+    let Some(disk) = SmallDisk::mount(directory.path()) else { return };
+    let log = disk.path().join("log");
     let (code, stdout, stderr) = run(&[
         "run",
         "ycsb-a",
@@ -325,8 +319,6 @@ fn a_full_disk_is_an_io_error_and_nothing_acknowledged_is_lost() {
     assert!(stderr.contains("no space left"), "{stderr}");
     let (code, _, stderr) = run(&["replay", "--log", path(&log)]);
     let (verified, ..) = run(&["log", "verify", path(&log)]);
-    let unmounted = Command::new("umount").arg(path(&mount)).status().expect("umount starts");
-    assert!(unmounted.success());
     assert_eq!((code, verified), (0, 0), "{stderr}");
 }
 

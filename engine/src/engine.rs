@@ -204,7 +204,7 @@ impl Engine {
     /// on a log that grows slowly, [`pad`](Self::pad) it first. Gives up when `timeout` has passed or the engine stops.
     #[must_use]
     pub fn wait_agreed(&self, position: Position, members: usize, timeout: Duration) -> bool {
-        self.shared.agreed.wait(position, members, timeout, || self.shared.in_flight.stopped().is_some())
+        self.shared.wait_agreed(position, members, timeout)
     }
 
     /// Appends entries that do nothing until the next multiple of [`WINDOW_GRID`](crate::WINDOW_GRID), so that votes are

@@ -36,6 +36,7 @@
 //! appended when a log is first opened with procedures that it has not seen. It changes no state. Nor do votes (see
 //! [`agreement`](crate::agreement)) and padding, which makes the log reach the next position that is voted on.
 
+use mixlog_log::bytes::{u32_at, u64_at};
 use serde::{Deserialize, Serialize};
 
 use crate::agreement::Vote;
@@ -128,10 +129,10 @@ pub(crate) fn encode_padding(out: &mut Vec<u8>) {
 /// The content of an entry, or what is wrong with its bytes.
 #[inline]
 pub(crate) fn decode(bytes: &[u8]) -> Result<Content<'_>, String> {
-    let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+    let word = |at: usize| u64_at(bytes, at);
     let call = |client, header: usize| {
         Ok(Content::Call(Call {
-            procedure: ProcedureId(u32::from_le_bytes(bytes[4..8].try_into().expect("four bytes"))),
+            procedure: ProcedureId(u32_at(bytes, 4)),
             origin: Origin { engine: word(8), sequence: word(16) },
             time_us: word(24),
             client,

@@ -131,8 +131,7 @@ impl Replica {
     /// As [`Engine::wait_agreed`](crate::Engine::wait_agreed), but a repair that starts meanwhile ends it, too.
     #[must_use]
     pub fn wait_agreed(&self, position: Position, members: usize, timeout: Duration) -> bool {
-        let shared = self.shared();
-        shared.agreed.wait(position, members, timeout, || shared.in_flight.stopped().is_some())
+        self.shared().wait_agreed(position, members, timeout)
     }
 
     /// As [`Engine::pad`](crate::Engine::pad).

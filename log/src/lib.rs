@@ -17,6 +17,8 @@
 #![forbid(unsafe_code)]
 
 mod block;
+#[doc(hidden)]
+pub mod bytes;
 mod commit_queue;
 pub mod corfu;
 mod error;

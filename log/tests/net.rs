@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use mixlog_log::LogId;
@@ -59,6 +59,15 @@ fn frame(version: u16, kind: u16, log: u128, number: u32, length: u32, body: &[u
     bytes
 }
 
+/// A sequencer that a store in `directory` lists, and a client of both.
+fn sequencer(directory: &Path) -> (Server, Server, Arc<TcpTransport>) {
+    let (store, home) = store(directory);
+    let server = Server::sequencer(listener(), SEQUENCER).unwrap();
+    list(&home, Node::Sequencer(SEQUENCER), server.address());
+    let transport = TcpTransport::connect(&home, &Timing::default()).unwrap();
+    (store, server, transport)
+}
+
 /// Asks the sequencer behind `transport` something, once it can be reached.
 fn ask(transport: &TcpTransport, epoch: u64, verb: SequencerVerb) -> SequencerReply {
     for _ in 0..200 {
@@ -90,10 +99,7 @@ fn next(count: u32) -> SequencerVerb {
 #[test]
 fn stranger_is_refused_with_a_reason_and_others_are_served_on() {
     let directory = tempfile::tempdir().unwrap();
-    let (_store, home) = store(directory.path());
-    let server = Server::sequencer(listener(), SEQUENCER).unwrap();
-    list(&home, Node::Sequencer(SEQUENCER), server.address());
-    let transport = TcpTransport::connect(&home, &Timing::default()).unwrap();
+    let (_store, server, transport) = sequencer(directory.path());
     start(&transport, 0);
 
     let latest = [1_u64.to_le_bytes().as_slice(), &[2]].concat();
@@ -130,10 +136,7 @@ fn stranger_is_refused_with_a_reason_and_others_are_served_on() {
 #[test]
 fn other_log_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    let (_store, home) = store(directory.path());
-    let server = Server::sequencer(listener(), SEQUENCER).unwrap();
-    list(&home, Node::Sequencer(SEQUENCER), server.address());
-    let transport = TcpTransport::connect(&home, &Timing::default()).unwrap();
+    let (_store, server, transport) = sequencer(directory.path());
     transport.pin(LogId(5));
     start(&transport, 0);
     assert_eq!(server.log(), Some(LogId(5)), "who starts it says of which log it is");
@@ -182,10 +185,7 @@ fn role_that_comes_back_elsewhere_is_found_again() {
 #[test]
 fn requests_pipelined_by_many_threads_are_each_answered_once() {
     let directory = tempfile::tempdir().unwrap();
-    let (_store, home) = store(directory.path());
-    let server = Server::sequencer(listener(), SEQUENCER).unwrap();
-    list(&home, Node::Sequencer(SEQUENCER), server.address());
-    let transport = TcpTransport::connect(&home, &Timing::default()).unwrap();
+    let (_store, _server, transport) = sequencer(directory.path());
     start(&transport, 0);
     let (told, answers) = mpsc::channel();
     std::thread::scope(|scope| {

@@ -216,7 +216,7 @@ impl Agreement {
             return Ok(());
         }
         before()?;
-        wait_agreed(engine, position, members)?;
+        wait_agreed(engine, position, members, None)?;
         if engine.has_stopped() {
             return Err(Failure::Io(format!("the engine stopped before {members} members agreed")));
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mixlog::log::{FileLog, SharedLog, file};
-use mixlog::{Engine, Membership, Position, Replica};
+use mixlog::{Builder, Engine, Membership, Position, Replica};
 
 use super::arguments::{KeepOptions, ReplicaOptions};
 use super::cluster;
@@ -39,6 +39,11 @@ fn empty() -> Failure {
     Failure::Refused("the log is empty".to_owned())
 }
 
+/// What executes procedures that were registered before: they are known.
+fn again(procedures: &[String]) -> Builder {
+    workload::register(procedures, Engine::builder()).unwrap_or_default()
+}
+
 /// Runs replicas in this process until they agree or cannot.
 fn several(options: &ReplicaOptions) -> Result<(), Failure> {
     let log = open(&options.log, &options.keep)?;
@@ -55,8 +60,7 @@ fn several(options: &ReplicaOptions) -> Result<(), Failure> {
     for number in 1..count {
         let (procedures, membership) = (procedures.clone(), membership(number));
         let make = move || {
-            // The names were found to be known a moment ago.
-            let builder = workload::register(&procedures, Engine::builder()).unwrap_or_default();
+            let builder = again(&procedures);
             builder.threads(number).window(64 << (number % 4)).member(membership.clone())
         };
         replicas.push(Replica::follow(make, Arc::clone(&log))?);
@@ -94,13 +98,10 @@ fn one(options: &ReplicaOptions, membership: &Membership) -> Result<(), Failure>
         None if shared => first_procedures(&*log)?,
         None => return Err(empty()),
     };
+    // Refuses what no replica could execute.
     drop(workload::register(&names, Engine::builder())?);
     let (engine, keep, own) = (options.engine, options.keep, membership.clone());
-    let make = move || {
-        // The names were found to be known a moment ago.
-        let builder = workload::register(&names, Engine::builder()).unwrap_or_default();
-        keep.apply(engine.apply(builder)).member(own.clone())
-    };
+    let make = move || keep.apply(engine.apply(again(&names))).member(own.clone());
     let replica = Replica::follow(make, log)?;
     let count = membership.members.len();
     eprintln!("mixlog: {} of {} follows the log", membership.name, membership.members.join(", "));

@@ -146,7 +146,7 @@ impl Visit for Run<'_> {
             // The others vote on all of it.
             let position = engine.pad()?;
             if let Some(members) = agree {
-                wait_agreed(&engine, position, members)?;
+                wait_agreed(&engine, position, members, Some(Instant::now()))?;
             }
         }
         // Whoever waits for a ticket learns that the engine has stopped; the engine knows what for.
@@ -209,10 +209,15 @@ pub(super) const LOOK: Duration = Duration::from_millis(50);
 /// How often those are asked for a vote who may have come too late for the one before.
 const ASK: Duration = Duration::from_secs(1);
 
-/// Waits until so many members agree on all up to a position, or the engine stops, which closing it will tell.
-pub(super) fn wait_agreed(engine: &Engine, position: Position, members: usize) -> Result<(), Failure> {
+/// Waits until so many members agree on all up to a position, or the engine stops, which closing it will tell. `asked`:
+/// when they were asked for a vote on it, if they were.
+pub(super) fn wait_agreed(
+    engine: &Engine,
+    position: Position,
+    members: usize,
+    mut asked: Option<Instant>,
+) -> Result<(), Failure> {
     let (mut line, begun) = (Line::new(), Instant::now());
-    let mut asked: Option<Instant> = None;
     // A busy log comes to the next vote by itself.
     while !engine.wait_agreed(position, members, LOOK) && !engine.has_stopped() {
         if asked.is_none_or(|asked| asked.elapsed() >= ASK) {

@@ -1,7 +1,6 @@
 //! Crashes and errors: killed processes, readers that hang up, logs that do not fit, a full disk.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
@@ -15,6 +14,7 @@ use crate::command::{
 use crate::equivalence::MODES;
 use crate::oracle::{Oracle, assert_answer};
 use crate::random::Random;
+use crate::small_disk::SmallDisk;
 
 #[test]
 fn killed_in_the_middle_and_sent_again_each_transaction_has_one_effect() {
@@ -133,28 +133,15 @@ fn logs_that_do_not_fit_are_refused() {
     assert_eq!(dump(&store, &[]).lines().count(), 1);
 }
 
-/// A real full disk: a small file system in memory, where the machine lets us mount one.
 #[test]
 fn a_full_disk_is_an_io_error_and_every_answer_before_stands() {
     let directory = directory();
-    let mount = directory.path().join("small");
-    fs::create_dir(&mount).expect("a directory");
-    let mounted = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=140m", "tmpfs", path(&mount)])
-        .output()
-        .is_ok_and(|output| output.status.success());
-    if !mounted {
-        assert!(std::env::var_os("CI").is_none(), "CI runs as root and can mount a tmpfs");
-        eprintln!("skipped: only root can mount a file system to fill");
-        return;
-    }
-    let log = mount.join("log");
+    let Some(disk) = SmallDisk::mount(directory.path()) else { return };
+    let log = disk.path().join("log");
     let text = "x".repeat(1_000_000);
     let stdin = lines(&vec![json!({"ops": [["add", "t", "count", 1], ["put", "t", "text", text]]}); 200]);
     let output = run_with(&["apply", "--log", path(&log)], stdin);
     let (answers, state) = (parse(&output.stdout), dump(&log, &[]));
-    let unmounted = Command::new("umount").arg(path(&mount)).status().expect("umount starts");
-    assert!(unmounted.success());
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(4), "{stderr}");
     assert!(stderr.contains("no space left"), "{stderr}");

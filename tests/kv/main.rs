@@ -6,3 +6,5 @@ mod equivalence;
 mod failures;
 mod oracle;
 mod random;
+#[path = "../support/small_disk.rs"]
+mod small_disk;

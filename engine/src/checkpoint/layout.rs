@@ -24,6 +24,7 @@
 
 use std::fmt;
 
+use mixlog_log::bytes::{checksum_holds, put, put_checksum, u32_at, u64_at, u128_at};
 use mixlog_log::{LogId, Position};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
@@ -88,22 +89,6 @@ impl fmt::Display for Flaw {
     }
 }
 
-fn u32_at(bytes: &[u8], offset: usize) -> u32 {
-    u32::from_le_bytes(bytes[offset..offset + 4].try_into().expect("four bytes"))
-}
-
-fn u64_at(bytes: &[u8], offset: usize) -> u64 {
-    u64::from_le_bytes(bytes[offset..offset + 8].try_into().expect("eight bytes"))
-}
-
-fn u128_at(bytes: &[u8], offset: usize) -> u128 {
-    u128::from_le_bytes(bytes[offset..offset + 16].try_into().expect("sixteen bytes"))
-}
-
-fn put(bytes: &mut [u8], offset: usize, value: &[u8]) {
-    bytes[offset..offset + value.len()].copy_from_slice(value);
-}
-
 /// The first bytes of a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileHeader {
@@ -126,8 +111,7 @@ impl FileHeader {
         put(&mut bytes, 40, &self.state.to_le_bytes());
         put(&mut bytes, 56, &self.replies.to_le_bytes());
         put(&mut bytes, 72, &self.taken_us.to_le_bytes());
-        let checksum = crc32c::crc32c(&bytes[..FILE_HEADER - 4]);
-        put(&mut bytes, FILE_HEADER - 4, &checksum.to_le_bytes());
+        put_checksum(&mut bytes);
         bytes
     }
 
@@ -135,7 +119,7 @@ impl FileHeader {
         if &bytes[..8] != MAGIC {
             return Err(Flaw::Magic);
         }
-        if crc32c::crc32c(&bytes[..FILE_HEADER - 4]) != u32_at(bytes, FILE_HEADER - 4) {
+        if !checksum_holds(bytes) {
             return Err(Flaw::HeaderChecksum);
         }
         match u32_at(bytes, 8) {
@@ -204,8 +188,7 @@ impl BlockHeader {
         put(&mut bytes, 32, &self.body.to_le_bytes());
         self.checksum = crc32c::crc32c_append(crc32c::crc32c(&bytes[..40]), body);
         put(&mut bytes, 40, &self.checksum.to_le_bytes());
-        let checksum = crc32c::crc32c(&bytes[..44]);
-        put(&mut bytes, 44, &checksum.to_le_bytes());
+        put_checksum(&mut bytes);
         (self, bytes)
     }
 
@@ -214,7 +197,7 @@ impl BlockHeader {
         if &bytes[..4] != BLOCK_MAGIC {
             return Err(Flaw::Magic);
         }
-        if crc32c::crc32c(&bytes[..44]) != u32_at(bytes, 44) {
+        if !checksum_holds(bytes) {
             return Err(Flaw::HeaderChecksum);
         }
         if u64_at(bytes, 8) != salt {

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use mixlog_log::Position;
 
@@ -202,5 +203,10 @@ impl Shared {
         digest.state = digest.state.wrapping_add(state);
         digest.replies = digest.replies.wrapping_add(replies);
         advanced.notify_all();
+    }
+
+    /// Waits until so many members agree on a position, the time has passed, or the engine stops.
+    pub(crate) fn wait_agreed(&self, position: Position, members: usize, timeout: Duration) -> bool {
+        self.agreed.wait(position, members, timeout, || self.in_flight.stopped().is_some())
     }
 }

@@ -16,6 +16,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::bytes::u32s;
 use crate::file::{self, Create, FileLog};
 use crate::{
     AppendError, Batch, Block, Durability, Entry, LogId, OpenError, Position, ReadError, SharedLog, Ticket,
@@ -223,10 +224,7 @@ fn decode(bytes: &[u8]) -> Option<Record> {
             let first = Position(number()?);
             let (count, rest) = rest.split_first_chunk::<4>()?;
             let (ends, bytes) = rest.split_at_checked(4 * u32::from_le_bytes(*count) as usize)?;
-            let ends: Vec<u32> = ends
-                .chunks_exact(4)
-                .map(|end| u32::from_le_bytes(end.try_into().expect("four bytes")))
-                .collect();
+            let ends = u32s(ends);
             let whole = ends.is_sorted() && ends.last().is_some_and(|end| *end as usize == bytes.len());
             let batch = whole.then(|| Batch::from_parts(bytes.to_vec(), ends))?;
             Some(Record::Run(Run::data(id, Arc::new(Block::of(first, batch)))))

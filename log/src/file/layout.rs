@@ -43,6 +43,7 @@
 
 use std::fmt;
 
+use crate::bytes::{checksum_holds, put, put_checksum, u32_at, u64_at, u128_at};
 use crate::{Block, LogId, Position};
 
 /// The version of everything in this file.
@@ -104,34 +105,6 @@ impl fmt::Display for Flaw {
             Self::Version(version) => write!(f, "format version {version} is not known"),
         }
     }
-}
-
-fn u32_at(bytes: &[u8], offset: usize) -> u32 {
-    u32::from_le_bytes(bytes[offset..offset + 4].try_into().expect("four bytes"))
-}
-
-fn u64_at(bytes: &[u8], offset: usize) -> u64 {
-    u64::from_le_bytes(bytes[offset..offset + 8].try_into().expect("eight bytes"))
-}
-
-fn u128_at(bytes: &[u8], offset: usize) -> u128 {
-    u128::from_le_bytes(bytes[offset..offset + 16].try_into().expect("sixteen bytes"))
-}
-
-fn put(bytes: &mut [u8], offset: usize, value: &[u8]) {
-    bytes[offset..offset + value.len()].copy_from_slice(value);
-}
-
-/// Puts the checksum of everything before it into the last four bytes.
-fn put_checksum(bytes: &mut [u8]) {
-    let end = bytes.len() - 4;
-    let checksum = crc32c::crc32c(&bytes[..end]);
-    put(bytes, end, &checksum.to_le_bytes());
-}
-
-fn checksum_holds(bytes: &[u8]) -> bool {
-    let end = bytes.len() - 4;
-    crc32c::crc32c(&bytes[..end]) == u32_at(bytes, end)
 }
 
 /// Checks what all versions of a header have in common: magic first, version next, checksum last.

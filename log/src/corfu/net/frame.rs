@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use thiserror::Error;
 
 use crate::LogId;
+use crate::bytes::{checksum_holds, put_checksum, u16_at, u32_at, u64_at, u128_at};
 
 const MAGIC: [u8; 4] = *b"MXLG";
 
@@ -105,16 +106,7 @@ pub(crate) fn put(out: &mut Vec<u8>, header: Header, write: impl FnOnce(&mut Vec
     head[32..36].copy_from_slice(&header.number.to_le_bytes());
     head[36..40].copy_from_slice(&length.to_le_bytes());
     head[40..44].copy_from_slice(&crc32c::crc32c(body).to_le_bytes());
-    let checksum = crc32c::crc32c(&head[..44]);
-    head[44..48].copy_from_slice(&checksum.to_le_bytes());
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes(bytes[at..at + 2].try_into().expect("two bytes"))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+    put_checksum(head);
 }
 
 /// The header in these bytes, the length of its body, and the body's checksum.
@@ -129,13 +121,12 @@ fn header(bytes: &[u8]) -> Result<(Header, usize, u32), FrameError> {
     if version != VERSION {
         return Err(FrameError::Version(version));
     }
-    if crc32c::crc32c(&bytes[..44]) != u32_at(bytes, 44) {
+    if !checksum_holds(&bytes[..HEADER]) {
         return Err(FrameError::Checksum);
     }
     let code = u16_at(bytes, 6);
     let kind = Kind::of(code).ok_or(FrameError::Kind(code))?;
-    let log = u128::from_le_bytes(bytes[8..24].try_into().expect("sixteen bytes"));
-    let request = u64::from_le_bytes(bytes[24..32].try_into().expect("eight bytes"));
+    let (log, request) = (u128_at(bytes, 8), u64_at(bytes, 24));
     let length = u32_at(bytes, 36);
     if length as usize > BODY_AT_MOST {
         return Err(FrameError::TooLong(length));

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::bytes::u32s;
 use crate::{Batch, Block, Durability, LogId, Position};
 
 use super::super::message::{
@@ -80,11 +81,7 @@ impl<'a> Body<'a> {
             1 => {
                 let id = EntryId { client: ClientId(self.u64()?), sequence: self.u64()? };
                 let (first, count) = (self.position()?, self.u32()?);
-                let ends: Vec<u32> = self
-                    .bytes(4 * count as usize)?
-                    .chunks_exact(4)
-                    .map(|end| u32::from_le_bytes(end.try_into().expect("four bytes")))
-                    .collect();
+                let ends = u32s(self.bytes(4 * count as usize)?);
                 let length = *ends.last().ok_or(FrameError::Body)? as usize;
                 let fits = first.0.checked_add(u64::from(count)).is_some();
                 if !ends.is_sorted() || !fits {
