@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use super::arguments::ApplyOptions;
 use super::failure::Failure;
-use super::run::{is_read, open_engine, open_log, wait_agreed};
+use super::run::{Asking, is_read, open_engine, open_log, wait_agreed};
 
 /// How many transactions wait for their answer to be printed, at most.
 const IN_FLIGHT: usize = 4_096;
@@ -216,7 +216,7 @@ impl Agreement {
             return Ok(());
         }
         before()?;
-        wait_agreed(engine, position, members, None)?;
+        wait_agreed(engine, position, members, Asking::default())?;
         if engine.has_stopped() {
             return Err(Failure::Io(format!("the engine stopped before {members} members agreed")));
         }

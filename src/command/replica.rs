@@ -11,7 +11,7 @@ use super::arguments::{KeepOptions, ReplicaOptions};
 use super::cluster;
 use super::failure::Failure;
 use super::inspect::procedures;
-use super::run::{LOOK, open_engine, print_to_stdout};
+use super::run::{Asking, LOOK, open_engine, print_to_stdout};
 use super::workload;
 
 /// How often a follower says how far it is, at most.
@@ -106,7 +106,7 @@ fn one(options: &ReplicaOptions, membership: &Membership) -> Result<(), Failure>
     let count = membership.members.len();
     eprintln!("mixlog: {} of {} follows the log", membership.name, membership.members.join(", "));
     let until = if options.once { Some(replica.pad()?) } else { None };
-    let mut said = Said::default();
+    let (mut said, mut asking) = (Said::default(), Asking::begun());
     while replica.failed().is_none() {
         let agreed = replica.agreed(count);
         if until.is_some_and(|until| agreed >= Some(until)) {
@@ -115,7 +115,11 @@ fn one(options: &ReplicaOptions, membership: &Membership) -> Result<(), Failure>
         }
         said.say(&replica, count, false)?;
         match until {
-            Some(until) => drop(replica.wait_agreed(until, count, LOOK)),
+            Some(until) => {
+                if !replica.wait_agreed(until, count, LOOK) {
+                    asking.ask(|| replica.pad())?;
+                }
+            }
             None => {
                 let next = replica.position().map_or(Position::ZERO, Position::next);
                 let _ = replica.wait(next, LOOK);

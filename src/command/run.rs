@@ -11,7 +11,7 @@ use mixlog::log::{self as shared_log, FileLog, MemoryLog, SharedLog, file};
 use mixlog::workloads::report::Report;
 use mixlog::workloads::runner::{self, Stop};
 use mixlog::workloads::workload::Workload;
-use mixlog::{Engine, Explanation, OpenError, Position};
+use mixlog::{Engine, Explanation, OpenError, Position, SubmitError};
 use serde::Serialize;
 use tempfile::TempDir;
 
@@ -146,7 +146,7 @@ impl Visit for Run<'_> {
             // The others vote on all of it.
             let position = engine.pad()?;
             if let Some(members) = agree {
-                wait_agreed(&engine, position, members, Some(Instant::now()))?;
+                wait_agreed(&engine, position, members, Asking::begun())?;
             }
         }
         // Whoever waits for a ticket learns that the engine has stopped; the engine knows what for.
@@ -206,24 +206,40 @@ fn populate_and_run<W: Workload>(
 /// How long to wait for votes before it is looked whether anything is wrong.
 pub(super) const LOOK: Duration = Duration::from_millis(50);
 
-/// How often those are asked for a vote who may have come too late for the one before.
-const ASK: Duration = Duration::from_secs(1);
+/// Asks members for votes, again and again: one that came later than a vote was asked for does not cast it.
+#[derive(Default)]
+pub(super) struct Asking {
+    last: Option<Instant>,
+}
 
-/// Waits until so many members agree on all up to a position, or the engine stops, which closing it will tell. `asked`:
-/// when they were asked for a vote on it, if they were.
+impl Asking {
+    /// Somebody just padded the log.
+    pub(super) fn begun() -> Self {
+        Self { last: Some(Instant::now()) }
+    }
+
+    /// Pads the log, unless that was a moment ago.
+    pub(super) fn ask(&mut self, pad: impl FnOnce() -> Result<Position, SubmitError>) -> Result<(), Failure> {
+        const AGAIN: Duration = Duration::from_secs(1);
+        if self.last.is_none_or(|last| last.elapsed() >= AGAIN) {
+            pad()?;
+            self.last = Some(Instant::now());
+        }
+        Ok(())
+    }
+}
+
+/// Waits until so many members agree on all up to a position, or the engine stops, which closing it will tell.
 pub(super) fn wait_agreed(
     engine: &Engine,
     position: Position,
     members: usize,
-    mut asked: Option<Instant>,
+    mut asking: Asking,
 ) -> Result<(), Failure> {
     let (mut line, begun) = (Line::new(), Instant::now());
     // A busy log comes to the next vote by itself.
     while !engine.wait_agreed(position, members, LOOK) && !engine.has_stopped() {
-        if asked.is_none_or(|asked| asked.elapsed() >= ASK) {
-            engine.pad()?;
-            asked = Some(Instant::now());
-        }
+        asking.ask(|| engine.pad())?;
         line.show(|| {
             let seconds = begun.elapsed().as_secs();
             format!("waiting for {members} members to agree on position {position}: {seconds} s")

@@ -5,6 +5,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
+use mixlog::WINDOW_GRID;
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::processes::{Cluster, PATIENCE};
 
 const MEMBERS: [&str; 2] = ["--members", "a,b,c"];
@@ -52,7 +55,20 @@ impl Drop for Follower {
 
 fn mixlog(cluster: &Cluster, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mixlog"));
-    command.args(arguments).args(["--log", &cluster.name()]).output().expect("the command starts")
+    command.args(arguments).args(["--log", &cluster.name()]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    finish(command.spawn().expect("the command starts"))
+}
+
+/// What the process prints. One that waits for members who never agree is ended, and fails the test.
+fn finish(child: Child) -> Output {
+    let process = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a process");
+    let (sender, ended) = mpsc::channel();
+    thread::spawn(move || sender.send(child.wait_with_output()));
+    let output = ended.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+        kill_process(process, Signal::KILL).expect("it is there");
+        panic!("it does not end");
+    });
+    output.expect("it is our child")
 }
 
 fn says(output: Output) -> String {
@@ -80,9 +96,15 @@ pub(crate) fn agree_with_a_run_though_one_is_killed(cluster: &Cluster) {
     assert!(b.agrees(first + 6000) > first);
     c.agrees(first + 6000);
     drop((b, c));
-    let once = [&["replica", "--member", "b", "--once"][..], &MEMBERS].concat();
+    // The others come when it has asked for their votes already.
+    let tail = cluster.log().tail().tail;
+    let padded = mixlog::Position((tail.0 / WINDOW_GRID + 1) * WINDOW_GRID - 1);
+    let mut once = Command::new(env!("CARGO_BIN_EXE_mixlog"));
+    once.args(["replica", "--member", "b", "--once", "--log", &cluster.name()]).args(MEMBERS);
+    let once = once.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command starts");
+    assert!(cluster.log().wait_past(padded, Some(PATIENCE)).expect("it can be read").tail > padded);
     let others = ["a", "c"].map(|member| Follower::start(cluster, member));
-    let text = says(mixlog(cluster, &once));
+    let text = says(finish(once));
     let digest = |text: &str| text.lines().last().and_then(|line| line.rsplit(' ').next().map(str::to_owned));
     assert_eq!(digest(&text), digest(&says(mixlog(cluster, &["digest"]))));
     drop(others);
