@@ -112,8 +112,10 @@ fn open_log(path: &Path, durability: Durability) -> Arc<FileLog> {
 
 const ENTRY: usize = 100;
 
-/// Transactions of a run with many in flight.
-const MANY: u64 = 100_000;
+/// How many transactions a run with many in flight has.
+fn run_length() -> u64 {
+    setting("MANY", 500_000)
+}
 
 fn flushed(scratch: &Scratch) {
     let commits: u32 = setting("COMMITS", 400);
@@ -164,7 +166,7 @@ fn flushed(scratch: &Scratch) {
     };
     let many: usize = setting("IN_FLIGHT", 2048);
     let name = format!("engine, {many} in flight: groups");
-    let group = in_flight(many, MANY).2 as usize;
+    let group = in_flight(many, run_length()).2 as usize;
     let mut last = 0.0;
     compare(
         &format!("flushed commits, {commits} one by one; then groups of {group} bytes on average"),
@@ -180,7 +182,7 @@ fn flushed(scratch: &Scratch) {
             (
                 &name,
                 Box::new(|| {
-                    let (transactions, groups, _) = in_flight(many, MANY);
+                    let (transactions, groups, _) = in_flight(many, run_length());
                     last = transactions;
                     groups
                 }),

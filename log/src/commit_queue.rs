@@ -1,9 +1,13 @@
-//! The heart of group commit: who waits for whom between the submitters, the log thread and the readers.
+//! The heart of group commit: who waits for whom between the submitters, the writer and the readers.
 //!
-//! Submitters copy their entries into the newest waiting frame and get positions at once; the log thread
-//! takes everything that waits, writes it, makes it durable, and then publishes the new tail, which completes
-//! tickets and wakes readers. While one group is being written the next one gathers: the slower the disk, the
-//! larger the group, and no timer is needed.
+//! Submitters copy their entries into the newest waiting frame and get positions at once. A writer takes
+//! everything that waits as one group, writes it, makes it durable, and then publishes the new tail, which
+//! completes tickets and wakes readers. While one group is being written the next one gathers: the slower the
+//! disk, the larger the group, and no timer is needed.
+//!
+//! There is one writer at a time: the log thread, or whoever waits for an outcome while nobody writes. To wake
+//! another thread and to be woken by it takes about as long as a fast disk does, so who has nothing else to do
+//! writes what waits.
 //!
 //! The queue knows nothing of files. It counts two amounts of bytes, so that an append is refused *before* it
 //! has a position:
@@ -27,6 +31,9 @@ use std::time::{Duration, Instant};
 use crate::sync::{self, AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering};
 use crate::{AppendError, Batch, Position, SealError};
 
+/// Who has less time than this to wait for an outcome does not write meanwhile.
+const PATIENCE: Duration = Duration::from_millis(1);
+
 /// The bounds that a queue keeps.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -44,17 +51,22 @@ pub(crate) struct Limits {
     pub(crate) reserve_below: u64,
 }
 
+/// What waits, to be written. Whoever holds it is the writer until it has written the frames, in order, and
+/// [published](CommitQueue::publish) or [abandoned](CommitQueue::abandon) them.
+#[derive(Debug)]
+pub(crate) struct Group {
+    /// The position of the first entry.
+    pub(crate) first: Position,
+    /// The frames' entries, at consecutive positions.
+    pub(crate) frames: Vec<Batch>,
+}
+
 /// What the log thread has to do next.
 #[derive(Debug)]
 pub(crate) enum Work {
-    /// Write these frames, in order, then [`publish`](CommitQueue::publish).
-    Group {
-        /// The position of the first entry.
-        first: Position,
-        /// The frames' entries, at consecutive positions.
-        frames: Vec<Batch>,
-    },
-    /// Nothing was appended for the time given.
+    /// Write this.
+    Group(Group),
+    /// Nothing was written for the time given, and what was written last is not attested.
     Idle,
     /// Everything is published: seal the log, then call [`sealed`](CommitQueue::sealed).
     Seal,
@@ -99,8 +111,13 @@ struct State {
     next: Position,
     /// Bytes accepted and not published, the group being written included.
     pending: u64,
-    /// Bytes of `pending` that the log thread has taken.
+    /// Bytes of `pending` that the writer has taken.
     in_flight: u64,
+    /// Whether there is a writer.
+    writing: bool,
+    /// Whether no watermark on the disk covers what was written last, and when that was.
+    unattested: bool,
+    last_written: Instant,
     /// Bytes left in the current segment, before `pending`.
     current: u64,
     /// Bytes that the spare segment adds, when there is one.
@@ -114,6 +131,8 @@ struct State {
     phase: Phase,
     failed: Option<Arc<io::Error>>,
     log_thread_waits: bool,
+    /// Whether it waits without end: it has to know when there is something to attest.
+    log_thread_sleeps: bool,
     chores_wait: bool,
     waiters: usize,
 }
@@ -142,6 +161,18 @@ impl State {
         room.checked_sub(self.pending).expect("accepted appends have room")
     }
 
+    /// What waits, if nobody writes.
+    fn take(&mut self) -> Option<Group> {
+        if self.frames.is_empty() || self.writing || self.failed.is_some() {
+            return None;
+        }
+        let frames: Vec<Batch> = self.frames.drain(..).collect();
+        let entries: u64 = frames.iter().map(|frame| frame.len() as u64).sum();
+        self.writing = true;
+        self.in_flight = self.pending;
+        Some(Group { first: Position(self.next.0 - entries), frames })
+    }
+
     fn ended(&self) -> bool {
         self.failed.is_some() || self.phase == Phase::Closed
     }
@@ -160,6 +191,9 @@ impl CommitQueue {
             next: tail,
             pending: 0,
             in_flight: 0,
+            writing: false,
+            unattested: false,
+            last_written: Instant::now(),
             current,
             spare: None,
             reserving: !sealed && current < limits.reserve_below,
@@ -169,6 +203,7 @@ impl CommitQueue {
             phase: if sealed { Phase::Sealed } else { Phase::Open },
             failed: None,
             log_thread_waits: false,
+            log_thread_sleeps: false,
             chores_wait: false,
             waiters: 0,
         };
@@ -237,7 +272,8 @@ impl CommitQueue {
         let first = state.next;
         state.next = first.plus(batch.len() as u64);
         state.pending += cost;
-        let wake = mem::take(&mut state.log_thread_waits);
+        // A writer looks again before it goes.
+        let wake = !state.writing && mem::take(&mut state.log_thread_waits);
         drop(state);
         if wake {
             self.work.notify_one();
@@ -257,16 +293,18 @@ impl CommitQueue {
         (self.published(), sealed)
     }
 
-    /// Waits until the tail is at `end` or past it; `None` when `timeout` passed first.
+    /// Waits until the tail is at `end` or past it; `None` when `timeout` passed first. Has groups
+    /// [written](Group) by `write` meanwhile.
     pub(crate) fn wait_published(
         &self,
         end: Position,
         timeout: Option<Duration>,
+        write: impl Fn(Group),
     ) -> Option<Result<(), AppendError>> {
         if self.published() >= end {
             return Some(Ok(()));
         }
-        self.wait_for(timeout, |queue, state| {
+        self.wait_for(timeout, write, |queue, state| {
             if queue.published() >= end {
                 return Some(Ok(()));
             }
@@ -274,7 +312,8 @@ impl CommitQueue {
         })
     }
 
-    /// Waits until the tail is past `position` or final, or `timeout` passed.
+    /// Waits until the tail is past `position` or final, or `timeout` passed. Has groups [written](Group) by
+    /// `write` meanwhile.
     ///
     /// # Errors
     /// Why the log failed.
@@ -282,8 +321,9 @@ impl CommitQueue {
         &self,
         position: Position,
         timeout: Option<Duration>,
+        write: impl Fn(Group),
     ) -> Result<(), Arc<io::Error>> {
-        self.wait_for(timeout, |queue, state| {
+        self.wait_for(timeout, write, |queue, state| {
             let (tail, sealed) = queue.reach();
             if tail > position || sealed {
                 return Some(Ok(()));
@@ -328,45 +368,60 @@ impl CommitQueue {
         sync::lock(&self.state).failed.clone()
     }
 
-    // ---- the log thread ---------------------------------------------------------------------------------
+    // ---- the writer -------------------------------------------------------------------------------------
 
-    /// Everything that waits, or else what to do instead; waits for it, at most for `idle`.
-    pub(crate) fn take(&self, idle: Option<Duration>) -> Work {
-        let deadline = idle.map(|idle| Instant::now() + idle);
+    /// What the log thread has to do next; waits for it. `idle` is how long nothing has to be written before what
+    /// was written last is to be attested.
+    pub(crate) fn take(&self, idle: Duration) -> Work {
         let mut state = sync::lock(&self.state);
         loop {
             if state.failed.is_some() {
                 return Work::Stop;
             }
-            if !state.frames.is_empty() {
-                let frames: Vec<Batch> = state.frames.drain(..).collect();
-                let entries: u64 = frames.iter().map(|frame| frame.len() as u64).sum();
-                state.in_flight = state.pending;
-                return Work::Group { first: Position(state.next.0 - entries), frames };
+            if let Some(group) = state.take() {
+                return Work::Group(group);
             }
             match state.phase {
-                Phase::Sealing => return Work::Seal,
-                Phase::Closed => return Work::Close,
-                Phase::Open | Phase::Sealed => {}
+                Phase::Sealing if !state.writing => return Work::Seal,
+                Phase::Closed if !state.writing => return Work::Close,
+                _ => {}
             }
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if left == Some(Duration::ZERO) {
+            let left = state.unattested.then(|| idle.saturating_sub(state.last_written.elapsed()));
+            if left == Some(Duration::ZERO) && !state.writing {
                 return Work::Idle;
             }
+            // Who writes now wakes it, or moves the time.
+            let left = left.map(|left| if left.is_zero() { idle } else { left });
             state.log_thread_waits = true;
+            state.log_thread_sleeps = left.is_none();
             state = sync::wait(&self.work, state, left);
             state.log_thread_waits = false;
+            state.log_thread_sleeps = false;
         }
+    }
+
+    /// Whether no watermark on the disk covers what was written last.
+    pub(crate) fn is_unattested(&self) -> bool {
+        sync::lock(&self.state).unattested
+    }
+
+    /// A watermark on the disk covers what was written last.
+    pub(crate) fn attested(&self) {
+        sync::lock(&self.state).unattested = false;
     }
 
     /// The group taken last is durable: the tail is now `tail`. `current` bytes are left in the current
     /// segment, which is the former spare one if the log `rotated`.
     pub(crate) fn publish(&self, tail: Position, current: u64, rotated: bool) {
         let mut state = sync::lock(&self.state);
+        state.writing = false;
         if state.failed.is_some() {
             // The background thread failed meanwhile: from then on nothing is acknowledged.
+            self.wake_waiters(state);
             return;
         }
+        state.unattested = true;
+        state.last_written = Instant::now();
         state.pending -= mem::take(&mut state.in_flight);
         state.current = current;
         if rotated {
@@ -377,7 +432,26 @@ impl CommitQueue {
             self.reserve(&mut state);
         }
         self.published.store(tail.0, Ordering::Release);
+        let something_to_do =
+            !state.frames.is_empty() || state.phase != Phase::Open || state.log_thread_sleeps;
+        if something_to_do && mem::take(&mut state.log_thread_waits) {
+            self.work.notify_one();
+        }
         self.wake_waiters(state);
+    }
+
+    /// The group taken last could not be written, or not made durable: the log failed, for good.
+    pub(crate) fn abandon(&self, error: io::Error) {
+        sync::lock(&self.state).writing = false;
+        self.fail(error);
+    }
+
+    /// Waits until nobody writes any more. Nothing is appended meanwhile.
+    pub(crate) fn wait_at_rest(&self) {
+        let mut state = sync::lock(&self.state);
+        while state.writing {
+            state = self.wait_outcome(state, None);
+        }
     }
 
     /// The log is sealed, durably.
@@ -473,10 +547,11 @@ impl CommitQueue {
         state
     }
 
-    /// Waits until `outcome` is something; `None` when `timeout` passed first.
+    /// Waits until `outcome` is something; `None` when `timeout` passed first. Has groups written meanwhile.
     fn wait_for<T>(
         &self,
         timeout: Option<Duration>,
+        write: impl Fn(Group),
         outcome: impl Fn(&Self, &State) -> Option<T>,
     ) -> Option<T> {
         // A timeout too far away to be represented is as good as none.
@@ -490,7 +565,14 @@ impl CommitQueue {
             if left == Some(Duration::ZERO) {
                 return None;
             }
-            state = self.wait_outcome(state, left);
+            let has_time = left.is_none_or(|left| left >= PATIENCE);
+            if has_time && let Some(group) = state.take() {
+                drop(state);
+                write(group);
+                state = sync::lock(&self.state);
+            } else {
+                state = self.wait_outcome(state, left);
+            }
         }
     }
 

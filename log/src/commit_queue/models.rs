@@ -5,6 +5,8 @@ use super::*;
 use loom::thread;
 
 const ENTRY: &[u8] = b"12345678";
+/// How many entries the disk of the models takes.
+const ROOM: u64 = 9;
 /// What one entry costs in a frame of its own, with the limits below.
 const COST: u64 = 12;
 
@@ -33,50 +35,59 @@ fn append(queue: &CommitQueue) -> Result<Position, AppendError> {
     queue.append(&batch)
 }
 
-/// Waits for an append's outcome as its ticket does.
+/// Who writes a group and makes it durable: the disk has room for `room` entries.
+fn write_group(queue: &CommitQueue, room: u64, group: Group) {
+    assert_eq!(queue.published(), group.first, "nothing is acknowledged before it is durable");
+    let entries: u64 = group.frames.iter().map(|frame| frame.len() as u64).sum();
+    let end = group.first.plus(entries);
+    queue.publish(end, (room - end.0) * COST, false);
+}
+
+fn fail_group(queue: &CommitQueue) {
+    queue.abandon(io::ErrorKind::Other.into());
+}
+
+/// Waits for an append's outcome as its ticket does, and writes meanwhile.
 fn wait(queue: &CommitQueue, first: Position) -> Result<(), AppendError> {
-    let outcome = queue.wait_published(first.next(), None).expect("a wait without timeout has an outcome");
+    wait_and(queue, first, |group| write_group(queue, ROOM, group))
+}
+
+fn wait_and(queue: &CommitQueue, first: Position, write: impl Fn(Group)) -> Result<(), AppendError> {
+    let outcome = queue.wait_published(first.next(), None, write);
+    let outcome = outcome.expect("a wait without timeout has an outcome");
     if outcome.is_ok() {
         assert!(queue.published() > first, "a ticket completes when the tail covers it");
     }
     outcome
 }
 
-/// The log thread on a disk that takes `good` groups and fails then. Returns how many entries it made
-/// durable.
+/// The log thread on a disk that takes `good` groups and fails then. Returns the tail that it left.
 fn write(queue: &CommitQueue, room: u64, good: usize) -> u64 {
-    let mut tail = Position(0);
     let mut groups = 0;
     loop {
-        match queue.take(None) {
-            Work::Group { first, frames } => {
-                assert_eq!(first, tail, "groups come at consecutive positions");
-                assert_eq!(queue.published(), tail, "nothing is acknowledged before it is durable");
-                if groups == good {
-                    queue.fail(io::ErrorKind::Other.into());
-                    return tail.0;
-                }
+        match queue.take(Duration::MAX) {
+            Work::Group(_) if groups == good => fail_group(queue),
+            Work::Group(group) => {
                 groups += 1;
-                tail = tail.plus(frames.iter().map(|frame| frame.len() as u64).sum());
-                queue.publish(tail, room * COST - tail.0 * COST, false);
+                write_group(queue, room, group);
             }
             Work::Seal => queue.sealed(),
-            Work::Close | Work::Stop => return tail.0,
-            Work::Idle => unreachable!("no timeout was given"),
+            Work::Close | Work::Stop => return queue.published().0,
+            Work::Idle => unreachable!("it is never idle for so long"),
         }
     }
 }
 
-fn start(queue: &Arc<CommitQueue>, room: u64, good: usize) -> thread::JoinHandle<u64> {
+fn start(queue: &Arc<CommitQueue>, good: usize) -> thread::JoinHandle<u64> {
     let queue = Arc::clone(queue);
-    thread::spawn(move || write(&queue, room, good))
+    thread::spawn(move || write(&queue, ROOM, good))
 }
 
 #[test]
 fn loom_two_submitters_get_positions_of_their_own_and_both_complete() {
     explore(|| {
-        let queue = queue(9, 9);
-        let log_thread = start(&queue, 9, usize::MAX);
+        let queue = queue(ROOM, 9);
+        let log_thread = start(&queue, usize::MAX);
         let other = {
             let queue = Arc::clone(&queue);
             thread::spawn(move || {
@@ -98,12 +109,12 @@ fn loom_two_submitters_get_positions_of_their_own_and_both_complete() {
 #[test]
 fn loom_reader_waiting_for_the_tail_is_woken() {
     explore(|| {
-        let queue = queue(9, 9);
-        let log_thread = start(&queue, 9, usize::MAX);
+        let queue = queue(ROOM, 9);
+        let log_thread = start(&queue, usize::MAX);
         let reader = {
             let queue = Arc::clone(&queue);
             thread::spawn(move || {
-                queue.wait_past(Position(0), None).unwrap();
+                queue.wait_past(Position(0), None, |group| write_group(&queue, ROOM, group)).unwrap();
                 assert!(queue.published() > Position(0));
             })
         };
@@ -115,10 +126,35 @@ fn loom_reader_waiting_for_the_tail_is_woken() {
 }
 
 #[test]
+fn loom_log_thread_learns_what_somebody_else_wrote() {
+    explore(|| {
+        let queue = queue(ROOM, 9);
+        let log_thread = {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || {
+                loop {
+                    // Time passes when there is nothing to wait for.
+                    match queue.take(Duration::ZERO) {
+                        Work::Group(group) => write_group(&queue, ROOM, group),
+                        Work::Idle => queue.attested(),
+                        _ => return,
+                    }
+                }
+            })
+        };
+        let first = append(&queue).unwrap();
+        wait(&queue, first).unwrap();
+        queue.close();
+        log_thread.join().unwrap();
+        queue.wait_at_rest();
+    });
+}
+
+#[test]
 fn loom_close_writes_what_is_queued() {
     explore(|| {
-        let queue = queue(9, 9);
-        let log_thread = start(&queue, 9, usize::MAX);
+        let queue = queue(ROOM, 9);
+        let log_thread = start(&queue, usize::MAX);
         let first = append(&queue).unwrap();
         let second = append(&queue).unwrap();
         queue.close();
@@ -132,14 +168,17 @@ fn loom_close_writes_what_is_queued() {
 #[test]
 fn loom_failure_releases_everybody_and_acknowledges_nothing_more() {
     explore(|| {
-        let queue = queue(9, 9);
-        let log_thread = start(&queue, 9, 0);
+        let queue = queue(ROOM, 9);
+        let log_thread = start(&queue, 0);
         let reader = {
             let queue = Arc::clone(&queue);
-            thread::spawn(move || assert!(queue.wait_past(Position(0), None).is_err()))
+            thread::spawn(move || {
+                assert!(queue.wait_past(Position(0), None, |_| fail_group(&queue)).is_err());
+            })
         };
         if let Ok(first) = append(&queue) {
-            assert!(matches!(wait(&queue, first), Err(AppendError::Failed(_))));
+            let outcome = wait_and(&queue, first, |_| fail_group(&queue));
+            assert!(matches!(outcome, Err(AppendError::Failed(_))));
         }
         reader.join().unwrap();
         assert_eq!(log_thread.join().unwrap(), 0);
@@ -151,8 +190,8 @@ fn loom_failure_releases_everybody_and_acknowledges_nothing_more() {
 #[test]
 fn loom_failure_of_the_background_thread_is_seen_by_the_log_thread() {
     explore(|| {
-        let queue = queue(9, 9);
-        let log_thread = start(&queue, 9, usize::MAX);
+        let queue = queue(ROOM, 9);
+        let log_thread = start(&queue, usize::MAX);
         let background = {
             let queue = Arc::clone(&queue);
             thread::spawn(move || queue.fail(io::ErrorKind::Other.into()))
@@ -169,8 +208,8 @@ fn loom_failure_of_the_background_thread_is_seen_by_the_log_thread() {
 #[test]
 fn loom_submitter_held_back_by_a_full_queue_goes_on() {
     explore(|| {
-        let queue = queue(9, 1);
-        let log_thread = start(&queue, 9, usize::MAX);
+        let queue = queue(ROOM, 1);
+        let log_thread = start(&queue, usize::MAX);
         for n in 0..3 {
             assert_eq!(append(&queue).unwrap(), Position(n));
         }
@@ -182,8 +221,8 @@ fn loom_submitter_held_back_by_a_full_queue_goes_on() {
 #[test]
 fn loom_seal_is_after_every_acknowledged_append() {
     explore(|| {
-        let queue = queue(9, 9);
-        let log_thread = start(&queue, 9, usize::MAX);
+        let queue = queue(ROOM, 9);
+        let log_thread = start(&queue, usize::MAX);
         let submitter = {
             let queue = Arc::clone(&queue);
             thread::spawn(move || match append(&queue) {

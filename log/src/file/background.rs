@@ -1,7 +1,5 @@
 //! The background thread: reserves the next segment ahead of need, and flushes a buffered log.
 
-use std::sync::Arc;
-
 use crate::Durability;
 use crate::commit_queue::Chore;
 
@@ -9,7 +7,7 @@ use super::segments;
 use super::{Shared, Spare};
 
 /// Runs until the log is closed or fails.
-pub(crate) fn run(shared: &Arc<Shared>) {
+pub(crate) fn run(shared: &Shared) {
     loop {
         match shared.queue.take_chore() {
             Chore::Reserve => reserve(shared),
@@ -23,11 +21,14 @@ pub(crate) fn run(shared: &Arc<Shared>) {
     }
 }
 
+/// Groups of at least this size are flushed as fast with the file system's own records as it takes to write as many
+/// zeros before: measured on ext4, where the two meet between 64 and 256 KiB.
+const LARGE_GROUP: u64 = 128 << 10;
+
 fn reserve(shared: &Shared) {
     let bytes = shared.segment_bytes;
-    match segments::reserve(&*shared.storage, bytes, shared.durability == Durability::Flushed, || {
-        shared.queue.ended()
-    }) {
+    let write = shared.durability == Durability::Flushed && shared.group_bytes.get() < LARGE_GROUP;
+    match segments::reserve(&*shared.storage, bytes, write, || shared.queue.ended()) {
         Ok(file) => {
             shared.put_spare(Spare { file, bytes });
             shared.queue.grant(shared.spare_room);

@@ -34,7 +34,7 @@ use std::io;
 use std::ops::Range;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -89,7 +89,11 @@ struct Shared {
     storage: Arc<dyn Storage>,
     id: LogId,
     durability: Durability,
-    read_only: bool,
+    /// None when the log was opened to read only.
+    writer: Option<Mutex<Writer>>,
+    /// Whether a writer panicked.
+    bug: AtomicBool,
+    group_bytes: MovingAverage,
     segment_bytes: u64,
     /// What a spare segment adds to the room for appends: a frame that does not fit in the current segment
     /// leaves less than its own size unused there.
@@ -103,6 +107,21 @@ struct Shared {
     durable: AtomicU64,
     manifest: Mutex<Manifest>,
     spare: Mutex<Option<Spare>>,
+}
+
+/// The mean of numbers, the newest of which count most. One thread at a time records them.
+#[derive(Debug, Default)]
+struct MovingAverage(AtomicU64);
+
+impl MovingAverage {
+    fn record(&self, number: u64) {
+        let before = self.get();
+        self.0.store(before - before / 8 + number / 8, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// The segment that was reserved ahead.
@@ -177,12 +196,11 @@ impl FileLog {
             next: tail,
             generation: manifest.slot().generation,
         };
-        let shared = Arc::new(Shared::new(storage, config, manifest, segments, tail));
-        let writer = Writer::new(Arc::clone(&shared), place);
-        let background = Arc::clone(&shared);
+        let writer = Writer::new(place);
+        let shared = Arc::new(Shared::new(storage, config, manifest, segments, tail, Some(writer)));
         let threads = vec![
-            start("mixlog-log", &shared, move || writer.run()),
-            start("mixlog-reserve", &shared, move || background::run(&background)),
+            start("mixlog-log", &shared, writer::run),
+            start("mixlog-reserve", &shared, background::run),
         ];
         Ok(Self { shared, threads, _lock: lock })
     }
@@ -226,8 +244,7 @@ impl FileLog {
     fn of_examined(storage: Arc<dyn Storage>, examined: Examined, lock: Lock) -> Self {
         let Examined { manifest, segments, tail, .. } = examined;
         let config = Config { cache_bytes: 0, ..Config::default() };
-        let mut shared = Shared::new(storage, &config, manifest, segments, tail);
-        shared.read_only = true;
+        let shared = Shared::new(storage, &config, manifest, segments, tail, None);
         Self { shared: Arc::new(shared), threads: Vec::new(), _lock: lock }
     }
 
@@ -281,10 +298,10 @@ fn examine(storage: &dyn Storage, mode: LockMode) -> Result<(Lock, Examined), Op
 }
 
 /// Starts a thread of the log. Should it panic, whoever waits for it is released.
-fn start(name: &str, shared: &Arc<Shared>, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+fn start(name: &str, shared: &Arc<Shared>, run: fn(&Shared)) -> JoinHandle<()> {
     let shared = Arc::clone(shared);
     let guarded = move || {
-        if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(run)) {
+        if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| run(&shared))) {
             shared.queue.fail(io::Error::other("a thread of the log panicked"));
             panic::resume_unwind(panic);
         }
@@ -300,6 +317,10 @@ impl Drop for FileLog {
             // A panic there was reported when it happened; one more while unwinding would abort.
             assert!(ended.is_ok() || thread::panicking(), "a thread of the log panicked");
         }
+        // Of a log that failed, somebody who waits may be writing still.
+        self.shared.queue.wait_at_rest();
+        let bug = self.shared.bug.load(Ordering::Acquire);
+        assert!(!bug || thread::panicking(), "a writer of the log panicked");
     }
 }
 
@@ -310,6 +331,7 @@ impl Shared {
         manifest: Manifest,
         scanned: Vec<Scanned>,
         tail: Position,
+        writer: Option<Writer>,
     ) -> Self {
         let slot = *manifest.slot();
         let current = scanned.last().map_or(0, |last| writer::room(last.segment.bytes, last.end));
@@ -329,7 +351,9 @@ impl Shared {
         Self {
             id: slot.log,
             durability: config.durability,
-            read_only: false,
+            writer: writer.map(Mutex::new),
+            bug: AtomicBool::new(false),
+            group_bytes: MovingAverage::default(),
             segment_bytes: config.segment_bytes(),
             spare_room: config.segment_bytes() - FRAMES_START - config.largest_frame(),
             queue: CommitQueue::new(limits, tail, slot.sealed, current),
@@ -353,6 +377,10 @@ impl Shared {
 
     fn raise_durable(&self, position: Position) {
         self.durable.fetch_max(position.0, Ordering::AcqRel);
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.as_ref().expect("a log that is open to write").lock().expect(UNPOISONED)
     }
 
     fn take_spare(&self) -> Option<Spare> {
@@ -419,7 +447,7 @@ impl Shared {
 impl SharedLog for FileLog {
     fn append(&self, batch: &Batch) -> Result<Ticket, AppendError> {
         assert!(!batch.is_empty(), "an append holds at least one entry");
-        if self.shared.read_only {
+        if self.shared.writer.is_none() {
             return Err(AppendError::ReadOnly);
         }
         let count = u32::try_from(batch.len()).expect("a batch holds less than 2^32 entries");
@@ -456,15 +484,16 @@ impl SharedLog for FileLog {
     }
 
     fn wait_past(&self, position: Position, timeout: Option<Duration>) -> Result<Tail, ReadError> {
-        if !self.shared.read_only {
-            self.shared.queue.wait_past(position, timeout).map_err(ReadError::Failed)?;
+        if self.shared.writer.is_some() {
+            let write = |group| writer::write_group(&self.shared, group);
+            self.shared.queue.wait_past(position, timeout, write).map_err(ReadError::Failed)?;
         }
         Ok(self.tail())
     }
 
     fn flush(&self) -> Result<Position, FlushError> {
         let shared = &self.shared;
-        if shared.read_only {
+        if shared.writer.is_none() {
             return Err(FlushError::ReadOnly);
         }
         if let Some(error) = shared.queue.failure() {
@@ -480,11 +509,11 @@ impl SharedLog for FileLog {
     }
 
     fn trim(&self, before: Position) -> Result<(), TrimError> {
-        if self.shared.read_only { Err(TrimError::ReadOnly) } else { self.shared.trim(before) }
+        if self.shared.writer.is_none() { Err(TrimError::ReadOnly) } else { self.shared.trim(before) }
     }
 
     fn seal(&self) -> Result<Position, SealError> {
-        if self.shared.read_only { Err(SealError::ReadOnly) } else { self.shared.queue.seal() }
+        if self.shared.writer.is_none() { Err(SealError::ReadOnly) } else { self.shared.queue.seal() }
     }
 
     fn durability(&self) -> Durability {
@@ -516,6 +545,8 @@ impl Acknowledge for Shared {
     ) -> Option<Result<Range<Position>, AppendError>> {
         let first = Position(sequence);
         let end = first.plus(u64::from(count));
-        self.queue.wait_published(end, timeout).map(|outcome| outcome.map(|()| first..end))
+        self.queue
+            .wait_published(end, timeout, |group| writer::write_group(self, group))
+            .map(|outcome| outcome.map(|()| first..end))
     }
 }

@@ -1,15 +1,17 @@
-//! The log thread: the only one that writes entries.
+//! The writer: a group is taken from the queue, written behind the last frame, made as durable as promised, and
+//! published, by the log thread or by who waits for it.
 //!
-//! It takes everything that waits, writes it behind the last frame, makes it as durable as promised, and
-//! publishes it. Any failure on the way is final: a flush that failed once may have lost what it was asked to
-//! save, whatever the next one says, and a write that failed may have left anything.
+//! Any failure on the way is final: a flush that failed once may have lost what it was asked to save, whatever the
+//! next one says, and a write that failed may have left anything.
 
 use std::io;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::commit_queue::Work;
-use crate::{Batch, Block, Durability, Position};
+use crate::commit_queue::{Group, Work, body_bytes};
+use crate::{Block, Durability, Position};
 
 use super::Shared;
 use super::layout::{self, FRAME_HEADER, FRAMES_START, SegmentHeader, Stamp};
@@ -28,9 +30,8 @@ const FLUSH_AGE: Duration = Duration::from_millis(500);
 /// Frames are gathered to this size before they are written.
 const WRITE_BYTES: usize = 1 << 20;
 
-/// The log thread's own state.
+/// Where the log ends, and what was written there: the state of who writes.
 pub(crate) struct Writer {
-    shared: Arc<Shared>,
     segment: Arc<Segment>,
     file: Arc<dyn StorageFile>,
     /// Where the next frame goes.
@@ -39,8 +40,6 @@ pub(crate) struct Writer {
     generation: u32,
     /// Frames that are not written yet; the last of them ends at `offset`.
     buffer: Vec<u8>,
-    /// Whether no watermark on the disk covers the last entry yet.
-    unattested: bool,
     rotated: bool,
     unflushed: u64,
     last_flush: Instant,
@@ -60,79 +59,94 @@ pub(crate) fn room(segment_bytes: u64, offset: u64) -> u64 {
     segment_bytes.saturating_sub(offset)
 }
 
+/// The log thread: writes groups until the log is closed or fails, and what else there is to write.
+pub(crate) fn run(shared: &Shared) {
+    loop {
+        let done = match shared.queue.take(IDLE) {
+            Work::Group(group) => {
+                write_group(shared, group);
+                continue;
+            }
+            Work::Idle => shared.writer().attest_when_durable(shared),
+            Work::Seal => shared.writer().seal(shared),
+            Work::Close => {
+                if let Err(error) = shared.writer().finish(shared) {
+                    shared.queue.fail(error);
+                }
+                return;
+            }
+            Work::Stop => return,
+        };
+        if let Err(error) = done {
+            shared.queue.fail(error);
+            return;
+        }
+    }
+}
+
+/// Writes a group, makes it as durable as promised, and publishes it; or else the log has failed.
+pub(crate) fn write_group(shared: &Shared, group: Group) {
+    let written = panic::catch_unwind(AssertUnwindSafe(|| shared.writer().write(shared, group)));
+    match written {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => shared.queue.abandon(error),
+        Err(_) => {
+            // Whoever waits for an outcome is not to blame: the log is, when it is dropped.
+            shared.bug.store(true, Ordering::Release);
+            shared.queue.abandon(io::Error::other("the writer of the log panicked"));
+        }
+    }
+}
+
 impl Writer {
-    pub(crate) fn new(shared: Arc<Shared>, place: Place) -> Self {
+    pub(crate) fn new(place: Place) -> Self {
         let Place { segment, file, offset, next, generation } = place;
         Self {
-            shared,
             segment,
             file,
             offset,
             next,
             generation,
             buffer: Vec::with_capacity(WRITE_BYTES),
-            unattested: false,
             rotated: false,
             unflushed: 0,
             last_flush: Instant::now(),
         }
     }
 
-    /// Runs until the log is closed or fails.
-    pub(crate) fn run(mut self) {
-        loop {
-            let idle = self.unattested.then_some(IDLE);
-            let done = match self.shared.queue.take(idle) {
-                Work::Group { first, frames } => self.write_group(first, frames),
-                Work::Idle => self.attest_when_durable(),
-                Work::Seal => self.seal(),
-                Work::Close => self.close(),
-                Work::Stop => return,
-            };
-            match done {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => {
-                    self.shared.queue.fail(error);
-                    return;
-                }
-            }
-        }
-    }
-
-    fn write_group(&mut self, first: Position, frames: Vec<Batch>) -> io::Result<bool> {
-        assert!(first == self.next, "groups come at consecutive positions");
-        let mut blocks = Vec::with_capacity(frames.len());
-        for frame in frames {
+    fn write(&mut self, shared: &Shared, group: Group) -> io::Result<()> {
+        assert!(group.first == self.next, "groups come at consecutive positions");
+        shared.group_bytes.record(group.frames.iter().map(|frame| body_bytes(frame) as u64).sum());
+        let mut blocks = Vec::with_capacity(group.frames.len());
+        for frame in group.frames {
             let block = Block::of(self.next, frame);
-            self.encode(&block)?;
+            self.encode(shared, &block)?;
             blocks.push(Arc::new(block));
             if self.buffer.len() >= WRITE_BYTES {
                 self.write_buffer()?;
             }
         }
         self.write_buffer()?;
-        if self.shared.durability == Durability::Flushed {
-            self.flush()?;
+        if shared.durability == Durability::Flushed {
+            self.flush(shared)?;
         }
-        self.unattested = true;
-        self.shared.cache.push(blocks.into_iter());
+        shared.cache.push(blocks.into_iter());
         // The watermark that attests this group has its place already.
         let current = room(self.segment.bytes, self.offset + FRAME_HEADER as u64);
-        self.shared.queue.publish(self.next, current, std::mem::take(&mut self.rotated));
-        self.flush_in_background();
-        Ok(true)
+        shared.queue.publish(self.next, current, std::mem::take(&mut self.rotated));
+        self.flush_in_background(shared);
+        Ok(())
     }
 
     /// Puts the frame of `block` into the buffer, in the next segment if this one is full.
-    fn encode(&mut self, block: &Block) -> io::Result<()> {
+    fn encode(&mut self, shared: &Shared, block: &Block) -> io::Result<()> {
         let body = block.data().map_or(0, |(bytes, ends)| bytes.len() + size_of_val(ends));
         let bytes = layout::frame_bytes(body);
         if bytes + FRAME_HEADER as u64 > room(self.segment.bytes, self.offset) {
-            self.rotate()?;
+            self.rotate(shared)?;
         }
         self.segment.add_point(block.first(), self.offset);
-        let stamp = self.stamp();
+        let stamp = self.stamp(shared);
         layout::encode_block(&mut self.buffer, stamp, block);
         self.offset += bytes;
         self.next = block.end();
@@ -140,11 +154,11 @@ impl Writer {
         Ok(())
     }
 
-    fn stamp(&self) -> Stamp {
+    fn stamp(&self, shared: &Shared) -> Stamp {
         Stamp {
             salt: self.segment.salt,
             offset: self.offset,
-            durable: self.shared.durable(),
+            durable: shared.durable(),
             generation: self.generation,
         }
     }
@@ -157,9 +171,9 @@ impl Writer {
     }
 
     /// Makes everything written so far durable.
-    fn flush(&mut self) -> io::Result<()> {
+    fn flush(&mut self, shared: &Shared) -> io::Result<()> {
         self.file.sync_data()?;
-        self.shared.raise_durable(self.next);
+        shared.raise_durable(self.next);
         self.unflushed = 0;
         self.last_flush = Instant::now();
         Ok(())
@@ -167,12 +181,11 @@ impl Writer {
 
     /// Goes on in the spare segment. The old one is durable before the new one is there, and the new one is
     /// there for good before anything in it is acknowledged.
-    fn rotate(&mut self) -> io::Result<()> {
+    fn rotate(&mut self, shared: &Shared) -> io::Result<()> {
         self.write_buffer()?;
-        self.flush()?;
+        self.flush(shared)?;
         assert!(!self.rotated, "a group fits in the current segment and the spare one");
-        let spare = self.shared.take_spare().expect("what was accepted has room, here or in a spare segment");
-        let shared = Arc::clone(&self.shared);
+        let spare = shared.take_spare().expect("what was accepted has room, here or in a spare segment");
         let header = SegmentHeader {
             generation: self.generation,
             log: shared.id,
@@ -194,58 +207,52 @@ impl Writer {
     }
 
     /// Writes the watermark down if there is nothing that it does not cover; else sees to that.
-    fn attest_when_durable(&mut self) -> io::Result<bool> {
-        if self.shared.durable() < self.next {
-            self.shared.queue.request_flush();
-            return Ok(true);
+    fn attest_when_durable(&mut self, shared: &Shared) -> io::Result<()> {
+        if shared.durable() < self.next {
+            shared.queue.request_flush();
+            return Ok(());
         }
-        self.attest()?;
-        Ok(true)
+        self.attest(shared)
     }
 
-    fn attest(&mut self) -> io::Result<()> {
-        debug_assert!(self.buffer.is_empty(), "groups are written before the log is idle");
-        let stamp = self.stamp();
+    fn attest(&mut self, shared: &Shared) -> io::Result<()> {
+        debug_assert!(self.buffer.is_empty(), "groups are written before somebody else writes");
+        let stamp = self.stamp(shared);
         layout::encode_watermark(&mut self.buffer, stamp, self.next);
         self.offset += FRAME_HEADER as u64;
         self.write_buffer()?;
-        self.unattested = false;
+        shared.queue.attested();
         Ok(())
     }
 
-    fn flush_in_background(&mut self) {
-        if self.shared.durability == Durability::Buffered
+    fn flush_in_background(&mut self, shared: &Shared) {
+        if shared.durability == Durability::Buffered
             && (self.unflushed >= FLUSH_BYTES || self.last_flush.elapsed() >= FLUSH_AGE)
         {
             self.unflushed = 0;
             self.last_flush = Instant::now();
-            self.shared.queue.request_flush();
+            shared.queue.request_flush();
         }
     }
 
-    fn seal(&mut self) -> io::Result<bool> {
-        self.finish()?;
+    fn seal(&mut self, shared: &Shared) -> io::Result<()> {
+        self.finish(shared)?;
         let tail = self.next;
-        self.shared.update_manifest(|slot| {
+        shared.update_manifest(|slot| {
             slot.sealed = true;
             slot.durable = tail;
         })?;
-        self.shared.queue.sealed();
-        Ok(true)
-    }
-
-    fn close(&mut self) -> io::Result<bool> {
-        self.finish()?;
-        Ok(false)
+        shared.queue.sealed();
+        Ok(())
     }
 
     /// Makes everything durable, and then the watermark that says so.
-    fn finish(&mut self) -> io::Result<()> {
-        if self.shared.durable() < self.next {
-            self.flush()?;
+    fn finish(&mut self, shared: &Shared) -> io::Result<()> {
+        if shared.durable() < self.next {
+            self.flush(shared)?;
         }
-        if self.unattested {
-            self.attest()?;
+        if shared.queue.is_unattested() {
+            self.attest(shared)?;
             self.file.sync_data()?;
         }
         Ok(())
