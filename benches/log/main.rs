@@ -94,7 +94,7 @@ fn appends(log: &dyn SharedLog, total: usize) -> f64 {
 
 /// MB per second of a reader that starts at the head, over entries of 4 KiB.
 fn reads(log: &dyn SharedLog) -> f64 {
-    let tail = log.tail().tail;
+    let tail = log.tail().unwrap().tail;
     let (mut next, mut bytes) = (Position::ZERO, 0);
     let begun = Instant::now();
     while next < tail {

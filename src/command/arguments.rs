@@ -463,6 +463,19 @@ impl KeepOptions {
     }
 }
 
+/// What goes for a log on a cluster only.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Logs on clusters")]
+pub(crate) struct OnClusterOptions {
+    /// Fail when the cluster has not answered for so many seconds
+    #[arg(long, value_name = "S", default_value_t = 30.0, value_parser = seconds)]
+    pub(crate) patience: f64,
+    /// Keep the log's checkpoints below this directory, made if missing: a cluster has no place for them. Who takes some
+    /// trims the log for everybody, unless --keep-log says otherwise
+    #[arg(long, value_name = "DIR")]
+    pub(crate) beside: Option<PathBuf>,
+}
+
 const RUN_EXAMPLES: &str = "Examples:
   mixlog run tpcc
   mixlog run tpcc --warehouses 8 --threads 4 --seconds 30 --json report.json
@@ -516,6 +529,8 @@ pub(crate) struct RunOptions {
     pub(crate) progress: Option<u64>,
     #[command(flatten)]
     pub(crate) keep: KeepOptions,
+    #[command(flatten)]
+    pub(crate) on_cluster: OnClusterOptions,
     #[command(flatten)]
     pub(crate) agree: AgreeOptions,
     #[command(flatten)]
@@ -624,6 +639,8 @@ pub(crate) struct ApplyOptions {
     #[command(flatten)]
     pub(crate) keep: KeepOptions,
     #[command(flatten)]
+    pub(crate) on_cluster: OnClusterOptions,
+    #[command(flatten)]
     pub(crate) agree: AgreeOptions,
 }
 
@@ -647,6 +664,8 @@ pub(crate) struct StateOptions {
     /// The position after which to look [default: the last one of the log]
     #[arg(long, value_name = "POSITION", value_parser = position, allow_hyphen_values = true)]
     pub(crate) at: Option<Position>,
+    #[command(flatten)]
+    pub(crate) on_cluster: OnClusterOptions,
 }
 
 const REPLAY_EXAMPLES: &str = "Examples:
@@ -676,25 +695,30 @@ pub(crate) struct ReplayOptions {
     /// Fail with exit code 5 unless this is the digest
     #[arg(long, value_name = "DIGEST")]
     pub(crate) expect: Option<String>,
+    #[command(flatten)]
+    pub(crate) on_cluster: OnClusterOptions,
 }
 
 const CHECKPOINT_EXAMPLES: &str = "Examples:
   mixlog checkpoint --log /var/tmp/bank
   mixlog checkpoint --log /var/tmp/bank --keep-checkpoints 1
+  mixlog checkpoint --log corfu://127.0.0.1:4500 --beside /var/tmp/bank-checkpoints
 
-For a log that nobody has open. Programs that have one open take checkpoints themselves: see
+A log in a directory must not be open elsewhere. Programs that have one open take checkpoints themselves: see
 mixlog run --help, and Engine::checkpoint.";
 
 #[derive(Debug, Args)]
 #[command(after_help = CHECKPOINT_EXAMPLES)]
 pub(crate) struct CheckpointOptions {
-    /// The log's directory
-    #[arg(long, value_name = "DIR")]
+    /// The log's directory, or a cluster: corfu://HOST:PORT,.. or corfu+etcd://HOST:PORT,../PREFIX
+    #[arg(long, value_name = "DIR|CLUSTER")]
     pub(crate) log: PathBuf,
     #[command(flatten)]
     pub(crate) engine: EngineOptions,
     #[command(flatten)]
     pub(crate) keep: KeepOptions,
+    #[command(flatten)]
+    pub(crate) on_cluster: OnClusterOptions,
 }
 
 const REPLICA_EXAMPLES: &str = "Examples:
@@ -731,6 +755,8 @@ pub(crate) struct ReplicaOptions {
     pub(crate) engine: EngineOptions,
     #[command(flatten)]
     pub(crate) keep: KeepOptions,
+    #[command(flatten)]
+    pub(crate) on_cluster: OnClusterOptions,
 }
 
 const BACKUP_EXAMPLES: &str = "Examples:
@@ -760,6 +786,8 @@ pub(crate) struct DumpOptions {
     /// The last position to print
     #[arg(long, value_name = "POSITION", value_parser = position, allow_hyphen_values = true)]
     pub(crate) to: Option<Position>,
+    #[command(flatten)]
+    pub(crate) on_cluster: OnClusterOptions,
 }
 
 fn position(text: &str) -> Result<Position, String> {

@@ -12,9 +12,9 @@ use mixlog::log::corfu::{
     Projection, Reconfigured, Reply, ReplyTo, Request, SequencerNumber, SequencerReply, SequencerRequest,
     SequencerVerb, TcpTransport, Timing, Transport, UnitNumber, UnitReply, UnitRequest, UnitVerb,
 };
-use mixlog::log::{LogId, SharedLog, TrimError};
+use mixlog::log::{LogId, SharedLog};
 
-use super::arguments::{ClusterCommand, ClusterOptions};
+use super::arguments::{ClusterCommand, ClusterOptions, OnClusterOptions};
 use super::failure::Failure;
 use super::run::print_to_stdout;
 
@@ -123,11 +123,28 @@ fn made(reconfigured: Option<Reconfigured>) -> Result<Arc<Projection>, Failure> 
     }
 }
 
+/// The log of the cluster that is named, or `None` if the name means something else.
+pub(super) fn named_log(
+    name: &Path,
+    options: &OnClusterOptions,
+) -> Result<Option<Arc<dyn SharedLog>>, Failure> {
+    match named(name) {
+        Some(home) => {
+            let (patience, beside) = (Duration::from_secs_f64(options.patience), options.beside.clone());
+            log(&home?, Config { patience, beside, ..Config::default() }).map(Some)
+        }
+        None if options.beside.is_some() => Err(Failure::Refused(
+            "--beside is for logs on clusters: a log in a directory keeps its checkpoints there".to_owned(),
+        )),
+        None => Ok(None),
+    }
+}
+
 /// The log of a cluster.
-pub(super) fn log(home: &Home) -> Result<Arc<dyn SharedLog>, Failure> {
+fn log(home: &Home, config: Config) -> Result<Arc<dyn SharedLog>, Failure> {
     let cluster = Cluster::connect(home)?;
     let durability = cluster.tcp.durability(&*cluster.projection()?);
-    let config = Config { durability, ..Config::default() };
+    let config = Config { durability, ..config };
     let log = CorfuLog::connect(cluster.transport, config).map_err(|error| match error {
         ConnectError::NotSetUp => Failure::Refused(error.to_string()),
         _ => Failure::Io(error.to_string()),
@@ -184,9 +201,9 @@ pub(crate) fn run(command: &ClusterCommand) -> Result<(), Failure> {
             })
         }
         ClusterCommand::Trim { cluster, before } => {
-            let log = log(&cluster.log)?;
-            log.trim(*before).map_err(|error: TrimError| Failure::Io(error.to_string()))?;
-            let tail = log.tail();
+            let log = log(&cluster.log, Config::default())?;
+            log.trim(*before)?;
+            let tail = log.tail()?;
             print_to_stdout(&format!("head {}\ntail {}\n", tail.head, tail.tail))
         }
         ClusterCommand::Monitor { cluster, replicas } => {

@@ -252,6 +252,8 @@ pub enum UnitVerb {
     /// Positions before this one are committed: any unit of a chain may be believed about them. A hint.
     /// Answers `Done`.
     Commit(Position),
+    /// Make durable what the unit has, whatever it promises of a write. Answers `Done` when it is.
+    Flush,
     /// Answer `Standing`.
     Probe,
     /// Refuse all requests of earlier epochs from now on. Answers `Standing`.

@@ -23,6 +23,7 @@
 //! | settle | the last units' gaps: waited for, then filled | `settle.rs` |
 //! | tail | the sequencer; confirmed by all units of a chain | `tail.rs` |
 //! | trim | all units | `trim.rs` |
+//! | flush | all units: what they have is durable before they answer | `flush.rs` |
 //! | seal, reconfigure | all units that stay; the tail from what they have; the next projection | `seal.rs`, `reconfigure.rs`, `plan.rs` |
 //! | state transfer | fill, and copy what is filled | `transfer.rs` |
 //! | sweep | settle everything, tell the units how far | `janitor.rs` |
@@ -66,6 +67,7 @@ mod boot;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod fill;
+mod flush;
 mod janitor;
 mod journal;
 mod local;
@@ -99,6 +101,7 @@ pub use appends::{Appends, Ended, Window};
 #[cfg(feature = "etcd")]
 pub use etcd::EtcdStore;
 pub use fill::{Aim, Fill, Filled};
+pub use flush::Flush;
 pub use janitor::Sweep;
 pub use local::{LOCAL_SEQUENCER, LocalCluster, LocalConfig, LocalError, LocalStorage};
 pub use log::{Config, ConnectError, CorfuLog};

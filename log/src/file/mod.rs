@@ -42,7 +42,7 @@ use std::time::Duration;
 use crate::commit_queue::{CommitQueue, Limits};
 use crate::{
     Acknowledge, AppendError, Batch, Block, Durability, FlushError, LogId, OpenError, Position, ReadError,
-    SealError, SharedLog, Tail, Ticket, TrimError,
+    SealError, SharedLog, Tail, TailError, Ticket, TrimError,
 };
 
 use cache::Cache;
@@ -153,6 +153,14 @@ impl FileLog {
     ) -> Result<Self, OpenError> {
         let config = Config { create: Create::New, ..config.clone() };
         Self::open_or_begin(storage, &config, Origin { id, head })
+    }
+
+    /// How far it reaches, which a log in files always knows.
+    pub(crate) fn reach(&self) -> Tail {
+        // The head first: it was never past the tail.
+        let head = self.shared.head();
+        let (tail, sealed) = self.shared.queue.reach();
+        Tail { head, tail, sealed }
     }
 
     fn open_or_begin(storage: Arc<dyn Storage>, config: &Config, origin: Origin) -> Result<Self, OpenError> {
@@ -448,18 +456,15 @@ impl SharedLog for FileLog {
         }
     }
 
-    fn tail(&self) -> Tail {
-        // The head first: it was never past the tail.
-        let head = self.shared.head();
-        let (tail, sealed) = self.shared.queue.reach();
-        Tail { head, tail, sealed }
+    fn tail(&self) -> Result<Tail, TailError> {
+        Ok(self.reach())
     }
 
     fn wait_past(&self, position: Position, timeout: Option<Duration>) -> Result<Tail, ReadError> {
         if !self.shared.read_only {
             self.shared.queue.wait_past(position, timeout).map_err(ReadError::Failed)?;
         }
-        Ok(self.tail())
+        Ok(self.reach())
     }
 
     fn flush(&self) -> Result<Position, FlushError> {
@@ -501,7 +506,7 @@ impl fmt::Debug for FileLog {
         f.debug_struct("FileLog")
             .field("path", &self.shared.storage.path())
             .field("id", &self.shared.id)
-            .field("reach", &self.tail())
+            .field("reach", &self.reach())
             .finish_non_exhaustive()
     }
 }

@@ -65,7 +65,7 @@ fn append_all(log: &dyn SharedLog, range: std::ops::Range<u64>) {
 
 /// All data, in order: a change may leave junk between.
 fn data(log: &dyn SharedLog) -> Vec<Vec<u8>> {
-    let tail = log.tail().tail;
+    let tail = log.tail().unwrap().tail;
     let mut entries = Vec::new();
     let mut next = Position(0);
     while next < tail {

@@ -252,6 +252,7 @@ fn put_unit_request(out: &mut Vec<u8>, request: &UnitRequest) {
             out.push(10);
             out.extend_from_slice(&log.0.to_le_bytes());
         }
+        UnitVerb::Flush => out.push(13),
         UnitVerb::WriteAfter(before, run) => {
             out.push(11);
             put_predecessor(out, before);
@@ -283,6 +284,7 @@ pub(crate) fn unit_request(number: u32, body: &[u8]) -> Decoded<UnitRequest> {
         10 => UnitVerb::Join(LogId(u128::from_le_bytes(body.array()?))),
         11 => UnitVerb::WriteAfter(body.predecessor()?, body.run()?),
         12 => UnitVerb::CopyAfter(body.predecessor()?, body.run()?),
+        13 => UnitVerb::Flush,
         _ => return Err(FrameError::Body),
     };
     // Only data is written: junk comes by fills and copies.
@@ -579,6 +581,7 @@ mod tests {
             UnitVerb::Join(LogId(u128::MAX - 7)),
             UnitVerb::WriteAfter(before, data(8)),
             UnitVerb::CopyAfter(before, data(8)),
+            UnitVerb::Flush,
         ];
         let member = Member { unit: UnitNumber(2), joined: Epoch(8) };
         let unit = verbs.map(|verb| Request::Unit(UnitRequest { epoch: Epoch(9), member, verb }));
