@@ -18,8 +18,8 @@ use super::arguments::{ClusterCommand, ClusterOptions, OnClusterOptions};
 use super::failure::Failure;
 use super::run::print_to_stdout;
 
-/// How long a command waits for the cluster.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a command waits for the cluster, unless it is told.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Positions in a stripe of a new log: a batch has at most as many entries.
 pub(super) const WIDTH: u32 = 1 << 16;
@@ -34,19 +34,19 @@ pub(super) struct Cluster {
     pub(super) tcp: Arc<TcpTransport>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) timing: Timing,
+    patience: Duration,
 }
 
 impl Cluster {
-    pub(super) fn connect(home: &Home) -> Result<Self, Failure> {
+    pub(super) fn connect(home: &Home, patience: Duration) -> Result<Self, Failure> {
         let timing = Timing::default();
         let tcp = TcpTransport::connect(home, &timing)?;
-        Ok(Self { transport: Arc::<TcpTransport>::clone(&tcp), tcp, timing })
+        Ok(Self { transport: Arc::<TcpTransport>::clone(&tcp), tcp, timing, patience })
     }
 
     /// The latest projection, if there is one.
     pub(super) fn latest(&self) -> Result<Option<Arc<Projection>>, Failure> {
-        corfu::latest(&*self.transport, &self.timing, PATIENCE)
-            .ok_or_else(|| Failure::Io("the projection store could not be reached in time".to_owned()))
+        corfu::latest(&*self.transport, &self.timing, self.patience).ok_or_else(no_store)
     }
 
     fn projection(&self) -> Result<Arc<Projection>, Failure> {
@@ -55,15 +55,15 @@ impl Cluster {
         })
     }
 
+    /// Founds a log, or goes on with what somebody who was interrupted had begun.
     pub(super) fn founded(
         &self,
         chains: Vec<Vec<UnitNumber>>,
         sequencer: SequencerNumber,
     ) -> Result<Arc<Projection>, Failure> {
-        let log = LogId::random();
-        self.tcp.pin(log);
-        // A unit that has joined is of this log for ever, also if the other ones are not there and nothing comes of
-        // it. So nobody is asked to join before all of them answer.
+        let log = corfu::name(&*self.transport, &self.timing, LogId::random(), self.patience);
+        let log = log.ok_or_else(no_store)?;
+        // A unit that has joined is of this log for ever. So nobody is asked to join before all of them answer.
         let mut nodes: Vec<Node> = chains.iter().flatten().copied().map(Node::Unit).collect();
         nodes.push(Node::Sequencer(sequencer));
         let blank = Projection::blank(log, WIDTH);
@@ -71,15 +71,22 @@ impl Cluster {
         for (node, answer) in asked {
             if !matches!(answer.recv_timeout(self.timing.answer), Ok(Some(_))) {
                 return Err(Failure::Io(format!(
-                    "{node} does not answer: does it run, and is it of no other log? Nothing was changed; try again"
+                    "{node} does not answer: does it run, and is it of no other log than {log}? Nothing was changed; try again"
                 )));
             }
         }
-        made(corfu::found(&self.transport, &self.timing, log, chains, sequencer, WIDTH, Some(PATIENCE)))
+        let patience = Some(self.patience);
+        match corfu::found(&self.transport, &self.timing, log, chains, sequencer, WIDTH, patience) {
+            Some(Reconfigured::Overtaken(latest)) => Err(Failure::Refused(format!(
+                "there is a cluster already, of log {} and in epoch {}: mixlog cluster add and remove change it",
+                latest.log, latest.epoch
+            ))),
+            founded => made(founded),
+        }
     }
 
     pub(super) fn changed(&self, from: Arc<Projection>, change: Change) -> Result<Arc<Projection>, Failure> {
-        made(corfu::reconfigure(&self.transport, &self.timing, from, change, Some(PATIENCE)))
+        made(corfu::reconfigure(&self.transport, &self.timing, from, change, Some(self.patience)))
     }
 
     /// Changes the projection, copies to who joins, and prints what came of it.
@@ -102,6 +109,10 @@ impl Cluster {
             let _ = print_to_stdout(&format!("{event}\n"));
         })
     }
+}
+
+fn no_store() -> Failure {
+    Failure::Io("the projection store could not be reached in time".to_owned())
 }
 
 fn made(reconfigured: Option<Reconfigured>) -> Result<Arc<Projection>, Failure> {
@@ -142,7 +153,7 @@ pub(super) fn named_log(
 
 /// The log of a cluster.
 fn log(home: &Home, config: Config) -> Result<Arc<dyn SharedLog>, Failure> {
-    let cluster = Cluster::connect(home)?;
+    let cluster = Cluster::connect(home, config.patience)?;
     let durability = cluster.tcp.durability(&*cluster.projection()?);
     let config = Config { durability, ..config };
     let log = CorfuLog::connect(cluster.transport, config).map_err(|error| match error {
@@ -153,7 +164,7 @@ fn log(home: &Home, config: Config) -> Result<Arc<dyn SharedLog>, Failure> {
 }
 
 fn open(options: &ClusterOptions) -> Result<Cluster, Failure> {
-    Cluster::connect(&options.log)
+    Cluster::connect(&options.log, PATIENCE)
 }
 
 fn chain(text: &str) -> Result<Vec<UnitNumber>, Failure> {
@@ -169,15 +180,7 @@ pub(crate) fn run(command: &ClusterCommand) -> Result<(), Failure> {
         ClusterCommand::Up(_) => unreachable!("it has a module of its own"),
         ClusterCommand::Found { cluster, chain: chains, sequencer } => {
             let chains = chains.iter().map(|text| chain(text)).collect::<Result<_, _>>()?;
-            let home = &cluster.log;
-            let cluster = open(cluster)?;
-            if let Some(latest) = cluster.latest()? {
-                return Err(Failure::Refused(format!(
-                    "there is a cluster at {home} already, of log {} and in epoch {}: mixlog cluster add and remove change it",
-                    latest.log, latest.epoch
-                )));
-            }
-            let projection = cluster.founded(chains, SequencerNumber(*sequencer))?;
+            let projection = open(cluster)?.founded(chains, SequencerNumber(*sequencer))?;
             print_to_stdout(&projection.to_string())
         }
         ClusterCommand::Status(cluster) => status(&open(cluster)?),

@@ -176,7 +176,7 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let text = error.to_string();
         match error {
-            StoreError::Damaged { .. } => Self::Corrupt(text),
+            StoreError::Damaged { .. } | StoreError::Nameless { .. } => Self::Corrupt(text),
             StoreError::Foreign { .. } | StoreError::InUse { .. } => Self::Refused(text),
             _ => Self::Io(text),
         }

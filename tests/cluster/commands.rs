@@ -1,7 +1,10 @@
 //! Commands on a cluster: what they keep beside it, and how they end when it is gone.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use mixlog::Position;
 use rustix::process::Signal;
@@ -41,13 +44,12 @@ fn commands_end_with_an_io_error_when_the_cluster_is_gone() {
     };
     let run = start(&["run", "transfer", "--accounts", "500", "--seconds", "600"]);
     log.wait_past(Position(2000), Some(PATIENCE)).expect("it appends");
-    // These wait for what others append.
-    let apply = start(&["apply"]);
-    let replica = start(&["replica", "--member", "b", "--members", "a,b"]);
-    let before = log.tail().expect("it is there").tail;
-    log.wait_past(before.plus(2000), Some(PATIENCE)).expect("it appends");
+    // It waits for what others append.
+    let mut replica = start(&["replica", "--member", "b", "--members", "a,b"]);
+    let mut says = BufReader::new(replica.stdout.take().expect("it is piped"));
+    says.read_line(&mut String::new()).expect("it says how far it is");
     cluster.end(Signal::KILL);
-    for (what, child) in [("run", run), ("apply", apply), ("replica", replica)] {
+    for (what, child) in [("run", run), ("replica", replica)] {
         let Output { status, stderr, .. } = ends(what, child);
         let stderr = String::from_utf8_lossy(&stderr);
         let said = stderr.lines().last().unwrap_or_default();
@@ -78,4 +80,40 @@ fn checkpoint_of_a_cluster_whose_units_buffer_is_opened_and_trims_its_log() {
     assert_eq!(output(&["digest", "--log", &name]).status.code(), Some(2));
     assert_eq!(printed(&[&["digest"], &kept[..]].concat()), digest);
     printed(&[&run[..], &["--beside", text(&beside)]].concat());
+}
+
+/// Starts `mixlog cluster up`, and kills it when it has printed so many lines, and some time has passed.
+fn up_killed(directory: &Path, lines: usize, then: Duration) {
+    let mut up = mixlog(&[&["cluster", "up", "--dir", text(directory)], ANYWHERE].concat());
+    let mut up = up.stderr(Stdio::null()).spawn().expect("it starts");
+    let mut says = BufReader::new(up.stdout.take().expect("it is piped")).lines();
+    for _ in 0..lines {
+        says.next().expect("it goes on").expect("it prints text");
+    }
+    thread::sleep(then);
+    up.kill().expect("it is our child");
+    up.wait().expect("it ends");
+}
+
+/// A line for the projection store, two sequencers, four units; then units join, the log is founded, and it says so.
+const LINES: usize = 7;
+
+#[test]
+fn cluster_whose_founder_was_killed_comes_up_from_the_same_directory() {
+    // The chance moments are those between the joins, a millisecond or so each.
+    let moments = (0..=LINES).map(|lines| (lines, 0)).chain((1..8).map(|n| (LINES, 700 * n)));
+    let directory = tempfile::tempdir().expect("a directory");
+    for (lines, micros) in moments {
+        up_killed(directory.path(), lines, Duration::from_micros(micros));
+    }
+    let cluster = Cluster::up(directory.path(), ANYWHERE);
+    let run = ["run", "transfer", "--accounts", "100", "--transactions", "500", "--log"];
+    printed(&[&run[..], &[&cluster.name()]].concat());
+    let digest = printed(&["digest", "--log", &cluster.name()]);
+    cluster.end(Signal::KILL);
+    // One that was founded keeps what is in it, whoever is killed while he brings it up again.
+    up_killed(directory.path(), LINES, Duration::ZERO);
+    up_killed(directory.path(), LINES, Duration::from_millis(2));
+    let cluster = Cluster::up(directory.path(), ANYWHERE);
+    assert_eq!(printed(&["digest", "--log", &cluster.name()]), digest);
 }

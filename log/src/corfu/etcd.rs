@@ -31,6 +31,8 @@ use etcd_client::{Client, Compare, CompareOp, ConnectOptions, GetOptions, GetRes
 use tokio::runtime::{self, Handle};
 use tokio::time::timeout;
 
+use crate::LogId;
+
 use super::message::{Epoch, Node, Reply, StoreReply, StoreRequest};
 use super::net::{self, Listing, Listings};
 use super::projection::Projection;
@@ -156,6 +158,10 @@ impl ProjectionStore for EtcdStore {
         let projection = projection.clone();
         self.wait(|session| async move { session.install(&projection).await })
     }
+
+    fn name(&self, proposed: LogId) -> Result<LogId, StoreError> {
+        self.wait(move |session| async move { session.name(proposed).await })
+    }
 }
 
 impl Drop for EtcdStore {
@@ -203,10 +209,12 @@ impl Session {
     }
 
     async fn handle(&self, request: &StoreRequest) -> Result<StoreReply, StoreError> {
-        if let StoreRequest::Install(projection) = request
-            && self.install(projection).await?
-        {
-            return Ok(StoreReply::Installed);
+        match request {
+            StoreRequest::Install(projection) if self.install(projection).await? => {
+                return Ok(StoreReply::Installed);
+            }
+            StoreRequest::Name(proposed) => return self.name(*proposed).await.map(StoreReply::Named),
+            StoreRequest::Install(_) | StoreRequest::Latest => {}
         }
         self.latest().await.map(StoreReply::Latest)
     }
@@ -254,6 +262,29 @@ impl Session {
         let mut client = endpoint.client.clone();
         let response = within(endpoint, left(deadline), client.txn(install)).await?;
         Ok(response.succeeded())
+    }
+
+    async fn name(&self, proposed: LogId) -> Result<LogId, StoreError> {
+        if let Some(latest) = self.latest().await? {
+            return Ok(latest.log);
+        }
+        let deadline = Instant::now() + self.patience;
+        let key = self.key("log");
+        loop {
+            let (response, endpoint) = self.get(&key, None, deadline).await?;
+            if let Some(found) = response.kvs().first() {
+                let log = found.value_str().ok().and_then(|text| u128::from_str_radix(text, 16).ok());
+                return log.map(LogId).ok_or(StoreError::Foreign { key });
+            }
+            let is_first = Compare::create_revision(key.as_str(), CompareOp::Equal, 0);
+            let put = TxnOp::put(key.as_str(), proposed.to_string(), None);
+            let endpoint = &self.endpoints[endpoint];
+            let mut client = endpoint.client.clone();
+            let named = client.txn(Txn::new().when([is_first]).and_then([put]));
+            if within(endpoint, left(deadline), named).await?.succeeded() {
+                return Ok(proposed);
+            }
+        }
     }
 
     async fn announce(&self, name: &str, listing: Listing) -> Result<(), StoreError> {

@@ -391,6 +391,9 @@ impl Token {
 pub enum StoreRequest {
     /// Answer `Latest`.
     Latest,
+    /// Answer `Named`: of which log the projections are, or will be; of this one, if nobody said so before. It stays so
+    /// for ever.
+    Name(LogId),
     /// Install this projection if its epoch is the one after the latest. Answers `Installed`, or `Latest` if
     /// it is not.
     Install(Arc<Projection>),
@@ -403,4 +406,6 @@ pub enum StoreReply {
     Latest(Option<Arc<Projection>>),
     /// The projection that was proposed is that of its epoch, for ever.
     Installed,
+    /// Of which log the projections are, or will be.
+    Named(LogId),
 }

@@ -95,7 +95,7 @@ mod transport;
 mod trim;
 mod unit;
 
-pub use administer::{TransferError, found, latest, reconfigure, transfer};
+pub use administer::{TransferError, found, latest, name, reconfigure, transfer};
 pub use append::{Append, AppendOutcome, Appended, Entries, Refusal};
 pub use appends::{Appends, Ended, Window};
 #[cfg(feature = "etcd")]

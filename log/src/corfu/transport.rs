@@ -329,16 +329,34 @@ pub(crate) fn latest(
     timing: &Timing,
     patience: Duration,
 ) -> Option<Option<Arc<Projection>>> {
+    ask_store(transport, timing, patience, &StoreRequest::Latest, |reply| match reply {
+        StoreReply::Latest(latest) => Some(latest),
+        _ => None,
+    })
+}
+
+/// What `take` takes of an answer of the store's, which is asked until then; `None` when `patience` is over first.
+pub(crate) fn ask_store<T>(
+    transport: &dyn Transport,
+    timing: &Timing,
+    patience: Duration,
+    request: &StoreRequest,
+    take: impl Fn(StoreReply) -> Option<T>,
+) -> Option<T> {
     let begun = Instant::now();
     loop {
         let (arrived, arrivals) = mpsc::channel();
         let reply = ReplyTo::new(move |reply| drop(arrived.send(reply)));
-        transport.send(Node::Store, Request::Store(StoreRequest::Latest), reply);
-        match arrivals.recv_timeout(timing.answer) {
-            Ok(Some(Reply::Store(StoreReply::Latest(latest)))) => return Some(latest),
-            _ if begun.elapsed() > patience => return None,
-            _ => std::thread::sleep(timing.retry_at_most),
+        transport.send(Node::Store, Request::Store(request.clone()), reply);
+        if let Ok(Some(Reply::Store(reply))) = arrivals.recv_timeout(timing.answer.min(patience))
+            && let Some(taken) = take(reply)
+        {
+            return Some(taken);
         }
+        if begun.elapsed() > patience {
+            return None;
+        }
+        std::thread::sleep(timing.retry_at_most);
     }
 }
 

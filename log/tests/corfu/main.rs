@@ -3,7 +3,9 @@
 
 mod cases;
 mod cluster;
+mod found;
 mod harness;
+
 mod reconfigure;
 mod several;
 mod unit_table;

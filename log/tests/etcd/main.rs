@@ -82,6 +82,8 @@ fn trials(shared: &Shared) -> Vec<Trial> {
     tests! {
         store::epochs_are_installed_in_order_and_once
         store::raced_by_many_has_one_winner_for_each_epoch
+        store::first_name_of_a_log_stays
+        store::log_with_projections_has_their_name
         store::etcd_killed_and_started_again_keeps_what_was_installed
         store::etcd_that_is_down_or_silent_is_an_error_that_names_it
         store::endpoints_that_are_dead_or_silent_are_passed_over

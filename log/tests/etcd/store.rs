@@ -25,6 +25,14 @@ pub(crate) fn raced_by_many_has_one_winner_for_each_epoch(shared: &Shared) {
     contract::each_epoch_has_one_winner_of_many(&|| Box::new(open(etcd(shared), "raced")));
 }
 
+pub(crate) fn first_name_of_a_log_stays(shared: &Shared) {
+    contract::first_name_of_a_log_stays(&|| Box::new(open(etcd(shared), "named")));
+}
+
+pub(crate) fn log_with_projections_has_their_name(shared: &Shared) {
+    contract::log_with_projections_has_their_name(&|| Box::new(open(etcd(shared), "has-name")));
+}
+
 pub(crate) fn etcd_killed_and_started_again_keeps_what_was_installed(_: &Shared) {
     let mut etcd = Etcd::start();
     let store = open(&etcd, "log");

@@ -150,6 +150,15 @@ pub fn announce(
     home.ask(log, &BookRequest::Announce(node, listing)).map(|(listings, _)| listings)
 }
 
+/// The log that a store's answer names.
+pub(super) fn named(reply: &Reply) -> Option<LogId> {
+    match reply {
+        Reply::Store(StoreReply::Latest(Some(latest))) => Some(latest.log),
+        Reply::Store(StoreReply::Named(log)) => Some(*log),
+        _ => None,
+    }
+}
+
 /// Connects to a host and port.
 pub(super) fn open(address: &str, patience: Duration) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -228,8 +237,8 @@ impl Transport for TcpTransport {
             let log = Arc::clone(&self.0.log);
             let reply = ReplyTo::new(move |answer| {
                 let Some(answer) = answer else { return drop(reply) };
-                if let Reply::Store(StoreReply::Latest(Some(latest))) = &answer {
-                    let _ = log.set(latest.log);
+                if let Some(known) = named(&answer) {
+                    let _ = log.set(known);
                 }
                 reply.answer(answer);
             });
@@ -422,8 +431,8 @@ impl Connection {
             return false;
         }
         let Ok(reply) = wire::reply(header.kind, body) else { return false };
-        if let Reply::Store(StoreReply::Latest(Some(latest))) = &reply {
-            let _ = self.log.set(latest.log);
+        if let Some(log) = named(&reply) {
+            let _ = self.log.set(log);
         }
         let waiting = self.waiting.lock().expect(UNPOISONED).as_mut().and_then(|w| w.remove(&header.request));
         if let Some(waiting) = waiting {
