@@ -6,6 +6,7 @@ mod cluster;
 mod found;
 mod harness;
 
+mod order;
 mod reconfigure;
 mod several;
 mod unit_table;
