@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use libtest_mimic::{Arguments, Trial};
-use mixlog::log::corfu::{Epoch, EtcdStore};
+use mixlog::log::corfu::{Epoch, EtcdAccess, EtcdStore};
 use rustix::process::Signal;
 
 use crate::processes::{Cluster, PATIENCE, goes_on, is_whole, joined, sequencer, until};

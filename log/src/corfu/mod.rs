@@ -111,7 +111,9 @@ pub use message::{
     UnitReply, UnitRequest, UnitVerb,
 };
 pub use monitor::{Monitor, MonitorConfig, MonitorEvent};
-pub use net::{FrameError, Home, HomeError, Listing, Listings, NetError, Server, TcpTransport, announce};
+pub use net::{
+    EtcdAccess, FrameError, Home, HomeError, Listing, Listings, NetError, Server, TcpTransport, announce,
+};
 pub use operation::{Call, Input, Operation, Outbox, Outgoing, Pause};
 pub use plan::{Change, Found, Join, PlanError};
 pub use projection::{Chain, Flaw, Place, Projection, Segment};
