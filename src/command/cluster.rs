@@ -10,7 +10,8 @@ use std::time::Duration;
 use mixlog::log::corfu::{
     self, Change, Config, ConnectError, CorfuLog, Home, Join, Listings, Member, Monitor, MonitorConfig, Node,
     Projection, Reconfigured, Reply, ReplyTo, Request, SequencerNumber, SequencerReply, SequencerRequest,
-    SequencerVerb, TcpTransport, Timing, Transport, UnitNumber, UnitReply, UnitRequest, UnitVerb,
+    SequencerVerb, TcpTransport, Timing, TransferError, Transport, UnitNumber, UnitReply, UnitRequest,
+    UnitVerb,
 };
 use mixlog::log::{LogId, SharedLog};
 
@@ -94,8 +95,11 @@ impl Cluster {
         let mut latest = self.changed(self.projection()?, change)?;
         if !latest.joining().is_empty() {
             eprintln!("mixlog: epoch {}; copying to units that join", latest.epoch);
-            latest = corfu::transfer(&self.transport, &self.timing, latest, None)
-                .map_err(|error| Failure::Corrupt(error.to_string()))?;
+            let copied = corfu::transfer(&self.transport, &self.timing, latest, Some(self.patience));
+            latest = copied.map_err(|error| match error {
+                TransferError::Lost(_) => Failure::Corrupt(error.to_string()),
+                TransferError::Unavailable => Failure::Io(error.to_string()),
+            })?;
         }
         print_to_stdout(&latest.to_string())
     }

@@ -95,12 +95,13 @@ pub enum TransferError {
     /// No unit of its chain has this position any more.
     #[error("no unit has position {0} any more")]
     Lost(Position),
-    /// It took too long; begin again.
-    #[error("the units could not be copied to in time")]
+    /// It came no further for too long; begin again.
+    #[error("the units could not be copied to: somebody does not answer in time")]
     Unavailable,
 }
 
-/// Copies to the units that join, and takes them into their chains. Does nothing if none joins.
+/// Copies to the units that join, and takes them into their chains. Does nothing if none joins. `patience`: how long it may
+/// come no further.
 ///
 /// Cost: reads and writes what they are to have; appends go on meanwhile, but for the reconfiguration at the
 /// end.
@@ -117,7 +118,7 @@ pub fn transfer(
         return Ok(from);
     }
     let driver = Driver::new(Arc::clone(transport), timing.clone(), Arc::clone(&from));
-    let members = match driver.run(&mut Transfer::new(from), patience) {
+    let members = match driver.run_on(&mut Transfer::new(from), patience, Transfer::done) {
         Some(Transferred::Copied(members)) => members,
         Some(Transferred::Corrupt(position)) => return Err(TransferError::Lost(position)),
         None => return Err(TransferError::Unavailable),

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mixlog_log::corfu::{
-    Change, Config, ConnectError, CorfuLog, LOCAL_SEQUENCER, LocalCluster, LocalConfig, LocalError,
-    LocalStorage, Node, Reconfigured, ReplyTo, Request, SequencerRequest, SequencerVerb, Timing, Transport,
-    UnitFiles, UnitNumber,
+    self, Change, Config, ConnectError, CorfuLog, Join, LOCAL_SEQUENCER, LocalCluster, LocalConfig,
+    LocalError, LocalStorage, Node, Reconfigured, ReplyTo, Request, SequencerRequest, SequencerVerb, Timing,
+    TransferError, Transport, UnitFiles, UnitNumber,
 };
 use mixlog_log::{AppendError, Batch, Durability, Entry, FileLog, Position, ReadError, SharedLog};
 
@@ -157,7 +157,7 @@ fn survives(cluster: &Arc<LocalCluster>, interrupt: impl FnOnce()) {
     let (done, appended) = (AtomicBool::new(false), AtomicU64::new(0));
     let wait_for_more = |more: u64| {
         let before = appended.load(Ordering::Acquire);
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         while appended.load(Ordering::Acquire) < before + more {
             assert!(begun.elapsed() < PATIENCE, "appends go on");
             thread::yield_now();
@@ -303,7 +303,7 @@ fn damaged_unit_is_left_behind_and_can_be_replaced_by_itself() {
     let log = connect(&cluster);
     assert_eq!(entries(&log), all);
     // The unit itself is fine, but for what it held: it joins anew.
-    let join = mixlog_log::corfu::Join { beside: unit(2), unit: unit(1) };
+    let join = Join { beside: unit(2), unit: unit(1) };
     change(&cluster, Change { joins: vec![join], ..Change::default() });
     cluster.transfer(cluster.projection().unwrap()).unwrap();
     assert!(cluster.stop_unit(unit(2)));
@@ -352,7 +352,7 @@ fn unit_that_buffers_and_went_down_with_its_machine_does_not_believe_its_files()
         assert_eq!(entries(&connect(&cluster)).len(), 1);
         if cluster.running().len() == 1 {
             cluster.start_unit(unit(1)).unwrap();
-            let join = mixlog_log::corfu::Join { beside: unit(2), unit: unit(1) };
+            let join = Join { beside: unit(2), unit: unit(1) };
             change(&cluster, Change { joins: vec![join], ..Change::default() });
             cluster.transfer(cluster.projection().unwrap()).unwrap();
         }
@@ -506,4 +506,49 @@ fn flush_goes_on_with_whoever_takes_the_place_of_a_unit_that_died() {
     let (_, durable) = records(&cluster, 3);
     assert!(cluster.projection().unwrap().joining().is_empty());
     assert!(copied.0 > 1 && durable.0 + 1 >= copied.0, "{durable} of {copied}");
+}
+
+#[test]
+fn copying_ends_when_it_comes_no_further_and_not_when_it_takes_long() {
+    let cluster = memory();
+    let log = connect(&cluster);
+    for n in 0..400 {
+        append(&log, &format!("entry {n}")).unwrap();
+    }
+    cluster.start_unit(unit(5)).unwrap();
+    change(&cluster, Change::replace(unit(1), unit(5)));
+    let joining = cluster.projection().unwrap();
+    let transfer = |cluster: &Arc<LocalCluster>, pause, patience| {
+        let slow: Arc<dyn Transport> = Arc::new(Slow { cluster: Arc::clone(cluster), pause });
+        corfu::transfer(&slow, &timing(), Arc::clone(&joining), Some(patience))
+    };
+    // Dozens of requests, each of which takes a while.
+    let (pause, patience) = (Duration::from_millis(20), Duration::from_millis(400));
+    assert!(cluster.stop_unit(unit(5)));
+    assert_eq!(transfer(&cluster, pause, patience), Err(TransferError::Unavailable));
+    // It was in memory: it is another one now.
+    cluster.start_unit(unit(5)).unwrap();
+    change(&cluster, Change::remove(unit(5)));
+    change(&cluster, Change { joins: vec![Join { beside: unit(2), unit: unit(5) }], ..Change::default() });
+    let joining = cluster.projection().unwrap();
+    let slow: Arc<dyn Transport> = Arc::new(Slow { cluster: Arc::clone(&cluster), pause });
+    let begun = Instant::now();
+    let copied = corfu::transfer(&slow, &timing(), joining, Some(patience)).unwrap();
+    assert!(copied.joining().is_empty());
+    assert!(begun.elapsed() > patience, "it took longer than it may stand still");
+}
+
+/// A cluster whose units take so long for each request.
+struct Slow {
+    cluster: Arc<LocalCluster>,
+    pause: Duration,
+}
+
+impl Transport for Slow {
+    fn send(&self, to: Node, request: Request, reply: ReplyTo) {
+        if matches!(request, Request::Unit(_)) {
+            thread::sleep(self.pause);
+        }
+        self.cluster.send(to, request, reply);
+    }
 }

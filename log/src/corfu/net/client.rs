@@ -31,6 +31,9 @@ const UNPOISONED: &str = "nothing panics while it holds the lock";
 /// After a failed attempt to connect, requests are lost at once for so long.
 const COOL_DOWN: Duration = Duration::from_millis(20);
 
+/// How many requests are written together at most.
+const TOGETHER: usize = 128;
+
 /// Why a cluster cannot be reached.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -230,6 +233,13 @@ impl Inner {
     }
 }
 
+impl TcpTransport {
+    fn peer(&self, node: Node) -> Arc<Peer> {
+        let mut peers = self.0.peers.lock().expect(UNPOISONED);
+        Arc::clone(peers.entry(node).or_default())
+    }
+}
+
 impl Transport for TcpTransport {
     fn send(&self, to: Node, request: Request, reply: ReplyTo) {
         #[cfg(feature = "etcd")]
@@ -244,11 +254,17 @@ impl Transport for TcpTransport {
             });
             return store.send(request.clone(), reply);
         }
-        let peer = {
-            let mut peers = self.0.peers.lock().expect(UNPOISONED);
-            Arc::clone(peers.entry(to).or_default())
-        };
-        peer.send(&self.0, to, request, reply);
+        self.peer(to).send(&self.0, to, request, reply);
+    }
+
+    /// With one call of the operating system, where a connection is there.
+    fn send_all(&self, to: Node, requests: &mut dyn Iterator<Item = (Request, ReplyTo)>) {
+        if let Some(connection) = self.peer(to).connection() {
+            return connection.send_all(&self.0, requests);
+        }
+        for (request, reply) in requests {
+            self.send(to, request, reply);
+        }
     }
 }
 
@@ -283,6 +299,14 @@ enum State {
 }
 
 impl Peer {
+    /// The connection, if there is one.
+    fn connection(&self) -> Option<Arc<Connection>> {
+        match &*self.0.lock().expect(UNPOISONED) {
+            State::Connected(connection) if !connection.is_closed() => Some(Arc::clone(connection)),
+            _ => None,
+        }
+    }
+
     fn send(self: &Arc<Self>, inner: &Arc<Inner>, to: Node, request: Request, reply: ReplyTo) {
         let mut state = self.0.lock().expect(UNPOISONED);
         match &mut *state {
@@ -375,17 +399,37 @@ impl Connection {
     }
 
     fn send(&self, id: u64, request: &Request, reply: ReplyTo) {
+        if self.add(id, request, reply) {
+            self.writer.flush();
+        }
+    }
+
+    fn send_all(&self, inner: &Inner, requests: &mut dyn Iterator<Item = (Request, ReplyTo)>) {
+        let mut added = 0;
+        for (request, reply) in requests {
+            self.add(inner.number(), &request, reply);
+            added += 1;
+            // The peer begins with the first ones while the others are made.
+            if added % TOGETHER == 0 {
+                self.writer.flush();
+            }
+        }
+        self.writer.flush();
+    }
+
+    /// Adds a request to what is written next; false, and no answer will come, if the connection is closed.
+    fn add(&self, id: u64, request: &Request, reply: ReplyTo) -> bool {
         {
             let mut waiting = self.waiting.lock().expect(UNPOISONED);
             let Some(waiting) = &mut *waiting else {
-                return;
+                return false;
             };
             waiting.insert(id, reply);
         }
         let (kind, log) = (wire::request_kind(request), self.log.get().copied());
         let header = Header { kind, log, request: id, number: self.number };
         self.writer.add(|out| frame::put(out, header, |out| wire::put_request(out, request)));
-        self.writer.flush();
+        true
     }
 
     fn receive(&self, incoming: &mut Incoming) {
