@@ -30,8 +30,8 @@ const AGAIN: Duration = Duration::from_millis(100);
 const AGAIN_AT_MOST: Duration = Duration::from_secs(5);
 
 /// After so many ends in a row a child counts as one that does not come up. What is left of a cluster that was killed just
-/// now may hold its directories and its port for a moment.
-const ATTEMPTS: u32 = 5;
+/// now may hold its directories and its port until its disk is done.
+const ATTEMPTS: u32 = 8;
 
 /// Two: one takes over when the other one does not answer.
 const SEQUENCERS: u32 = 2;
