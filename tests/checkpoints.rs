@@ -95,7 +95,7 @@ fn check<W: Workload>(workload: &W, transactions: u64) {
     let trims = checkpoint::Config { every_bytes: Some(20 << 10), keep: 2, ..Default::default() };
     let second = record(workload, Arc::new(open()), trims, transactions);
     let log = Arc::new(FileLog::open_read_only(directory.path().join("log")).expect("the log opens again"));
-    let head = log.tail().head;
+    let head = log.tail().unwrap().head;
     assert!(head > Position::ZERO, "{name}: not trimmed");
     for (threads, window) in [(1, 100), (2, 64), (4, 4096)] {
         let builder = || workload.register(Engine::builder()).threads(threads).window(window);

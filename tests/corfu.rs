@@ -43,7 +43,7 @@ fn replay<W: Workload>(workload: &W, log: Arc<dyn SharedLog>, threads: usize, mo
 /// A memory log with the same entries; `None` if some of them are junk, which it cannot have.
 fn copied(log: &dyn SharedLog) -> Option<Arc<dyn SharedLog>> {
     let copy = MemoryLog::new();
-    let tail = log.tail().tail;
+    let tail = log.tail().unwrap().tail;
     let mut next = Position::ZERO;
     while next < tail {
         let block = log.read(next).expect("it can be read").expect("before the tail");

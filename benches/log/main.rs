@@ -20,6 +20,7 @@ use mixlog::log::corfu::LocalStorage;
 use mixlog::log::{Batch, Durability, FileLog, MemoryLog, Position, SharedLog, file};
 
 use cluster::{TcpCluster, local, local_files, over_tcp};
+use tokens::Sent;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -94,7 +95,7 @@ fn appends(log: &dyn SharedLog, total: usize) -> f64 {
 
 /// MB per second of a reader that starts at the head, over entries of 4 KiB.
 fn reads(log: &dyn SharedLog) -> f64 {
-    let tail = log.tail().tail;
+    let tail = log.tail().unwrap().tail;
     let (mut next, mut bytes) = (Position::ZERO, 0);
     let begun = Instant::now();
     while next < tail {
@@ -107,17 +108,27 @@ fn reads(log: &dyn SharedLog) -> f64 {
 
 fn measure_tokens(scratch: &Path, rounds: usize) {
     let cluster = TcpCluster::start(scratch, Durability::Memory, 1);
-    let contenders: [Contender<'_>; 4] = [
+    let contenders: [Contender<'_>; 6] = [
         ("in this thread, one for each request", Box::new(|| tokens::in_this_thread(1)), Target::Rate(0.5)),
         ("in this thread, 64 for each request", Box::new(|| tokens::in_this_thread(64)), Target::None),
         (
-            "over TCP, 4 connections, one for each request",
-            Box::new(|| tokens::over_tcp(&cluster, 1 << 20, 1)),
+            "over TCP, one for each request, sent one by one",
+            Box::new(|| tokens::over_tcp(&cluster, 1 << 20, 1, Sent::OneByOne)),
+            Target::None,
+        ),
+        (
+            "over TCP, one for each request",
+            Box::new(|| tokens::over_tcp(&cluster, 1 << 20, 1, Sent::Together)),
             Target::Rate(0.5),
         ),
         (
-            "over TCP, 4 connections, 64 for each request",
-            Box::new(|| tokens::over_tcp(&cluster, 1 << 20, 64)),
+            "over TCP, 64 for each request, sent one by one",
+            Box::new(|| tokens::over_tcp(&cluster, 1 << 20, 64, Sent::OneByOne)),
+            Target::None,
+        ),
+        (
+            "over TCP, 64 for each request",
+            Box::new(|| tokens::over_tcp(&cluster, 1 << 20, 64, Sent::Together)),
             Target::Rate(5.0),
         ),
     ];

@@ -41,17 +41,24 @@ pub(crate) fn in_this_thread(count: u32) -> f64 {
     tail.0 as f64 / seconds / 1e6
 }
 
+/// How requests that are there at once are sent.
+#[derive(Clone, Copy)]
+pub(crate) enum Sent {
+    OneByOne,
+    Together,
+}
+
 /// Million tokens per second of a sequencer behind a socket, asked over four connections for `count` at a time.
 /// Tokens are counted from the answers.
-pub(crate) fn over_tcp(cluster: &TcpCluster, requests: usize, count: u32) -> f64 {
+pub(crate) fn over_tcp(cluster: &TcpCluster, requests: usize, count: u32, sent: Sent) -> f64 {
     let transports: Vec<_> = (0..CONNECTIONS).map(|_| cluster.connect()).collect();
     // Connections are made by the first requests: not while the clock runs.
-    transports.iter().for_each(|transport| assert!(ask(transport, 1, 1) > 0));
+    transports.iter().for_each(|transport| assert!(ask(transport, 1, 1, sent) > 0));
     let begun = Instant::now();
     let tokens: u64 = thread::scope(|scope| {
         let threads: Vec<_> = transports
             .iter()
-            .map(|transport| scope.spawn(move || ask(transport, requests / CONNECTIONS, count)))
+            .map(|transport| scope.spawn(move || ask(transport, requests / CONNECTIONS, count, sent)))
             .collect();
         threads.into_iter().map(|thread| thread.join().expect("it asks to the end")).sum()
     });
@@ -59,7 +66,7 @@ pub(crate) fn over_tcp(cluster: &TcpCluster, requests: usize, count: u32) -> f64
 }
 
 /// Asks `requests` times for `count` tokens, always some ahead, and tells how many it got.
-fn ask(transport: &TcpTransport, requests: usize, count: u32) -> u64 {
+fn ask(transport: &TcpTransport, requests: usize, count: u32, how: Sent) -> u64 {
     let (arrived, arrivals) = mpsc::channel();
     let mut tokens = 0;
     let (mut sent, mut heard) = (0, 0);
@@ -73,7 +80,11 @@ fn ask(transport: &TcpTransport, requests: usize, count: u32) -> u64 {
                 let arrived = arrived.clone();
                 (request, ReplyTo::new(move |reply| drop(arrived.send(reply))))
             });
-            transport.send_all(Node::Sequencer(SEQUENCER), &mut asked.into_iter());
+            let to = Node::Sequencer(SEQUENCER);
+            match how {
+                Sent::OneByOne => asked.for_each(|(request, reply)| transport.send(to, request, reply)),
+                Sent::Together => transport.send_all(to, &mut asked.into_iter()),
+            }
             sent += some;
         }
         match arrivals.recv_timeout(PATIENCE) {

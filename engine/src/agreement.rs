@@ -24,7 +24,7 @@ use std::fmt;
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use mixlog_log::{Batch, Position, SharedLog};
+use mixlog_log::{AppendError, Batch, Position, SharedLog};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
@@ -36,7 +36,7 @@ use crate::store::Store;
 
 /// Appends entries that do nothing until the next multiple of [`WINDOW_GRID`], and tells the position that they are on.
 pub(crate) fn pad(log: &dyn SharedLog) -> Result<Position, SubmitError> {
-    let tail = log.tail().tail;
+    let tail = log.tail().map_err(AppendError::from)?.tail;
     let mut batch = Batch::new();
     for _ in 0..WINDOW_GRID - tail.0 % WINDOW_GRID {
         batch.push_with(entry::encode_padding);

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use mixlog_log::{AppendError, Position, ReadError};
+use mixlog_log::{AppendError, Position, ReadError, TailError};
 use thiserror::Error;
 
 use crate::agreement::Divergence;
@@ -136,6 +136,12 @@ pub enum OpenError {
     /// Code that must not panic did: a row's `Clone`, `Serialize` or `Drop`, or a bug of the engine.
     #[error("the engine panicked: {0}")]
     Panicked(String),
+}
+
+impl From<TailError> for OpenError {
+    fn from(error: TailError) -> Self {
+        Self::Read(error.into())
+    }
 }
 
 fn all_rejected(rejected: &[Rejected]) -> String {

@@ -398,7 +398,7 @@ impl Pipeline {
                 }
             }
             self.compare(leader, log)?;
-            let (executed, tail) = (self.shared.snapshots.tail(), log.tail().tail);
+            let (executed, tail) = (self.shared.snapshots.tail(), log.tail()?.tail);
             observe::reached(executed, tail, self.shared.in_flight.len());
             self.shared.memory_limit.look();
             if let Some(progress) = progress {

@@ -82,7 +82,7 @@ impl Replica {
         make: impl Fn() -> Builder + Send + Sync + 'static,
         log: Arc<dyn SharedLog>,
     ) -> Result<Self, OpenError> {
-        let tail = log.tail().tail;
+        let tail = log.tail()?.tail;
         let (pipeline, recovery) = start(make(), &*log, Position::MAX, tail, tail, Position::ZERO)?;
         let state = State { pipeline: Arc::new(pipeline), recovery, divergences: Vec::new(), failed: None };
         let inner = Arc::new(Inner {
@@ -273,7 +273,7 @@ impl Inner {
             return Err(OpenError::Diverged(Box::new(divergence)));
         }
         let before = divergence.agreed.map_or(Position::ZERO, Position::next);
-        let tail = self.log.tail().tail;
+        let tail = self.log.tail()?.tail;
         let (new, recovery) = start((self.make)(), &*self.log, before, position, tail, position.next())?;
         // Up to there only: both states are wanted.
         new.run(&*self.log, &Until::Tail(position.next()), None)?;

@@ -606,7 +606,7 @@ fn digest_at_every_position_is_the_same_however_it_is_reached() {
     let (log, last, _) = record(9, 300, flavour);
     let one = builder().threads(1).mode(Mode::Sequential).replay(log.clone()).unwrap();
     let two = builder().threads(2).window(33).mode(Mode::Parallel).replay(log.clone()).unwrap();
-    let tail = log.tail().tail;
+    let tail = log.tail().unwrap().tail;
     for position in 0..tail.0 {
         let position = mixlog_engine::Position(position);
         assert_eq!(one.to(position).unwrap(), two.to(position).unwrap());

@@ -151,7 +151,7 @@ fn replicas_of_any_threads_and_windows_agree_and_a_late_one_catches_up() {
     assert!(three > two && three.next().0.is_multiple_of(WINDOW_GRID));
     // One that does not vote looks on.
     let look = Replica::follow(|| member::<NONE>("d", &THREE, 1), Arc::clone(&log)).unwrap();
-    let tail = log.tail().tail;
+    let tail = log.tail().unwrap().tail;
     for replica in [&b, &c, &look] {
         assert!(replica.wait(tail.previous().unwrap(), PATIENCE));
         assert_eq!(replica.digest(), engine.digest());
@@ -192,7 +192,7 @@ fn key() -> String {
 
 fn is_repaired(replica: &Replica, engine: &Engine) {
     settle(engine, 3);
-    let tail = engine.log().tail().tail;
+    let tail = engine.log().tail().unwrap().tail;
     assert!(replica.wait(tail.previous().unwrap(), PATIENCE), "{:?}", replica.failed());
     assert_eq!(replica.snapshot().state_digest(), engine.snapshot().state_digest());
 }
@@ -359,10 +359,10 @@ fn replica_of_a_trimmed_log_in_files_starts_and_repairs_itself_from_the_checkpoi
         submit(&engine, 20_000 + n * 6000..26_000 + n * 6000);
         engine.checkpoint().unwrap();
     }
-    assert!(log.tail().head > Position::ZERO);
+    assert!(log.tail().unwrap().head > Position::ZERO);
     let late = Replica::follow(move || member::<NONE>("b", &THREE, 1).checkpoints(keep()), Arc::clone(&log));
     let late = late.unwrap();
-    assert!(late.wait(log.tail().tail.previous().unwrap(), PATIENCE));
+    assert!(late.wait(log.tail().unwrap().tail.previous().unwrap(), PATIENCE));
     assert!(late.recovery().checkpoint.is_some());
     drop(b);
     is_repaired(&late, &engine);

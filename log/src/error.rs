@@ -81,9 +81,46 @@ pub enum ReadError {
     /// The operating system refused a read.
     #[error("cannot read the log: {0}")]
     Io(Arc<io::Error>),
+    /// The cluster that keeps the log did not answer in time. Read again.
+    #[error("the log could not be reached in time, to be read")]
+    Unavailable,
     /// The log failed for good; open it again.
     #[error("the log has failed and must be opened again: {0}")]
     Failed(Arc<io::Error>),
+}
+
+/// Why nobody can tell how far a log reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum TailError {
+    /// The cluster that keeps the log did not answer in time. Ask again.
+    #[error("the log could not be reached in time, to see how far it goes")]
+    Unavailable,
+}
+
+impl From<TailError> for AppendError {
+    /// Who needs the tail before it appends has appended nothing.
+    fn from(TailError::Unavailable: TailError) -> Self {
+        Self::Unavailable
+    }
+}
+
+impl From<TailError> for ReadError {
+    fn from(TailError::Unavailable: TailError) -> Self {
+        Self::Unavailable
+    }
+}
+
+impl From<TailError> for TrimError {
+    fn from(TailError::Unavailable: TailError) -> Self {
+        Self::Unavailable
+    }
+}
+
+impl From<TailError> for FlushError {
+    fn from(TailError::Unavailable: TailError) -> Self {
+        Self::Unavailable
+    }
 }
 
 /// Why a trim did not finish.
@@ -93,6 +130,9 @@ pub enum TrimError {
     /// The operating system refused. Trim again: it is idempotent.
     #[error("cannot trim the log: {0}")]
     Io(Arc<io::Error>),
+    /// The cluster that keeps the log did not answer in time. Trim again.
+    #[error("the log could not be reached in time, to be trimmed")]
+    Unavailable,
     /// The log failed for good; open it again.
     #[error("the log has failed and must be opened again: {0}")]
     Failed(Arc<io::Error>),
@@ -111,12 +151,8 @@ pub enum FlushError {
     /// The log was opened to read only. Its last entries may be ones that a power cut takes.
     #[error("the log was opened to read only")]
     ReadOnly,
-    /// The log lies on units of a cluster that hand entries to their operating systems, and flush when those do:
-    /// a power cut of all units of a chain may take the last ones. Units that flush are needed.
-    #[error("the cluster's units buffer, and cannot be told to flush; use units that flush")]
-    Buffered,
-    /// The cluster did not answer in time.
-    #[error("the cluster did not answer in time")]
+    /// The cluster that keeps the log did not answer in time. Flush again.
+    #[error("the log could not be reached in time, to be flushed")]
     Unavailable,
 }
 
@@ -130,6 +166,10 @@ pub enum SealError {
     /// The log was opened to read only. It was not sealed.
     #[error("the log was opened to read only")]
     ReadOnly,
+    /// The cluster that keeps the log did not answer in time, or what was appended before has not ended in time. Seal
+    /// again: it is idempotent.
+    #[error("the log could not be reached in time, to be sealed")]
+    Unavailable,
 }
 
 /// Why a log cannot be opened.

@@ -29,7 +29,7 @@ mod shared_log;
 mod sync;
 
 pub use block::{Batch, Block, Entry};
-pub use error::{AppendError, FlushError, OpenError, ReadError, SealError, TrimError};
+pub use error::{AppendError, FlushError, OpenError, ReadError, SealError, TailError, TrimError};
 pub use file::FileLog;
 pub use memory::MemoryLog;
 pub use position::Position;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::file::Storage;
-use crate::{AppendError, Batch, Block, FlushError, Position, ReadError, SealError, TrimError};
+use crate::{AppendError, Batch, Block, FlushError, Position, ReadError, SealError, TailError, TrimError};
 
 /// What an acknowledged append has survived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -71,6 +71,9 @@ pub struct Tail {
 /// The order of entries is the order of positions, which are dense from 0. An entry becomes visible to
 /// readers when it is as durable as [`durability`](Self::durability) says, and not before; then it never
 /// changes and every entry before it is visible too. All methods may be called from any thread.
+///
+/// No method waits for ever for somebody else: a backend whose entries are kept elsewhere has a bounded patience, and
+/// then tells that they are `Unavailable`.
 pub trait SharedLog: Send + Sync + 'static {
     /// Appends the entries of `batch`, in order, at consecutive positions.
     ///
@@ -96,13 +99,17 @@ pub trait SharedLog: Send + Sync + 'static {
 
     /// How far the log reaches now (CORFU's check). Linearizable: sees every append acknowledged before the
     /// call.
-    fn tail(&self) -> Tail;
-
-    /// Waits until the tail is past `position`, the log is sealed, or `timeout` has passed (`None`: for
-    /// ever).
     ///
     /// # Errors
-    /// [`ReadError`] when the log failed, so that waiting makes no sense.
+    /// [`TailError`]: nobody could be asked. A log whose entries are in this process, or on its disk, always knows.
+    fn tail(&self) -> Result<Tail, TailError>;
+
+    /// Waits until the tail is past `position`, the log is sealed, or `timeout` has passed (`None`: as long as the log can
+    /// be reached).
+    ///
+    /// # Errors
+    /// [`ReadError`] when the log failed, or could not be reached for so long, in this call and those before it, that
+    /// waiting makes no sense.
     fn wait_past(&self, position: Position, timeout: Option<Duration>) -> Result<Tail, ReadError>;
 
     /// Makes everything before the tail as durable as the backend can, whatever [`durability`](Self::durability) says,
@@ -112,7 +119,7 @@ pub trait SharedLog: Send + Sync + 'static {
     /// # Errors
     /// [`FlushError`]: the last entries may be lost by a power cut.
     fn flush(&self) -> Result<Position, FlushError> {
-        Ok(self.tail().tail)
+        Ok(self.tail()?.tail)
     }
 
     /// A directory of that name which lies where the log does and goes where it goes, for what belongs to it; `None`

@@ -31,7 +31,7 @@ fn append(log: &FileLog, n: u64) {
 }
 
 fn assert_entries(log: &FileLog) -> u64 {
-    let tail = log.tail().tail;
+    let tail = log.tail().unwrap().tail;
     let mut next = Position(0);
     while next < tail {
         let block = log.read(next).unwrap().expect("before the tail");

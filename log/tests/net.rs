@@ -7,12 +7,13 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use mixlog_log::LogId;
-use mixlog_log::Position;
 use mixlog_log::corfu::{
-    Epoch, Home, Instance, Listing, NetError, Node, Reply, ReplyTo, Request, SequencerNumber, SequencerReply,
-    SequencerRequest, SequencerVerb, Server, TcpTransport, Timing, Transport, UnitNumber, UnitServer,
-    UnitStorage, announce,
+    Config, CorfuLog, Epoch, Home, Instance, Listing, NetError, Node, Reconfigured, Reply, ReplyTo, Request,
+    SequencerNumber, SequencerReply, SequencerRequest, SequencerVerb, Server, TcpTransport, Timing,
+    Transport, UnitNumber, UnitServer, UnitStorage, announce, found,
+};
+use mixlog_log::{
+    AppendError, Batch, FlushError, LogId, Position, ReadError, SealError, SharedLog, TailError, TrimError,
 };
 
 /// Longer than any step takes on a busy machine, so that a hang fails instead of hanging.
@@ -211,4 +212,102 @@ fn requests_pipelined_by_many_threads_are_each_answered_once() {
         .collect();
     positions.sort_unstable();
     assert_eq!(positions, (0..20_000).collect::<Vec<_>>());
+}
+
+/// A cluster of two units in memory, and a client that has little patience.
+fn cluster(directory: &Path) -> (Vec<Server>, CorfuLog) {
+    let (store, home) = store(directory);
+    let mut servers = vec![store, Server::sequencer(listener(), SEQUENCER).unwrap()];
+    list(&home, Node::Sequencer(SEQUENCER), servers[1].address());
+    for number in [1, 2].map(UnitNumber) {
+        let unit = UnitServer::open(number, u64::MAX, &UnitStorage::Memory).unwrap();
+        servers.push(Server::unit(listener(), unit).unwrap());
+        list(&home, Node::Unit(number), servers.last().unwrap().address());
+    }
+    let timing = Timing::default();
+    let transport: Arc<dyn Transport> = TcpTransport::connect(&home, &timing).unwrap();
+    let chains = vec![vec![UnitNumber(1), UnitNumber(2)]];
+    let founded = found(&transport, &timing, LogId(9), chains, SEQUENCER, 16, Some(PATIENCE));
+    assert!(matches!(founded, Some(Reconfigured::Installed(_))), "{founded:?}");
+    let patience = Duration::from_millis(300);
+    let config = Config { patience, cache_bytes: 0, ..Config::default() };
+    (servers, CorfuLog::connect(transport, config).unwrap())
+}
+
+fn batch(entry: &[u8]) -> Batch {
+    let mut batch = Batch::new();
+    batch.push(entry);
+    batch
+}
+
+/// What `verb` says in the end; a thread is given up if it says nothing.
+fn ends<T: Send + 'static>(
+    log: &Arc<CorfuLog>,
+    what: &str,
+    verb: impl FnOnce(&CorfuLog) -> T + Send + 'static,
+) -> T {
+    let (told, answer) = mpsc::channel();
+    let log = Arc::clone(log);
+    std::thread::spawn(move || drop(told.send(verb(&log))));
+    answer.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{what} waits for ever"))
+}
+
+/// `everybody`: the projection store and the sequencer, too.
+fn every_verb_ends_when_roles_are_gone(everybody: bool) {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut servers, log) = cluster(directory.path());
+    let log = Arc::new(log);
+    assert_eq!(log.append(&batch(b"a")).unwrap().wait().unwrap().start, Position(0));
+    servers.truncate(if everybody { 0 } else { 2 });
+
+    let append = |log: &CorfuLog| log.append(&batch(b"b"))?.wait();
+    let error = ends(&log, "append", append).unwrap_err();
+    let is_clear = |error: &AppendError| {
+        matches!(error, AppendError::Unavailable | AppendError::Indeterminate { position: Position(1) })
+    };
+    assert!(is_clear(&error), "{error}");
+    let error = ends(&log, "read", |log| log.read(Position(0))).unwrap_err();
+    assert!(matches!(error, ReadError::Unavailable), "{error}");
+    let error = ends(&log, "read past the tail", |log| log.read(Position(5))).unwrap_err();
+    assert!(matches!(error, ReadError::Unavailable), "{error}");
+    assert_eq!(ends(&log, "tail", |log| log.tail()), Err(TailError::Unavailable));
+    let error = ends(&log, "trim", |log| log.trim(Position(1))).unwrap_err();
+    assert!(matches!(error, TrimError::Unavailable), "{error}");
+    let error = ends(&log, "trim past the tail", |log| log.trim(Position(9))).unwrap_err();
+    assert!(matches!(error, TrimError::Unavailable), "{error}");
+    let error = ends(&log, "flush", |log| log.flush()).unwrap_err();
+    assert!(matches!(error, FlushError::Unavailable), "{error}");
+    let error = ends(&log, "seal", |log| log.seal()).unwrap_err();
+    assert!(matches!(error, SealError::Unavailable), "{error}");
+    let error = ends(&log, "append after a seal that failed", append).unwrap_err();
+    assert!(matches!(error, AppendError::Unavailable | AppendError::Indeterminate { .. }), "{error}");
+    if everybody {
+        let error = ends(&log, "wait_past", |log| log.wait_past(Position(5), None)).unwrap_err();
+        assert!(matches!(error, ReadError::Unavailable), "{error}");
+        // Also for those who look again and again.
+        let look = |log: &CorfuLog| loop {
+            if let Err(error) = log.wait_past(Position(5), Some(Duration::from_millis(10))) {
+                return error;
+            }
+        };
+        let error = ends(&log, "wait_past in small steps", look);
+        assert!(matches!(error, ReadError::Unavailable), "{error}");
+    }
+    // Dropping it waits for its threads.
+    let (told, ended) = mpsc::channel();
+    std::thread::spawn(move || {
+        drop(log);
+        let _ = told.send(());
+    });
+    ended.recv_timeout(PATIENCE).expect("a client can be dropped");
+}
+
+#[test]
+fn every_verb_ends_with_a_clear_error_when_the_whole_cluster_is_gone() {
+    every_verb_ends_when_roles_are_gone(true);
+}
+
+#[test]
+fn every_verb_ends_with_a_clear_error_when_all_units_are_gone() {
+    every_verb_ends_when_roles_are_gone(false);
 }

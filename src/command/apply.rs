@@ -42,7 +42,8 @@ type Shared = Arc<RwLock<Option<Engine>>>;
 
 /// Applies what comes on stdin until it ends.
 pub(crate) fn apply(options: &ApplyOptions) -> Result<(), Failure> {
-    let (log, _directory) = open_log(Some(&options.log), options.durability, &options.keep)?;
+    let (log, _directory) =
+        open_log(Some(&options.log), options.durability, &options.keep, &options.on_cluster)?;
     let membership = options.agree.membership()?;
     let mut builder = options.keep.apply(options.engine.apply(kv::register(Engine::builder())));
     if let Some((membership, _)) = &membership {

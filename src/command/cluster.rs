@@ -10,16 +10,17 @@ use std::time::Duration;
 use mixlog::log::corfu::{
     self, Change, Config, ConnectError, CorfuLog, Home, Join, Listings, Member, Monitor, MonitorConfig, Node,
     Projection, Reconfigured, Reply, ReplyTo, Request, SequencerNumber, SequencerReply, SequencerRequest,
-    SequencerVerb, TcpTransport, Timing, Transport, UnitNumber, UnitReply, UnitRequest, UnitVerb,
+    SequencerVerb, TcpTransport, Timing, TransferError, Transport, UnitNumber, UnitReply, UnitRequest,
+    UnitVerb,
 };
-use mixlog::log::{LogId, SharedLog, TrimError};
+use mixlog::log::{LogId, SharedLog};
 
-use super::arguments::{ClusterCommand, ClusterOptions};
+use super::arguments::{ClusterCommand, ClusterOptions, OnClusterOptions};
 use super::failure::Failure;
 use super::run::print_to_stdout;
 
-/// How long a command waits for the cluster.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a command waits for the cluster, unless it is told.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Positions in a stripe of a new log: a batch has at most as many entries.
 pub(super) const WIDTH: u32 = 1 << 16;
@@ -34,19 +35,19 @@ pub(super) struct Cluster {
     pub(super) tcp: Arc<TcpTransport>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) timing: Timing,
+    patience: Duration,
 }
 
 impl Cluster {
-    pub(super) fn connect(home: &Home) -> Result<Self, Failure> {
+    pub(super) fn connect(home: &Home, patience: Duration) -> Result<Self, Failure> {
         let timing = Timing::default();
         let tcp = TcpTransport::connect(home, &timing)?;
-        Ok(Self { transport: Arc::<TcpTransport>::clone(&tcp), tcp, timing })
+        Ok(Self { transport: Arc::<TcpTransport>::clone(&tcp), tcp, timing, patience })
     }
 
     /// The latest projection, if there is one.
     pub(super) fn latest(&self) -> Result<Option<Arc<Projection>>, Failure> {
-        corfu::latest(&*self.transport, &self.timing, PATIENCE)
-            .ok_or_else(|| Failure::Io("the projection store could not be reached in time".to_owned()))
+        corfu::latest(&*self.transport, &self.timing, self.patience).ok_or_else(no_store)
     }
 
     fn projection(&self) -> Result<Arc<Projection>, Failure> {
@@ -55,15 +56,15 @@ impl Cluster {
         })
     }
 
+    /// Founds a log, or goes on with what somebody who was interrupted had begun.
     pub(super) fn founded(
         &self,
         chains: Vec<Vec<UnitNumber>>,
         sequencer: SequencerNumber,
     ) -> Result<Arc<Projection>, Failure> {
-        let log = LogId::random();
-        self.tcp.pin(log);
-        // A unit that has joined is of this log for ever, also if the other ones are not there and nothing comes of
-        // it. So nobody is asked to join before all of them answer.
+        let log = corfu::name(&*self.transport, &self.timing, LogId::random(), self.patience);
+        let log = log.ok_or_else(no_store)?;
+        // A unit that has joined is of this log for ever. So nobody is asked to join before all of them answer.
         let mut nodes: Vec<Node> = chains.iter().flatten().copied().map(Node::Unit).collect();
         nodes.push(Node::Sequencer(sequencer));
         let blank = Projection::blank(log, WIDTH);
@@ -71,15 +72,22 @@ impl Cluster {
         for (node, answer) in asked {
             if !matches!(answer.recv_timeout(self.timing.answer), Ok(Some(_))) {
                 return Err(Failure::Io(format!(
-                    "{node} does not answer: does it run, and is it of no other log? Nothing was changed; try again"
+                    "{node} does not answer: does it run, and is it of no other log than {log}? Nothing was changed; try again"
                 )));
             }
         }
-        made(corfu::found(&self.transport, &self.timing, log, chains, sequencer, WIDTH, Some(PATIENCE)))
+        let patience = Some(self.patience);
+        match corfu::found(&self.transport, &self.timing, log, chains, sequencer, WIDTH, patience) {
+            Some(Reconfigured::Overtaken(latest)) => Err(Failure::Refused(format!(
+                "there is a cluster already, of log {} and in epoch {}: mixlog cluster add and remove change it",
+                latest.log, latest.epoch
+            ))),
+            founded => made(founded),
+        }
     }
 
     pub(super) fn changed(&self, from: Arc<Projection>, change: Change) -> Result<Arc<Projection>, Failure> {
-        made(corfu::reconfigure(&self.transport, &self.timing, from, change, Some(PATIENCE)))
+        made(corfu::reconfigure(&self.transport, &self.timing, from, change, Some(self.patience)))
     }
 
     /// Changes the projection, copies to who joins, and prints what came of it.
@@ -87,8 +95,11 @@ impl Cluster {
         let mut latest = self.changed(self.projection()?, change)?;
         if !latest.joining().is_empty() {
             eprintln!("mixlog: epoch {}; copying to units that join", latest.epoch);
-            latest = corfu::transfer(&self.transport, &self.timing, latest, None)
-                .map_err(|error| Failure::Corrupt(error.to_string()))?;
+            let copied = corfu::transfer(&self.transport, &self.timing, latest, Some(self.patience));
+            latest = copied.map_err(|error| match error {
+                TransferError::Lost(_) => Failure::Corrupt(error.to_string()),
+                TransferError::Unavailable => Failure::Io(error.to_string()),
+            })?;
         }
         print_to_stdout(&latest.to_string())
     }
@@ -102,6 +113,10 @@ impl Cluster {
             let _ = print_to_stdout(&format!("{event}\n"));
         })
     }
+}
+
+fn no_store() -> Failure {
+    Failure::Io("the projection store could not be reached in time".to_owned())
 }
 
 fn made(reconfigured: Option<Reconfigured>) -> Result<Arc<Projection>, Failure> {
@@ -123,11 +138,28 @@ fn made(reconfigured: Option<Reconfigured>) -> Result<Arc<Projection>, Failure> 
     }
 }
 
+/// The log of the cluster that is named, or `None` if the name means something else.
+pub(super) fn named_log(
+    name: &Path,
+    options: &OnClusterOptions,
+) -> Result<Option<Arc<dyn SharedLog>>, Failure> {
+    match named(name) {
+        Some(home) => {
+            let (patience, beside) = (Duration::from_secs_f64(options.patience), options.beside.clone());
+            log(&home?, Config { patience, beside, ..Config::default() }).map(Some)
+        }
+        None if options.beside.is_some() => Err(Failure::Refused(
+            "--beside is for logs on clusters: a log in a directory keeps its checkpoints there".to_owned(),
+        )),
+        None => Ok(None),
+    }
+}
+
 /// The log of a cluster.
-pub(super) fn log(home: &Home) -> Result<Arc<dyn SharedLog>, Failure> {
-    let cluster = Cluster::connect(home)?;
+fn log(home: &Home, config: Config) -> Result<Arc<dyn SharedLog>, Failure> {
+    let cluster = Cluster::connect(home, config.patience)?;
     let durability = cluster.tcp.durability(&*cluster.projection()?);
-    let config = Config { durability, ..Config::default() };
+    let config = Config { durability, ..config };
     let log = CorfuLog::connect(cluster.transport, config).map_err(|error| match error {
         ConnectError::NotSetUp => Failure::Refused(error.to_string()),
         _ => Failure::Io(error.to_string()),
@@ -136,7 +168,7 @@ pub(super) fn log(home: &Home) -> Result<Arc<dyn SharedLog>, Failure> {
 }
 
 fn open(options: &ClusterOptions) -> Result<Cluster, Failure> {
-    Cluster::connect(&options.log)
+    Cluster::connect(&options.log, PATIENCE)
 }
 
 fn chain(text: &str) -> Result<Vec<UnitNumber>, Failure> {
@@ -152,15 +184,7 @@ pub(crate) fn run(command: &ClusterCommand) -> Result<(), Failure> {
         ClusterCommand::Up(_) => unreachable!("it has a module of its own"),
         ClusterCommand::Found { cluster, chain: chains, sequencer } => {
             let chains = chains.iter().map(|text| chain(text)).collect::<Result<_, _>>()?;
-            let home = &cluster.log;
-            let cluster = open(cluster)?;
-            if let Some(latest) = cluster.latest()? {
-                return Err(Failure::Refused(format!(
-                    "there is a cluster at {home} already, of log {} and in epoch {}: mixlog cluster add and remove change it",
-                    latest.log, latest.epoch
-                )));
-            }
-            let projection = cluster.founded(chains, SequencerNumber(*sequencer))?;
+            let projection = open(cluster)?.founded(chains, SequencerNumber(*sequencer))?;
             print_to_stdout(&projection.to_string())
         }
         ClusterCommand::Status(cluster) => status(&open(cluster)?),
@@ -184,9 +208,9 @@ pub(crate) fn run(command: &ClusterCommand) -> Result<(), Failure> {
             })
         }
         ClusterCommand::Trim { cluster, before } => {
-            let log = log(&cluster.log)?;
-            log.trim(*before).map_err(|error: TrimError| Failure::Io(error.to_string()))?;
-            let tail = log.tail();
+            let log = log(&cluster.log, Config::default())?;
+            log.trim(*before)?;
+            let tail = log.tail()?;
             print_to_stdout(&format!("head {}\ntail {}\n", tail.head, tail.tail))
         }
         ClusterCommand::Monitor { cluster, replicas } => {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use mixlog::checkpoint::{BackupError, CheckpointError};
 use mixlog::log::corfu::{HomeError, NetError, StoreError};
-use mixlog::log::{self, AppendError, ReadError};
+use mixlog::log::{self, AppendError, ReadError, TailError, TrimError};
 use mixlog::workloads::workload::DriveError;
 use mixlog::{OpenError, SubmitError};
 
@@ -65,6 +65,22 @@ impl From<ReadError> for Failure {
         match error {
             ReadError::Corrupt { .. } => Self::Corrupt(text),
             ReadError::Trimmed { .. } => Self::Refused(text),
+            _ => Self::Io(text),
+        }
+    }
+}
+
+impl From<TailError> for Failure {
+    fn from(error: TailError) -> Self {
+        Self::Io(error.to_string())
+    }
+}
+
+impl From<TrimError> for Failure {
+    fn from(error: TrimError) -> Self {
+        let text = error.to_string();
+        match error {
+            TrimError::ReadOnly => Self::Refused(text),
             _ => Self::Io(text),
         }
     }
@@ -160,7 +176,7 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let text = error.to_string();
         match error {
-            StoreError::Damaged { .. } => Self::Corrupt(text),
+            StoreError::Damaged { .. } | StoreError::Nameless { .. } => Self::Corrupt(text),
             StoreError::Foreign { .. } | StoreError::InUse { .. } => Self::Refused(text),
             _ => Self::Io(text),
         }

@@ -10,15 +10,15 @@ use mixlog::log::{FileLog, SharedLog};
 use mixlog::{Digest, Engine, Position, Procedure, Replay};
 use serde::Serialize;
 
-use super::arguments::{DumpOptions, EngineOptions, ReplayOptions, StateOptions};
+use super::arguments::{DumpOptions, EngineOptions, OnClusterOptions, ReplayOptions, StateOptions};
 use super::cluster;
 use super::failure::Failure;
 use super::run::{clear_line, is_read, print_recovery, print_to_stdout, show_recovery};
 use super::workload;
 
-fn open(log: &Path) -> Result<Arc<dyn SharedLog>, Failure> {
-    match cluster::named(log) {
-        Some(home) => cluster::log(&home?),
+fn open(log: &Path, on_cluster: &OnClusterOptions) -> Result<Arc<dyn SharedLog>, Failure> {
+    match cluster::named_log(log, on_cluster)? {
+        Some(log) => Ok(log),
         None => Ok(Arc::new(FileLog::open_read_only(log)?)),
     }
 }
@@ -59,12 +59,12 @@ fn execute(
 
 /// Executes a log, and prints where it ended.
 fn print_digest(
-    directory: &Path,
+    log: &Arc<dyn SharedLog>,
     engine: &EngineOptions,
     to: Option<Position>,
     start: Start,
 ) -> Result<Digest, Failure> {
-    let executed = execute(&open(directory)?, engine, to, start)?;
+    let executed = execute(log, engine, to, start)?;
     let digest = executed.as_ref().map_or_else(Digest::default, |&(_, digest)| digest);
     let position = digest.position.map_or_else(|| "none".to_owned(), |position| position.to_string());
     let explained = match (&executed, engine.explain) {
@@ -78,7 +78,8 @@ fn print_digest(
 /// Executes a log, prints where it ended, and compares.
 pub(crate) fn replay(options: &ReplayOptions) -> Result<(), Failure> {
     let start = if options.from_checkpoint { Start::Newest } else { Start::Oldest };
-    let digest = print_digest(&options.log, &options.engine, options.to, start)?;
+    let log = open(&options.log, &options.on_cluster)?;
+    let digest = print_digest(&log, &options.engine, options.to, start)?;
     match &options.expect {
         Some(expected) if *expected != digest.to_string() => {
             Err(Failure::CheckFailed(format!("the digest is {digest}, and not {expected}")))
@@ -89,12 +90,13 @@ pub(crate) fn replay(options: &ReplayOptions) -> Result<(), Failure> {
 
 /// Prints the digest after a position.
 pub(crate) fn digest(options: &StateOptions) -> Result<(), Failure> {
-    print_digest(&options.log, &options.engine, options.at, Start::Newest).map(|_| ())
+    let log = open(&options.log, &options.on_cluster)?;
+    print_digest(&log, &options.engine, options.at, Start::Newest).map(|_| ())
 }
 
 /// Prints what a generic store holds after a position.
 pub(crate) fn dump_state(options: &StateOptions) -> Result<(), Failure> {
-    let log = open(&options.log)?;
+    let log = open(&options.log, &options.on_cluster)?;
     // Before a long log is executed in vain.
     if let Some(procedures) = procedures(&*log)?
         && !procedures.iter().any(|name| name == kv::Transaction::NAME)
@@ -133,10 +135,10 @@ impl Row<'_> {
 
 /// Prints a log's entries.
 pub(crate) fn dump_entries(options: &DumpOptions) -> Result<(), Failure> {
-    let log = open(&options.directory)?;
+    let log = open(&options.directory, &options.on_cluster)?;
     let Some(procedures) = procedures(&*log)? else { return Ok(()) };
     let replay = workload::register(&procedures, Engine::builder())?.threads(1).replay(Arc::clone(&log))?;
-    let tail = log.tail();
+    let tail = log.tail()?;
     let end = options.to.map_or(tail.tail, |to| to.next().min(tail.tail));
     let mut position = options.from.unwrap_or(tail.head);
     let mut out = BufWriter::new(io::stdout().lock());

@@ -1,33 +1,45 @@
 //! `mixlog checkpoint` and `mixlog backup`: what is kept, and where.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use mixlog::Engine;
 use mixlog::checkpoint::{self, CheckpointError};
 use mixlog::log::{FileLog, SharedLog, file};
 
-use super::arguments::{BackupOptions, CheckpointOptions};
+use super::arguments::{BackupOptions, CheckpointOptions, KeepOptions, OnClusterOptions};
 use super::cluster;
 use super::failure::Failure;
 use super::inspect::procedures;
 use super::run::{open_engine, print_to_stdout};
 use super::workload;
 
+/// A log to go on with.
+pub(super) fn open_existing(
+    log: &Path,
+    keep: &KeepOptions,
+    on_cluster: &OnClusterOptions,
+) -> Result<Arc<dyn SharedLog>, Failure> {
+    if let Some(log) = cluster::named_log(log, on_cluster)? {
+        return Ok(log);
+    }
+    let config = file::Config { create: file::Create::Never, ..keep.files() };
+    Ok(Arc::new(FileLog::open(log, config)?))
+}
+
 /// Executes what is in a log, and keeps the state.
 pub(crate) fn checkpoint(options: &CheckpointOptions) -> Result<(), Failure> {
-    if cluster::named(&options.log).is_some() {
+    if cluster::named(&options.log).is_some() && options.on_cluster.beside.is_none() {
         return Err(Failure::Refused(
-            "a cluster has no place for checkpoints: programs give them one (checkpoint::Config::storage)"
-                .to_owned(),
+            "a cluster has no place for checkpoints: name a directory for them with --beside".to_owned(),
         ));
     }
-    let config = file::Config { create: file::Create::Never, ..options.keep.files() };
-    let log = Arc::new(FileLog::open(&options.log, config)?);
+    let log = open_existing(&options.log, &options.keep, &options.on_cluster)?;
     let Some(procedures) = procedures(&*log)? else {
         return Err(CheckpointError::Empty.into());
     };
     let builder = options.engine.apply(workload::register(&procedures, Engine::builder())?);
-    let engine = open_engine(options.keep.apply(builder), Arc::clone(&log) as _, "checkpoint")?;
+    let engine = open_engine(options.keep.apply(builder), Arc::clone(&log), "checkpoint")?;
     let taken = engine.checkpoint()?;
     let kept: Vec<_> = engine.checkpoints().iter().map(ToString::to_string).collect();
     engine.close()?;
@@ -36,7 +48,7 @@ pub(crate) fn checkpoint(options: &CheckpointOptions) -> Result<(), Failure> {
         taken.position,
         taken.rows,
         taken.bytes,
-        log.tail().head,
+        log.tail()?.head,
         kept.join(" ")
     ))
 }

@@ -1,16 +1,16 @@
 //! `mixlog replica`: engines on one log, which compare; several in this process, or one of several processes.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mixlog::log::{FileLog, SharedLog, file};
+use mixlog::log::SharedLog;
 use mixlog::{Builder, Engine, Membership, Position, Replica};
 
-use super::arguments::{KeepOptions, ReplicaOptions};
+use super::arguments::ReplicaOptions;
 use super::cluster;
 use super::failure::Failure;
 use super::inspect::procedures;
+use super::keep::open_existing;
 use super::run::{Asking, LOOK, open_engine, print_to_stdout};
 use super::workload;
 
@@ -25,14 +25,8 @@ pub(crate) fn replica(options: &ReplicaOptions) -> Result<(), Failure> {
     }
 }
 
-fn open(log: &Path, keep: &KeepOptions) -> Result<Arc<dyn SharedLog>, Failure> {
-    match cluster::named(log) {
-        Some(home) => cluster::log(&home?),
-        None => {
-            let config = file::Config { create: file::Create::Never, ..keep.files() };
-            Ok(Arc::new(FileLog::open(log, config)?))
-        }
-    }
+fn open(options: &ReplicaOptions) -> Result<Arc<dyn SharedLog>, Failure> {
+    open_existing(&options.log, &options.keep, &options.on_cluster)
 }
 
 fn empty() -> Failure {
@@ -46,7 +40,7 @@ fn again(procedures: &[String]) -> Builder {
 
 /// Runs replicas in this process until they agree or cannot.
 fn several(options: &ReplicaOptions) -> Result<(), Failure> {
-    let log = open(&options.log, &options.keep)?;
+    let log = open(options)?;
     let Some(procedures) = procedures(&*log)? else {
         return Err(empty());
     };
@@ -91,7 +85,7 @@ fn several(options: &ReplicaOptions) -> Result<(), Failure> {
 
 /// Follows the log as one of its members, until all agree on what is in it now, or for ever.
 fn one(options: &ReplicaOptions, membership: &Membership) -> Result<(), Failure> {
-    let log = open(&options.log, &options.keep)?;
+    let log = open(options)?;
     let shared = cluster::named(&options.log).is_some();
     let names = match procedures(&*log)? {
         Some(names) => names,
@@ -140,7 +134,7 @@ fn first_procedures(log: &dyn SharedLog) -> Result<Vec<String>, Failure> {
             eprintln!("mixlog: the log is empty; waiting for its first entry");
             waits = true;
         }
-        log.wait_past(log.tail().tail, Some(SAY))?;
+        log.wait_past(log.tail()?.tail, Some(SAY))?;
     }
 }
 

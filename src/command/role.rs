@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
@@ -48,7 +49,8 @@ pub(crate) fn sequencer(options: &SequencerOptions) -> Result<(), Failure> {
 /// Serves the projection store.
 pub(crate) fn projections(options: &ProjectionsOptions) -> Result<(), Failure> {
     let server = Server::store(listen(options.listen)?, &options.dir)?;
-    serve(Node::Store, &server, options.until_stdin_ends)
+    serve(Node::Store, &server, &End::of(options.until_stdin_ends)?);
+    Ok(())
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
@@ -58,6 +60,7 @@ fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
 /// Announces a role, as soon as that is possible, and serves it.
 fn serve_role(node: Node, server: &Server, options: &RoleOptions) -> Result<(), Failure> {
     let listing = Listing { address: server.address(), durability: server.durability() };
+    let end = End::of(options.until_stdin_ends)?;
     let mut told = false;
     loop {
         match announce(&options.log, server.log(), node, listing, &Timing::default()) {
@@ -68,23 +71,56 @@ fn serve_role(node: Node, server: &Server, options: &RoleOptions) -> Result<(), 
                     eprintln!("mixlog: {error}; trying again until it can be reached");
                     told = true;
                 }
-                thread::sleep(AGAIN);
+                // Whoever started it may be gone, and the store with him.
+                if end.wait(Some(AGAIN)) {
+                    return Ok(());
+                }
             }
         }
     }
-    serve(node, server, options.until_stdin_ends)
+    serve(node, server, &end);
+    Ok(())
 }
 
 /// Says where the role listens, and serves it until the process is killed, or stdin ends.
-fn serve(node: Node, server: &Server, until_stdin_ends: bool) -> Result<(), Failure> {
+fn serve(node: Node, server: &Server, end: &End) {
     // Whoever does not read this may still use the role.
     let _ = writeln!(io::stdout(), "{node} listens on {}", server.address());
-    if until_stdin_ends {
-        let mut sink = [0; 64];
-        while !matches!(io::stdin().read(&mut sink), Ok(0)) {}
-        return Ok(());
+    end.wait(None);
+}
+
+/// When a role is to end; `None`: it is killed.
+struct End(Option<Receiver<()>>);
+
+impl End {
+    /// With stdin, or not.
+    fn of(stdin: bool) -> io::Result<Self> {
+        if !stdin {
+            return Ok(Self(None));
+        }
+        let (open, ended) = mpsc::channel();
+        thread::Builder::new().name("mixlog-stdin".to_owned()).spawn(move || {
+            let mut sink = [0; 64];
+            while !matches!(io::stdin().read(&mut sink), Ok(0)) {}
+            drop(open);
+        })?;
+        Ok(Self(Some(ended)))
     }
-    loop {
-        thread::park();
+
+    /// Waits for it, for so long at most; tells whether it is there.
+    fn wait(&self, timeout: Option<Duration>) -> bool {
+        match (&self.0, timeout) {
+            (Some(ended), Some(timeout)) => {
+                ended.recv_timeout(timeout) == Err(RecvTimeoutError::Disconnected)
+            }
+            (Some(ended), None) => ended.recv().is_err(),
+            (None, Some(timeout)) => {
+                thread::sleep(timeout);
+                false
+            }
+            (None, None) => loop {
+                thread::park();
+            },
+        }
     }
 }

@@ -15,7 +15,7 @@ use mixlog::{Engine, Explanation, OpenError, Position, SubmitError};
 use serde::Serialize;
 use tempfile::TempDir;
 
-use super::arguments::{Durability, KeepOptions, RunOptions};
+use super::arguments::{Durability, KeepOptions, OnClusterOptions, RunOptions};
 use super::cluster;
 use super::failure::Failure;
 use super::workload::{self, Visit};
@@ -133,7 +133,8 @@ impl Visit for Run<'_> {
             ));
         }
         // The temporary directory goes last, after the log was closed.
-        let (log, _directory) = open_log(options.log.as_deref(), options.durability, &options.keep)?;
+        let (log, _directory) =
+            open_log(options.log.as_deref(), options.durability, &options.keep, &options.on_cluster)?;
         let membership = options.agree.membership()?;
         let builder = options.keep.apply(options.engine.apply(workload.register(Engine::builder())));
         let builder = match &membership {
@@ -302,9 +303,9 @@ pub(super) fn open_log(
     log: Option<&Path>,
     durability: Option<Durability>,
     keep: &KeepOptions,
+    on_cluster: &OnClusterOptions,
 ) -> Result<(Arc<dyn SharedLog>, Option<TempDir>), Failure> {
-    if let Some(home) = log.and_then(cluster::named) {
-        let log = cluster::log(&home?)?;
+    if let Some(log) = cluster::named_log(log.unwrap_or_else(|| Path::new("")), on_cluster)? {
         return match durability.map(shared_log::Durability::from) {
             Some(wanted) if wanted != log.durability() => Err(Failure::Refused(format!(
                 "the durability is the cluster's to choose, and it is {}",

@@ -21,13 +21,17 @@ use std::time::{Duration, Instant};
 use mixlog::log::corfu::{Change, Home, SequencerNumber, UnitNumber};
 
 use super::arguments::{Durability, UpOptions};
-use super::cluster::Cluster;
+use super::cluster::{Cluster, PATIENCE};
 use super::failure::Failure;
 use super::run::print_to_stdout;
 
 /// The pause before a child is started again; twice as long each time, while it ends soon after.
 const AGAIN: Duration = Duration::from_millis(100);
 const AGAIN_AT_MOST: Duration = Duration::from_secs(5);
+
+/// After so many ends in a row a child counts as one that does not come up. What is left of a cluster that was killed just
+/// now may hold its directories and its port until its disk is done.
+const ATTEMPTS: u32 = 8;
 
 /// Two: one takes over when the other one does not answer.
 const SEQUENCERS: u32 = 2;
@@ -57,7 +61,7 @@ pub(crate) fn up(options: &UpOptions) -> Result<(), Failure> {
         }
     };
     let log = home.to_string();
-    let cluster = Cluster::connect(&home)?;
+    let cluster = Cluster::connect(&home, PATIENCE)?;
     let latest = cluster.latest()?;
     if latest.is_some() && options.durability == Durability::Memory {
         return Err(Failure::Refused(format!(
@@ -157,13 +161,17 @@ fn start(
 ) -> Result<SocketAddr, Failure> {
     let keeper = Keeper { name: name.to_owned(), arguments, listen, events: events.clone() };
     thread::Builder::new().name(format!("mixlog-keep-{name}")).spawn(move || keeper.keep())?;
+    let mut ends = 0;
     loop {
         let event = happened.recv().expect("a sender of ours is still there");
         tell(&event)?;
         match event {
             Event::Started { name: started, address, .. } if started == name => return Ok(address),
             Event::Ended { name: ended, .. } | Event::Failed { name: ended, .. } if ended == name => {
-                return Err(Failure::Io(format!("{name} does not come up")));
+                ends += 1;
+                if ends == ATTEMPTS {
+                    return Err(Failure::Io(format!("{name} does not come up")));
+                }
             }
             _ => {}
         }

@@ -4,6 +4,7 @@
 //! as long as that takes. In the end every audit must hold, and the log, read by somebody else and executed one by
 //! one, must give the digest of the engine that ran meanwhile: so nothing that it acknowledged is lost.
 
+mod commands;
 mod processes;
 mod replicas;
 mod tpcc;

@@ -97,7 +97,7 @@ pub(crate) fn agree_with_a_run_though_one_is_killed(cluster: &Cluster) {
     c.agrees(first + 6000);
     drop((b, c));
     // The others come when it has asked for their votes already.
-    let tail = cluster.log().tail().tail;
+    let tail = cluster.log().tail().unwrap().tail;
     let padded = mixlog::Position((tail.0 / WINDOW_GRID + 1) * WINDOW_GRID - 1);
     let mut once = Command::new(env!("CARGO_BIN_EXE_mixlog"));
     once.args(["replica", "--member", "b", "--once", "--log", &cluster.name()]).args(MEMBERS);

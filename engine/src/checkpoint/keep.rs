@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use mixlog_log::{Position, SharedLog};
+use mixlog_log::{Position, SharedLog, TrimError};
 
 use super::layout::{FileHeader, file_name};
 use super::shelf::{Shelf, WRITING};
@@ -111,7 +111,7 @@ impl Keeper {
         stop: Arc<AtomicBool>,
         recovery: &Recovery,
     ) -> io::Result<Self> {
-        let head = log.tail().head;
+        let head = log.tail().map_err(|error| io::Error::new(io::ErrorKind::TimedOut, error))?.head;
         let (bad, good) = shelf.list()?.into_iter().partition(|&position| {
             let name = file_name(position);
             position.next() < head || recovery.rejected.iter().any(|rejected| rejected.name == name)
@@ -219,7 +219,7 @@ impl Keeper {
         if removed {
             self.shelf.storage.sync_directory().map_err(self.error("sync", ""))?;
         }
-        if self.config.trim && self.log.tail().head < oldest.next() {
+        if self.config.trim && self.log.tail().map_err(TrimError::from)?.head < oldest.next() {
             self.log.trim(oldest.next())?;
         }
         Ok(())

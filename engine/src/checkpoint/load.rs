@@ -41,7 +41,7 @@ pub(crate) fn recover(
     before: Position,
     on_load: Option<&OnLoad>,
 ) -> Result<Recovery, OpenError> {
-    let (tail, begun) = (log.tail(), Instant::now());
+    let (tail, begun) = (log.tail()?, Instant::now());
     let mut recovery = Recovery::default();
     let all = shelf.map_or_else(|| Ok(Vec::new()), list)?;
     let mut candidates: Vec<_> =
@@ -91,7 +91,7 @@ pub(crate) fn recover(
 
 /// The names in a log that was trimmed, from the newest checkpoint whose beginning is whole.
 pub(crate) fn catalog_of(log: &dyn SharedLog, shelf: Option<&Shelf>) -> Result<Catalog, OpenError> {
-    let head = log.tail().head;
+    let head = log.tail()?.head;
     let Some(shelf) = shelf else { return Err(OpenError::Trimmed { head }) };
     let mut rejected = Vec::new();
     for position in list(shelf)?.into_iter().rev().filter(|position| position.next() >= head) {

@@ -338,7 +338,7 @@ impl Builder {
     pub fn open(self, log: Arc<dyn SharedLog>) -> Result<Engine, OpenError> {
         let Built { pipeline, progress, checkpoints, on_load, membership } = self.build()?;
         if let Some(membership) = membership {
-            let tail = log.tail().tail;
+            let tail = log.tail()?.tail;
             pipeline.watch(Watch::new(membership, tail, tail));
         }
         observe::describe();
@@ -353,13 +353,13 @@ impl Builder {
             on_load.as_ref(),
         )?;
         let (start, first) = (Instant::now(), pipeline.shared().snapshots.tail());
-        pipeline.run(&*log, &Until::Tail(log.tail().tail), progress.as_ref())?;
+        pipeline.run(&*log, &Until::Tail(log.tail()?.tail), progress.as_ref())?;
         let shared = Arc::clone(pipeline.shared());
         (recovery.entries, recovery.replay) = (shared.snapshots.tail().since(first), start.elapsed());
         observe::opened(shared.snapshots.tail(), begun.elapsed());
         append_catalog(&shared, &*log)?;
         // So that the state after opening does not depend on how soon the catalog is read.
-        pipeline.run(&*log, &Until::Tail(log.tail().tail), progress.as_ref())?;
+        pipeline.run(&*log, &Until::Tail(log.tail()?.tail), progress.as_ref())?;
         let pipeline = Arc::new(pipeline);
         let stop = Arc::new(AtomicBool::new(false));
         let no_thread =
@@ -420,7 +420,7 @@ fn append_catalog(shared: &Shared, log: &dyn SharedLog) -> Result<(), OpenError>
             && own.tables.iter().all(|t| known.tables.contains(t))
     });
     // A sealed log can still be opened, and read.
-    if complete || log.tail().sealed {
+    if complete || log.tail()?.sealed {
         return Ok(());
     }
     let mut batch = Batch::new();

@@ -15,7 +15,7 @@ use crate::procedure::Procedures;
 /// [`OpenError::Entry`] when the log was not begun by an engine, [`OpenError::Read`] when it cannot be read, and those of
 /// opening a log that was trimmed.
 pub fn procedures_in(log: &dyn SharedLog) -> Result<Option<Vec<(String, u32)>>, OpenError> {
-    let mut position = log.tail().head;
+    let mut position = log.tail()?.head;
     if position > Position::ZERO {
         let shelf = checkpoint::Config::default().shelf(log);
         return checkpoint::catalog_of(log, shelf.as_ref()).map(|catalog| Some(catalog.procedures));

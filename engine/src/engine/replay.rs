@@ -39,7 +39,7 @@ impl Replay {
                 done.previous().unwrap_or_default()
             )));
         }
-        let tail = self.log.tail().tail;
+        let tail = self.log.tail()?.tail;
         if position >= tail {
             return Err(OpenError::BeyondTail { position, tail });
         }
@@ -51,7 +51,7 @@ impl Replay {
     /// # Errors
     /// [`OpenError`]; what came before the error is executed.
     pub fn to_end(&self) -> Result<Digest, OpenError> {
-        self.to_tail(self.log.tail().tail)
+        self.to_tail(self.log.tail()?.tail)
     }
 
     fn to_tail(&self, tail: Position) -> Result<Digest, OpenError> {

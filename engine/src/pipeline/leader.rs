@@ -130,7 +130,7 @@ impl Pipeline {
         }
         if let Until::Stopped(stop) = until {
             if leader.last.is_none() && stop.load(Ordering::Relaxed) {
-                leader.last = Some(log.tail().tail);
+                leader.last = Some(log.tail()?.tail);
             }
             if leader.last.is_some_and(|last| first >= last) {
                 return Ok(false);

@@ -81,7 +81,7 @@ fn fail_every_call(kind: Kind, count: u64, error: Failure) {
         let running = script::open(&sim, durability, 1).unwrap_or_else(|error| panic!("{}: {error}", what()));
         let seen = script::assert_state(&running.engine);
         assert!(seen >= promise.at_least(durability, true), "{}", what());
-        let n = mixlog_log::SharedLog::tail(&*running.log).tail.0;
+        let n = mixlog_log::SharedLog::tail(&*running.log).unwrap().tail.0;
         script::submit(&running.engine, n).unwrap().wait().unwrap();
         running.engine.checkpoint().unwrap_or_else(|error| panic!("{}: {error}", what()));
         drop(running);

@@ -84,7 +84,7 @@ impl Crashes {
         assert!(tail >= at_least, "{tail} < {at_least}");
         self.tally.from_checkpoint += u64::from(recovery.checkpoint.is_some());
         self.tally.rejected += recovery.rejected.len() as u64;
-        self.tally.trimmed += u64::from(log.tail().head.0 > 0);
+        self.tally.trimmed += u64::from(log.tail().unwrap().head.0 > 0);
         self.tally.longer_than_acknowledged += u64::from(tail > acknowledged);
         // Whoever looked now has seen this state: the next power cut must not take it.
         let seen = sim.disk().after(Cut::Nothing, &mut self.random);

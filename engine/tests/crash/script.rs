@@ -148,7 +148,7 @@ pub(crate) fn run(sim: &Sim, durability: Durability, threads: usize, steps: &[St
     for step in steps {
         match *step {
             Step::Burst(count) => {
-                let first = running.log.tail().tail.0;
+                let first = running.log.tail().unwrap().tail.0;
                 let tickets: Result<Vec<_>, _> =
                     (first..first + count).map(|n| submit(&running.engine, n)).collect();
                 for (n, ticket) in (first..).zip(tickets?) {
@@ -159,7 +159,7 @@ pub(crate) fn run(sim: &Sim, durability: Durability, threads: usize, steps: &[St
             }
             Step::Singles(count) => {
                 for _ in 0..count {
-                    let n = running.log.tail().tail.0;
+                    let n = running.log.tail().unwrap().tail.0;
                     submit(&running.engine, n)?.wait().map_err(|error| error.to_string())?;
                     sim.note(Note::Acknowledged(Position(n + 1)));
                 }
@@ -169,7 +169,7 @@ pub(crate) fn run(sim: &Sim, durability: Durability, threads: usize, steps: &[St
                 sim.note(Note::Checkpointed(taken.position));
             }
             Step::Reopen => {
-                let tail = running.log.tail().tail;
+                let tail = running.log.tail().unwrap().tail;
                 running.engine.close().map_err(|error| error.to_string())?;
                 drop(running.log);
                 // Closing makes everything durable, whatever the durability.

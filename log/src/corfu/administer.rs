@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::{LogId, Position};
 
-use super::message::{SequencerNumber, UnitNumber};
-use super::plan::Change;
+use super::message::{SequencerNumber, StoreReply, StoreRequest, UnitNumber};
+use super::plan::{Change, Found};
 use super::projection::Projection;
 use super::reconfigure::{Reconfigure, Reconfigured};
 use super::rules::Rules;
@@ -41,8 +41,27 @@ pub fn reconfigure(
     driver.run(&mut Reconfigure::new(from, change, Rules::SOUND), patience)
 }
 
-/// Founds a cluster: a log with stripes of `width` positions, on these chains and this sequencer. If there is
-/// one already, that one is `Overtaken`.
+/// The log that the store's projections are of, or will be: the one that was named first, and `proposed` if none was.
+/// `None`: the store did not answer within `patience`.
+///
+/// Cost: blocks the calling thread.
+#[must_use]
+pub fn name(
+    transport: &dyn Transport,
+    timing: &Timing,
+    proposed: LogId,
+    patience: Duration,
+) -> Option<LogId> {
+    let request = StoreRequest::Name(proposed);
+    transport::ask_store(transport, timing, patience, &request, |reply| match reply {
+        StoreReply::Named(log) => Some(log),
+        _ => None,
+    })
+}
+
+/// Founds a cluster: a log with stripes of `width` positions, on these chains and this sequencer. Its id is `log`, unless
+/// somebody has begun to found it before: who was interrupted, after whatever step, founds it again. A cluster that was
+/// founded so already, and not changed since, is `Installed` as well; another one is `Overtaken`.
 pub fn found(
     transport: &Arc<dyn Transport>,
     timing: &Timing,
@@ -53,7 +72,21 @@ pub fn found(
     patience: Option<Duration>,
 ) -> Option<Reconfigured> {
     let change = Change { sequencer: Some(sequencer), ..Change::grow(chains) };
-    reconfigure(transport, timing, Arc::new(Projection::blank(log, width)), change, patience)
+    let blank = Arc::new(Projection::blank(log, width));
+    match reconfigure(transport, timing, blank, change.clone(), patience)? {
+        Reconfigured::Overtaken(latest) if is_founded_so(&latest, &change, width) => {
+            Some(Reconfigured::Installed(latest))
+        }
+        founded => Some(founded),
+    }
+}
+
+/// Whether `latest` is the first projection of a log, and what `change` makes of nothing.
+fn is_founded_so(latest: &Projection, change: &Change, width: u32) -> bool {
+    let instance = latest.sequencer.map(|(_, instance)| instance);
+    let (tail, trimmed, silent) = (Position::ZERO, Position::ZERO, Vec::new());
+    let found = Found { tail, trimmed, silent, instance };
+    Projection::blank(latest.log, width).next(change, &found).is_ok_and(|first| first == *latest)
 }
 
 /// Why units that join did not get all that they need.
@@ -62,12 +95,13 @@ pub enum TransferError {
     /// No unit of its chain has this position any more.
     #[error("no unit has position {0} any more")]
     Lost(Position),
-    /// It took too long; begin again.
-    #[error("the units could not be copied to in time")]
+    /// It came no further for too long; begin again.
+    #[error("the units could not be copied to: somebody does not answer in time")]
     Unavailable,
 }
 
-/// Copies to the units that join, and takes them into their chains. Does nothing if none joins.
+/// Copies to the units that join, and takes them into their chains. Does nothing if none joins. `patience`: how long it may
+/// come no further.
 ///
 /// Cost: reads and writes what they are to have; appends go on meanwhile, but for the reconfiguration at the
 /// end.
@@ -84,7 +118,7 @@ pub fn transfer(
         return Ok(from);
     }
     let driver = Driver::new(Arc::clone(transport), timing.clone(), Arc::clone(&from));
-    let members = match driver.run(&mut Transfer::new(from), patience) {
+    let members = match driver.run_on(&mut Transfer::new(from), patience, Transfer::done) {
         Some(Transferred::Copied(members)) => members,
         Some(Transferred::Corrupt(position)) => return Err(TransferError::Lost(position)),
         None => return Err(TransferError::Unavailable),

@@ -8,13 +8,13 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::{AppendError, Position};
 
 use super::append::{AppendOutcome, Refusal};
 use super::appends::{Appends, Ended, Window};
-use super::log::Shared;
+use super::log::{FOR_EVER, Shared};
 use super::message::{ClientId, EntryId};
 use super::operation::{Input, Outbox};
 use super::queue::{Hunger, Offered};
@@ -26,9 +26,6 @@ const WINDOW: Window = Window { runs: 32, bytes: 16 << 20 };
 
 /// So many runs are under way whatever their size.
 const SMALL_RUNS: usize = 2;
-
-/// Longer than anybody waits; a patience past it may not be represented as a time.
-const FOR_EVER: Duration = Duration::from_secs(1 << 32);
 
 /// Appends until the queue is closed and empty.
 pub(super) fn run(log: &Shared) {

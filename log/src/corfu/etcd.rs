@@ -22,17 +22,24 @@ use std::error::Error as _;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use etcd_client::{Client, Compare, CompareOp, ConnectOptions, GetOptions, GetResponse, Txn, TxnOp};
+use etcd_client::{
+    Certificate, Client, Compare, CompareOp, ConnectOptions, GetOptions, GetResponse, Identity, TlsOptions,
+    Txn, TxnOp,
+};
 use tokio::runtime::{self, Handle};
+use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
+use crate::LogId;
+
 use super::message::{Epoch, Node, Reply, StoreReply, StoreRequest};
-use super::net::{self, Listing, Listings};
+use super::net::{self, EtcdAccess, Listing, Listings};
 use super::projection::Projection;
 use super::store::{ProjectionStore, StoreError};
 use super::transport::ReplyTo;
@@ -63,39 +70,44 @@ struct Session {
 
 struct Endpoint {
     address: String,
-    client: Client,
+    options: ConnectOptions,
+    has_tls: bool,
+    /// One for each: a client of several would choose by itself, also one that is dead. Made when it is needed: it asks
+    /// etcd who it is.
+    client: OnceCell<Client>,
 }
 
 impl EtcdStore {
     /// The store under `prefix` in the etcd whose members listen at `endpoints`, each a host and a port.
-    /// `patience`: how long a call may take.
+    /// `access`: as whom, and how; its files are read once. `patience`: how long a call may take.
     ///
     /// Cost: one question, so that a wrong address is told at once.
     ///
     /// # Errors
-    /// [`StoreError`]: nobody answers, or something else does.
+    /// [`StoreError`]: nobody answers, or something else does, or does not let us in; a file of `access` cannot be read.
     ///
     /// # Panics
     /// When `endpoints` is empty.
-    pub fn connect(endpoints: &[String], prefix: &str, patience: Duration) -> Result<Self, StoreError> {
+    pub fn connect(
+        endpoints: &[String],
+        prefix: &str,
+        access: &EtcdAccess,
+        patience: Duration,
+    ) -> Result<Self, StoreError> {
         assert!(!endpoints.is_empty(), "etcd is reached at an endpoint");
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (told, opened) = mpsc::channel();
+        let session = Session::open(endpoints, prefix, access, patience)?;
         let run = {
-            let (endpoints, prefix) = (endpoints.to_vec(), prefix.trim_matches('/').to_owned());
             move || {
                 let runtime = runtime::Builder::new_current_thread().enable_all().build();
                 let runtime = match runtime {
                     Ok(runtime) => runtime,
                     Err(error) => return drop(told.send(Err(StoreError::Io(error)))),
                 };
-                let session = runtime.block_on(Session::open(&endpoints, prefix, patience));
-                let is_open = session.is_ok();
-                let _ = told.send(session.map(|session| (Arc::new(session), runtime.handle().clone())));
-                if is_open {
-                    // Futures that others spawn run meanwhile. An error tells that the sender was dropped.
-                    let _ = runtime.block_on(stopped);
-                }
+                let _ = told.send(Ok((Arc::new(session), runtime.handle().clone())));
+                // Futures that others spawn run meanwhile. An error tells that the sender was dropped.
+                let _ = runtime.block_on(stopped);
                 // Whoever still waits is told by its channel's end. A name that is being looked up is not waited for.
                 runtime.shutdown_background();
             }
@@ -156,6 +168,10 @@ impl ProjectionStore for EtcdStore {
         let projection = projection.clone();
         self.wait(|session| async move { session.install(&projection).await })
     }
+
+    fn name(&self, proposed: LogId) -> Result<LogId, StoreError> {
+        self.wait(move |session| async move { session.name(proposed).await })
+    }
 }
 
 impl Drop for EtcdStore {
@@ -176,22 +192,39 @@ impl fmt::Debug for EtcdStore {
 }
 
 impl Session {
-    async fn open(endpoints: &[String], prefix: String, patience: Duration) -> Result<Self, StoreError> {
-        let mut opened = Vec::with_capacity(endpoints.len());
-        for address in endpoints {
-            // A member that was cut off from the others says so, instead of keeping us waiting.
-            let options = ConnectOptions::new()
-                .with_require_leader(true)
-                .with_connect_timeout(patience)
-                .with_keep_alive(KEEP_ALIVE, patience)
-                .with_keep_alive_while_idle(true);
-            // One client for each: a client of several would choose by itself, also one that is dead.
-            let client = Client::connect([address], Some(options)).await.map_err(|error| {
-                StoreError::Io(io::Error::new(io::ErrorKind::InvalidInput, format!("{address}: {error}")))
-            })?;
-            opened.push(Endpoint { address: address.clone(), client });
+    fn open(
+        endpoints: &[String],
+        prefix: &str,
+        access: &EtcdAccess,
+        patience: Duration,
+    ) -> Result<Self, StoreError> {
+        // A member that was cut off from the others says so, instead of keeping us waiting.
+        let mut options = ConnectOptions::new()
+            .with_require_leader(true)
+            .with_connect_timeout(patience)
+            .with_keep_alive(KEEP_ALIVE, patience)
+            .with_keep_alive_while_idle(true);
+        if let Some((user, password)) = &access.user {
+            let password =
+                String::from_utf8_lossy(&read(password)?).trim_end_matches(['\r', '\n']).to_owned();
+            options = options.with_user(user, password);
         }
-        Ok(Self { endpoints: opened, first: AtomicUsize::new(0), prefix, patience })
+        if let Some(ca) = &access.ca {
+            let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(read(ca)?));
+            if let Some((certificate, key)) = &access.identity {
+                tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));
+            }
+            options = options.with_tls(tls);
+        }
+        let endpoint = |address: &String| Endpoint {
+            address: address.clone(),
+            options: options.clone(),
+            has_tls: access.ca.is_some(),
+            client: OnceCell::new(),
+        };
+        let endpoints = endpoints.iter().map(endpoint).collect();
+        let prefix = prefix.trim_matches('/').to_owned();
+        Ok(Self { endpoints, first: AtomicUsize::new(0), prefix, patience })
     }
 
     fn key(&self, name: &str) -> String {
@@ -203,10 +236,12 @@ impl Session {
     }
 
     async fn handle(&self, request: &StoreRequest) -> Result<StoreReply, StoreError> {
-        if let StoreRequest::Install(projection) = request
-            && self.install(projection).await?
-        {
-            return Ok(StoreReply::Installed);
+        match request {
+            StoreRequest::Install(projection) if self.install(projection).await? => {
+                return Ok(StoreReply::Installed);
+            }
+            StoreRequest::Name(proposed) => return self.name(*proposed).await.map(StoreReply::Named),
+            StoreRequest::Install(_) | StoreRequest::Latest => {}
         }
         self.latest().await.map(StoreReply::Latest)
     }
@@ -251,9 +286,32 @@ impl Session {
             [TxnOp::put(key, projection.encode(), None), TxnOp::put(pointer, epoch.0.to_string(), None)];
         let install = Txn::new().when([is_first, follows]).and_then(writes);
         let endpoint = &self.endpoints[endpoint];
-        let mut client = endpoint.client.clone();
+        let mut client = endpoint.client(left(deadline)).await?;
         let response = within(endpoint, left(deadline), client.txn(install)).await?;
         Ok(response.succeeded())
+    }
+
+    async fn name(&self, proposed: LogId) -> Result<LogId, StoreError> {
+        if let Some(latest) = self.latest().await? {
+            return Ok(latest.log);
+        }
+        let deadline = Instant::now() + self.patience;
+        let key = self.key("log");
+        loop {
+            let (response, endpoint) = self.get(&key, None, deadline).await?;
+            if let Some(found) = response.kvs().first() {
+                let log = found.value_str().ok().and_then(|text| u128::from_str_radix(text, 16).ok());
+                return log.map(LogId).ok_or(StoreError::Foreign { key });
+            }
+            let is_first = Compare::create_revision(key.as_str(), CompareOp::Equal, 0);
+            let put = TxnOp::put(key.as_str(), proposed.to_string(), None);
+            let endpoint = &self.endpoints[endpoint];
+            let mut client = endpoint.client(left(deadline)).await?;
+            let named = client.txn(Txn::new().when([is_first]).and_then([put]));
+            if within(endpoint, left(deadline), named).await?.succeeded() {
+                return Ok(proposed);
+            }
+        }
     }
 
     async fn announce(&self, name: &str, listing: Listing) -> Result<(), StoreError> {
@@ -261,7 +319,7 @@ impl Session {
         let key = self.key(&format!("address/{name}"));
         let (_, endpoint) = self.get(&key, None, deadline).await?;
         let endpoint = &self.endpoints[endpoint];
-        let mut client = endpoint.client.clone();
+        let mut client = endpoint.client(left(deadline)).await?;
         within(endpoint, left(deadline), client.put(key, listing.to_string(), None)).await?;
         Ok(())
     }
@@ -291,8 +349,12 @@ impl Session {
             let endpoint = &self.endpoints[index];
             // Those who come after one that is silent need some time too.
             let share = left(deadline) / u32::try_from(count - attempt).expect("a few endpoints");
-            let mut client = endpoint.client.clone();
-            match within(endpoint, share, client.get(key, options.clone())).await {
+            let end = Instant::now() + share;
+            let found = match endpoint.client(share).await {
+                Ok(mut client) => within(endpoint, left(end), client.get(key, options.clone())).await,
+                Err(error) => Err(error),
+            };
+            match found {
                 Ok(response) => {
                     self.first.store(index, Ordering::Relaxed);
                     return Ok((response, index));
@@ -308,6 +370,23 @@ impl Session {
         let text = format!("etcd at {}: {what}", addresses.join(", "));
         StoreError::Io(io::Error::new(io::ErrorKind::NotConnected, text))
     }
+}
+
+impl Endpoint {
+    /// The client, connected if it was not, within `patience`.
+    async fn client(&self, patience: Duration) -> Result<Client, StoreError> {
+        let connect = || {
+            let scheme = if self.has_tls { "https" } else { "http" };
+            Client::connect([format!("{scheme}://{}", self.address)], Some(self.options.clone()))
+        };
+        within(self, patience, self.client.get_or_try_init(connect)).await.cloned()
+    }
+}
+
+/// A file of [`EtcdAccess`].
+fn read(path: &Path) -> Result<Vec<u8>, StoreError> {
+    std::fs::read(path)
+        .map_err(|error| StoreError::Io(io::Error::new(error.kind(), format!("{}: {error}", path.display()))))
 }
 
 fn left(deadline: Instant) -> Duration {

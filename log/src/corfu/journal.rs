@@ -72,14 +72,14 @@ impl Journal {
             Err(OpenError::Corrupt { .. }) => (FileLog::open_before_damage(&directory)?, true),
             Err(error) => return Err(error),
         };
-        let next = log.tail().tail.0;
+        let next = log.reach().tail.0;
         let log = Arc::new(log);
         Ok(Opened { journal: Self { directory, config, log, next }, damaged })
     }
 
     /// Calls `replay` for every record, in order. True if one of them cannot be read.
     pub(crate) fn replay(&self, mut replay: impl FnMut(Record, RecordNumber)) -> Result<bool, ReadError> {
-        let mut at = self.log.tail().head;
+        let mut at = self.log.reach().head;
         loop {
             let block = match self.log.read(at) {
                 Ok(Some(block)) => block,
@@ -144,6 +144,7 @@ impl Journal {
 }
 
 /// The records of a journal, to load and to give up.
+#[derive(Clone)]
 pub(crate) struct Shelf(Arc<FileLog>);
 
 impl Shelf {
@@ -156,6 +157,11 @@ impl Shelf {
             Record::Run(run) => Some(run),
             Record::State(_) => None,
         }
+    }
+
+    /// Makes all records durable that were acknowledged; false when the disk refuses.
+    pub(crate) fn flush(&self) -> bool {
+        self.0.flush().is_ok()
     }
 
     /// Gives up all records before `number`.

@@ -14,25 +14,28 @@
 //! Batches keep their order: they gather in groups, of which several are under way (`appender.rs`, `appends.rs`).
 
 use std::fmt;
-use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use crate::file::{FsStorage, Storage};
 use crate::{
     Acknowledge, AppendError, Batch, Block, Durability, FlushError, LogId, Position, ReadError, SealError,
-    SharedLog, Tail, Ticket, TrimError,
+    SharedLog, Tail, TailError, Ticket, TrimError,
 };
 
 use super::appender;
+use super::flush::Flush;
 use super::janitor::Sweep;
 use super::message::Run;
+use super::operation::Operation;
 use super::plan::Change;
 use super::progress::Progress;
 use super::projection::Projection;
-use super::queue::{Phase, Queue};
+use super::queue::{NotBegun, Phase, Queue};
 use super::read::{Read, ReadOutcome};
 use super::recent::Recent;
 use super::reconfigure::{Reconfigure, Reconfigured};
@@ -55,6 +58,9 @@ const BLOCK_BYTES: usize = 1 << 20;
 const POLL: Duration = Duration::from_millis(1);
 const POLL_AT_MOST: Duration = Duration::from_millis(16);
 
+/// Longer than anybody waits; a patience past it may not be represented as a time.
+pub(super) const FOR_EVER: Duration = Duration::from_secs(1 << 32);
+
 /// How a log on a cluster is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -63,7 +69,7 @@ pub struct Config {
     /// How long is waited for what.
     pub timing: Timing,
     /// How long an operation may take before it fails; default 30 s. More: longer outages are survived
-    /// without an error. Less: errors come sooner. `tail` has no error to give, and waits for ever.
+    /// without an error. Less: errors come sooner.
     pub patience: Duration,
     /// How many bytes may wait to be appended before [`append`](SharedLog::append) blocks; default 32 MiB.
     pub queue_bytes: usize,
@@ -74,6 +80,9 @@ pub struct Config {
     pub cache_bytes: usize,
     /// How often the janitor looks for holes; default every second, `None` for never.
     pub janitor: Option<Duration>,
+    /// A directory for what belongs to the log, checkpoints for example: a cluster has no place of its own. Default:
+    /// none.
+    pub beside: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -86,6 +95,7 @@ impl Default for Config {
             max_batch_bytes: 4 << 20,
             cache_bytes: 32 << 20,
             janitor: Some(Duration::from_secs(1)),
+            beside: None,
         }
     }
 }
@@ -107,8 +117,9 @@ pub enum ConnectError {
 
 /// A log on a cluster of storage units.
 ///
-/// Many of them, in many processes, may append to and read from one cluster. Dropping it appends what is
-/// queued.
+/// Many of them, in many processes, may append to and read from one cluster. Each call ends within the cluster's
+/// [`patience`](Config::patience), one that waits for what others append within that of an outage. Dropping it appends
+/// what is queued, as far as the cluster answers.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -136,8 +147,24 @@ pub(super) struct Shared {
     pub(super) queue: Queue,
     pub(super) progress: Progress,
     cache: Recent,
+    /// Since when every operation ended without an outcome, if the last one did.
+    silent: Mutex<Option<Instant>>,
     closed: Mutex<bool>,
     closing: Condvar,
+}
+
+/// The cluster has not answered in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Silent;
+
+/// What became of positions that were to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Settlement {
+    Written,
+    /// Appends of this client are under way still.
+    UnderWay,
+    /// Some of it is lost.
+    Lost,
 }
 
 impl CorfuLog {
@@ -158,12 +185,13 @@ impl CorfuLog {
             progress: Progress::new(projection.first()),
             cache: Recent::new(config.cache_bytes),
             driver: Driver::new(transport, config.timing.clone(), projection),
+            silent: Mutex::default(),
             closed: Mutex::new(false),
             closing: Condvar::new(),
             config,
         });
-        let patience = Some(shared.config.patience);
-        shared.ask_tail(TailMode::Linearizable, patience).ok_or(ConnectError::Silent)?;
+        let deadline = shared.deadline();
+        shared.ask_tail(TailMode::Linearizable, deadline).map_err(|Silent| ConnectError::Silent)?;
         let start = |name: &str, run: fn(&Shared)| {
             let shared = Arc::clone(&shared);
             let builder = thread::Builder::new().name(name.to_owned());
@@ -202,9 +230,9 @@ impl Drop for CorfuLog {
     }
 }
 
-/// The error that stands for an answer that did not come.
-fn timed_out() -> Arc<io::Error> {
-    Arc::new(io::Error::new(io::ErrorKind::TimedOut, "the cluster did not answer in time"))
+/// The time until `deadline`; the beginning of time is over.
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
 }
 
 impl Shared {
@@ -213,39 +241,70 @@ impl Shared {
         self.progress.wake();
     }
 
+    // ---- asking the cluster ------------------------------------------------------------------------------
+
+    /// When an operation that begins now has taken too long.
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.config.patience.min(FOR_EVER)
+    }
+
+    /// Runs an operation until `deadline`.
+    fn ask<O: Operation>(&self, operation: &mut O, deadline: Instant) -> Result<O::Outcome, Silent> {
+        let begun = Instant::now();
+        let outcome = self.driver.run(operation, Some(left(deadline)));
+        let mut silent = self.silent.lock().expect(UNPOISONED);
+        match outcome {
+            Some(outcome) => {
+                *silent = None;
+                Ok(outcome)
+            }
+            None => {
+                silent.get_or_insert(begun);
+                Err(Silent)
+            }
+        }
+    }
+
+    /// Whether nobody was answered for longer than anybody should wait.
+    fn is_silent(&self) -> bool {
+        let silent = *self.silent.lock().expect(UNPOISONED);
+        silent.is_some_and(|since| since.elapsed() >= self.config.patience)
+    }
+
     // ---- how far the log reaches -------------------------------------------------------------------------
 
     /// Asks the cluster how far the log reaches.
-    fn ask_tail(&self, mode: TailMode, patience: Option<Duration>) -> Option<tail::TailOutcome> {
-        let found = self.driver.run(&mut tail::Tail::new(self.driver.projection(), mode), patience)?;
+    fn ask_tail(&self, mode: TailMode, deadline: Instant) -> Result<tail::TailOutcome, Silent> {
+        let found = self.ask(&mut tail::Tail::new(self.driver.projection(), mode), deadline)?;
         self.progress.trimmed(found.trimmed);
         if found.sealed {
             self.sealed(found.tail);
         }
-        Some(found)
+        Ok(found)
     }
 
-    /// Makes sure that everything before `upto` is written. False if that takes too long, or some of it is
-    /// lost.
-    fn settle(&self, upto: Position, patience: Option<Duration>) -> bool {
-        let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
-        self.settle_after_own(upto, deadline, patience)
-    }
-
-    /// The same; waits for appends of this client until `own` only. They are not slow writers to be filled,
-    /// since they end by themselves.
-    fn settle_after_own(&self, upto: Position, own: Option<Instant>, patience: Option<Duration>) -> bool {
+    /// Makes sure that everything before `upto` is written. Waits for appends of this client until `own` only: they
+    /// are not slow writers to be filled, since they end by themselves.
+    fn settle(&self, upto: Position, own: Instant, deadline: Instant) -> Result<Settlement, Silent> {
         if !self.progress.wait_own(upto, own) {
-            return false;
+            return Ok(Settlement::UnderWay);
         }
         let from = self.progress.known().mark;
         if from >= upto {
-            return true;
+            return Ok(Settlement::Written);
         }
-        let mut settle = Settle::new(self.driver.projection(), from, upto);
-        let Some(settled) = self.driver.run(&mut settle, patience) else { return false };
+        let settled = self.ask(&mut Settle::new(self.driver.projection(), from, upto), deadline)?;
         self.progress.committed(from, settled.upto);
-        !settled.corrupt
+        Ok(if settled.corrupt { Settlement::Lost } else { Settlement::Written })
+    }
+
+    /// Asks how far the log reaches, and makes sure that everything up to there is written or lost.
+    fn settled_tail(&self, deadline: Instant) -> Result<tail::TailOutcome, Silent> {
+        let found = self.ask_tail(TailMode::Linearizable, deadline)?;
+        match self.settle(found.tail, deadline, deadline)? {
+            Settlement::Written | Settlement::Lost => Ok(found),
+            Settlement::UnderWay => Err(Silent),
+        }
     }
 
     fn reach(&self) -> Tail {
@@ -254,25 +313,24 @@ impl Shared {
         Tail { head: known.head, tail: known.mark, sealed }
     }
 
-    fn tail(&self) -> Tail {
-        let found = self.ask_tail(TailMode::Linearizable, None).expect("it was given all the time it needs");
-        self.settle(found.tail, None);
+    fn tail(&self) -> Result<Tail, Silent> {
+        let found = self.settled_tail(self.deadline())?;
         let reach = self.reach();
         // Past a position that is lost, the tail is what the cluster says.
-        Tail { tail: reach.tail.max(found.tail), ..reach }
+        Ok(Tail { tail: reach.tail.max(found.tail), ..reach })
     }
 
     // ---- reading -----------------------------------------------------------------------------------------
 
     fn read(&self, position: Position) -> Result<Option<Arc<Block>>, ReadError> {
+        let deadline = self.deadline();
+        let unavailable = |Silent| ReadError::Unavailable;
         if position >= self.progress.known().mark {
-            let patience = Some(self.config.patience);
-            let unavailable = || ReadError::Io(timed_out());
-            let found = self.ask_tail(TailMode::Linearizable, patience).ok_or_else(unavailable)?;
+            let found = self.ask_tail(TailMode::Linearizable, deadline).map_err(unavailable)?;
             if position >= found.tail {
                 return Ok(None);
             }
-            self.settle(found.tail, patience);
+            self.settle(found.tail, deadline, deadline).map_err(unavailable)?;
         }
         let (head, mark) = {
             let known = self.progress.known();
@@ -287,26 +345,25 @@ impl Shared {
         // Past the mark there is something that cannot be settled: reading it tells why.
         let upto = if position < mark { mark } else { position.next() };
         let mut read = Read::new(self.driver.projection(), position, upto, READ_BYTES, mark);
-        match self.driver.run(&mut read, Some(self.config.patience)) {
-            Some(ReadOutcome::Runs(runs)) => {
+        match self.ask(&mut read, deadline).map_err(unavailable)? {
+            ReadOutcome::Runs(runs) => {
                 let blocks = joined(runs);
                 let found = blocks.iter().find(|block| block.get(position).is_some()).cloned();
                 self.cache.keep(blocks);
                 Ok(Some(found.expect("the first run holds the position asked for")))
             }
-            Some(ReadOutcome::Trimmed(head)) => {
+            ReadOutcome::Trimmed(head) => {
                 self.progress.trimmed(head);
                 Err(ReadError::Trimmed { position, head })
             }
-            Some(ReadOutcome::Corrupt(position)) => {
+            ReadOutcome::Corrupt(position) => {
                 let detail = "every unit that had it has lost it".to_owned();
                 Err(ReadError::Corrupt { position, detail })
             }
-            Some(ReadOutcome::Unwritten) => {
+            ReadOutcome::Unwritten => {
                 let detail = "a unit has nothing where all must have something".to_owned();
                 Err(ReadError::Corrupt { position, detail })
             }
-            None => Err(ReadError::Io(timed_out())),
         }
     }
 
@@ -319,17 +376,23 @@ impl Shared {
             if reach.tail > position {
                 return Ok(reach);
             }
-            let patience = match deadline {
-                None => self.config.patience,
-                Some(deadline) => deadline.saturating_duration_since(Instant::now()),
-            };
+            let patience = self.deadline();
+            let until =
+                deadline.map_or(patience, |deadline| patience.min(deadline.max(Instant::now() + POLL)));
             // Somebody else may have appended, or have left a hole before what we did.
-            if let Some(found) = self.ask_tail(TailMode::Fast, Some(patience.max(POLL)))
-                && (found.tail > position || found.sealed)
-                // A hole on the way is worth more than the time that is left: otherwise nobody fills it.
-                && (self.settle_after_own(found.tail, deadline, Some(self.config.patience)) || found.sealed)
-            {
-                return Ok(self.reach());
+            match self.ask_tail(TailMode::Fast, until) {
+                Ok(found) if found.tail > position || found.sealed => {
+                    // A hole on the way is worth more than the time that is left: otherwise nobody fills it.
+                    let own = deadline.unwrap_or(patience);
+                    let settlement = self.settle(found.tail, own, patience);
+                    let settlement = settlement.map_err(|Silent| ReadError::Unavailable)?;
+                    if settlement == Settlement::Written || found.sealed {
+                        return Ok(self.reach());
+                    }
+                }
+                Ok(_) => {}
+                Err(Silent) if self.is_silent() => return Err(ReadError::Unavailable),
+                Err(Silent) => {}
             }
             let now = Instant::now();
             if deadline.is_some_and(|deadline| deadline <= now) {
@@ -341,63 +404,64 @@ impl Shared {
         }
     }
 
-    // ---- trimming and sealing ----------------------------------------------------------------------------
+    // ---- trimming, flushing and sealing ------------------------------------------------------------------
 
     fn trim(&self, before: Position) -> Result<(), TrimError> {
-        let unavailable = || TrimError::Io(timed_out());
+        let deadline = self.deadline();
+        let unavailable = |Silent| TrimError::Unavailable;
         let mut upto = self.progress.known().mark;
         if before > upto {
-            let patience = Some(self.config.patience);
-            let found = self.ask_tail(TailMode::Linearizable, patience).ok_or_else(unavailable)?;
-            self.settle(found.tail, patience);
-            upto = found.tail;
+            upto = self.settled_tail(deadline).map_err(unavailable)?.tail;
         }
         let before = before.min(upto);
         if before <= self.progress.known().head {
             return Ok(());
         }
         let mut trim = Trim::new(self.driver.projection(), before);
-        self.driver.run(&mut trim, Some(self.config.patience)).ok_or_else(unavailable)?;
+        self.ask(&mut trim, deadline).map_err(unavailable)?;
         self.progress.trimmed(before);
         self.cache.trim(before);
         Ok(())
     }
 
     fn flush(&self) -> Result<Position, FlushError> {
-        if self.config.durability == Durability::Buffered {
-            return Err(FlushError::Buffered);
+        let deadline = self.deadline();
+        let unavailable = |Silent| FlushError::Unavailable;
+        let found = self.settled_tail(deadline).map_err(unavailable)?;
+        // What is acknowledged by units that flush is durable already.
+        if self.config.durability != Durability::Flushed {
+            self.ask(&mut Flush::new(self.driver.projection()), deadline).map_err(unavailable)?;
         }
-        // Units that flush have nothing to do, and of those in memory nothing is expected.
-        let patience = Some(self.config.patience);
-        let found = self.ask_tail(TailMode::Linearizable, patience).ok_or(FlushError::Unavailable)?;
-        self.settle(found.tail, patience);
         Ok(found.tail)
     }
 
     fn seal(&self) -> Result<Position, SealError> {
-        match self.queue.begin_seal() {
+        let deadline = self.deadline();
+        match self.queue.begin_seal(deadline) {
             Ok(()) => {}
-            Err(Some(tail)) => return Ok(tail),
-            Err(None) => unreachable!("a log is closed by its owner, who does not seal it meanwhile"),
+            Err(NotBegun::Sealed(tail)) => return Ok(tail),
+            Err(NotBegun::Late) => return Err(SealError::Unavailable),
+            Err(NotBegun::Closed) => {
+                unreachable!("a log is closed by its owner, who does not seal it meanwhile")
+            }
         }
-        let deadline = Instant::now() + self.config.patience;
         let mut projection = self.driver.projection();
         while !projection.sealed() {
             let mut reconfigure = Reconfigure::new(Arc::clone(&projection), Change::seal(), Rules::SOUND);
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.driver.run(&mut reconfigure, Some(left)) {
-                Some(Reconfigured::Installed(latest) | Reconfigured::Overtaken(latest)) => {
+            match self.ask(&mut reconfigure, deadline) {
+                Ok(Reconfigured::Installed(latest) | Reconfigured::Overtaken(latest)) => {
                     self.driver.learn(&latest);
                     projection = latest;
                 }
-                Some(_) | None => {
+                Ok(_) | Err(Silent) => {
                     self.queue.set_phase(Phase::Open);
-                    return Err(SealError::Failed(timed_out()));
+                    return Err(SealError::Unavailable);
                 }
             }
         }
         self.sealed(projection.tail);
-        self.settle(projection.tail, Some(self.config.patience));
+        // It is sealed, whether its holes are filled by now or by who reads them.
+        let _ = self.settle(projection.tail, deadline, deadline);
         Ok(projection.tail)
     }
 
@@ -414,9 +478,10 @@ impl Shared {
             }
             drop(guard);
             let from = self.progress.known().mark;
-            if from > swept || self.ask_tail(TailMode::Fast, Some(interval)).is_some_and(|t| t.tail > swept) {
+            let asked = || self.ask_tail(TailMode::Fast, Instant::now() + interval.min(FOR_EVER));
+            if from > swept || asked().is_ok_and(|found| found.tail > swept) {
                 let mut sweep = Sweep::new(self.driver.projection(), from);
-                if let Some(settled) = self.driver.run(&mut sweep, Some(self.config.timing.answer)) {
+                if let Ok(settled) = self.ask(&mut sweep, Instant::now() + self.config.timing.answer) {
                     self.progress.committed(from, settled.upto);
                     swept = settled.upto;
                 }
@@ -477,10 +542,8 @@ impl SharedLog for CorfuLog {
         self.shared.read(position)
     }
 
-    /// Waits for ever while the cluster cannot be reached: there is no error to give. A cluster that could not be
-    /// reached from the beginning is an error of [`connect`](Self::connect).
-    fn tail(&self) -> Tail {
-        self.shared.tail()
+    fn tail(&self) -> Result<Tail, TailError> {
+        self.shared.tail().map_err(|Silent| TailError::Unavailable)
     }
 
     fn wait_past(&self, position: Position, timeout: Option<Duration>) -> Result<Tail, ReadError> {
@@ -489,6 +552,11 @@ impl SharedLog for CorfuLog {
 
     fn flush(&self) -> Result<Position, FlushError> {
         self.shared.flush()
+    }
+
+    fn beside(&self, name: &str) -> Option<Arc<dyn Storage>> {
+        let directory = self.shared.config.beside.as_ref()?;
+        Some(Arc::new(FsStorage::new(directory.join(name))))
     }
 
     fn trim(&self, before: Position) -> Result<(), TrimError> {

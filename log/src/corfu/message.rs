@@ -252,6 +252,8 @@ pub enum UnitVerb {
     /// Positions before this one are committed: any unit of a chain may be believed about them. A hint.
     /// Answers `Done`.
     Commit(Position),
+    /// Make durable what the unit has, whatever it promises of a write. Answers `Done` when it is.
+    Flush,
     /// Answer `Standing`.
     Probe,
     /// Refuse all requests of earlier epochs from now on. Answers `Standing`.
@@ -389,6 +391,9 @@ impl Token {
 pub enum StoreRequest {
     /// Answer `Latest`.
     Latest,
+    /// Answer `Named`: of which log the projections are, or will be; of this one, if nobody said so before. It stays so
+    /// for ever.
+    Name(LogId),
     /// Install this projection if its epoch is the one after the latest. Answers `Installed`, or `Latest` if
     /// it is not.
     Install(Arc<Projection>),
@@ -401,4 +406,6 @@ pub enum StoreReply {
     Latest(Option<Arc<Projection>>),
     /// The projection that was proposed is that of its epoch, for ever.
     Installed,
+    /// Of which log the projections are, or will be.
+    Named(LogId),
 }

@@ -23,6 +23,7 @@
 //! | settle | the last units' gaps: waited for, then filled | `settle.rs` |
 //! | tail | the sequencer; confirmed by all units of a chain | `tail.rs` |
 //! | trim | all units | `trim.rs` |
+//! | flush | all units: what they have is durable before they answer | `flush.rs` |
 //! | seal, reconfigure | all units that stay; the tail from what they have; the next projection | `seal.rs`, `reconfigure.rs`, `plan.rs` |
 //! | state transfer | fill, and copy what is filled | `transfer.rs` |
 //! | sweep | settle everything, tell the units how far | `janitor.rs` |
@@ -66,6 +67,7 @@ mod boot;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod fill;
+mod flush;
 mod janitor;
 mod journal;
 mod local;
@@ -93,12 +95,13 @@ mod transport;
 mod trim;
 mod unit;
 
-pub use administer::{TransferError, found, latest, reconfigure, transfer};
+pub use administer::{TransferError, found, latest, name, reconfigure, transfer};
 pub use append::{Append, AppendOutcome, Appended, Entries, Refusal};
 pub use appends::{Appends, Ended, Window};
 #[cfg(feature = "etcd")]
 pub use etcd::EtcdStore;
 pub use fill::{Aim, Fill, Filled};
+pub use flush::Flush;
 pub use janitor::Sweep;
 pub use local::{LOCAL_SEQUENCER, LocalCluster, LocalConfig, LocalError, LocalStorage};
 pub use log::{Config, ConnectError, CorfuLog};
@@ -108,7 +111,9 @@ pub use message::{
     UnitReply, UnitRequest, UnitVerb,
 };
 pub use monitor::{Monitor, MonitorConfig, MonitorEvent};
-pub use net::{FrameError, Home, HomeError, Listing, Listings, NetError, Server, TcpTransport, announce};
+pub use net::{
+    EtcdAccess, FrameError, Home, HomeError, Listing, Listings, NetError, Server, TcpTransport, announce,
+};
 pub use operation::{Call, Input, Operation, Outbox, Outgoing, Pause};
 pub use plan::{Change, Found, Join, PlanError};
 pub use projection::{Chain, Flaw, Place, Projection, Segment};

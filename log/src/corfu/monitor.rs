@@ -37,7 +37,7 @@ pub struct MonitorConfig {
     pub misses: u32,
     /// How many units a chain should have; default 2.
     pub replicas: usize,
-    /// How long a change, or a copy, may take before it is begun again; default 30 s.
+    /// How long a change may take, or a copy come no further, before it is begun again; default 30 s.
     pub patience: Duration,
     /// How long is waited for what else.
     pub timing: Timing,

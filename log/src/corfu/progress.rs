@@ -89,20 +89,15 @@ impl Progress {
 
     /// Waits until appends that this client has begun have ended, as far as they may stand before `upto`.
     /// False when `deadline` passed first.
-    pub(crate) fn wait_own(&self, upto: Position, deadline: Option<Instant>) -> bool {
+    pub(crate) fn wait_own(&self, upto: Position, deadline: Instant) -> bool {
         let mut known = self.known();
         let began = known.began;
         while known.mark < upto && known.ended < began {
-            known = match deadline {
-                None => self.changed.wait(known).expect(UNPOISONED),
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return false;
-                    }
-                    self.changed.wait_timeout(known, left).expect(UNPOISONED).0
-                }
-            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            known = self.changed.wait_timeout(known, left).expect(UNPOISONED).0;
         }
         true
     }

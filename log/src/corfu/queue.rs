@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::mem;
 use std::ops::Range;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::{Acknowledge, AppendError, Batch, Position};
@@ -189,6 +189,16 @@ pub(crate) enum Phase {
     Closed,
 }
 
+/// Why a seal did not begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotBegun {
+    /// The log is sealed already, at this tail.
+    Sealed(Position),
+    Closed,
+    /// What was there did not go out in time.
+    Late,
+}
+
 impl Queue {
     /// A queue for about `limit` bytes, in batches of `batch_bytes` at most.
     pub(crate) fn new(limit: usize, batch_bytes: usize, phase: Phase) -> Self {
@@ -257,24 +267,37 @@ impl Queue {
         over
     }
 
-    /// Lets nobody add anything, and waits until everything that is there went out. False if the log is
-    /// sealed already, with its tail, or closed.
-    pub(crate) fn begin_seal(&self) -> Result<(), Option<Position>> {
+    /// Lets nobody add anything, and waits until everything that is there went out.
+    pub(crate) fn begin_seal(&self, deadline: Instant) -> Result<(), NotBegun> {
         let mut state = self.state.lock().expect(UNPOISONED);
         loop {
             match state.phase {
                 Phase::Open => break,
                 // Somebody else is at it.
-                Phase::Sealing => state = self.changed.wait(state).expect(UNPOISONED),
-                Phase::Sealed(tail) => return Err(Some(tail)),
-                Phase::Closed => return Err(None),
+                Phase::Sealing => state = self.wait_change(state, deadline).ok_or(NotBegun::Late)?,
+                Phase::Sealed(tail) => return Err(NotBegun::Sealed(tail)),
+                Phase::Closed => return Err(NotBegun::Closed),
             }
         }
         state.phase = Phase::Sealing;
         while state.busy || !state.groups.is_empty() {
-            state = self.changed.wait(state).expect(UNPOISONED);
+            let Some(changed) = self.wait_change(state, deadline) else {
+                self.set_phase(Phase::Open);
+                return Err(NotBegun::Late);
+            };
+            state = changed;
         }
         Ok(())
+    }
+
+    /// Waits for a change; `None` when `deadline` has passed.
+    fn wait_change<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        deadline: Instant,
+    ) -> Option<MutexGuard<'a, State>> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then(|| self.changed.wait_timeout(state, left).expect(UNPOISONED).0)
     }
 
     /// Goes on in this phase, unless it is closed.

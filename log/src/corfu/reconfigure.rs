@@ -1,6 +1,8 @@
 //! Reconfigure: from one epoch to the next.
 //!
-//! 1. Look up the latest projection. It must be the one that the change is meant for.
+//! 1. Look up the latest projection. It must be the one that the change is meant for. If there is none, a log is being
+//!    founded, and the store is asked to name it: so who founds it again, after one who died, asks units to join that
+//!    joined it before.
 //! 2. Units that join forget what they had and take their new incarnation. They are in no projection, so
 //!    nobody misses anything.
 //! 3. The sequencer of the next epoch is sealed, which tells its instance.
@@ -20,6 +22,8 @@
 //! Source: CORFU (NSDI 2012), section 3.4; the register for projections is that of Vertical Paxos.
 
 use std::sync::Arc;
+
+use crate::LogId;
 
 use super::message::{
     Epoch, Instance, Member, Node, SequencerNumber, SequencerReply, SequencerVerb, StoreReply, StoreRequest,
@@ -48,6 +52,8 @@ pub struct Reconfigure {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Phase {
     Look,
+    /// Only of a log that is being founded.
+    Name,
     Join(Vec<Member>),
     Sequencer(SequencerNumber),
     /// Only when recovery is not fenced: looks at units before they are sealed.
@@ -108,6 +114,21 @@ impl Reconfigure {
         {
             return Some(Reconfigured::Overtaken(latest));
         }
+        if self.view.epoch() == Epoch::NONE {
+            self.phase = Phase::Name;
+            self.view.ask_store(out, StoreRequest::Name(self.view.projection().log));
+            return None;
+        }
+        self.join(out)
+    }
+
+    fn named(&mut self, log: LogId, out: &mut Outbox) -> Option<Reconfigured> {
+        let blank = Projection::blank(log, self.view.projection().width);
+        self.view = View::numbered(Arc::new(blank), self.view.next_call());
+        self.join(out)
+    }
+
+    fn join(&mut self, out: &mut Outbox) -> Option<Reconfigured> {
         if let Err(error) = self.view.projection().check_change(&self.change) {
             return Some(Reconfigured::Impossible(error));
         }
@@ -249,7 +270,7 @@ impl Reconfigure {
                 }
                 self.start(next, out)
             }
-            Some(StoreReply::Latest(None)) | None => {
+            Some(StoreReply::Latest(None) | StoreReply::Named(_)) | None => {
                 self.view.pause(out, Pause::Silence);
                 None
             }
@@ -304,7 +325,7 @@ impl Reconfigure {
                 }
                 self.install_if_sealed(out)
             }
-            Phase::Look | Phase::Sequencer(_) | Phase::Install { .. } | Phase::Start(_) => None,
+            Phase::Look | Phase::Name | Phase::Sequencer(_) | Phase::Install { .. } | Phase::Start(_) => None,
         }
     }
 
@@ -333,7 +354,8 @@ impl Operation for Reconfigure {
             Event::Store(Some(StoreReply::Latest(latest))) if self.phase == Phase::Look => {
                 self.looked(latest, out)
             }
-            Event::Store(None) if self.phase == Phase::Look => {
+            Event::Store(Some(StoreReply::Named(log))) if self.phase == Phase::Name => self.named(log, out),
+            Event::Store(_) if matches!(self.phase, Phase::Look | Phase::Name) => {
                 self.view.pause(out, Pause::Silence);
                 None
             }
@@ -342,7 +364,7 @@ impl Operation for Reconfigure {
             Event::Unit(member, reply) => self.take_unit(member, &reply, out),
             Event::NoUnit(member) => self.miss_unit(member, out),
             Event::Paused => match &self.phase {
-                Phase::Look => {
+                Phase::Look | Phase::Name => {
                     self.look(out);
                     None
                 }

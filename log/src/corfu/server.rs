@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! requests --> unit thread: handle, queue records --> reply thread: wait until durable, load, answer
-//!                                  \--> journal (group commit) --/
+//!                                  \--> journal (group commit) --/       \--> flush thread: sync, answer
 //! ```
 //!
 //! The unit thread never waits for the disk: while one group is flushed, the next one gathers behind it.
 //! Answers leave in the order of their requests, each when all records before it are durable, so nobody sees
-//! what a power cut could take back.
+//! what a power cut could take back. Only those to flushes come when they come: of a unit that buffers, much may have to
+//! be written, and who waits for less must not wait for that.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -138,6 +139,7 @@ impl UnitServer {
         }
         let (requests, asked) = mpsc::channel();
         let (groups, done) = mpsc::channel();
+        let (flushes, wanted) = mpsc::channel();
         let failed = Arc::new(AtomicBool::new(false));
         let whole = Arc::new(AtomicBool::new(false));
         let worker = Worker {
@@ -159,9 +161,11 @@ impl UnitServer {
             let builder = thread::Builder::new().name(format!("mixlog-{name}-{number}"));
             builder.spawn(run).expect("the operating system starts a thread")
         };
+        let has_failed = Arc::clone(&failed);
         let threads = vec![
             start("unit", Box::new(move || worker.run(&asked))),
-            start("reply", Box::new(move || reply(&done, &failed))),
+            start("reply", Box::new(move || reply(&done, &flushes, &failed))),
+            start("flush", Box::new(move || flush(&wanted, &has_failed))),
         ];
         let inner = Inner::Files { requests: Some(requests), threads, whole, boot };
         Ok(Self { number, durability: files.durability, log, inner })
@@ -235,6 +239,14 @@ enum Group {
         trim: Option<RecordNumber>,
     },
     /// Answers as soon as everything before it was.
+    Barrier(Sender<()>),
+}
+
+/// What the reply thread hands to the flush thread.
+enum Wanted {
+    /// Everything on the shelf is to be durable; then there is an answer.
+    Flush(Shelf, ReplyTo),
+    /// As of the reply thread.
     Barrier(Sender<()>),
 }
 
@@ -365,12 +377,12 @@ impl Worker {
 }
 
 /// The reply thread.
-fn reply(groups: &Receiver<Group>, failed: &AtomicBool) {
+fn reply(groups: &Receiver<Group>, flushes: &Sender<Wanted>, failed: &AtomicBool) {
     while let Ok(group) = groups.recv() {
         let (ticket, shelf, answers, trim) = match group {
             Group::Answers { ticket, shelf, answers, trim } => (ticket, shelf, answers, trim),
             Group::Barrier(passed) => {
-                let _ = passed.send(());
+                let _ = flushes.send(Wanted::Barrier(passed));
                 continue;
             }
         };
@@ -381,11 +393,40 @@ fn reply(groups: &Receiver<Group>, failed: &AtomicBool) {
             continue;
         }
         for (answer, reply) in answers {
+            if answer == Answer::Flushed {
+                let _ = flushes.send(Wanted::Flush(shelf.clone(), reply));
+                continue;
+            }
             let loaded: UnitReply = answer.load(|number| shelf.load(number));
             reply.answer(Reply::Unit(loaded));
         }
         if let Some(number) = trim {
             shelf.trim(number);
+        }
+    }
+}
+
+/// The flush thread. Who asks while it is at it is served by the next one, all together.
+fn flush(wanted: &Receiver<Wanted>, failed: &AtomicBool) {
+    while let Ok(first) = wanted.recv() {
+        let (mut shelf, mut answers, mut barriers) = (None, Vec::new(), Vec::new());
+        for wanted in std::iter::once(first).chain(wanted.try_iter()) {
+            match wanted {
+                Wanted::Flush(newest, reply) => {
+                    shelf = Some(newest);
+                    answers.push(reply);
+                }
+                Wanted::Barrier(passed) => barriers.push(passed),
+            }
+        }
+        if shelf.take().is_some_and(|shelf| !shelf.flush()) {
+            failed.store(true, Ordering::Release);
+        }
+        if !failed.load(Ordering::Acquire) {
+            answers.into_iter().for_each(|reply| reply.answer(Reply::Unit(UnitReply::Done)));
+        }
+        for passed in barriers {
+            let _ = passed.send(());
         }
     }
 }

@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex};
 
 use thiserror::Error;
 
+use crate::LogId;
+
 use super::message::{Epoch, StoreReply, StoreRequest};
 use super::projection::{Flaw, Projection};
 
@@ -40,6 +42,12 @@ pub enum StoreError {
         /// Which directory.
         path: PathBuf,
     },
+    /// The file that names the log does not.
+    #[error("{path} does not hold the id of a log")]
+    Nameless {
+        /// Which file.
+        path: PathBuf,
+    },
     /// What stands at this key was not written by a projection store, or part of what was is missing.
     #[error("{key} in etcd was not left so by a projection store")]
     Foreign {
@@ -63,6 +71,13 @@ pub trait ProjectionStore: Send + Sync + 'static {
     /// [`StoreError`]: it may be installed or not. Look.
     fn install(&self, projection: &Projection) -> Result<bool, StoreError>;
 
+    /// Of which log the projections are, or will be, durably: of `proposed`, if nobody named one before. So whoever
+    /// founds a log, goes on with what others had begun.
+    ///
+    /// # Errors
+    /// [`StoreError`]: it may be named or not. Ask again.
+    fn name(&self, proposed: LogId) -> Result<LogId, StoreError>;
+
     /// Answers a request of the protocol.
     ///
     /// # Errors
@@ -70,6 +85,7 @@ pub trait ProjectionStore: Send + Sync + 'static {
     fn handle(&self, request: &StoreRequest) -> Result<StoreReply, StoreError> {
         match request {
             StoreRequest::Latest => self.latest().map(StoreReply::Latest),
+            StoreRequest::Name(proposed) => self.name(*proposed).map(StoreReply::Named),
             StoreRequest::Install(projection) => {
                 if self.install(projection)? {
                     Ok(StoreReply::Installed)
@@ -84,6 +100,7 @@ pub trait ProjectionStore: Send + Sync + 'static {
 /// The register itself: what every store does, as a state machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Register {
+    log: Option<LogId>,
     projections: BTreeMap<Epoch, Arc<Projection>>,
 }
 
@@ -101,15 +118,21 @@ impl Register {
 
     /// Answers a request.
     pub fn handle(&mut self, request: &StoreRequest) -> StoreReply {
-        let latest = self.latest();
-        if let StoreRequest::Install(projection) = request {
-            let next = latest.map_or(Epoch(1), |latest| latest.epoch.next());
-            if projection.epoch == next {
-                self.projections.insert(next, Arc::clone(projection));
-                return StoreReply::Installed;
+        match request {
+            StoreRequest::Latest => {}
+            StoreRequest::Name(proposed) => {
+                let known = self.latest().map(|latest| latest.log);
+                return StoreReply::Named(*self.log.get_or_insert_with(|| known.unwrap_or(*proposed)));
+            }
+            StoreRequest::Install(projection) => {
+                let next = self.latest().map_or(Epoch(1), |latest| latest.epoch.next());
+                if projection.epoch == next {
+                    self.projections.insert(next, Arc::clone(projection));
+                    return StoreReply::Installed;
+                }
             }
         }
-        StoreReply::Latest(latest.cloned())
+        StoreReply::Latest(self.latest().cloned())
     }
 }
 
@@ -126,9 +149,17 @@ impl ProjectionStore for MemoryStore {
         let request = StoreRequest::Install(Arc::new(projection.clone()));
         Ok(self.0.lock().expect(UNPOISONED).handle(&request) == StoreReply::Installed)
     }
+
+    fn name(&self, proposed: LogId) -> Result<LogId, StoreError> {
+        match self.0.lock().expect(UNPOISONED).handle(&StoreRequest::Name(proposed)) {
+            StoreReply::Named(log) => Ok(log),
+            other => unreachable!("asked for a name, it answers {other:?}"),
+        }
+    }
 }
 
-/// A projection store in a directory, for processes of one machine: a file for each epoch.
+/// A projection store in a directory, for processes of one machine: a file for each epoch, and one, `log`, with the
+/// log's id in hexadecimal digits.
 ///
 /// A file gets its name when it is complete and synced, by a link, which fails if the name is taken. So it is
 /// there wholly or not at all, and never replaced.
@@ -160,7 +191,7 @@ impl FileStore {
     }
 
     fn file(&self, epoch: Epoch) -> PathBuf {
-        self.directory.join(format!("projection-{:016x}", epoch.0))
+        self.directory.join(file_name(epoch))
     }
 
     fn highest(&self) -> io::Result<Option<Epoch>> {
@@ -182,6 +213,27 @@ impl FileStore {
         self.durable.fetch_max(epoch.0, Ordering::AcqRel);
         Ok(())
     }
+
+    /// Makes a file of that name, complete and synced; false if there is one already. The name itself is not synced.
+    fn create(&self, name: &str, bytes: &[u8]) -> io::Result<bool> {
+        // Of the process, which may have the store open more than once.
+        static ATTEMPTS: AtomicU64 = AtomicU64::new(0);
+        let attempt = ATTEMPTS.fetch_add(1, Ordering::Relaxed);
+        let creating = self.directory.join(format!("creating-{name}-{}-{attempt}", std::process::id()));
+        let linked = (|| {
+            let mut file = File::create(&creating)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::hard_link(&creating, self.directory.join(name))
+        })();
+        // If that fails it is garbage, and nothing else.
+        let _ = fs::remove_file(&creating);
+        match linked {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 impl ProjectionStore for FileStore {
@@ -201,28 +253,35 @@ impl ProjectionStore for FileStore {
         if self.highest()?.unwrap_or(Epoch::NONE).next() != epoch {
             return Ok(false);
         }
-        // Of the process, which may have the store open more than once.
-        static ATTEMPTS: AtomicU64 = AtomicU64::new(0);
-        let attempt = ATTEMPTS.fetch_add(1, Ordering::Relaxed);
-        let name = format!("creating-{:016x}-{}-{attempt}", epoch.0, std::process::id());
-        let creating = self.directory.join(name);
-        let linked = (|| {
-            let mut file = File::create(&creating)?;
-            file.write_all(&projection.encode())?;
-            file.sync_all()?;
-            fs::hard_link(&creating, self.file(epoch))
-        })();
-        // If that fails it is garbage, and nothing else.
-        let _ = fs::remove_file(&creating);
-        match linked {
-            Ok(()) => {
-                self.sync(epoch)?;
-                Ok(true)
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-            Err(error) => Err(error.into()),
+        let installed = self.create(&file_name(epoch), &projection.encode())?;
+        if installed {
+            self.sync(epoch)?;
         }
+        Ok(installed)
     }
+
+    fn name(&self, proposed: LogId) -> Result<LogId, StoreError> {
+        if let Some(latest) = self.latest()? {
+            return Ok(latest.log);
+        }
+        let path = self.directory.join(NAME);
+        let read = || -> Result<LogId, StoreError> {
+            let text = fs::read_to_string(&path)?;
+            let log = u128::from_str_radix(text.trim_end(), 16);
+            log.map(LogId).map_err(|_| StoreError::Nameless { path: path.clone() })
+        };
+        let named = if self.create(NAME, format!("{proposed}\n").as_bytes())? { proposed } else { read()? };
+        // Whoever made the file may not have come to that. A name that somebody has acted by must stay.
+        File::open(&self.directory)?.sync_all()?;
+        Ok(named)
+    }
+}
+
+/// The file that names the log.
+const NAME: &str = "log";
+
+fn file_name(epoch: Epoch) -> String {
+    format!("projection-{:016x}", epoch.0)
 }
 
 #[cfg(all(test, not(loom)))]

@@ -2,7 +2,8 @@
 //!
 //! A unit joins with an epoch, and has everything from that epoch's tail on. What lies before cannot grow; it
 //! is filled, so that it cannot change, and what is filled is copied in the same go. When that is done, another
-//! reconfiguration takes the unit into its chains ([`Change::copied`]). Copying may stop and start over at any
+//! reconfiguration takes the unit into its chains ([`Change::copied`]). Before, it is flushed: what was flushed on the
+//! units that it stands in for stays so. Copying may stop and start over at any
 //! point, or be done by two at once: it repeats what is there.
 //!
 //! [`Change::copied`]: super::plan::Change::copied
@@ -32,6 +33,7 @@ enum Phase {
     /// Asks a unit how far the log is trimmed: one that is done with a trim knows of it.
     Ask,
     Trim,
+    Flush,
 }
 
 /// What came of it.
@@ -111,15 +113,26 @@ impl Transfer {
     /// What is trimmed elsewhere is trimmed there, not unwritten.
     fn trim(&mut self, trimmed: Position, out: &mut Outbox) -> Option<Transferred> {
         self.phase = Phase::Trim;
-        for member in self.view.projection().joining() {
-            if self.joining.contains(&member) {
-                self.view.ask_unit(out, member, UnitVerb::Trim(trimmed));
-            }
-        }
-        self.finish()
+        self.ask_joining(&UnitVerb::Trim(trimmed), out);
+        self.answered(out)
     }
 
-    fn finish(&self) -> Option<Transferred> {
+    fn ask_joining(&mut self, verb: &UnitVerb, out: &mut Outbox) {
+        for member in self.view.projection().joining() {
+            if self.joining.contains(&member) {
+                self.view.ask_unit(out, member, verb.clone());
+            }
+        }
+    }
+
+    fn answered(&mut self, out: &mut Outbox) -> Option<Transferred> {
+        if self.view.under_way() > 0 {
+            return None;
+        }
+        if self.phase == Phase::Trim {
+            self.phase = Phase::Flush;
+            self.ask_joining(&UnitVerb::Flush, out);
+        }
         (self.view.under_way() == 0).then(|| Transferred::Copied(self.joining.clone()))
     }
 }
@@ -136,7 +149,7 @@ impl Operation for Transfer {
             Event::Refreshed if matches!(self.phase, Phase::Copy(_)) => self.copy(out),
             Event::Refreshed => self.ask_trimmed(out),
             Event::Unit(_, UnitReply::Standing(standing)) => self.trim(standing.trimmed, out),
-            Event::Unit(_, UnitReply::Done) => self.finish(),
+            Event::Unit(_, UnitReply::Done) => self.answered(out),
             Event::Unit(_, trouble) => {
                 self.view.trouble(&trouble, out);
                 None

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::iter;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ pub trait Transport: Send + Sync + 'static {
     /// is dropped, if no answer will come.
     fn send(&self, to: Node, request: Request, reply: ReplyTo);
 
-    /// Sends all these requests to one role, in order. What carries them may do that at once.
+    /// Sends all these requests to one role, in order, and takes them all. What carries them may do that at once.
     fn send_all(&self, to: Node, requests: &mut dyn Iterator<Item = (Request, ReplyTo)>) {
         for (request, reply) in requests {
             self.send(to, request, reply);
@@ -125,8 +126,20 @@ impl Driver {
     ///
     /// Cost: blocks the calling thread. One channel, and for each request what the transport takes.
     pub fn run<O: Operation>(&self, operation: &mut O, patience: Option<Duration>) -> Option<O::Outcome> {
+        self.run_on(operation, patience, |_| ())
+    }
+
+    /// The same, of an operation that may go on for long: the patience begins anew whenever `progress` tells something
+    /// else than before.
+    pub(crate) fn run_on<O: Operation, P: PartialEq>(
+        &self,
+        operation: &mut O,
+        patience: Option<Duration>,
+        progress: impl Fn(&O) -> P,
+    ) -> Option<O::Outcome> {
         // A patience too long to be represented is as good as none.
-        let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
+        let deadline = || patience.and_then(|patience| Instant::now().checked_add(patience));
+        let (mut reached, mut late) = (progress(operation), deadline());
         let mut drive = self.drive();
         let mut out = Outbox::default();
         let mut input = Input::Start;
@@ -134,9 +147,13 @@ impl Driver {
             if let Some(outcome) = operation.step(input, &mut out) {
                 return Some(outcome);
             }
+            let now = progress(operation);
+            if now != reached {
+                (reached, late) = (now, deadline());
+            }
             drive.send(&mut out);
             input = loop {
-                match drive.next(deadline) {
+                match drive.next(late) {
                     Happened::Input(input) => break input,
                     Happened::Woken => {}
                     Happened::Late => return None,
@@ -216,7 +233,7 @@ impl Drive<'_> {
 
     /// Sends what the operation wants sent, and begins its pause.
     pub(crate) fn send(&mut self, out: &mut Outbox) {
-        for Outgoing { call, to, request } in out.sends.drain(..) {
+        let sends = out.sends.drain(..).map(|Outgoing { call, to, request }| {
             let epoch = match &request {
                 Request::Unit(request) => Some(request.epoch),
                 Request::Sequencer(request) => Some(request.epoch),
@@ -226,7 +243,16 @@ impl Drive<'_> {
             let arrived = self.arrived.clone();
             // Who is not interested any more has dropped the other end.
             let reply = ReplyTo::new(move |reply| drop(arrived.send(Arrival::Reply(call, reply))));
-            self.driver.transport.send(to, request, reply);
+            (to, request, reply)
+        });
+        let mut sends = sends.peekable();
+        while let Some((to, request, reply)) = sends.next() {
+            // Those that follow each other to one role go together.
+            let same = iter::from_fn(|| {
+                let (_, request, reply) = sends.next_if(|(other, ..)| *other == to)?;
+                Some((request, reply))
+            });
+            self.driver.transport.send_all(to, &mut iter::once((request, reply)).chain(same));
         }
         if let Some(kind) = out.pause.take() {
             let timing = &self.driver.timing;
@@ -329,16 +355,34 @@ pub(crate) fn latest(
     timing: &Timing,
     patience: Duration,
 ) -> Option<Option<Arc<Projection>>> {
+    ask_store(transport, timing, patience, &StoreRequest::Latest, |reply| match reply {
+        StoreReply::Latest(latest) => Some(latest),
+        _ => None,
+    })
+}
+
+/// What `take` takes of an answer of the store's, which is asked until then; `None` when `patience` is over first.
+pub(crate) fn ask_store<T>(
+    transport: &dyn Transport,
+    timing: &Timing,
+    patience: Duration,
+    request: &StoreRequest,
+    take: impl Fn(StoreReply) -> Option<T>,
+) -> Option<T> {
     let begun = Instant::now();
     loop {
         let (arrived, arrivals) = mpsc::channel();
         let reply = ReplyTo::new(move |reply| drop(arrived.send(reply)));
-        transport.send(Node::Store, Request::Store(StoreRequest::Latest), reply);
-        match arrivals.recv_timeout(timing.answer) {
-            Ok(Some(Reply::Store(StoreReply::Latest(latest)))) => return Some(latest),
-            _ if begun.elapsed() > patience => return None,
-            _ => std::thread::sleep(timing.retry_at_most),
+        transport.send(Node::Store, Request::Store(request.clone()), reply);
+        if let Ok(Some(Reply::Store(reply))) = arrivals.recv_timeout(timing.answer.min(patience))
+            && let Some(taken) = take(reply)
+        {
+            return Some(taken);
         }
+        if begun.elapsed() > patience {
+            return None;
+        }
+        std::thread::sleep(timing.retry_at_most);
     }
 }
 

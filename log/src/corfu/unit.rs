@@ -58,6 +58,8 @@ pub enum Answer {
     Ready(UnitReply),
     /// `Runs` of these, some of which have to be loaded first.
     Pieces(Vec<Piece>),
+    /// `Done`, as soon as all records so far are on the disk for good, whatever was promised of them.
+    Flushed,
 }
 
 /// A run, or where it is.
@@ -75,6 +77,7 @@ impl Answer {
     pub fn load(self, mut load: impl FnMut(RecordNumber) -> Option<Run>) -> UnitReply {
         let pieces = match self {
             Self::Ready(reply) => return reply,
+            Self::Flushed => return UnitReply::Done,
             Self::Pieces(pieces) => pieces,
         };
         let mut runs = Vec::with_capacity(pieces.len());
@@ -277,7 +280,11 @@ impl Unit {
         }
         // What was lost may be a seal, or the highest position: such a unit must not tell how far it reaches.
         // Nor does it trim, which it would have to remember: nothing is added to damaged records.
-        if self.damaged && matches!(verb, UnitVerb::Seal | UnitVerb::Probe | UnitVerb::Trim(_)) {
+        // And what it lost cannot be made durable.
+        let of_everything = |verb: &UnitVerb| {
+            matches!(verb, UnitVerb::Seal | UnitVerb::Probe | UnitVerb::Trim(_) | UnitVerb::Flush)
+        };
+        if self.damaged && of_everything(&verb) {
             return Answer::Ready(UnitReply::Corrupt(state.trimmed));
         }
         Answer::Ready(match verb {
@@ -294,6 +301,7 @@ impl Unit {
                 self.committed = self.committed.max(before);
                 UnitReply::Done
             }
+            UnitVerb::Flush => return Answer::Flushed,
             UnitVerb::Probe => self.standing(),
             UnitVerb::Seal => self.seal(epoch, records),
             UnitVerb::Join(_) => unreachable!("answered above"),

@@ -172,13 +172,13 @@ mod tests {
         });
         let from = FsStorage::new(scratch.path().join("log"));
         for number in 0..10 {
-            let before = log.tail().tail;
+            let before = log.tail().unwrap().tail;
             let path = scratch.path().join(format!("copy-{number}"));
             let copied = FileLog::copy_with_storage(&from, &FsStorage::new(&path)).unwrap();
             assert!(copied.tail >= before, "{copied:?} {before}");
             let copy = FileLog::open(&path, config.clone()).unwrap();
-            assert_eq!((copy.id(), copy.tail().tail), (log.id(), copied.tail));
-            let mut next = copy.tail().head;
+            assert_eq!((copy.id(), copy.tail().unwrap().tail), (log.id(), copied.tail));
+            let mut next = copy.tail().unwrap().head;
             while let Some(block) = copy.read(next).unwrap() {
                 for (position, entry) in block.iter().filter(|(position, _)| *position >= next) {
                     let expected = position.0.to_le_bytes().repeat(1 + position.0 as usize % 40);

@@ -42,7 +42,7 @@ use std::time::Duration;
 use crate::commit_queue::{CommitQueue, Limits};
 use crate::{
     Acknowledge, AppendError, Batch, Block, Durability, FlushError, LogId, OpenError, Position, ReadError,
-    SealError, SharedLog, Tail, Ticket, TrimError,
+    SealError, SharedLog, Tail, TailError, Ticket, TrimError,
 };
 
 use cache::Cache;
@@ -172,6 +172,14 @@ impl FileLog {
     ) -> Result<Self, OpenError> {
         let config = Config { create: Create::New, ..config.clone() };
         Self::open_or_begin(storage, &config, Origin { id, head })
+    }
+
+    /// How far it reaches, which a log in files always knows.
+    pub(crate) fn reach(&self) -> Tail {
+        // The head first: it was never past the tail.
+        let head = self.shared.head();
+        let (tail, sealed) = self.shared.queue.reach();
+        Tail { head, tail, sealed }
     }
 
     fn open_or_begin(storage: Arc<dyn Storage>, config: &Config, origin: Origin) -> Result<Self, OpenError> {
@@ -476,11 +484,8 @@ impl SharedLog for FileLog {
         }
     }
 
-    fn tail(&self) -> Tail {
-        // The head first: it was never past the tail.
-        let head = self.shared.head();
-        let (tail, sealed) = self.shared.queue.reach();
-        Tail { head, tail, sealed }
+    fn tail(&self) -> Result<Tail, TailError> {
+        Ok(self.reach())
     }
 
     fn wait_past(&self, position: Position, timeout: Option<Duration>) -> Result<Tail, ReadError> {
@@ -488,7 +493,7 @@ impl SharedLog for FileLog {
             let write = |group| writer::write_group(&self.shared, group);
             self.shared.queue.wait_past(position, timeout, write).map_err(ReadError::Failed)?;
         }
-        Ok(self.tail())
+        Ok(self.reach())
     }
 
     fn flush(&self) -> Result<Position, FlushError> {
@@ -530,7 +535,7 @@ impl fmt::Debug for FileLog {
         f.debug_struct("FileLog")
             .field("path", &self.shared.storage.path())
             .field("id", &self.shared.id)
-            .field("reach", &self.tail())
+            .field("reach", &self.reach())
             .finish_non_exhaustive()
     }
 }

@@ -47,7 +47,7 @@ fn read_over_junk_gives_every_position_its_entry() {
     write_frame(directory.path(), &Block::junk(Position(1002), 3));
 
     let log = FileLog::open(directory.path(), config()).unwrap();
-    assert_eq!(log.tail().tail, Position(1005));
+    assert_eq!(log.tail().unwrap().tail, Position(1005));
     for position in 0..1005 {
         let block = log.read(Position(position)).unwrap().unwrap();
         let expected = if position == 0 || position == 1001 { Entry::Data(b"data") } else { Entry::Junk };
@@ -71,7 +71,7 @@ fn frame_behind_a_seal_is_damage() {
     let directory = tempfile::tempdir().unwrap();
     append(directory.path());
     FileLog::open(directory.path(), config()).unwrap().seal().unwrap();
-    assert!(FileLog::open(directory.path(), config()).unwrap().tail().sealed);
+    assert!(FileLog::open(directory.path(), config()).unwrap().tail().unwrap().sealed);
     write_frame(directory.path(), &Block::of(Position(1), batch()));
     let error = FileLog::open(directory.path(), config()).unwrap_err();
     assert!(matches!(error, OpenError::Corrupt { position: Position(2), .. }), "{error}");

@@ -14,7 +14,7 @@ use mixlog_log::corfu::Projection;
 use mixlog_log::corfu::{
     FileStore, Home, MemoryStore, ProjectionStore, Server, StoreError, StoreReply, StoreRequest,
 };
-use mixlog_log::{AppendError, Durability, FileLog, MemoryLog, Position, SharedLog, corfu, file};
+use mixlog_log::{AppendError, Durability, FileLog, LogId, MemoryLog, Position, SharedLog, corfu, file};
 
 use crate::subject::Subject;
 use crate::suite::{append, batch, read_all};
@@ -132,7 +132,7 @@ fn batch_past_the_limit_of_a_file_log_is_refused_and_the_largest_is_not() {
         }
         let error = subject.log().append(&batch(&[&largest, b""])).unwrap_err();
         assert!(matches!(error, AppendError::TooLarge { size: 8196, limit: 8192 }), "{error}");
-        assert_eq!(subject.log().tail().tail, Position(12));
+        assert_eq!(subject.log().tail().unwrap().tail, Position(12));
         assert_eq!(read_all(&**subject.log(), Position(0)).len(), 12);
     }
 }
@@ -147,6 +147,10 @@ impl ProjectionStore for SharedStore {
 
     fn install(&self, projection: &Projection) -> Result<bool, StoreError> {
         self.0.install(projection)
+    }
+
+    fn name(&self, proposed: LogId) -> Result<LogId, StoreError> {
+        self.0.name(proposed)
     }
 
     fn handle(&self, request: &StoreRequest) -> Result<StoreReply, StoreError> {
@@ -173,4 +177,14 @@ fn stores_install_epochs_in_order_and_once() {
 #[test]
 fn stores_raced_by_many_have_one_winner_for_each_epoch() {
     on_every_store(store::each_epoch_has_one_winner_of_many);
+}
+
+#[test]
+fn stores_keep_the_first_name_of_a_log() {
+    on_every_store(store::first_name_of_a_log_stays);
+}
+
+#[test]
+fn stores_name_a_log_as_its_projections_do() {
+    on_every_store(store::log_with_projections_has_their_name);
 }

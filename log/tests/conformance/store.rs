@@ -68,3 +68,21 @@ pub(crate) fn each_epoch_has_one_winner_of_many(open: Open<'_>) {
     assert_eq!(open().latest().unwrap().unwrap().epoch, Epoch(16));
     assert_eq!(wins.iter().sum::<u64>(), 16, "each epoch was won once: {wins:?}");
 }
+
+pub(crate) fn first_name_of_a_log_stays(open: Open<'_>) {
+    let named: Vec<LogId> = thread::scope(|scope| {
+        let racers = [1, 2, 3, 4].map(|racer| scope.spawn(move || open().name(LogId(racer)).unwrap()));
+        racers.into_iter().map(|racer| racer.join().unwrap()).collect()
+    });
+    assert!(named.iter().all(|log| *log == named[0] && (1..=4).contains(&log.0)), "{named:?}");
+    assert_eq!(open().name(LogId(9)).unwrap(), named[0], "it is kept");
+    let reply = open().handle(&StoreRequest::Name(LogId(9))).unwrap();
+    assert_eq!(reply, StoreReply::Named(named[0]));
+    assert!(open().latest().unwrap().is_none(), "a name is no projection");
+}
+
+pub(crate) fn log_with_projections_has_their_name(open: Open<'_>) {
+    assert!(open().install(&projection(1, 1)).unwrap());
+    assert_eq!(open().name(LogId(9)).unwrap(), LogId(1));
+    assert_eq!(open().name(LogId(8)).unwrap(), LogId(1));
+}

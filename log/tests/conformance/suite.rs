@@ -26,7 +26,7 @@ pub(crate) fn append(log: &dyn SharedLog, entries: &[&[u8]]) -> Position {
 
 /// Appends `count` numbered entries of about 100 bytes, and waits for all of them.
 fn append_numbered(log: &dyn SharedLog, count: u64) {
-    let first = log.tail().tail.0;
+    let first = log.tail().unwrap().tail.0;
     let tickets: Vec<_> =
         (first..first + count).map(|n| log.append(&batch(&[&numbered(n)])).unwrap()).collect();
     for (n, ticket) in (first..).zip(tickets) {
@@ -42,7 +42,7 @@ fn numbered(n: u64) -> Vec<u8> {
 
 /// All entries from `from` to the tail.
 pub(crate) fn read_all(log: &dyn SharedLog, from: Position) -> BTreeMap<u64, Vec<u8>> {
-    let tail = log.tail().tail;
+    let tail = log.tail().unwrap().tail;
     let mut entries = BTreeMap::new();
     let mut next = from;
     while next < tail {
@@ -66,12 +66,12 @@ fn assert_numbered(log: &dyn SharedLog, from: u64, to: u64) {
 
 pub(crate) fn empty_log_has_nothing(subject: Subject) {
     let log = subject.log();
-    assert_eq!(log.tail(), Tail { head: Position(0), tail: Position(0), sealed: false });
+    assert_eq!(log.tail().unwrap(), Tail { head: Position(0), tail: Position(0), sealed: false });
     assert!(log.read(Position(0)).unwrap().is_none());
     assert!(log.read(Position::MAX).unwrap().is_none());
     log.trim(Position(0)).unwrap();
     log.trim(Position(9)).unwrap();
-    assert_eq!(log.tail(), Tail { head: Position(0), tail: Position(0), sealed: false });
+    assert_eq!(log.tail().unwrap(), Tail { head: Position(0), tail: Position(0), sealed: false });
     assert_eq!(append(&**log, &[b"first"]), Position(0));
 }
 
@@ -83,7 +83,7 @@ pub(crate) fn empty_log_sealed_stays_empty(mut subject: Subject) {
     };
     refused(&**subject.log());
     if subject.reopen() {
-        assert!(subject.log().tail().sealed);
+        assert!(subject.log().tail().unwrap().sealed);
         refused(&**subject.log());
     }
 }
@@ -94,7 +94,7 @@ pub(crate) fn append_gives_dense_positions_and_the_same_bytes(subject: Subject) 
     let log = subject.log();
     for n in 0..20u64 {
         assert_eq!(append(&**log, &[&numbered(n)]), Position(n));
-        assert_eq!(log.tail().tail, Position(n + 1));
+        assert_eq!(log.tail().unwrap().tail, Position(n + 1));
     }
     assert_numbered(&**log, 0, 20);
 }
@@ -201,7 +201,7 @@ pub(crate) fn batches_of_one_thread_keep_their_order(subject: Subject) {
         }
         next = positions.end;
     }
-    assert_eq!(log.tail().tail, next);
+    assert_eq!(log.tail().unwrap().tail, next);
 }
 
 /// The data at a position before the tail; `None` for junk.
@@ -227,8 +227,8 @@ pub(crate) fn concurrent_appends_and_reads_are_linearizable(subject: Subject) {
             thread::spawn(move || {
                 let mut next = Position(0);
                 let mut seen = Vec::new();
-                while !done.load(Ordering::Acquire) || next < log.tail().tail {
-                    let before = log.tail().tail;
+                while !done.load(Ordering::Acquire) || next < log.tail().unwrap().tail {
+                    let before = log.tail().unwrap().tail;
                     let after = log.wait_past(next, Some(Duration::from_millis(1))).unwrap().tail;
                     assert!(before <= after, "the tail never moves back");
                     while let Some(block) = log.read(next).unwrap() {
@@ -253,7 +253,7 @@ pub(crate) fn concurrent_appends_and_reads_are_linearizable(subject: Subject) {
                     entry.extend(n.to_le_bytes());
                     let called = clock.fetch_add(1, Ordering::SeqCst);
                     let position = append(&*log, &[&entry]);
-                    assert!(log.tail().tail > position, "who was acknowledged sees it in the tail");
+                    assert!(log.tail().unwrap().tail > position, "who was acknowledged sees it in the tail");
                     let block = log.read(position).unwrap().expect("acknowledged");
                     assert_eq!(block.get(position), Some(Entry::Data(&entry)));
                     let returned = clock.fetch_add(1, Ordering::SeqCst);
@@ -287,7 +287,7 @@ pub(crate) fn trim_moves_the_head_and_nothing_else(mut subject: Subject) {
     for (before, head) in [(0, 0), (1, 1), (250, 250), (250, 250), (7, 250), (499, 499)] {
         let log = subject.log();
         log.trim(Position(before)).unwrap();
-        assert_eq!(log.tail(), Tail { head: Position(head), tail: Position(600), sealed: false });
+        assert_eq!(log.tail().unwrap(), Tail { head: Position(head), tail: Position(600), sealed: false });
         if head > 0 {
             let error = log.read(Position(head - 1)).unwrap_err();
             assert!(matches!(error, ReadError::Trimmed { head: h, .. } if h == Position(head)), "{error}");
@@ -295,7 +295,7 @@ pub(crate) fn trim_moves_the_head_and_nothing_else(mut subject: Subject) {
         assert_numbered(&**log, head, 600);
     }
     if subject.reopen() {
-        assert_eq!(subject.log().tail().head, Position(499));
+        assert_eq!(subject.log().tail().unwrap().head, Position(499));
         assert_numbered(&**subject.log(), 499, 600);
     }
 }
@@ -303,7 +303,10 @@ pub(crate) fn trim_moves_the_head_and_nothing_else(mut subject: Subject) {
 pub(crate) fn trim_everything_then_append_goes_on(mut subject: Subject) {
     append_numbered(&**subject.log(), 300);
     subject.log().trim(Position::MAX).unwrap();
-    assert_eq!(subject.log().tail(), Tail { head: Position(300), tail: Position(300), sealed: false });
+    assert_eq!(
+        subject.log().tail().unwrap(),
+        Tail { head: Position(300), tail: Position(300), sealed: false }
+    );
     assert!(subject.log().read(Position(300)).unwrap().is_none());
     subject.reopen();
     append_numbered(&**subject.log(), 10);
@@ -317,7 +320,7 @@ pub(crate) fn seal_refuses_appends_for_ever(mut subject: Subject) {
     let check = |log: &dyn SharedLog, trim: u64| {
         assert_eq!(log.seal().unwrap(), Position(5));
         assert_eq!(log.seal().unwrap(), Position(5));
-        assert!(log.tail().sealed);
+        assert!(log.tail().unwrap().sealed);
         assert!(matches!(log.append(&batch(&[b"late"])), Err(AppendError::Sealed { tail: Position(5) })));
         log.trim(Position(trim)).unwrap();
         assert_numbered(log, trim, 5);
@@ -388,7 +391,7 @@ pub(crate) fn reopen_keeps_everything_and_never_reuses_a_position(mut subject: S
             return;
         }
         assert_eq!(subject.log().id(), id);
-        assert_eq!(subject.log().tail().tail, Position(tail));
+        assert_eq!(subject.log().tail().unwrap().tail, Position(tail));
         assert_numbered(&**subject.log(), 0, tail);
     }
 }
@@ -465,10 +468,42 @@ pub(crate) fn reader_of_a_log_that_grows_and_is_trimmed_misses_nothing_unknowing
             }
         }
     });
-    assert_eq!(log.tail(), Tail { head: Position(569), tail: Position(ENTRIES), sealed: false });
+    assert_eq!(log.tail().unwrap(), Tail { head: Position(569), tail: Position(ENTRIES), sealed: false });
 }
 
-// ---- 13: what is promised ----------------------------------------------------------------------------------
+// ---- 13: flush -------------------------------------------------------------------------------------------
+
+pub(crate) fn flush_tells_up_to_where_everything_is_safe_and_changes_nothing(mut subject: Subject) {
+    assert_eq!(subject.log().flush().unwrap(), Position(0));
+    append_numbered(&**subject.log(), 300);
+    assert_eq!(subject.log().flush().unwrap(), Position(300));
+    subject.log().trim(Position(100)).unwrap();
+    assert_eq!(subject.log().flush().unwrap(), Position(300));
+    assert_numbered(&**subject.log(), 100, 300);
+    subject.log().seal().unwrap();
+    assert_eq!(subject.log().flush().unwrap(), Position(300), "also of a log that was sealed");
+    if subject.reopen() {
+        assert_eq!(subject.log().flush().unwrap(), Position(300));
+        assert_numbered(&**subject.log(), 100, 300);
+    }
+}
+
+pub(crate) fn flush_amid_appends_covers_what_was_acknowledged(subject: Subject) {
+    let log = subject.log();
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for n in 0..100 {
+                    let position = append(&**log, &[&numbered(n)]);
+                    assert!(log.flush().unwrap() > position);
+                }
+            });
+        }
+    });
+    assert_eq!(log.flush().unwrap(), log.tail().unwrap().tail);
+}
+
+// ---- 14: what is promised ----------------------------------------------------------------------------------
 
 pub(crate) fn durability_and_identity_are_told_and_stay(mut subject: Subject) {
     let (durability, id) = (subject.log().durability(), subject.log().id());
@@ -476,7 +511,7 @@ pub(crate) fn durability_and_identity_are_told_and_stay(mut subject: Subject) {
     let keeps = subject.reopen();
     assert_eq!(keeps, durability != Durability::Memory, "what lives in memory only says so");
     assert_eq!((subject.log().durability(), subject.log().id()), (durability, id));
-    assert_eq!(subject.log().tail().tail, Position(1));
+    assert_eq!(subject.log().tail().unwrap().tail, Position(1));
 }
 
 /// Calls a macro with the names of all checks.
@@ -505,6 +540,8 @@ macro_rules! for_all_checks {
             readers_from_anywhere_see_the_same_log
             reader_overtaken_by_a_trim_is_told
             reader_of_a_log_that_grows_and_is_trimmed_misses_nothing_unknowingly
+            flush_tells_up_to_where_everything_is_safe_and_changes_nothing
+            flush_amid_appends_covers_what_was_acknowledged
             durability_and_identity_are_told_and_stay
         }
     };

@@ -12,7 +12,7 @@ use mixlog_log::corfu::{
 };
 use mixlog_log::{
     AppendError, Batch, Block, Durability, FlushError, LogId, Position, ReadError, SealError, SharedLog,
-    Tail, Ticket, TrimError,
+    Tail, TailError, Ticket, TrimError,
 };
 
 use crate::subject::PATIENCE;
@@ -110,7 +110,7 @@ impl SharedLog for TcpLog {
         self.log.read(position)
     }
 
-    fn tail(&self) -> Tail {
+    fn tail(&self) -> Result<Tail, TailError> {
         self.log.tail()
     }
 

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mixlog_log::corfu::{
-    Change, Config, ConnectError, CorfuLog, LOCAL_SEQUENCER, LocalCluster, LocalConfig, LocalError,
-    LocalStorage, Node, Reconfigured, ReplyTo, Request, SequencerRequest, SequencerVerb, Timing, Transport,
-    UnitFiles, UnitNumber,
+    self, Change, Config, ConnectError, CorfuLog, Join, LOCAL_SEQUENCER, LocalCluster, LocalConfig,
+    LocalError, LocalStorage, Node, Reconfigured, ReplyTo, Request, SequencerRequest, SequencerVerb, Timing,
+    TransferError, Transport, UnitFiles, UnitNumber,
 };
-use mixlog_log::{AppendError, Batch, Durability, Entry, FlushError, Position, ReadError, SharedLog};
+use mixlog_log::{AppendError, Batch, Durability, Entry, FileLog, Position, ReadError, SharedLog};
 
 /// Longer than any step takes on a busy machine, so that a hang fails instead of hanging.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -59,7 +59,7 @@ fn append(log: &CorfuLog, entry: &str) -> Result<Position, AppendError> {
 
 /// All entries from `from` to the tail, each where it stands.
 fn entries_from(log: &CorfuLog, from: Position) -> BTreeMap<u64, String> {
-    let tail = log.tail().tail;
+    let tail = log.tail().unwrap().tail;
     let mut entries = BTreeMap::new();
     let mut next = from;
     while next < tail {
@@ -128,7 +128,7 @@ fn client_waiting_for_entries_of_another_is_woken() {
         assert_eq!(waiter.join().unwrap().tail, Position(1));
     });
     writer.seal().unwrap();
-    assert!(reader.tail().sealed);
+    assert!(reader.tail().unwrap().sealed);
     assert!(matches!(append(&reader, "b"), Err(AppendError::Sealed { tail: Position(1) })));
 }
 
@@ -157,7 +157,7 @@ fn survives(cluster: &Arc<LocalCluster>, interrupt: impl FnOnce()) {
     let (done, appended) = (AtomicBool::new(false), AtomicU64::new(0));
     let wait_for_more = |more: u64| {
         let before = appended.load(Ordering::Acquire);
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         while appended.load(Ordering::Acquire) < before + more {
             assert!(begun.elapsed() < PATIENCE, "appends go on");
             thread::yield_now();
@@ -267,7 +267,7 @@ fn cluster_reopened_goes_on_in_a_later_epoch_and_keeps_its_seal() {
     drop(cluster);
     let cluster = LocalCluster::open(files(directory.path(), 2)).unwrap();
     let log = connect(&cluster);
-    assert!(log.tail().sealed);
+    assert!(log.tail().unwrap().sealed);
     assert_eq!(entries(&log).len(), 3);
 }
 
@@ -303,7 +303,7 @@ fn damaged_unit_is_left_behind_and_can_be_replaced_by_itself() {
     let log = connect(&cluster);
     assert_eq!(entries(&log), all);
     // The unit itself is fine, but for what it held: it joins anew.
-    let join = mixlog_log::corfu::Join { beside: unit(2), unit: unit(1) };
+    let join = Join { beside: unit(2), unit: unit(1) };
     change(&cluster, Change { joins: vec![join], ..Change::default() });
     cluster.transfer(cluster.projection().unwrap()).unwrap();
     assert!(cluster.stop_unit(unit(2)));
@@ -352,7 +352,7 @@ fn unit_that_buffers_and_went_down_with_its_machine_does_not_believe_its_files()
         assert_eq!(entries(&connect(&cluster)).len(), 1);
         if cluster.running().len() == 1 {
             cluster.start_unit(unit(1)).unwrap();
-            let join = mixlog_log::corfu::Join { beside: unit(2), unit: unit(1) };
+            let join = Join { beside: unit(2), unit: unit(1) };
             change(&cluster, Change { joins: vec![join], ..Change::default() });
             cluster.transfer(cluster.projection().unwrap()).unwrap();
         }
@@ -386,13 +386,13 @@ fn trim_gives_space_back_on_the_units_disks() {
         }
     }
     assert!(before > 3);
-    let tail = log.tail();
+    let tail = log.tail().unwrap();
     drop(log);
     drop(cluster);
     let cluster = LocalCluster::open(files(directory.path(), 1)).unwrap();
     assert!(segments(&cluster) <= before, "{} segments, {before} before", segments(&cluster));
     let log = connect(&cluster);
-    assert_eq!(log.tail().head, tail.head);
+    assert_eq!(log.tail().unwrap().head, tail.head);
     assert_eq!(entries_from(&log, tail.head).len() as u64, tail.tail.since(tail.head));
     assert!(matches!(log.read(Position(3)), Err(ReadError::Trimmed { .. })));
 }
@@ -424,7 +424,7 @@ fn cluster_that_does_not_answer_is_an_error_after_a_while() {
     }
     let error = append(&log, "b").unwrap_err();
     assert!(matches!(error, AppendError::Indeterminate { position: Position(1) }), "{error}");
-    assert!(matches!(log.read(Position(0)), Err(ReadError::Io(_))));
+    assert!(matches!(log.read(Position(0)), Err(ReadError::Unavailable)));
     assert!(cluster.stop_sequencer(LOCAL_SEQUENCER));
     let error = append(&log, "c").unwrap_err();
     assert!(matches!(error, AppendError::Unavailable), "{error}");
@@ -448,19 +448,107 @@ fn cluster_whose_units_are_gone_is_an_error_when_it_is_connected_to() {
     assert_eq!(connected.map(drop), Err(ConnectError::Silent));
 }
 
+/// What a unit's files say by themselves, as a power cut would find them at best: how many records there are, and how
+/// many of them are known to be durable.
+fn records(cluster: &LocalCluster, number: u32) -> (Position, Position) {
+    let copy = tempfile::tempdir().unwrap();
+    for file in fs::read_dir(cluster.unit_directory(unit(number)).join("journal")).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+    }
+    let report = FileLog::verify(copy.path()).unwrap();
+    (report.tail, report.durable)
+}
+
+fn buffered(directory: &Path) -> Arc<LocalCluster> {
+    let LocalStorage::Files(files) = files(directory, 1).storage else { unreachable!("in files") };
+    let storage = LocalStorage::Files(UnitFiles { durability: Durability::Buffered, ..files });
+    LocalCluster::open(LocalConfig { storage, timing: timing(), ..LocalConfig::default() }).unwrap()
+}
+
 #[test]
-fn flush_is_refused_where_units_only_buffer() {
-    for (durability, flushes) in [(Durability::Flushed, true), (Durability::Buffered, false)] {
-        let directory = tempfile::tempdir().unwrap();
-        let LocalStorage::Files(files) = files(directory.path(), 1).storage else { unreachable!("in files") };
-        let storage = LocalStorage::Files(UnitFiles { durability, ..files });
-        let cluster =
-            LocalCluster::open(LocalConfig { storage, timing: timing(), ..LocalConfig::default() }).unwrap();
-        let log = connect(&cluster);
-        assert_eq!(append(&log, "a").unwrap(), Position(0));
-        match log.flush() {
-            Ok(tail) => assert!(flushes && tail == Position(1)),
-            Err(error) => assert!(!flushes && matches!(error, FlushError::Buffered), "{error}"),
+fn flush_makes_durable_what_units_have_that_only_buffer() {
+    let directory = tempfile::tempdir().unwrap();
+    let cluster = buffered(directory.path());
+    let log = connect(&cluster);
+    append(&log, "a").unwrap();
+    append(&log, "b").unwrap();
+    let before = [1, 2].map(|number| records(&cluster, number));
+    before.iter().for_each(|(written, durable)| assert!(durable < written, "they buffer"));
+    assert_eq!(log.flush().unwrap(), Position(2));
+    // What is written next says so of everything before it.
+    append(&log, "c").unwrap();
+    for (number, (written, _)) in [1, 2].into_iter().zip(before) {
+        let (_, durable) = records(&cluster, number);
+        assert!(durable >= written, "unit {number}: {durable} of {written}");
+    }
+}
+
+#[test]
+fn flush_goes_on_with_whoever_takes_the_place_of_a_unit_that_died() {
+    let directory = tempfile::tempdir().unwrap();
+    let cluster = buffered(directory.path());
+    let log = connect(&cluster);
+    for n in 0..40 {
+        append(&log, &n.to_string()).unwrap();
+    }
+    assert!(cluster.stop_unit(unit(2)));
+    thread::scope(|scope| {
+        let flushed = scope.spawn(|| log.flush());
+        cluster.start_unit(unit(3)).unwrap();
+        change(&cluster, Change::replace(unit(2), unit(3)));
+        assert_eq!(flushed.join().unwrap().unwrap(), Position(40));
+    });
+    // Before it stands in for another one, a unit that was copied to is flushed, as that one was.
+    cluster.transfer(cluster.projection().unwrap()).unwrap();
+    let (copied, _) = records(&cluster, 3);
+    append(&log, "after").unwrap();
+    let (_, durable) = records(&cluster, 3);
+    assert!(cluster.projection().unwrap().joining().is_empty());
+    assert!(copied.0 > 1 && durable.0 + 1 >= copied.0, "{durable} of {copied}");
+}
+
+#[test]
+fn copying_ends_when_it_comes_no_further_and_not_when_it_takes_long() {
+    let cluster = memory();
+    let log = connect(&cluster);
+    for n in 0..400 {
+        append(&log, &format!("entry {n}")).unwrap();
+    }
+    cluster.start_unit(unit(5)).unwrap();
+    change(&cluster, Change::replace(unit(1), unit(5)));
+    let joining = cluster.projection().unwrap();
+    let transfer = |cluster: &Arc<LocalCluster>, pause, patience| {
+        let slow: Arc<dyn Transport> = Arc::new(Slow { cluster: Arc::clone(cluster), pause });
+        corfu::transfer(&slow, &timing(), Arc::clone(&joining), Some(patience))
+    };
+    // Dozens of requests, each of which takes a while.
+    let (pause, patience) = (Duration::from_millis(20), Duration::from_millis(400));
+    assert!(cluster.stop_unit(unit(5)));
+    assert_eq!(transfer(&cluster, pause, patience), Err(TransferError::Unavailable));
+    // It was in memory: it is another one now.
+    cluster.start_unit(unit(5)).unwrap();
+    change(&cluster, Change::remove(unit(5)));
+    change(&cluster, Change { joins: vec![Join { beside: unit(2), unit: unit(5) }], ..Change::default() });
+    let joining = cluster.projection().unwrap();
+    let slow: Arc<dyn Transport> = Arc::new(Slow { cluster: Arc::clone(&cluster), pause });
+    let begun = Instant::now();
+    let copied = corfu::transfer(&slow, &timing(), joining, Some(patience)).unwrap();
+    assert!(copied.joining().is_empty());
+    assert!(begun.elapsed() > patience, "it took longer than it may stand still");
+}
+
+/// A cluster whose units take so long for each request.
+struct Slow {
+    cluster: Arc<LocalCluster>,
+    pause: Duration,
+}
+
+impl Transport for Slow {
+    fn send(&self, to: Node, request: Request, reply: ReplyTo) {
+        if matches!(request, Request::Unit(_)) {
+            thread::sleep(self.pause);
         }
+        self.cluster.send(to, request, reply);
     }
 }

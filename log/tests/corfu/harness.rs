@@ -32,9 +32,25 @@ pub(crate) fn node(number: u32) -> Node {
     Node::Unit(unit(number))
 }
 
+/// Founds log `log` on these chains.
+pub(crate) fn found(log: u128, chains: &[&[u32]], width: u32) -> Driven<Reconfigure> {
+    let chains = chains.iter().map(|chain| chain.iter().copied().map(unit).collect()).collect();
+    let change = Change { sequencer: Some(SEQUENCER), ..Change::grow(chains) };
+    let blank = Arc::new(Projection::blank(LogId(log), width));
+    Driven::new(Reconfigure::new(blank, change, Rules::SOUND))
+}
+
 impl Net {
     /// A cluster of `chains` with stripes of `width` positions; unit 9 is a spare.
     pub(crate) fn new(chains: &[&[u32]], width: u32) -> Self {
+        let mut net = Self::unfounded(chains);
+        let made = found(7, chains, width).run(&mut net);
+        assert!(matches!(made, Reconfigured::Installed(_)), "{made:?}");
+        net
+    }
+
+    /// The same units, of no log yet.
+    pub(crate) fn unfounded(chains: &[&[u32]]) -> Self {
         let mut net = Self {
             units: BTreeMap::new(),
             sequencers: BTreeMap::from([(SEQUENCER, Sequencer::new(Instance(1)))]),
@@ -44,11 +60,6 @@ impl Net {
         for number in chains.iter().flat_map(|chain| chain.iter()).chain([&9]) {
             net.units.insert(unit(*number), Unit::new(unit(*number), Limits::NONE, Rules::SOUND));
         }
-        let chains = chains.iter().map(|chain| chain.iter().copied().map(unit).collect()).collect();
-        let change = Change { sequencer: Some(SEQUENCER), ..Change::grow(chains) };
-        let blank = Arc::new(Projection::blank(LogId(7), width));
-        let made = Driven::new(Reconfigure::new(blank, change, Rules::SOUND)).run(&mut net);
-        assert!(matches!(made, Reconfigured::Installed(_)), "{made:?}");
         net
     }
 

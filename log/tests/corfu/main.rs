@@ -3,7 +3,10 @@
 
 mod cases;
 mod cluster;
+mod found;
 mod harness;
+
+mod order;
 mod reconfigure;
 mod several;
 mod unit_table;

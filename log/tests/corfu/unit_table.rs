@@ -121,7 +121,8 @@ fn expected(has: Has, verb: &UnitVerb) -> (UnitReply, bool) {
         (UnitVerb::Trim(_), Has::Lost) => (Corrupt(Position(0)), false),
         (UnitVerb::Trim(_), _) => (Done, has != Has::Trimmed),
         (UnitVerb::Commit(_), _) => (Done, false),
-        (UnitVerb::Probe | UnitVerb::Seal, Has::Lost) => (Corrupt(Position(0)), false),
+        (UnitVerb::Probe | UnitVerb::Seal | UnitVerb::Flush, Has::Lost) => (Corrupt(Position(0)), false),
+        (UnitVerb::Flush, _) => (Done, false),
         (UnitVerb::Probe | UnitVerb::Seal, _) => (standing(reach, trimmed, NOW), false),
         (UnitVerb::Join(_), _) => (standing(reach, trimmed, NOW), false),
     }
@@ -138,6 +139,7 @@ fn verbs() -> Vec<UnitVerb> {
         gap(),
         UnitVerb::Trim(Position(12)),
         UnitVerb::Commit(Position(10)),
+        UnitVerb::Flush,
         UnitVerb::Probe,
         UnitVerb::Seal,
         UnitVerb::Join(LOG),

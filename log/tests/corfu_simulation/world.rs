@@ -558,7 +558,11 @@ impl Host {
                 None
             }
             (
-                UnitVerb::Write(_) | UnitVerb::Copy(_) | UnitVerb::WriteAfter(..) | UnitVerb::CopyAfter(..),
+                UnitVerb::Write(_)
+                | UnitVerb::Copy(_)
+                | UnitVerb::WriteAfter(..)
+                | UnitVerb::CopyAfter(..)
+                | UnitVerb::Flush,
                 UnitReply::Done,
             )
             | (UnitVerb::Fill { .. } | UnitVerb::Gap { .. }, UnitReply::Runs(_) | UnitReply::Gap(..)) => {

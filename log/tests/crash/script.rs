@@ -61,7 +61,7 @@ pub(crate) enum Step {
 /// Does `steps`, noting what it was promised; stops at the first refusal, as after a fault.
 pub(crate) fn run(sim: &Sim, durability: Durability, run: u8, steps: &[Step]) -> Result<(), String> {
     let mut log = open(sim, durability).map_err(|error| error.to_string())?;
-    let mut next = log.tail().tail.0;
+    let mut next = log.tail().unwrap().tail.0;
     for step in steps {
         match *step {
             Step::Append(count) => {
@@ -127,7 +127,7 @@ impl Promise {
 
 /// The entries of a log: run 1 wrote those before `turn`, run 2 those from it on.
 pub(crate) fn assert_entries(log: &dyn SharedLog, turn: u64) -> Tail {
-    let tail = log.tail();
+    let tail = log.tail().unwrap();
     let mut next = tail.head;
     while next < tail.tail {
         let block = log.read(next).unwrap().expect("before the tail");

@@ -1,11 +1,13 @@
 //! Clusters that are found in etcd.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mixlog_log::corfu::{
-    self, Change, CorfuLog, Home, Node, Projection, Reconfigured, Server, Timing, Transport, UnitNumber,
+    self, Change, CorfuLog, EtcdAccess, EtcdStore, Home, Node, Projection, ProjectionStore, Reconfigured,
+    Server, Timing, Transport, UnitNumber,
 };
 use mixlog_log::{Durability, Entry, Position, SharedLog};
 
@@ -65,7 +67,7 @@ fn append_all(log: &dyn SharedLog, range: std::ops::Range<u64>) {
 
 /// All data, in order: a change may leave junk between.
 fn data(log: &dyn SharedLog) -> Vec<Vec<u8>> {
-    let tail = log.tail().tail;
+    let tail = log.tail().unwrap().tail;
     let mut entries = Vec::new();
     let mut next = Position(0);
     while next < tail {
@@ -165,4 +167,57 @@ pub(crate) fn two_drivers_at_once_make_one_projection_for_each_epoch(shared: &Sh
     assert_eq!(members, [2, 4]);
     append_all(&log, 20..40);
     assert_eq!(data(&log), numbered(0..40));
+}
+
+pub(crate) fn members_killed_one_by_one_lose_no_projection_while_epochs_change(_: &Shared) {
+    let mut members = Etcd::members(3, None);
+    let endpoints: Vec<String> = members.iter().map(Etcd::endpoint).collect();
+    let access = EtcdAccess::default();
+    let home = Home::Etcd { endpoints, prefix: "three".to_owned(), access: access.clone() };
+    let cluster = Cluster::begin(home);
+    let log = cluster.log();
+    append_all(&log, 0..20);
+    let done = AtomicBool::new(false);
+    let installed: Mutex<Vec<Arc<Projection>>> = Mutex::default();
+    let epochs = || installed.lock().unwrap().len();
+    let wait_for_more = || {
+        let (before, begun) = (epochs(), Instant::now());
+        while epochs() < before + 5 {
+            assert!(begun.elapsed() < PATIENCE, "two of three go on");
+            thread::sleep(Duration::from_millis(1));
+        }
+    };
+    let mut appended = 20;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                let changed = cluster.change(cluster.latest(), Change::default(), PATIENCE);
+                let Some(Reconfigured::Installed(next)) = changed else { panic!("{changed:?}") };
+                installed.lock().unwrap().push(next);
+            }
+        });
+        // Each of them once, so the leader, too; the last one stays dead.
+        for (round, member) in members.iter_mut().enumerate() {
+            wait_for_more();
+            member.kill();
+            wait_for_more();
+            append_all(&log, appended..appended + 20);
+            appended += 20;
+            if round < 2 {
+                member.restart();
+            }
+        }
+        done.store(true, Ordering::Release);
+    });
+    let installed = installed.into_inner().unwrap();
+    let last = installed.last().expect("epochs have changed");
+    assert!(
+        installed.windows(2).all(|two| two[0].epoch.next() == two[1].epoch),
+        "each epoch once, and none is lost"
+    );
+    for member in &members[..2] {
+        let store = EtcdStore::connect(&[member.endpoint()], "three", &access, PATIENCE).unwrap();
+        assert_eq!(store.latest().unwrap().as_ref(), Some(last));
+    }
+    assert_eq!(data(&log), numbered(0..appended));
 }

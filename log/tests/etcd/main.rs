@@ -4,6 +4,7 @@
 //! Whether they can run is known when they are run, so this has a harness of its own, which behaves like the
 //! usual one.
 
+mod access;
 mod cluster;
 #[path = "../conformance/store.rs"]
 mod contract;
@@ -20,7 +21,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
 use libtest_mimic::{Arguments, Trial};
-use mixlog_log::corfu::{EtcdStore, Home};
+use mixlog_log::corfu::{EtcdAccess, EtcdStore, Home};
 use mixlog_log::{Durability, SharedLog};
 
 use crate::server::Etcd;
@@ -36,7 +37,8 @@ fn etcd(shared: &Shared) -> &Etcd {
 
 /// A cluster's home in it.
 fn home(etcd: &Etcd, prefix: &str) -> Home {
-    Home::Etcd { endpoints: vec![etcd.endpoint()], prefix: prefix.to_owned() }
+    let access = EtcdAccess::default();
+    Home::Etcd { endpoints: vec![etcd.endpoint()], prefix: prefix.to_owned(), access }
 }
 
 /// A log whose cluster is found in etcd, opened again on what is there.
@@ -82,6 +84,8 @@ fn trials(shared: &Shared) -> Vec<Trial> {
     tests! {
         store::epochs_are_installed_in_order_and_once
         store::raced_by_many_has_one_winner_for_each_epoch
+        store::first_name_of_a_log_stays
+        store::log_with_projections_has_their_name
         store::etcd_killed_and_started_again_keeps_what_was_installed
         store::etcd_that_is_down_or_silent_is_an_error_that_names_it
         store::endpoints_that_are_dead_or_silent_are_passed_over
@@ -91,6 +95,9 @@ fn trials(shared: &Shared) -> Vec<Trial> {
         cluster::appends_go_on_while_etcd_is_down_and_changes_when_it_is_back
         cluster::unit_killed_is_replaced_and_nothing_is_lost
         cluster::two_drivers_at_once_make_one_projection_for_each_epoch
+        cluster::members_killed_one_by_one_lose_no_projection_while_epochs_change
+        access::store_behind_tls_is_reached_with_certificates_and_not_without
+        access::store_with_users_is_reached_with_a_password_and_not_without
     }
     trials
 }

@@ -1,4 +1,4 @@
-//! A real etcd, started for a test on loopback.
+//! Real etcds, started for a test on loopback.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -7,18 +7,44 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::EtcdStore;
+use super::{EtcdAccess, EtcdStore};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Longer than it takes to come up on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// An etcd of one member; ended when dropped.
+/// A member of an etcd, mostly the only one; ended when dropped.
 pub(crate) struct Etcd {
     child: Child,
-    /// Where it listens to clients, and to members that it does not have.
-    ports: [u16; 2],
+    started: Started,
     directory: tempfile::TempDir,
+}
+
+/// How it is started, each time.
+#[derive(Clone)]
+struct Started {
+    name: String,
+    /// Where it listens to clients, and to members.
+    ports: [u16; 2],
+    /// All members, as etcd wants to be told.
+    members: String,
+    /// What clients are asked for, and what shows them who it is.
+    tls: Option<Tls>,
+}
+
+/// Files for TLS.
+#[derive(Clone)]
+pub(crate) struct Tls {
+    /// What the server asks for: as [`EtcdAccess`] names files, those of the server.
+    pub(crate) server: EtcdAccess,
+    pub(crate) client: EtcdAccess,
+}
+
+/// Ports that are free now. Somebody else may take one before etcd does: then it ends, and others are tried.
+fn free_ports() -> [u16; 2] {
+    // Both at once, so that they differ.
+    let listeners = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    listeners.map(|listener| listener.local_addr().expect("it is bound").port())
 }
 
 impl Etcd {
@@ -31,16 +57,24 @@ impl Etcd {
 
     /// A new one, that answers.
     pub(crate) fn start() -> Self {
-        // Somebody else may take a port before etcd does: then it ends, and another one is tried.
+        Self::members(1, None).pop().expect("it is one")
+    }
+
+    /// A new one of so many members, that all answer.
+    pub(crate) fn members(count: usize, tls: Option<&Tls>) -> Vec<Self> {
         for _ in 0..10 {
-            let directory = tempfile::tempdir().expect("a directory");
-            // Both at once, so that they differ.
-            let listeners = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-            let ports = listeners.map(|listener| listener.local_addr().expect("it is bound").port());
-            let child = spawn(directory.path(), ports);
-            let mut etcd = Self { child, ports, directory };
-            if etcd.answers() {
-                return etcd;
+            let ports: Vec<[u16; 2]> = (0..count).map(|_| free_ports()).collect();
+            let names: Vec<String> = (1..=count).map(|number| format!("member-{number}")).collect();
+            let listed = |(name, [_, peer]): (&String, &[u16; 2])| format!("{name}=http://127.0.0.1:{peer}");
+            let members = names.iter().zip(&ports).map(listed).collect::<Vec<_>>().join(",");
+            let spawn = |(name, ports): (String, [u16; 2])| {
+                let directory = tempfile::tempdir().expect("a directory");
+                let started = Started { name, ports, members: members.clone(), tls: tls.cloned() };
+                Self { child: started.spawn(directory.path()), started, directory }
+            };
+            let mut members: Vec<Self> = names.into_iter().zip(ports).map(spawn).collect();
+            if members.iter_mut().all(Self::answers) {
+                return members;
             }
         }
         panic!("etcd does not come up");
@@ -48,14 +82,15 @@ impl Etcd {
 
     /// Where it is reached: host and port.
     pub(crate) fn endpoint(&self) -> String {
-        format!("127.0.0.1:{}", self.ports[0])
+        format!("127.0.0.1:{}", self.started.ports[0])
     }
 
     /// Waits until it answers; false if it ends instead.
     fn answers(&mut self) -> bool {
+        let access = self.started.tls.as_ref().map_or_else(EtcdAccess::default, |tls| tls.client.clone());
         let begun = Instant::now();
         loop {
-            if EtcdStore::connect(&[self.endpoint()], "ready", Duration::from_secs(1)).is_ok() {
+            if EtcdStore::connect(&[self.endpoint()], "ready", &access, Duration::from_secs(1)).is_ok() {
                 return true;
             }
             if self.child.try_wait().expect("it is our child").is_some() {
@@ -75,7 +110,7 @@ impl Etcd {
 
     /// Starts it again on what it has on disk.
     pub(crate) fn restart(&mut self) {
-        self.child = spawn(self.directory.path(), self.ports);
+        self.child = self.started.spawn(self.directory.path());
         assert!(self.answers(), "etcd does not come up again");
     }
 
@@ -91,14 +126,23 @@ impl Drop for Etcd {
     }
 }
 
-fn spawn(directory: &Path, [client, peer]: [u16; 2]) -> Child {
-    let log = File::create(directory.join("log")).expect("a file");
-    let [client, peer] = [client, peer].map(|port| format!("http://127.0.0.1:{port}"));
-    let mut command = Command::new("etcd");
-    command.arg("--data-dir").arg(directory.join("data"));
-    command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
-    command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
-    command.args(["--name", "one", "--initial-cluster", &format!("one={peer}")]);
-    command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log);
-    command.spawn().expect("etcd is installed")
+impl Started {
+    fn spawn(&self, directory: &Path) -> Child {
+        let log = File::create(directory.join("log")).expect("a file");
+        let [client, peer] = self.ports.map(|port| format!("http://127.0.0.1:{port}"));
+        let client = if self.tls.is_some() { client.replace("http://", "https://") } else { client };
+        let mut command = Command::new("etcd");
+        command.arg("--data-dir").arg(directory.join("data"));
+        command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+        command.args(["--name", &self.name, "--initial-cluster", &self.members]);
+        if let Some(EtcdAccess { ca: Some(ca), identity: Some((cert, key)), .. }) =
+            self.tls.as_ref().map(|tls| &tls.server)
+        {
+            command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(ca);
+            command.arg("--cert-file").arg(cert).arg("--key-file").arg(key);
+        }
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log);
+        command.spawn().expect("etcd is installed")
+    }
 }

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use mixlog_log::corfu::{self, Epoch, EtcdStore, Flaw, Listing, NetError, Node, ProjectionStore};
+use mixlog_log::corfu::{self, Epoch, EtcdAccess, EtcdStore, Flaw, Listing, NetError, Node, ProjectionStore};
 use mixlog_log::corfu::{StoreError, Timing, UnitNumber};
 use mixlog_log::{Durability, LogId};
 use rustix::process::Signal;
@@ -13,8 +13,11 @@ use crate::server::Etcd;
 use crate::subject::PATIENCE;
 use crate::{Shared, etcd, home};
 
+/// Nothing is asked for.
+const NOTHING: EtcdAccess = EtcdAccess { user: None, ca: None, identity: None };
+
 fn open(etcd: &Etcd, prefix: &str) -> EtcdStore {
-    EtcdStore::connect(&[etcd.endpoint()], prefix, PATIENCE).unwrap()
+    EtcdStore::connect(&[etcd.endpoint()], prefix, &NOTHING, PATIENCE).unwrap()
 }
 
 pub(crate) fn epochs_are_installed_in_order_and_once(shared: &Shared) {
@@ -23,6 +26,14 @@ pub(crate) fn epochs_are_installed_in_order_and_once(shared: &Shared) {
 
 pub(crate) fn raced_by_many_has_one_winner_for_each_epoch(shared: &Shared) {
     contract::each_epoch_has_one_winner_of_many(&|| Box::new(open(etcd(shared), "raced")));
+}
+
+pub(crate) fn first_name_of_a_log_stays(shared: &Shared) {
+    contract::first_name_of_a_log_stays(&|| Box::new(open(etcd(shared), "named")));
+}
+
+pub(crate) fn log_with_projections_has_their_name(shared: &Shared) {
+    contract::log_with_projections_has_their_name(&|| Box::new(open(etcd(shared), "has-name")));
 }
 
 pub(crate) fn etcd_killed_and_started_again_keeps_what_was_installed(_: &Shared) {
@@ -43,7 +54,7 @@ pub(crate) fn etcd_killed_and_started_again_keeps_what_was_installed(_: &Shared)
 pub(crate) fn etcd_that_is_down_or_silent_is_an_error_that_names_it(_: &Shared) {
     let mut etcd = Etcd::start();
     let patience = Duration::from_millis(500);
-    let store = EtcdStore::connect(&[etcd.endpoint()], "log", patience).unwrap();
+    let store = EtcdStore::connect(&[etcd.endpoint()], "log", &NOTHING, patience).unwrap();
     let listing = Listing { address: ([127, 0, 0, 1], 1).into(), durability: None };
     let node = Node::Unit(UnitNumber(1));
     let assert_all_fail = || {
@@ -52,7 +63,7 @@ pub(crate) fn etcd_that_is_down_or_silent_is_an_error_that_names_it(_: &Shared) 
             store.install(&projection(1, 1)).unwrap_err(),
             store.listings().unwrap_err(),
             store.announce(node, listing).unwrap_err(),
-            EtcdStore::connect(&[etcd.endpoint()], "log", patience).unwrap_err(),
+            EtcdStore::connect(&[etcd.endpoint()], "log", &NOTHING, patience).unwrap_err(),
         ];
         for error in errors {
             assert!(error.to_string().contains(&etcd.endpoint()), "{error}");
@@ -62,12 +73,12 @@ pub(crate) fn etcd_that_is_down_or_silent_is_an_error_that_names_it(_: &Shared) 
     assert_all_fail();
     etcd.signal(Signal::CONT);
     // A write that was given up may have been made later.
-    let waited = EtcdStore::connect(&[etcd.endpoint()], "log", PATIENCE).unwrap();
+    let waited = EtcdStore::connect(&[etcd.endpoint()], "log", &NOTHING, PATIENCE).unwrap();
     assert!(waited.latest().unwrap().is_none_or(|latest| *latest == projection(1, 1)));
     etcd.kill();
     let error = store.latest().unwrap_err();
     assert!(error.to_string().contains(&etcd.endpoint()), "{error}");
-    let error = EtcdStore::connect(&[etcd.endpoint()], "log", patience).unwrap_err();
+    let error = EtcdStore::connect(&[etcd.endpoint()], "log", &NOTHING, patience).unwrap_err();
     assert!(error.to_string().contains("refused"), "{error}");
 }
 
@@ -77,7 +88,7 @@ pub(crate) fn endpoints_that_are_dead_or_silent_are_passed_over(shared: &Shared)
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = (silent.local_addr().unwrap().to_string(), silent);
     let endpoints = [dead, silent.0, etcd(shared).endpoint()];
-    let store = EtcdStore::connect(&endpoints, "passed-over", Duration::from_secs(6)).unwrap();
+    let store = EtcdStore::connect(&endpoints, "passed-over", &NOTHING, Duration::from_secs(6)).unwrap();
     assert!(store.install(&projection(1, 1)).unwrap());
     assert_eq!(*store.latest().unwrap().unwrap(), projection(1, 1));
 }
@@ -94,7 +105,7 @@ fn put(etcd: &Etcd, key: &str, value: Vec<u8>) {
 pub(crate) fn keys_that_others_wrote_are_refused(shared: &Shared) {
     let etcd = etcd(shared);
     let is_foreign = |prefix: &str, at: &str| {
-        let error = EtcdStore::connect(&[etcd.endpoint()], prefix, PATIENCE).unwrap_err();
+        let error = EtcdStore::connect(&[etcd.endpoint()], prefix, &NOTHING, PATIENCE).unwrap_err();
         assert!(matches!(&error, StoreError::Foreign { key } if key == at), "{error}");
     };
     put(etcd, "no-number/latest", b"the first".to_vec());

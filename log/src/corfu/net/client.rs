@@ -31,6 +31,9 @@ const UNPOISONED: &str = "nothing panics while it holds the lock";
 /// After a failed attempt to connect, requests are lost at once for so long.
 const COOL_DOWN: Duration = Duration::from_millis(20);
 
+/// How many requests are written together at most.
+const TOGETHER: usize = 128;
+
 /// Why a cluster cannot be reached.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -150,6 +153,15 @@ pub fn announce(
     home.ask(log, &BookRequest::Announce(node, listing)).map(|(listings, _)| listings)
 }
 
+/// The log that a store's answer names.
+pub(super) fn named(reply: &Reply) -> Option<LogId> {
+    match reply {
+        Reply::Store(StoreReply::Latest(Some(latest))) => Some(latest.log),
+        Reply::Store(StoreReply::Named(log)) => Some(*log),
+        _ => None,
+    }
+}
+
 /// Connects to a host and port.
 pub(super) fn open(address: &str, patience: Duration) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -221,6 +233,13 @@ impl Inner {
     }
 }
 
+impl TcpTransport {
+    fn peer(&self, node: Node) -> Arc<Peer> {
+        let mut peers = self.0.peers.lock().expect(UNPOISONED);
+        Arc::clone(peers.entry(node).or_default())
+    }
+}
+
 impl Transport for TcpTransport {
     fn send(&self, to: Node, request: Request, reply: ReplyTo) {
         #[cfg(feature = "etcd")]
@@ -228,18 +247,24 @@ impl Transport for TcpTransport {
             let log = Arc::clone(&self.0.log);
             let reply = ReplyTo::new(move |answer| {
                 let Some(answer) = answer else { return drop(reply) };
-                if let Reply::Store(StoreReply::Latest(Some(latest))) = &answer {
-                    let _ = log.set(latest.log);
+                if let Some(known) = named(&answer) {
+                    let _ = log.set(known);
                 }
                 reply.answer(answer);
             });
             return store.send(request.clone(), reply);
         }
-        let peer = {
-            let mut peers = self.0.peers.lock().expect(UNPOISONED);
-            Arc::clone(peers.entry(to).or_default())
-        };
-        peer.send(&self.0, to, request, reply);
+        self.peer(to).send(&self.0, to, request, reply);
+    }
+
+    /// With one call of the operating system, where a connection is there.
+    fn send_all(&self, to: Node, requests: &mut dyn Iterator<Item = (Request, ReplyTo)>) {
+        if let Some(connection) = self.peer(to).connection() {
+            return connection.send_all(&self.0, requests);
+        }
+        for (request, reply) in requests {
+            self.send(to, request, reply);
+        }
     }
 }
 
@@ -274,6 +299,14 @@ enum State {
 }
 
 impl Peer {
+    /// The connection, if there is one.
+    fn connection(&self) -> Option<Arc<Connection>> {
+        match &*self.0.lock().expect(UNPOISONED) {
+            State::Connected(connection) if !connection.is_closed() => Some(Arc::clone(connection)),
+            _ => None,
+        }
+    }
+
     fn send(self: &Arc<Self>, inner: &Arc<Inner>, to: Node, request: Request, reply: ReplyTo) {
         let mut state = self.0.lock().expect(UNPOISONED);
         match &mut *state {
@@ -366,17 +399,37 @@ impl Connection {
     }
 
     fn send(&self, id: u64, request: &Request, reply: ReplyTo) {
+        if self.add(id, request, reply) {
+            self.writer.flush();
+        }
+    }
+
+    fn send_all(&self, inner: &Inner, requests: &mut dyn Iterator<Item = (Request, ReplyTo)>) {
+        let mut added = 0;
+        for (request, reply) in requests {
+            self.add(inner.number(), &request, reply);
+            added += 1;
+            // The peer begins with the first ones while the others are made.
+            if added % TOGETHER == 0 {
+                self.writer.flush();
+            }
+        }
+        self.writer.flush();
+    }
+
+    /// Adds a request to what is written next; false, and no answer will come, if the connection is closed.
+    fn add(&self, id: u64, request: &Request, reply: ReplyTo) -> bool {
         {
             let mut waiting = self.waiting.lock().expect(UNPOISONED);
             let Some(waiting) = &mut *waiting else {
-                return;
+                return false;
             };
             waiting.insert(id, reply);
         }
         let (kind, log) = (wire::request_kind(request), self.log.get().copied());
         let header = Header { kind, log, request: id, number: self.number };
         self.writer.add(|out| frame::put(out, header, |out| wire::put_request(out, request)));
-        self.writer.flush();
+        true
     }
 
     fn receive(&self, incoming: &mut Incoming) {
@@ -422,8 +475,8 @@ impl Connection {
             return false;
         }
         let Ok(reply) = wire::reply(header.kind, body) else { return false };
-        if let Reply::Store(StoreReply::Latest(Some(latest))) = &reply {
-            let _ = self.log.set(latest.log);
+        if let Some(log) = named(&reply) {
+            let _ = self.log.set(log);
         }
         let waiting = self.waiting.lock().expect(UNPOISONED).as_mut().and_then(|w| w.remove(&header.request));
         if let Some(waiting) = waiting {

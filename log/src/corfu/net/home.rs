@@ -1,8 +1,11 @@
 //! Where a cluster is found: its projection store, and the address book beside it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::iter;
 use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -31,8 +34,10 @@ const PREFIX: &str = "mixlog";
 ///
 /// ```text
 /// corfu://HOST:PORT[,HOST:PORT...]
-/// corfu+etcd://HOST:PORT[,HOST:PORT...][/PREFIX]
+/// corfu+etcd://[USER@]HOST:PORT[,HOST:PORT...][/PREFIX][?password=FILE&ca=FILE&cert=FILE&key=FILE]
 /// ```
+///
+/// Secrets are named by files and do not stand in it, since it is printed, and given to other processes.
 ///
 /// ```
 /// use mixlog_log::corfu::Home;
@@ -52,13 +57,64 @@ pub enum Home {
         endpoints: Vec<String>,
         /// What all keys of the cluster begin with, without the slash that follows.
         prefix: String,
+        /// As whom it is talked to, and how.
+        access: EtcdAccess,
     },
+}
+
+/// What etcd wants to see of a client. The default is nothing, without TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EtcdAccess {
+    /// A user of etcd's, and the file with the password, whose end of line does not count.
+    pub user: Option<(String, PathBuf)>,
+    /// With TLS: the file with the certificates, in PEM, of those that are believed about who etcd is.
+    pub ca: Option<PathBuf>,
+    /// With TLS: the files with the client's own certificate and its key, in PEM.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+impl EtcdAccess {
+    /// From a user's name and what follows the question mark; `None` if that makes no sense.
+    fn parse(user: Option<&str>, options: Option<&str>) -> Option<Self> {
+        let mut found: BTreeMap<&str, PathBuf> = BTreeMap::new();
+        for option in options.into_iter().flat_map(|options| options.split('&')) {
+            let (name, file) = option.split_once('=').filter(|(_, file)| !file.is_empty())?;
+            let is_known = ["password", "ca", "cert", "key"].contains(&name);
+            if !is_known || found.insert(name, file.into()).is_some() {
+                return None;
+            }
+        }
+        let user = match (user, found.remove("password")) {
+            (None, None) => None,
+            (Some(user), Some(password)) if !user.is_empty() => Some((user.to_owned(), password)),
+            _ => return None,
+        };
+        let ca = found.remove("ca");
+        let identity = match (found.remove("cert"), found.remove("key")) {
+            (None, None) => None,
+            (Some(cert), Some(key)) if ca.is_some() => Some((cert, key)),
+            _ => return None,
+        };
+        Some(Self { user, ca, identity })
+    }
+
+    /// The files, by what they are called in a name.
+    fn options(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let files = [
+            ("password", self.user.as_ref().map(|(_, password)| password)),
+            ("ca", self.ca.as_ref()),
+            ("cert", self.identity.as_ref().map(|(cert, _)| cert)),
+            ("key", self.identity.as_ref().map(|(_, key)| key)),
+        ];
+        files.into_iter().filter_map(|(name, file)| file.map(|file| (name, file.as_path())))
+    }
 }
 
 /// This names no cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
-    "{0} is no cluster: corfu://HOST:PORT[,HOST:PORT...] is, and corfu+etcd://HOST:PORT[,HOST:PORT...][/PREFIX]"
+    "{0} is no cluster: corfu://HOST:PORT[,HOST:PORT...] is, and corfu+etcd://[USER@]HOST:PORT[,HOST:PORT...][/PREFIX]\
+     [?password=FILE&ca=FILE&cert=FILE&key=FILE]"
 )]
 pub struct HomeError(pub String);
 
@@ -86,11 +142,16 @@ impl FromStr for Home {
             return Ok(Self::Servers(stores));
         }
         let rest = text.strip_prefix(ETCD).ok_or_else(refused)?;
+        let (rest, options) =
+            rest.split_once('?').map_or((rest, None), |(rest, options)| (rest, Some(options)));
         let (endpoints, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         let prefix = prefix.trim_matches('/');
         let prefix = if prefix.is_empty() { PREFIX } else { prefix };
+        let (user, endpoints) =
+            endpoints.rsplit_once('@').map_or((None, endpoints), |(user, rest)| (Some(user), rest));
         let endpoints = addresses(endpoints).ok_or_else(refused)?;
-        Ok(Self::Etcd { endpoints, prefix: prefix.to_owned() })
+        let access = EtcdAccess::parse(user, options).ok_or_else(refused)?;
+        Ok(Self::Etcd { endpoints, prefix: prefix.to_owned(), access })
     }
 }
 
@@ -109,7 +170,17 @@ impl fmt::Display for Home {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Servers(stores) => write!(f, "{SERVERS}{}", stores.join(",")),
-            Self::Etcd { endpoints, prefix } => write!(f, "{ETCD}{}/{prefix}", endpoints.join(",")),
+            Self::Etcd { endpoints, prefix, access } => {
+                f.write_str(ETCD)?;
+                if let Some((user, _)) = &access.user {
+                    write!(f, "{user}@")?;
+                }
+                write!(f, "{}/{prefix}", endpoints.join(","))?;
+                for (before, (name, file)) in iter::once('?').chain(iter::repeat('&')).zip(access.options()) {
+                    write!(f, "{before}{name}={}", file.display())?;
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -134,8 +205,8 @@ impl Reached {
                 Ok(Self::Servers { stores: stores.clone(), last: AtomicUsize::new(0), patience })
             }
             #[cfg(feature = "etcd")]
-            Home::Etcd { endpoints, prefix } => {
-                Ok(Self::Etcd(Box::new(EtcdStore::connect(endpoints, prefix, patience)?)))
+            Home::Etcd { endpoints, prefix, access } => {
+                Ok(Self::Etcd(Box::new(EtcdStore::connect(endpoints, prefix, access, patience)?)))
             }
             #[cfg(not(feature = "etcd"))]
             Home::Etcd { .. } => Err(NetError::NoEtcd),
@@ -245,6 +316,21 @@ mod tests {
         let etcd = |endpoints: &[&str], prefix: &str| Home::Etcd {
             endpoints: endpoints.iter().map(ToString::to_string).collect(),
             prefix: prefix.to_owned(),
+            access: EtcdAccess::default(),
+        };
+        let guarded = Home::Etcd {
+            endpoints: vec!["a:1".to_owned(), "b:2".to_owned()],
+            prefix: "bank".to_owned(),
+            access: EtcdAccess {
+                user: Some(("ada".to_owned(), "/run/password".into())),
+                ca: Some("ca.pem".into()),
+                identity: Some(("cert.pem".into(), "key.pem".into())),
+            },
+        };
+        let known = Home::Etcd {
+            endpoints: vec!["a:1".to_owned()],
+            prefix: "mixlog".to_owned(),
+            access: EtcdAccess { ca: Some("/etc/ca.pem".into()), ..EtcdAccess::default() },
         };
         let cases = [
             ("corfu://a:1", Home::servers(&["a:1"])),
@@ -252,6 +338,11 @@ mod tests {
             ("corfu+etcd://a:2379", etcd(&["a:2379"], "mixlog")),
             ("corfu+etcd://a:2379/", etcd(&["a:2379"], "mixlog")),
             ("corfu+etcd://a:1,b:2/prod/bank/", etcd(&["a:1", "b:2"], "prod/bank")),
+            ("corfu+etcd://a:1?ca=/etc/ca.pem", known),
+            (
+                "corfu+etcd://ada@a:1,b:2/bank?key=key.pem&cert=cert.pem&ca=ca.pem&password=/run/password",
+                guarded,
+            ),
         ];
         for (text, home) in cases {
             assert_eq!(text.parse(), Ok(home.clone()), "{text}");
@@ -274,6 +365,15 @@ mod tests {
             "corfu+etcd://",
             "corfu+etcd:///prefix",
             "corfu+etcd://a b:1",
+            "corfu+etcd://ada@a:1",
+            "corfu+etcd://@a:1?password=p",
+            "corfu+etcd://a:1?password=p",
+            "corfu+etcd://a:1?cert=c&key=k",
+            "corfu+etcd://a:1?ca=a&key=k",
+            "corfu+etcd://a:1?ca=",
+            "corfu+etcd://a:1?ca=a&ca=b",
+            "corfu+etcd://a:1?insecure=yes",
+            "corfu+etcd://a:1?",
             "http://a:1",
         ] {
             assert_eq!(text.parse::<Home>(), Err(HomeError(text.to_owned())));

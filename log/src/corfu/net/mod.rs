@@ -16,5 +16,5 @@ pub use book::{Listing, Listings};
 pub(crate) use book::{listing_name, listing_node};
 pub use client::{NetError, TcpTransport, announce};
 pub use frame::FrameError;
-pub use home::{Home, HomeError};
+pub use home::{EtcdAccess, Home, HomeError};
 pub use server::Server;

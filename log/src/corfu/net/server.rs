@@ -21,14 +21,13 @@ use std::time::Duration;
 use crate::file::{FsStorage, Lock, LockMode, Storage};
 use crate::{Durability, LogId};
 
-use super::super::message::{
-    Instance, Reply, SequencerNumber, SequencerVerb, StoreReply, UnitReply, UnitVerb,
-};
+use super::super::message::{Instance, Reply, SequencerNumber, SequencerVerb, UnitReply, UnitVerb};
 use super::super::sequencer::Sequencer;
 use super::super::server::UnitServer;
 use super::super::store::{FileStore, ProjectionStore, StoreError};
 use super::super::transport::ReplyTo;
 use super::book::FileBook;
+use super::client::named;
 use super::frame::{self, FrameError, Header, Incoming, Kind};
 use super::wire::{self, BookRequest};
 use super::writer::Writer;
@@ -367,11 +366,11 @@ impl Shared {
             }
             (Role::Store(store, ..), Kind::StoreRequest) => {
                 let request = wire::store_request(body)?;
-                let reply = store.handle(&request).map_err(Refusal::Store)?;
-                if let StoreReply::Latest(Some(latest)) = &reply {
-                    let _ = self.log.set(latest.log);
+                let reply = Reply::Store(store.handle(&request).map_err(Refusal::Store)?);
+                if let Some(log) = named(&reply) {
+                    let _ = self.log.set(log);
                 }
-                answer(&Reply::Store(reply));
+                answer(&reply);
             }
             (Role::Store(_, book), _) => {
                 let failed = |error| Refusal::Store(StoreError::Io(error));

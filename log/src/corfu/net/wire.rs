@@ -52,6 +52,10 @@ impl<'a> Body<'a> {
         Ok(*taken)
     }
 
+    fn log(&mut self) -> Decoded<LogId> {
+        self.array().map(|bytes| LogId(u128::from_le_bytes(bytes)))
+    }
+
     fn u8(&mut self) -> Decoded<u8> {
         self.array::<1>().map(|[byte]| byte)
     }
@@ -205,6 +209,10 @@ pub(crate) fn put_request(out: &mut Vec<u8>, request: &Request) {
         Request::Unit(request) => put_unit_request(out, request),
         Request::Sequencer(request) => put_sequencer_request(out, request),
         Request::Store(StoreRequest::Latest) => out.push(1),
+        Request::Store(StoreRequest::Name(log)) => {
+            out.push(3);
+            out.extend_from_slice(&log.0.to_le_bytes());
+        }
         Request::Store(StoreRequest::Install(projection)) => {
             out.push(2);
             out.extend_from_slice(&projection.encode());
@@ -252,6 +260,7 @@ fn put_unit_request(out: &mut Vec<u8>, request: &UnitRequest) {
             out.push(10);
             out.extend_from_slice(&log.0.to_le_bytes());
         }
+        UnitVerb::Flush => out.push(13),
         UnitVerb::WriteAfter(before, run) => {
             out.push(11);
             put_predecessor(out, before);
@@ -280,9 +289,10 @@ pub(crate) fn unit_request(number: u32, body: &[u8]) -> Decoded<UnitRequest> {
         7 => UnitVerb::Commit(body.position()?),
         8 => UnitVerb::Probe,
         9 => UnitVerb::Seal,
-        10 => UnitVerb::Join(LogId(u128::from_le_bytes(body.array()?))),
+        10 => UnitVerb::Join(body.log()?),
         11 => UnitVerb::WriteAfter(body.predecessor()?, body.run()?),
         12 => UnitVerb::CopyAfter(body.predecessor()?, body.run()?),
+        13 => UnitVerb::Flush,
         _ => return Err(FrameError::Body),
     };
     // Only data is written: junk comes by fills and copies.
@@ -343,6 +353,10 @@ pub(crate) fn store_request(body: &[u8]) -> Decoded<StoreRequest> {
     match body.u8()? {
         1 => body.end(StoreRequest::Latest),
         2 => body.projection().map(StoreRequest::Install),
+        3 => {
+            let log = body.log()?;
+            body.end(StoreRequest::Name(log))
+        }
         _ => Err(FrameError::Body),
     }
 }
@@ -391,6 +405,10 @@ pub(crate) fn put_reply(out: &mut Vec<u8>, reply: &Reply) {
             out.extend_from_slice(&projection.encode());
         }
         Reply::Store(StoreReply::Installed) => out.push(3),
+        Reply::Store(StoreReply::Named(log)) => {
+            out.push(4);
+            out.extend_from_slice(&log.0.to_le_bytes());
+        }
     }
 }
 
@@ -466,6 +484,10 @@ pub(crate) fn reply(kind: Kind, body: &[u8]) -> Decoded<Reply> {
             1 => body.end(StoreReply::Latest(None))?,
             2 => StoreReply::Latest(Some(body.projection()?)),
             3 => body.end(StoreReply::Installed)?,
+            4 => {
+                let log = body.log()?;
+                body.end(StoreReply::Named(log))?
+            }
             _ => return Err(FrameError::Body),
         }),
         _ => return Err(FrameError::Body),
@@ -579,6 +601,7 @@ mod tests {
             UnitVerb::Join(LogId(u128::MAX - 7)),
             UnitVerb::WriteAfter(before, data(8)),
             UnitVerb::CopyAfter(before, data(8)),
+            UnitVerb::Flush,
         ];
         let member = Member { unit: UnitNumber(2), joined: Epoch(8) };
         let unit = verbs.map(|verb| Request::Unit(UnitRequest { epoch: Epoch(9), member, verb }));
@@ -590,7 +613,8 @@ mod tests {
             SequencerVerb::Start { instance, tail: upto, width: 5 },
         ];
         let sequencer = verbs.map(|verb| Request::Sequencer(SequencerRequest { epoch: Epoch(2), verb }));
-        let store = [StoreRequest::Latest, StoreRequest::Install(projection())].map(Request::Store);
+        let name = StoreRequest::Name(LogId(u128::MAX - 7));
+        let store = [StoreRequest::Latest, StoreRequest::Install(projection()), name].map(Request::Store);
         unit.into_iter().chain(sequencer).chain(store).collect()
     }
 
@@ -622,7 +646,12 @@ mod tests {
             SequencerReply::Sealed(epoch),
             SequencerReply::NotStarted(Instance(2)),
         ];
-        let store = [StoreReply::Latest(None), StoreReply::Latest(Some(projection())), StoreReply::Installed];
+        let store = [
+            StoreReply::Latest(None),
+            StoreReply::Latest(Some(projection())),
+            StoreReply::Installed,
+            StoreReply::Named(LogId(u128::MAX - 7)),
+        ];
         let unit = unit.into_iter().map(Reply::Unit);
         unit.chain(sequencer.map(Reply::Sequencer)).chain(store.map(Reply::Store)).collect()
     }

@@ -1,0 +1,119 @@
+//! Commands on a cluster: what they keep beside it, and how they end when it is gone.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use mixlog::Position;
+use rustix::process::Signal;
+
+use crate::ANYWHERE;
+use crate::processes::{Cluster, PATIENCE, ends};
+
+fn mixlog(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mixlog"));
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn output(arguments: &[&str]) -> Output {
+    mixlog(arguments).output().expect("it starts")
+}
+
+/// What a command printed that went well.
+fn printed(arguments: &[&str]) -> String {
+    let Output { status, stdout, stderr } = output(arguments);
+    assert!(status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&stderr));
+    String::from_utf8(stdout).expect("it prints text")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("it is UTF-8")
+}
+
+#[test]
+fn commands_end_with_an_io_error_when_the_cluster_is_gone() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let cluster = Cluster::up(directory.path(), ANYWHERE);
+    let (name, log) = (cluster.name(), cluster.log());
+    let start = |arguments: &[&str]| -> Child {
+        let arguments = [arguments, &["--log", &name, "--patience", "1"]].concat();
+        mixlog(&arguments).spawn().expect("it starts")
+    };
+    let run = start(&["run", "transfer", "--accounts", "500", "--seconds", "600"]);
+    log.wait_past(Position(2000), Some(PATIENCE)).expect("it appends");
+    // It waits for what others append.
+    let mut replica = start(&["replica", "--member", "b", "--members", "a,b"]);
+    let mut says = BufReader::new(replica.stdout.take().expect("it is piped"));
+    says.read_line(&mut String::new()).expect("it says how far it is");
+    cluster.end(Signal::KILL);
+    for (what, child) in [("run", run), ("replica", replica)] {
+        let Output { status, stderr, .. } = ends(what, child);
+        let stderr = String::from_utf8_lossy(&stderr);
+        let said = stderr.lines().last().unwrap_or_default();
+        assert_eq!(status.code(), Some(4), "{what}: {stderr}");
+        assert!(said.starts_with("mixlog: ") && said.contains("in time"), "{what}: {stderr}");
+    }
+    let digest = output(&["digest", "--log", &name, "--patience", "1"]);
+    assert_eq!(digest.status.code(), Some(4), "{}", String::from_utf8_lossy(&digest.stderr));
+}
+
+#[test]
+fn checkpoint_of_a_cluster_whose_units_buffer_is_opened_and_trims_its_log() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let cluster = Cluster::up(directory.path(), ANYWHERE);
+    let (name, beside) = (cluster.name(), directory.path().join("beside"));
+    let run = ["run", "transfer", "--accounts", "500", "--transactions", "5000", "--log", &name];
+    printed(&run);
+    let digest = printed(&["digest", "--log", &name]);
+
+    let nowhere = output(&["checkpoint", "--log", &name]);
+    assert_eq!(nowhere.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&nowhere.stderr).contains("--beside"));
+    let kept = ["--log", &name, "--beside", text(&beside)];
+    let taken = printed(&[&["checkpoint", "--keep-checkpoints", "1"], &kept[..]].concat());
+    assert!(taken.contains("\nhead 5") && !taken.contains("checkpoints \n"), "{taken}");
+
+    // The log alone tells no state any more; with what is kept beside it, it is the same, and can be gone on with.
+    assert_eq!(output(&["digest", "--log", &name]).status.code(), Some(2));
+    assert_eq!(printed(&[&["digest"], &kept[..]].concat()), digest);
+    printed(&[&run[..], &["--beside", text(&beside)]].concat());
+}
+
+/// Starts `mixlog cluster up`, and kills it when it has printed so many lines, and some time has passed.
+fn up_killed(directory: &Path, lines: usize, then: Duration) {
+    let mut up = mixlog(&[&["cluster", "up", "--dir", text(directory)], ANYWHERE].concat());
+    let mut up = up.stderr(Stdio::null()).spawn().expect("it starts");
+    let mut says = BufReader::new(up.stdout.take().expect("it is piped")).lines();
+    for _ in 0..lines {
+        says.next().expect("it goes on").expect("it prints text");
+    }
+    thread::sleep(then);
+    up.kill().expect("it is our child");
+    up.wait().expect("it ends");
+}
+
+/// A line for the projection store, two sequencers, four units; then units join, the log is founded, and it says so.
+const LINES: usize = 7;
+
+#[test]
+fn cluster_whose_founder_was_killed_comes_up_from_the_same_directory() {
+    // The chance moments are those between the joins, a millisecond or so each.
+    let moments = (0..=LINES).map(|lines| (lines, 0)).chain((1..8).map(|n| (LINES, 700 * n)));
+    let directory = tempfile::tempdir().expect("a directory");
+    for (lines, micros) in moments {
+        up_killed(directory.path(), lines, Duration::from_micros(micros));
+    }
+    let cluster = Cluster::up(directory.path(), ANYWHERE);
+    let run = ["run", "transfer", "--accounts", "100", "--transactions", "500", "--log"];
+    printed(&[&run[..], &[&cluster.name()]].concat());
+    let digest = printed(&["digest", "--log", &cluster.name()]);
+    cluster.end(Signal::KILL);
+    // One that was founded keeps what is in it, whoever is killed while he brings it up again.
+    up_killed(directory.path(), LINES, Duration::ZERO);
+    up_killed(directory.path(), LINES, Duration::from_millis(2));
+    let cluster = Cluster::up(directory.path(), ANYWHERE);
+    assert_eq!(printed(&["digest", "--log", &cluster.name()]), digest);
+}
