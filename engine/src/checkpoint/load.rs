@@ -11,8 +11,8 @@ use super::layout::{Rows, TableEntry, file_name};
 use super::read::{Bad, Block, Opened};
 use super::shelf::Shelf;
 use super::{OnLoad, Recovery, Rejected, Start};
+use crate::agreement::{Membership, agreed_on};
 use crate::codec::DecodeError;
-use crate::digest::Digest;
 use crate::entry::{self, Catalog};
 use crate::error::OpenError;
 use crate::footprint::Details;
@@ -28,19 +28,41 @@ const BLOCKS_A_ROUND: u32 = 16;
 const ROWS_AT_A_TIME: RowId = 256;
 const TIMES_A_ROUND: u32 = 64;
 
+/// Where a state comes from.
+#[derive(Clone, Copy)]
+pub(crate) struct Source<'a> {
+    pub(crate) log: &'a dyn SharedLog,
+    pub(crate) shelf: Option<&'a Shelf>,
+    pub(crate) start: Start,
+    /// Whose votes in the log a checkpoint must not contradict.
+    pub(crate) membership: Option<&'a Membership>,
+}
+
+impl Source<'_> {
+    /// What speaks against a checkpoint, of which every byte is as it was written: the members' votes.
+    fn objection(&self, opened: &Opened) -> Result<Option<String>, OpenError> {
+        let Some(membership) = self.membership else { return Ok(None) };
+        let own = opened.header.digest();
+        let agreed = agreed_on(self.log, opened.header.position, membership)?;
+        Ok(agreed.filter(|agreed| *agreed != own).map(|agreed| {
+            format!("its digest is {own}, and the members agreed on {agreed} after its position")
+        }))
+    }
+}
+
 /// Gives the pipeline, which has executed nothing, the state of a checkpoint before position `before`, if there is one
-/// that is whole and that the log goes on from. Otherwise it stays at the start of the log, if that is there.
+/// that is whole, that the log goes on from, and that no majority of the members has voted against. Otherwise it stays
+/// at the start of the log, if that is there.
 ///
 /// # Errors
 /// The log's start is gone, or the checkpoint that was chosen does not fit the engine or the log.
 pub(crate) fn recover(
     pipeline: &Pipeline,
-    log: &dyn SharedLog,
-    shelf: Option<&Shelf>,
-    start: Start,
+    from: &Source<'_>,
     before: Position,
     on_load: Option<&OnLoad>,
 ) -> Result<Recovery, OpenError> {
+    let Source { log, shelf, start, .. } = *from;
     let (tail, begun) = (log.tail(), Instant::now());
     let mut recovery = Recovery::default();
     let all = shelf.map_or_else(|| Ok(Vec::new()), list)?;
@@ -66,6 +88,12 @@ pub(crate) fn recover(
         };
         if position >= tail.tail {
             return Err(OpenError::LogTooShort { name: opened.name, position, tail: tail.tail });
+        }
+        if let Some(reason) = from.objection(&opened)? {
+            let name = file_name(position);
+            observe::rejected(&name, &reason);
+            recovery.rejected.push(Rejected { name, reason });
+            continue;
         }
         recovery.rows = load(pipeline, &opened, on_load)?;
         recovery.checkpoint = Some(position);
@@ -132,14 +160,14 @@ fn verify(pipeline: &Pipeline, opened: &Opened) -> Result<(), Bad> {
 }
 
 /// A checkpoint, and the numbers of its tables in the store.
-struct Source<'a> {
+struct Loading<'a> {
     opened: &'a Opened,
     tables: Vec<u16>,
 }
 
 /// Loads a checkpoint that was verified; tells how many rows it has.
 fn load(pipeline: &Pipeline, opened: &Opened, on_load: Option<&OnLoad>) -> Result<u64, OpenError> {
-    let source = Source { opened, tables: tables(pipeline, opened)? };
+    let source = Loading { opened, tables: tables(pipeline, opened)? };
     let position = opened.header.position;
     let (blocks, loaded, mut number) = (opened.blocks(), AtomicU64::new(0), 0);
     loop {
@@ -166,8 +194,7 @@ fn load(pipeline: &Pipeline, opened: &Opened, on_load: Option<&OnLoad>) -> Resul
         source.index(pipeline, *table, &mut number)?;
     }
     let header = &opened.header;
-    let digest = Digest { position: Some(position), state: header.state, replies: header.replies };
-    pipeline.start_after(&digest, number).map_err(|found| {
+    pipeline.start_after(&header.digest(), number).map_err(|found| {
         source.error(&format!("its rows have the digest {found:032x}, and not {:032x}", header.state))
     })?;
     Ok(end.rows.iter().sum())
@@ -199,7 +226,7 @@ fn tables(pipeline: &Pipeline, opened: &Opened) -> Result<Vec<u16>, OpenError> {
     opened.tables.iter().map(number).collect()
 }
 
-impl Source<'_> {
+impl Loading<'_> {
     fn error(&self, detail: &impl ToString) -> OpenError {
         OpenError::Checkpoint { name: self.opened.name.clone(), detail: detail.to_string() }
     }

@@ -12,7 +12,7 @@ use super::replay::Replay;
 use super::{Engine, random};
 use crate::agreement::{Membership, Watch};
 use crate::ahead;
-use crate::checkpoint::{self, Keeper, OnLoad};
+use crate::checkpoint::{self, Keeper, OnLoad, Source};
 use crate::clients::{ANSWERS, Forget};
 use crate::codec::Codec;
 use crate::entry;
@@ -337,21 +337,21 @@ impl Builder {
     /// [`OpenError`]; the log is unchanged.
     pub fn open(self, log: Arc<dyn SharedLog>) -> Result<Engine, OpenError> {
         let Built { pipeline, progress, checkpoints, on_load, membership } = self.build()?;
-        if let Some(membership) = membership {
-            let tail = log.tail().tail;
-            pipeline.watch(Watch::new(membership, tail, tail));
-        }
         observe::describe();
         let shelf = checkpoints.shelf(&*log);
-        let begun = Instant::now();
-        let mut recovery = checkpoint::recover(
-            &pipeline,
-            &*log,
-            shelf.as_ref(),
-            checkpoints.start,
-            Position::MAX,
-            on_load.as_ref(),
-        )?;
+        let (begun, tail) = (Instant::now(), log.tail().tail);
+        let from = Source {
+            log: &*log,
+            shelf: shelf.as_ref(),
+            start: checkpoints.start,
+            membership: membership.as_ref(),
+        };
+        let mut recovery = checkpoint::recover(&pipeline, &from, Position::MAX, on_load.as_ref())?;
+        let mut agreed = None;
+        if let Some(membership) = membership {
+            let state = agreed.insert(Arc::default());
+            pipeline.watch(Watch::new(membership, tail, tail, Arc::clone(state)));
+        }
         let (start, first) = (Instant::now(), pipeline.shared().snapshots.tail());
         pipeline.run(&*log, &Until::Tail(log.tail().tail), progress.as_ref())?;
         let shared = Arc::clone(pipeline.shared());
@@ -373,6 +373,7 @@ impl Builder {
                 shelf,
                 checkpoints.clone(),
                 Arc::clone(&stop),
+                agreed,
                 &recovery,
             );
             let made = made.map_err(|error| OpenError::Checkpoints { path, source: Arc::new(error) })?;
