@@ -41,8 +41,8 @@ use crate::snapshot::Snapshot;
 use crate::store::Store;
 
 pub(crate) use state::AgreedState;
-pub(crate) use tally::agreed_on;
 use tally::Tally;
+pub(crate) use tally::agreed_on;
 
 /// Appends entries that do nothing until the next multiple of [`WINDOW_GRID`], and tells the position that they are on.
 pub(crate) fn pad(log: &dyn SharedLog) -> Result<Position, SubmitError> {

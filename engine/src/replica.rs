@@ -228,7 +228,8 @@ fn start(
     let built = builder.build_one_by_one_before(one_by_one_before)?;
     let Built { pipeline, checkpoints, on_load, membership, .. } = built;
     let shelf = checkpoints.shelf(log);
-    let from = Source { log, shelf: shelf.as_ref(), start: checkpoints.start, membership: membership.as_ref() };
+    let from =
+        Source { log, shelf: shelf.as_ref(), start: checkpoints.start, membership: membership.as_ref() };
     let recovery = checkpoint::recover(&pipeline, &from, before, on_load.as_ref())?;
     if let Some(membership) = membership {
         pipeline.watch(Watch::new(membership, vote_from, settling_before, Arc::default()));

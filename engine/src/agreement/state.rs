@@ -37,7 +37,8 @@ impl AgreedState {
     }
 
     pub(super) fn put(&self, snapshot: Snapshot, digest: Digest) {
-        let newest = self.newest.lock().expect("no panic in a short section").replace((snapshot.clone(), digest));
+        let newest =
+            self.newest.lock().expect("no panic in a short section").replace((snapshot.clone(), digest));
         // Not under the lock: a snapshot tells the store that it is gone.
         drop(newest);
         // Who asked looks only when it is there.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use mixlog_log::{Position, SharedLog};
 
-use super::due::Wake;
+use super::due::{Closed, Wake};
 use super::layout::{FileHeader, file_name};
 use super::read::Bad;
 use super::shelf::{SPARE, Shelf, WRITING};
@@ -55,7 +55,7 @@ struct Kept {
     good: Vec<Position>,
     /// Found to be damaged, or to lie before the log's head.
     bad: Vec<Position>,
-    /// The length of the last one that was taken here.
+    /// The newest one's length.
     bytes: u64,
 }
 
@@ -72,11 +72,13 @@ impl Keeper {
         recovery: &Recovery,
     ) -> io::Result<Self> {
         let head = log.tail().head;
-        let (bad, good) = shelf.list()?.into_iter().partition(|&position| {
+        let (bad, good): (_, Vec<_>) = shelf.list()?.into_iter().partition(|&position| {
             let name = file_name(position);
             position.next() < head || recovery.rejected.iter().any(|rejected| rejected.name == name)
         });
-        Ok(Self { shared, log, shelf, config, stop, agreed, kept: Mutex::new(Kept { good, bad, bytes: 0 }) })
+        let newest = good.last().and_then(|position| shelf.open(*position).ok());
+        let kept = Kept { good, bad, bytes: newest.map_or(0, |opened| opened.bytes) };
+        Ok(Self { shared, log, shelf, config, stop, agreed, kept: Mutex::new(kept) })
     }
 
     /// The positions of the checkpoints on the disk that are not known to be bad, oldest first.
@@ -118,6 +120,7 @@ impl Keeper {
     fn take_one(&self) -> Result<Checkpoint, CheckpointError> {
         let begun = Instant::now();
         let mut kept = self.kept.lock().expect("a checkpoint that panics is a bug");
+        let mut closed = None;
         let (snapshot, digest) = self.newest()?;
         let position = snapshot.position().ok_or(CheckpointError::Empty)?;
         if kept.good.last() > Some(&position) {
@@ -142,7 +145,8 @@ impl Keeper {
                 replies: digest.replies,
                 taken_us: now_us(),
             };
-            let (rows, bytes) = self.write_in_any_space(&mut kept, &header, &catalog, &snapshot)?;
+            let (rows, bytes) =
+                self.write_in_any_space(&mut kept, &mut closed, &header, &catalog, &snapshot)?;
             kept.good.push(position);
             kept.bytes = bytes;
             Checkpoint { position, rows, bytes, elapsed: begun.elapsed() }
@@ -150,18 +154,22 @@ impl Keeper {
         drop(snapshot);
         observe::checkpointed(&checkpoint);
         self.tidy(&mut kept)?;
+        if closed.is_some() {
+            // Before the log takes what it was trimmed by.
+            self.reserve(&kept, self.config.every_bytes.unwrap_or(0) / u64::from(RETRY_SHARE));
+        }
         Ok(checkpoint)
     }
 
     /// Writes it; on a disk that is full in space that is given up for it.
-    fn write_in_any_space(
-        &self,
+    fn write_in_any_space<'a>(
+        &'a self,
         kept: &mut Kept,
+        closed: &mut Option<Closed<'a>>,
         header: &FileHeader,
         catalog: &Catalog,
         snapshot: &Snapshot,
     ) -> Result<(u64, u64), CheckpointError> {
-        let mut closed = None;
         loop {
             let written = self.write(header, catalog, snapshot);
             let Err(error) = &written else { return written };
@@ -253,14 +261,13 @@ impl Keeper {
         self.trim(oldest)
     }
 
-    /// Keeps space for the next checkpoint, unless an older one can be given up for it: as much as the last one took,
-    /// and what was executed since. Tells whether it could.
-    fn reserve(&self, executed: u64) -> bool {
+    /// Keeps space for the next checkpoint, unless an older one can be given up for it: as much as the newest one took,
+    /// and `executed`, the bytes of entries since. Tells whether it could.
+    fn reserve(&self, kept: &Kept, executed: u64) -> bool {
         if !self.config.trim {
             // Then no checkpoint makes the log shorter.
             return true;
         }
-        let kept = self.kept.lock().expect("a checkpoint that panics is a bug");
         let reserved = match kept.good.len() {
             0 | 1 => self.shelf.reserve(kept.bytes + executed),
             _ => self.shelf.give_back().map(|_| ()),
@@ -293,6 +300,12 @@ impl Keeper {
 
     /// Takes checkpoints when they are due, until told to stop.
     pub(crate) fn run(&self) {
+        self.run_until_stopped();
+        // A log that nobody writes to does not grow. After a crash it stays, and is used again.
+        let _ = self.shelf.give_back();
+    }
+
+    fn run_until_stopped(&self) {
         // Somebody else's turn comes first: a checkpoint is in no hurry, and drivers wait for each other.
         let _ = rustix::process::nice(10);
         let due = &self.shared.due;
@@ -300,16 +313,23 @@ impl Keeper {
         let (mut failed, mut taken_at) = (false, 0);
         // For the members to agree on a state to keep.
         let mut waits = false;
-        let mut pause = Instant::now();
+        let (mut pause, mut looked_at) = (Instant::now(), 0);
         loop {
+            let mut scarce = false;
             if let Some(bytes) = self.config.every_bytes {
                 let executed = due.executed();
-                let next = executed + (bytes / u64::from(RETRY_SHARE)).max(1);
-                due.wake_at(if taken_at + bytes > executed { next.min(taken_at + bytes) } else { next });
+                let step = (bytes / u64::from(RETRY_SHARE)).max(1);
+                // Space that is about to end is a reason to free some, once in a while.
+                let kept = self.kept.lock().expect("a checkpoint that panics is a bug");
+                if !self.reserve(&kept, executed - taken_at + step) && executed >= looked_at + step {
+                    (scarce, looked_at) = (true, executed);
+                }
+                let (enough, next) = (taken_at + bytes, executed + step);
+                due.wake_at(if enough > executed { next.min(enough) } else { next });
             }
             let share = if failed { RETRY_SHARE } else { 1 };
             let deadline = self.config.every.map(|every| Instant::now() + every / share);
-            match due.wait(deadline) {
+            match if scarce { Wake::Due } else { due.wait(deadline) } {
                 Wake::Stop => return,
                 Wake::Space => {
                     let begun = Instant::now();
@@ -326,8 +346,6 @@ impl Keeper {
                 Wake::Due => {}
             }
             let since = due.executed() - taken_at;
-            // Space that is about to end is a reason to free some.
-            let scarce = self.config.every_bytes.is_some() && !self.reserve(since);
             let timed = deadline.is_some_and(|deadline| Instant::now() >= deadline);
             let enough = self.config.every_bytes.is_some_and(|bytes| since >= bytes);
             if !(scarce || timed || enough || failed || waits) {
