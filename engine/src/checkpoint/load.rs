@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use mixlog_log::{Position, SharedLog};
 
+use super::convert::{Conversion, Converter};
 use super::layout::{Rows, TableEntry, file_name};
 use super::read::{Bad, Block, Opened};
 use super::shelf::Shelf;
@@ -162,12 +163,21 @@ fn verify(pipeline: &Pipeline, opened: &Opened) -> Result<(), Bad> {
 /// A checkpoint, and the numbers of its tables in the store.
 struct Loading<'a> {
     opened: &'a Opened,
-    tables: Vec<u16>,
+    tables: Vec<Target<'a>>,
+    /// What conversions made to the digest.
+    change: Mutex<u128>,
+}
+
+/// A table in the store, and how its rows get there if they are not written as it writes them.
+#[derive(Clone, Copy)]
+struct Target<'a> {
+    number: u16,
+    conversion: Option<&'a Conversion>,
 }
 
 /// Loads a checkpoint that was verified; tells how many rows it has.
 fn load(pipeline: &Pipeline, opened: &Opened, on_load: Option<&OnLoad>) -> Result<u64, OpenError> {
-    let source = Loading { opened, tables: tables(pipeline, opened)? };
+    let source = Loading { opened, tables: tables(pipeline, opened)?, change: Mutex::new(0) };
     let position = opened.header.position;
     let (blocks, loaded, mut number) = (opened.blocks(), AtomicU64::new(0), 0);
     loop {
@@ -194,14 +204,15 @@ fn load(pipeline: &Pipeline, opened: &Opened, on_load: Option<&OnLoad>) -> Resul
         source.index(pipeline, *table, &mut number)?;
     }
     let header = &opened.header;
-    pipeline.start_after(&header.digest(), number).map_err(|found| {
+    let change = *source.change.lock().expect("no panic in a short section");
+    pipeline.start_after(&header.digest(), change, number).map_err(|found| {
         source.error(&format!("its rows have the digest {found:032x}, and not {:032x}", header.state))
     })?;
     Ok(end.rows.iter().sum())
 }
 
 /// The numbers of the checkpoint's tables, if this engine can read them all.
-fn tables(pipeline: &Pipeline, opened: &Opened) -> Result<Vec<u16>, OpenError> {
+fn tables<'a>(pipeline: &'a Pipeline, opened: &Opened) -> Result<Vec<Target<'a>>, OpenError> {
     let (shared, position) = (pipeline.shared(), opened.header.position);
     let refuse = |detail| OpenError::Checkpoint { name: opened.name.clone(), detail };
     let catalog = &opened.catalog;
@@ -218,10 +229,19 @@ fn tables(pipeline: &Pipeline, opened: &Opened) -> Result<Vec<u16>, OpenError> {
         let number = shared.store.number_of(&entry.name).ok_or_else(missing)?;
         let registered = shared.store.any(number).row_format();
         if registered == entry.format {
-            return Ok(number);
+            return Ok(Target { number, conversion: None });
         }
         let (name, written) = (&entry.name, &entry.format);
-        Err(refuse(format!("table {name:?} was written as {written}, and is registered as {registered}")))
+        let conversion = shared.conversions.iter().find(|conversion| {
+            conversion.names[0] == name && conversion.from == *written && conversion.to == registered
+        });
+        if conversion.is_some() {
+            return Ok(Target { number, conversion });
+        }
+        Err(refuse(format!(
+            "table {name:?} was written as {written}, and is registered as {registered}; no conversion from one to the \
+             other is registered"
+        )))
     };
     opened.tables.iter().map(number).collect()
 }
@@ -238,25 +258,37 @@ impl Loading<'_> {
     fn load_block(&self, pipeline: &Pipeline, driver: &mut Driver, block: &Block) -> Result<(), OpenError> {
         block.check().map_err(|bad| self.error(&bad))?;
         let store = &pipeline.shared().store;
-        let table = store.any(self.tables[block.header.table as usize]);
+        let target = self.tables[block.header.table as usize];
+        let table = store.any(target.number);
         let at = Stamp::of(self.opened.header.position);
+        let mut converter = target.conversion.map(|conversion| Converter::new(conversion, table.id()));
         let mut rows = 0;
         for row in Rows(&block.body) {
             let (key, value) = row.map_err(|flaw| self.error(&block.bad(flaw)))?;
+            let (key, value) = match &mut converter {
+                None => (key, value),
+                Some(converter) => {
+                    converter.convert(key, value).map_err(|error| self.decode_error(table.name(), &error))?
+                }
+            };
             // SAFETY: the pipeline does not run, and all drivers load.
             let loaded = unsafe { table.load_row(&mut driver.worker, key, value, at) };
             loaded.map_err(|error| self.decode_error(table.name(), &error))?;
             store.keep_changes(&mut driver.worker);
             rows += 1;
         }
+        if let Some(converter) = converter {
+            let mut change = self.change.lock().expect("no panic in a short section");
+            *change = change.wrapping_add(converter.change);
+        }
         if rows == block.header.rows { Ok(()) } else { Err(self.error(&"the counts of rows differ")) }
     }
 
-    /// Rebuilds the indexes of a table whose rows were loaded.
-    fn index(&self, pipeline: &Pipeline, table: u16, number: &mut u64) -> Result<(), OpenError> {
+    /// Rebuilds the indexes of a table whose rows were loaded, and looks for keys that a conversion made of several.
+    fn index(&self, pipeline: &Pipeline, target: Target<'_>, number: &mut u64) -> Result<(), OpenError> {
         let (store, position) = (&pipeline.shared().store, self.opened.header.position);
-        let table = store.any(table);
-        if !table.is_indexed() {
+        let table = store.any(target.number);
+        if !table.is_indexed() && target.conversion.is_none() {
             return Ok(());
         }
         let (next, end) = (AtomicU32::new(0), table.numbers());

@@ -15,6 +15,7 @@
 //! directory, takes one for every 256 MiB of log, keeps two, and trims the log before the older one.
 
 mod backup;
+mod convert;
 mod due;
 mod keep;
 mod layout;
@@ -37,6 +38,7 @@ use shelf::{BESIDE, Shelf};
 
 pub(crate) use backup::of_running;
 pub use backup::{Backup, BackupError, backup};
+pub(crate) use convert::{Conversion, row_format};
 pub(crate) use due::Due;
 pub(crate) use keep::Keeper;
 pub(crate) use layout::RowFormat;
