@@ -18,10 +18,16 @@
 //! can tell who is right, and all stop for good.
 //!
 //! A vote also tells sums by table and bucket of keys, so that the rows that differ can be named.
+//!
+//! What an engine has executed and nobody has agreed on is in doubt, and must not outlive it: a member takes checkpoints
+//! of agreed states only ([`AgreedState`]), and starts from none that the log's votes contradict ([`agreed_on`]).
+
+mod state;
+mod tally;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::sync::{Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use mixlog_log::{AppendError, Batch, Position, SharedLog};
@@ -33,6 +39,10 @@ use crate::error::SubmitError;
 use crate::pipeline::WINDOW_GRID;
 use crate::snapshot::Snapshot;
 use crate::store::Store;
+
+pub(crate) use state::AgreedState;
+use tally::Tally;
+pub(crate) use tally::agreed_on;
 
 /// Appends entries that do nothing until the next multiple of [`WINDOW_GRID`], and tells the position that they are on.
 pub(crate) fn pad(log: &dyn SharedLog) -> Result<Position, SubmitError> {
@@ -48,8 +58,16 @@ pub(crate) fn pad(log: &dyn SharedLog) -> Result<Position, SubmitError> {
 /// Into how many buckets the keys of a table are thrown.
 pub(crate) const BUCKETS: usize = 32;
 
-/// Of how many own digests, and of how many positions that others voted on, is kept track.
-const POINTS: usize = 8;
+/// Of how many own digests, and of how many positions that others voted on, is kept track: members that are so many
+/// multiples of the grid behind are still heard.
+const POINTS: usize = 256;
+
+/// Of how many of them, the newest, the states are kept, to name rows that differ and to take checkpoints of. They cost
+/// the versions of all that changed since.
+const STATES: usize = 8;
+
+/// How many multiples of the grid a state is kept for that a checkpoint waits for, and the last one that was agreed.
+const PINNED_FOR: usize = 64;
 
 /// How many keys of a table a divergence names.
 const NAMED: usize = 16;
@@ -76,6 +94,10 @@ impl Membership {
 
     fn votes(&self) -> bool {
         self.members.contains(&self.name)
+    }
+
+    fn counts(&self, vote: &Vote) -> bool {
+        self.members.contains(&vote.member)
     }
 }
 
@@ -129,6 +151,9 @@ pub struct Divergence {
     pub tables: Vec<Differing>,
     /// Whether a sequential replay came to what was agreed, or, if nothing was, to another state than before.
     pub repaired: bool,
+    /// Why no replay could be tried, if that is so: the log was trimmed, and no checkpoint of an agreed state is at hand.
+    /// It takes another member's to start anew.
+    pub hindrance: Option<String>,
 }
 
 impl fmt::Display for Divergence {
@@ -148,7 +173,10 @@ impl fmt::Display for Divergence {
         for Differing { table, buckets, keys } in &self.tables {
             write!(f, "; table {table:?} differs in buckets {buckets:?}, keys {}", keys.join(", "))?;
         }
-        Ok(())
+        match &self.hindrance {
+            Some(hindrance) => write!(f, "; it cannot be rebuilt from what is here: {hindrance}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -214,7 +242,8 @@ pub(crate) struct Point {
     pub(crate) position: Position,
     digest: Digest,
     sums: Sums,
-    pub(crate) snapshot: Snapshot,
+    /// Gone when it took too long.
+    pub(crate) snapshot: Option<Snapshot>,
 }
 
 impl Point {
@@ -222,7 +251,7 @@ impl Point {
     pub(crate) fn new(snapshot: Snapshot, digest: Digest, buckets: &[u128]) -> Self {
         let position = digest.position.expect("a window ended");
         let sums = sums(snapshot.store(), buckets);
-        Self { position, digest, sums, snapshot }
+        Self { position, digest, sums, snapshot: Some(snapshot) }
     }
 
     pub(crate) fn vote(&self, member: &str) -> Vote {
@@ -238,22 +267,6 @@ fn sums(store: &Store, buckets: &[u128]) -> Sums {
     tables.map(|(table, sums)| (table.name().to_owned(), cut(sums))).collect()
 }
 
-/// The votes on one position.
-#[derive(Default)]
-struct Tally {
-    /// The newest of each member, and how many it cast.
-    votes: BTreeMap<String, (Vote, u32)>,
-}
-
-impl Tally {
-    /// The vote that most agree with, and how many do. There is one.
-    fn most(&self) -> (&Vote, usize) {
-        let count = |vote: &Vote| self.votes.values().filter(|(v, _)| v.digest() == vote.digest()).count();
-        let counted = self.votes.values().map(|(vote, _)| (vote, count(vote)));
-        counted.max_by_key(|&(_, count)| count).expect("there is a vote")
-    }
-}
-
 /// One engine's view of the votes. Belongs to the leader, who calls it between windows.
 pub(crate) struct Watch {
     membership: Membership,
@@ -264,14 +277,21 @@ pub(crate) struct Watch {
     points: VecDeque<Point>,
     tallies: BTreeMap<Position, Tally>,
     agreed: Option<Position>,
-    /// The state there, to compare with.
-    agreed_snapshot: Option<Snapshot>,
+    /// The state there, if it was still at hand, or at an earlier one.
+    agreed_state: Arc<AgreedState>,
+    /// Whose state is kept longer than those of others, for a checkpoint.
+    pinned: Option<Position>,
     /// The entries before were looked at.
     next: Position,
 }
 
 impl Watch {
-    pub(crate) const fn new(membership: Membership, vote_from: Position, settling_before: Position) -> Self {
+    pub(crate) const fn new(
+        membership: Membership,
+        vote_from: Position,
+        settling_before: Position,
+        agreed_state: Arc<AgreedState>,
+    ) -> Self {
         Self {
             membership,
             vote_from,
@@ -279,7 +299,8 @@ impl Watch {
             points: VecDeque::new(),
             tallies: BTreeMap::new(),
             agreed: None,
-            agreed_snapshot: None,
+            agreed_state,
+            pinned: None,
             next: Position::ZERO,
         }
     }
@@ -295,11 +316,28 @@ impl Watch {
     pub(crate) fn add(&mut self, point: Point) -> Option<Vote> {
         let votes = self.membership.votes() && point.position >= self.vote_from;
         let vote = votes.then(|| point.vote(&self.membership.name));
+        let tail = point.position.next();
+        if self.pinned.is_none() && self.agreed_state.is_wanted() {
+            self.pinned = Some(point.position);
+        }
         self.points.push_back(point);
-        if self.points.len() > POINTS {
+        self.give_up_old(tail);
+        vote
+    }
+
+    /// Forgets what is too far behind `tail`, the newest multiple of the grid.
+    fn give_up_old(&mut self, tail: Position) {
+        let before = |points: usize| Position(tail.0.saturating_sub(points as u64 * WINDOW_GRID));
+        while self.points.front().is_some_and(|point| point.position < before(POINTS)) {
             self.points.pop_front();
         }
-        vote
+        self.tallies = self.tallies.split_off(&before(POINTS));
+        self.pinned = self.pinned.filter(|pinned| *pinned >= before(PINNED_FOR));
+        self.agreed_state.drop_before(before(PINNED_FOR));
+        let too_old = self.points.iter_mut().take_while(|point| point.position < before(STATES));
+        for point in too_old.filter(|point| self.pinned != Some(point.position)) {
+            point.snapshot = None;
+        }
     }
 
     pub(crate) fn take_point(&mut self, position: Position) -> Option<Point> {
@@ -309,22 +347,28 @@ impl Watch {
 
     /// Counts the vote that stands at `at`. The error is what it tells of this engine.
     pub(crate) fn count(&mut self, at: Position, vote: Vote, agreed: &Agreed) -> Result<(), Box<Divergence>> {
-        if at < self.next || !self.membership.members.contains(&vote.member) {
+        if at < self.next || !self.membership.counts(&vote) {
             return Ok(());
         }
         self.next = at.next();
         let position = Position(vote.position);
         // Nobody needs to know of old ones, and there is no end to them.
-        let oldest = self.agreed.map_or(0, |agreed| agreed.0.saturating_sub(POINTS as u64 * WINDOW_GRID));
-        if position.0 < oldest || position >= at {
+        if position.0 < at.0.saturating_sub(POINTS as u64 * WINDOW_GRID) || position >= at {
             return Ok(());
         }
         let tally = self.tallies.entry(position).or_default();
-        let cast = tally.votes.get(&vote.member).map_or(0, |(_, cast)| *cast) + 1;
-        tally.votes.insert(vote.member.clone(), (vote, cast));
+        tally.add(vote);
+        let (_, count) = tally.most();
+        let judged = self.judge(position);
+        // Whoever is woken by it finds the state that was agreed.
+        agreed.note(position, count);
+        judged
+    }
+
+    /// What the votes on a position tell of this engine.
+    fn judge(&mut self, position: Position) -> Result<(), Box<Divergence>> {
         let tally = &self.tallies[&position];
         let (most, count) = tally.most();
-        agreed.note(position, count);
         let own = self.points.iter().find(|point| point.position == position);
         if count >= self.membership.quorum() {
             if self.agreed >= Some(position) {
@@ -354,18 +398,19 @@ impl Watch {
         self.agreed = Some(position);
         while self.points.front().is_some_and(|point| point.position <= position) {
             let point = self.points.pop_front().expect("there is one");
-            if point.position == position {
-                self.agreed_snapshot = Some(point.snapshot);
+            if let Some(snapshot) = point.snapshot
+                && point.position == position
+            {
+                self.agreed_state.put(snapshot, point.digest);
             }
         }
-        let keep = position.0.saturating_sub(POINTS as u64 * WINDOW_GRID);
-        self.tallies = self.tallies.split_off(&Position(keep));
+        self.pinned = self.pinned.filter(|pinned| *pinned > position);
     }
 
     fn divergence(&self, own: &Point, other: &Vote, expected: Option<Digest>) -> Box<Divergence> {
         let mut tables = differing(&own.sums, &other.tables);
-        if let Some(agreed) = &self.agreed_snapshot {
-            name_keys(&mut tables, agreed, &own.snapshot);
+        if let (Some((agreed, _)), Some(own)) = (self.agreed_state.newest(), &own.snapshot) {
+            name_keys(&mut tables, &agreed, own);
         }
         Box::new(Divergence {
             member: self.membership.name.clone(),
@@ -375,6 +420,7 @@ impl Watch {
             expected,
             tables,
             repaired: false,
+            hindrance: None,
         })
     }
 }

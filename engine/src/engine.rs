@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use mixlog_log::{Batch, Durability, Position, SharedLog};
+use mixlog_log::{AppendError, Batch, Durability, Position, SharedLog};
 
 pub use builder::Builder;
 pub(crate) use builder::Built;
@@ -143,6 +143,9 @@ impl Engine {
         if let Some((resident, limit)) = self.shared.memory_limit.exceeded() {
             return Err(SubmitError::OutOfMemory { resident, limit });
         }
+        if let Some(full) = self.shared.due.refuses() {
+            return Err(AppendError::Full(full).into());
+        }
         thread_local! {
             static BATCH: std::cell::Cell<Batch> = const { std::cell::Cell::new(Batch::new()) };
         }
@@ -162,6 +165,9 @@ impl Engine {
             Ok(_) => Ok(Ticket::new(cell, client.map_or(0, |(_, sequence)| sequence))),
             Err(error) => {
                 self.shared.in_flight.leave(sequence);
+                if matches!(error, AppendError::Full(_)) {
+                    self.shared.due.ran_out();
+                }
                 Err(error.into())
             }
         }
@@ -170,6 +176,13 @@ impl Engine {
     /// Takes a checkpoint of the newest committed state now, gives up those that are too many, and trims the log as
     /// [`Builder::checkpoints`] says. Transactions go on meanwhile. It includes every transaction whose ticket was filled
     /// before. Where nothing was executed since the last one, that one is told.
+    ///
+    /// A [`member`](Builder::member) keeps what a majority agreed on and nothing later: the newest such state, which ends
+    /// at a multiple of [`WINDOW_GRID`](crate::WINDOW_GRID). To have all that was acknowledged in it, [`pad`](Self::pad)
+    /// the log and [`wait_agreed`](Self::wait_agreed) first.
+    ///
+    /// On a disk that is full, space that was kept for it is used, and then that of the oldest of several checkpoints.
+    /// Submissions are refused meanwhile.
     ///
     /// Cost: as [`Snapshot::for_each`] over all tables, on the calling thread, and the writing of all rows; while it
     /// runs, that of an open snapshot.

@@ -126,6 +126,11 @@ pub(crate) fn encode_padding(out: &mut Vec<u8>) {
     out.extend_from_slice(&[PADDING, 0, 0, 0]);
 }
 
+/// Whether an entry is a vote, if it is one at all.
+pub(crate) fn is_vote(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&VOTE)
+}
+
 /// The content of an entry, or what is wrong with its bytes.
 #[inline]
 pub(crate) fn decode(bytes: &[u8]) -> Result<Content<'_>, String> {

@@ -247,19 +247,20 @@ impl Pipeline {
     }
 
     /// Takes the state that [`round`](Self::round)s made for the one after `digest.position`, if it is the one that the
-    /// digest tells of; goes on there. The error is the state's digest.
-    pub(crate) fn start_after(&self, digest: &Digest, windows: u64) -> Result<(), u128> {
+    /// digest tells of, but for `change`, which it was made to differ by; goes on there. The error is the digest that it
+    /// would have without.
+    pub(crate) fn start_after(&self, digest: &Digest, change: u128, windows: u64) -> Result<(), u128> {
         let digests = (0..self.drivers.len()).map(|n| std::mem::take(&mut self.driver(n).state_digest));
         let found = digests.fold(0, u128::wrapping_add);
-        if found != digest.state {
-            return Err(found);
+        if found.wrapping_sub(change) != digest.state {
+            return Err(found.wrapping_sub(change));
         }
         let tail = digest.position.map_or(Position::ZERO, Position::next);
         let mut leader = self.leader.lock().expect("a pipeline that panicked is not run again");
         (leader.next, leader.windows, leader.adapted) = (tail, windows, windows);
         drop(leader);
         self.shared.snapshots.advance(tail);
-        self.shared.publish_digest(digest.position, digest.state, digest.replies);
+        self.shared.publish_digest(digest.position, found, digest.replies);
         Ok(())
     }
 

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use mixlog_log::{Position, SharedLog};
 
 use crate::agreement::{self, Divergence, Watch, name_keys};
-use crate::checkpoint::{self, Recovery};
+use crate::checkpoint::{self, Recovery, Source};
 use crate::digest::Digest;
 use crate::engine::{Builder, Built};
 use crate::error::{OpenError, SubmitError};
@@ -227,12 +227,13 @@ fn start(
 ) -> Result<(Pipeline, Recovery), OpenError> {
     let built = builder.build_one_by_one_before(one_by_one_before)?;
     let Built { pipeline, checkpoints, on_load, membership, .. } = built;
-    if let Some(membership) = membership {
-        pipeline.watch(Watch::new(membership, vote_from, settling_before));
-    }
     let shelf = checkpoints.shelf(log);
-    let recovery =
-        checkpoint::recover(&pipeline, log, shelf.as_ref(), checkpoints.start, before, on_load.as_ref())?;
+    let from =
+        Source { log, shelf: shelf.as_ref(), start: checkpoints.start, membership: membership.as_ref() };
+    let recovery = checkpoint::recover(&pipeline, &from, before, on_load.as_ref())?;
+    if let Some(membership) = membership {
+        pipeline.watch(Watch::new(membership, vote_from, settling_before, Arc::default()));
+    }
     Ok((pipeline, recovery))
 }
 
@@ -274,15 +275,23 @@ impl Inner {
         }
         let before = divergence.agreed.map_or(Position::ZERO, Position::next);
         let tail = self.log.tail()?.tail;
-        let (new, recovery) = start((self.make)(), &*self.log, before, position, tail, position.next())?;
+        let started = start((self.make)(), &*self.log, before, position, tail, position.next());
+        let (new, recovery) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                divergence.hindrance = Some(error.to_string());
+                *self.state().divergences.last_mut().expect("it was just added") = divergence.clone();
+                return Err(OpenError::Diverged(Box::new(divergence)));
+            }
+        };
         // Up to there only: both states are wanted.
         new.run(&*self.log, &Until::Tail(position.next()), None)?;
         let (snapshot, digest) = (Snapshot::new(Arc::clone(new.shared())), new.shared().digest());
         divergence.repaired = divergence.expected.map_or(digest != divergence.own, |agreed| digest == agreed);
-        if let Some(point) = old.take_point(position)
+        if let Some(old) = old.take_point(position).and_then(|point| point.snapshot)
             && divergence.repaired
         {
-            name_keys(&mut divergence.tables, &snapshot, &point.snapshot);
+            name_keys(&mut divergence.tables, &snapshot, &old);
         }
         let mut state = self.state();
         *state.divergences.last_mut().expect("it was just added") = divergence.clone();

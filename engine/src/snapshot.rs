@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use mixlog_log::Position;
 
+use crate::checkpoint::Due;
 use crate::codec::Codec;
 use crate::error::SnapshotError;
 use crate::index::{Index, IndexKey, places};
@@ -165,6 +166,10 @@ impl Snapshot {
     #[must_use]
     pub const fn position(&self) -> Option<Position> {
         self.tail.previous()
+    }
+
+    pub(crate) fn due(&self) -> &Due {
+        &self.shared.due
     }
 
     pub(crate) fn store(&self) -> &Store {

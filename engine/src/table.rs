@@ -134,8 +134,8 @@ impl<K, V, C> Table<K, V, C> {
     }
 
     /// The version of the row type; 1 unless told. To be raised when the bytes of keys or rows come to mean something else:
-    /// checkpoints of other versions are refused by name and version, instead of being read as what they are not. State
-    /// is then rebuilt from a log that was not trimmed, or carried over by a procedure into a table with another name.
+    /// checkpoints of another version are converted while they are loaded, if [`Builder::convert`](crate::Builder::convert)
+    /// told how, and refused by name and version otherwise, instead of being read as what they are not.
     #[must_use]
     pub const fn version(self, version: u32) -> Self {
         Self { version, ..self }

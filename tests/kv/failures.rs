@@ -136,11 +136,11 @@ fn logs_that_do_not_fit_are_refused() {
 #[test]
 fn a_full_disk_is_an_io_error_and_every_answer_before_stands() {
     let directory = directory();
-    let Some(disk) = SmallDisk::mount(directory.path()) else { return };
+    let Some(disk) = SmallDisk::mount(directory.path(), 140) else { return };
     let log = disk.path().join("log");
     let text = "x".repeat(1_000_000);
     let stdin = lines(&vec![json!({"ops": [["add", "t", "count", 1], ["put", "t", "text", text]]}); 200]);
-    let output = run_with(&["apply", "--log", path(&log)], stdin);
+    let output = run_with(&["apply", "--log", path(&log), "--keep-log"], stdin);
     let (answers, state) = (parse(&output.stdout), dump(&log, &[]));
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(4), "{stderr}");

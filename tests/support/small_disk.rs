@@ -8,12 +8,12 @@ use std::process::Command;
 pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// Mounts one in `directory`; `None`, and a word of it, where the machine does not let us.
-    pub(crate) fn mount(directory: &Path) -> Option<Self> {
+    /// Mounts one of so many mebibytes in `directory`; `None`, and a word of it, where the machine does not let us.
+    pub(crate) fn mount(directory: &Path, mebibytes: u32) -> Option<Self> {
         let path = directory.join("small");
         fs::create_dir(&path).expect("a directory");
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=140m", "tmpfs"]).arg(&path);
+        mount.args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "tmpfs"]).arg(&path);
         if mount.output().is_ok_and(|output| output.status.success()) {
             return Some(Self(path));
         }

@@ -149,6 +149,10 @@ pub(crate) fn of_running(
             write::write(&*shelf.storage, WRITING, &header, &shared.known_catalog(), &snapshot, &stop);
         let written = written.map_err(io_error("write a checkpoint to", shelf.storage.path()))?;
         bytes = written.ok_or(BackupError::Stopped)?.bytes;
+        if stop() {
+            // It may have found meanwhile that its state is not the others'.
+            return Err(BackupError::Stopped);
+        }
         shelf.install(position).map_err(io_error("name a checkpoint in", shelf.storage.path()))?;
     }
     unfinished.finish()?;

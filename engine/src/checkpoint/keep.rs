@@ -1,85 +1,40 @@
-//! Who takes checkpoints while an engine runs: on request, by bytes of log, by time.
+//! Who takes checkpoints while an engine runs: on request, by bytes of log, by time, and when the disk is full.
+//!
+//! A checkpoint is what lets the log be trimmed, so it must not need the space that only it can free:
+//!
+//! ```text
+//! space for one more checkpoint is always in hand: an older one that can be given up, or `checkpoint.spare`
+//!
+//! append finds the disk full ──> submissions refused, spare or oldest given up ──> checkpoint ──> log trimmed
+//!                                        └ all that this frees is the checkpoint's ┘
+//! ```
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use mixlog_log::{Position, SharedLog, TrimError};
 
+use super::due::{Closed, Wake};
 use super::layout::{FileHeader, file_name};
-use super::shelf::{Shelf, WRITING};
+use super::read::Bad;
+use super::shelf::{SPARE, Shelf, WRITING};
 use super::{Checkpoint, CheckpointError, Config, Recovery};
+use crate::agreement::AgreedState;
+use crate::digest::Digest;
 use crate::engine::now_us;
+use crate::entry::Catalog;
 use crate::observe;
 use crate::pipeline::Shared;
+use crate::snapshot::Snapshot;
 
 /// After a failure it is tried again when this share of the bytes, or of the time, between two checkpoints has passed.
 const RETRY_SHARE: u32 = 8;
 
-/// Counts the bytes of executed entries, and wakes the keeper when there are enough.
-#[derive(Debug)]
-pub(crate) struct Due {
-    executed: AtomicU64,
-    /// The count at which the keeper wants to wake.
-    at: AtomicU64,
-    wanted: (Mutex<Wanted>, Condvar),
-}
-
-#[derive(Debug, Default)]
-struct Wanted {
-    bytes: bool,
-    stop: bool,
-}
-
-impl Default for Due {
-    fn default() -> Self {
-        Self { executed: AtomicU64::new(0), at: AtomicU64::new(u64::MAX), wanted: Default::default() }
-    }
-}
-
-impl Due {
-    /// Counts. By the leader, for each block of the log.
-    pub(crate) fn add(&self, bytes: u64) {
-        let executed = self.executed.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if executed >= self.at.load(Ordering::Relaxed) {
-            self.at.store(u64::MAX, Ordering::Relaxed);
-            self.wanted.0.lock().expect("no panic in a short section").bytes = true;
-            self.wanted.1.notify_all();
-        }
-    }
-
-    /// Asks to be woken when so many bytes more were executed than `executed`.
-    fn wake_after(&self, executed: u64, bytes: u64) {
-        self.at.store(executed.saturating_add(bytes), Ordering::Relaxed);
-        // What was executed before the store did not see it.
-        self.add(0);
-    }
-
-    pub(crate) fn stop(&self) {
-        self.wanted.0.lock().expect("no panic in a short section").stop = true;
-        self.wanted.1.notify_all();
-    }
-
-    /// Waits until there are enough bytes, or `deadline`; `false` when it is to stop.
-    fn wait(&self, deadline: Option<Instant>) -> bool {
-        let (wanted, changed) = &self.wanted;
-        let mut wanted = wanted.lock().expect("no panic in a short section");
-        loop {
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if wanted.stop {
-                return false;
-            }
-            if std::mem::take(&mut wanted.bytes) || left == Some(Duration::ZERO) {
-                return true;
-            }
-            wanted = match left {
-                None => changed.wait(wanted).expect("no panic in a short section"),
-                Some(left) => changed.wait_timeout(wanted, left).expect("no panic in a short section").0,
-            };
-        }
-    }
-}
+/// After an attempt that freed nothing, a disk that is full is left alone for so long, or for as long as four attempts
+/// take.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Takes the checkpoints of one engine, one at a time.
 pub(crate) struct Keeper {
@@ -89,6 +44,8 @@ pub(crate) struct Keeper {
     config: Config,
     /// The engine is being closed.
     stop: Arc<AtomicBool>,
+    /// For a member: only what was agreed is kept.
+    agreed: Option<Arc<AgreedState>>,
     kept: Mutex<Kept>,
 }
 
@@ -98,6 +55,8 @@ struct Kept {
     good: Vec<Position>,
     /// Found to be damaged, or to lie before the log's head.
     bad: Vec<Position>,
+    /// The newest one's length.
+    bytes: u64,
 }
 
 impl Keeper {
@@ -109,14 +68,17 @@ impl Keeper {
         shelf: Shelf,
         config: Config,
         stop: Arc<AtomicBool>,
+        agreed: Option<Arc<AgreedState>>,
         recovery: &Recovery,
     ) -> io::Result<Self> {
         let head = log.tail().map_err(|error| io::Error::new(io::ErrorKind::TimedOut, error))?.head;
-        let (bad, good) = shelf.list()?.into_iter().partition(|&position| {
+        let (bad, good): (_, Vec<_>) = shelf.list()?.into_iter().partition(|&position| {
             let name = file_name(position);
             position.next() < head || recovery.rejected.iter().any(|rejected| rejected.name == name)
         });
-        Ok(Self { shared, log, shelf, config, stop, kept: Mutex::new(Kept { good, bad }) })
+        let newest = good.last().and_then(|position| shelf.open(*position).ok());
+        let kept = Kept { good, bad, bytes: newest.map_or(0, |opened| opened.bytes) };
+        Ok(Self { shared, log, shelf, config, stop, agreed, kept: Mutex::new(kept) })
     }
 
     /// The positions of the checkpoints on the disk that are not known to be bad, oldest first.
@@ -133,18 +95,38 @@ impl Keeper {
     pub(crate) fn take(&self) -> Result<Checkpoint, CheckpointError> {
         let taken = self.take_one();
         match &taken {
-            Ok(_) | Err(CheckpointError::Empty | CheckpointError::Stopped) => {}
+            Ok(_) | Err(CheckpointError::Empty | CheckpointError::NotAgreed | CheckpointError::Stopped) => {}
             Err(error) => observe::checkpoint_failed(error),
         }
         taken
     }
 
-    /// Takes a checkpoint of the newest committed state, gives up those that are too many, and trims the log.
+    /// The newest state that may be kept: the newest committed one, or for a member the newest that was agreed.
+    fn newest(&self) -> Result<(Snapshot, Digest), CheckpointError> {
+        let Some(agreed) = &self.agreed else {
+            return self.shared.snapshot_with_digest().ok_or(CheckpointError::Stopped);
+        };
+        // It may have stopped since it differs from the others.
+        if self.shared.in_flight.stopped().is_some() {
+            return Err(CheckpointError::Stopped);
+        }
+        agreed.newest().ok_or_else(|| {
+            agreed.want();
+            CheckpointError::NotAgreed
+        })
+    }
+
+    /// Takes a checkpoint of the newest state that may be kept, gives up those that are too many, and trims the log.
     fn take_one(&self) -> Result<Checkpoint, CheckpointError> {
         let begun = Instant::now();
         let mut kept = self.kept.lock().expect("a checkpoint that panics is a bug");
-        let (snapshot, digest) = self.shared.snapshot_with_digest().ok_or(CheckpointError::Stopped)?;
+        let mut closed = None;
+        let (snapshot, digest) = self.newest()?;
         let position = snapshot.position().ok_or(CheckpointError::Empty)?;
+        if kept.good.last() > Some(&position) {
+            self.want_agreement();
+            return Err(CheckpointError::NotAgreed);
+        }
         let checkpoint = if kept.good.last() == Some(&position) {
             let opened = self.shelf.open(position);
             let bytes = opened
@@ -163,26 +145,85 @@ impl Keeper {
                 replies: digest.replies,
                 taken_us: now_us(),
             };
-            let written = self.write(&header, &catalog, &snapshot);
-            if written.is_err() {
-                // Gives back what was taken of a full disk. If that fails, too, the next attempt tries again.
-                let _ = self.shelf.remove(WRITING);
-            }
-            let (rows, bytes) = written?;
+            let (rows, bytes) =
+                self.write_in_any_space(&mut kept, &mut closed, &header, &catalog, &snapshot)?;
             kept.good.push(position);
+            kept.bytes = bytes;
             Checkpoint { position, rows, bytes, elapsed: begun.elapsed() }
         };
         drop(snapshot);
         observe::checkpointed(&checkpoint);
         self.tidy(&mut kept)?;
+        if closed.is_some() {
+            // Before the log takes what it was trimmed by.
+            self.reserve(&kept, self.config.every_bytes.unwrap_or(0) / u64::from(RETRY_SHARE));
+        }
         Ok(checkpoint)
+    }
+
+    /// Writes it; on a disk that is full in space that is given up for it.
+    fn write_in_any_space<'a>(
+        &'a self,
+        kept: &mut Kept,
+        closed: &mut Option<Closed<'a>>,
+        header: &FileHeader,
+        catalog: &Catalog,
+        snapshot: &Snapshot,
+    ) -> Result<(u64, u64), CheckpointError> {
+        loop {
+            let written = self.write(header, catalog, snapshot);
+            let Err(error) = &written else { return written };
+            // Gives back what was taken of a full disk. If that fails, too, the next attempt tries again.
+            let _ = self.shelf.remove(WRITING);
+            let Some(full) = error.no_space() else { return written };
+            // The log would take what is given up now, segment by segment, and nobody would ever trim it.
+            closed.get_or_insert_with(|| self.shared.due.close(Arc::clone(full)));
+            let spare = self.shelf.give_back().map_err(self.error("remove", SPARE))?;
+            if !spare && !self.give_up_oldest(kept)? {
+                return written;
+            }
+        }
+    }
+
+    /// Gives up the oldest of several checkpoints, and the log that only it needs; tells whether there was one to give.
+    /// One that is left alone is read first.
+    fn give_up_oldest(&self, kept: &mut Kept) -> Result<bool, CheckpointError> {
+        let &[oldest, next, ..] = &kept.good[..] else { return Ok(false) };
+        if kept.good.len() == 2 {
+            let bad = |bad: Bad| io::Error::other(bad.to_string());
+            self.shelf.verify(next).map_err(bad).map_err(self.error("verify", &file_name(next)))?;
+        }
+        self.remove(oldest)?;
+        kept.good.remove(0);
+        self.shelf.storage.sync_directory().map_err(self.error("sync", ""))?;
+        self.trim(next)?;
+        Ok(true)
+    }
+
+    fn remove(&self, position: Position) -> Result<(), CheckpointError> {
+        let name = file_name(position);
+        self.shelf.remove(&name).map_err(self.error("remove", &name))
+    }
+
+    /// Gives up the log before `oldest`, if that is wanted.
+    fn trim(&self, oldest: Position) -> Result<(), CheckpointError> {
+        if self.config.trim && self.log.tail().map_err(TrimError::from)?.head < oldest.next() {
+            self.log.trim(oldest.next())?;
+        }
+        Ok(())
+    }
+
+    fn want_agreement(&self) {
+        if let Some(agreed) = &self.agreed {
+            agreed.want();
+        }
     }
 
     fn write(
         &self,
         header: &FileHeader,
-        catalog: &crate::entry::Catalog,
-        snapshot: &crate::snapshot::Snapshot,
+        catalog: &Catalog,
+        snapshot: &Snapshot,
     ) -> Result<(u64, u64), CheckpointError> {
         let (shelf, position) = (&self.shelf, header.position);
         shelf.clear(position).map_err(self.error("prepare", ""))?;
@@ -202,9 +243,7 @@ impl Keeper {
     fn tidy(&self, kept: &mut Kept) -> Result<(), CheckpointError> {
         let mut removed = false;
         while kept.good.len() > self.config.keep.max(1) {
-            self.shelf
-                .remove(&file_name(kept.good[0]))
-                .map_err(self.error("remove", &file_name(kept.good[0])))?;
+            self.remove(kept.good[0])?;
             kept.good.remove(0);
             removed = true;
         }
@@ -212,42 +251,117 @@ impl Keeper {
         if kept.good.len() == self.config.keep.max(1) {
             // Evidence is kept until there are as many good ones as there should be.
             for bad in kept.bad.extract_if(.., |bad| *bad < oldest).collect::<Vec<_>>() {
-                self.shelf.remove(&file_name(bad)).map_err(self.error("remove", &file_name(bad)))?;
+                self.remove(bad)?;
                 removed = true;
             }
         }
         if removed {
             self.shelf.storage.sync_directory().map_err(self.error("sync", ""))?;
         }
-        if self.config.trim && self.log.tail().map_err(TrimError::from)?.head < oldest.next() {
-            self.log.trim(oldest.next())?;
+        self.trim(oldest)
+    }
+
+    /// Keeps space for the next checkpoint, unless an older one can be given up for it: as much as the newest one took,
+    /// and `executed`, the bytes of entries since. Tells whether it could.
+    fn reserve(&self, kept: &Kept, executed: u64) -> bool {
+        if !self.config.trim {
+            // Then no checkpoint makes the log shorter.
+            return true;
         }
-        Ok(())
+        let reserved = match kept.good.len() {
+            0 | 1 => self.shelf.reserve(kept.bytes + executed),
+            _ => self.shelf.give_back().map(|_| ()),
+        };
+        reserved.is_ok()
+    }
+
+    /// Whether there is no later state to be kept than the last one that was.
+    fn is_up_to_date(&self) -> bool {
+        let newest = match &self.agreed {
+            Some(agreed) => agreed.position(),
+            None => self.shared.snapshots.tail().previous(),
+        };
+        newest <= self.kept.lock().expect("a checkpoint that panics is a bug").good.last().copied()
+    }
+
+    /// The log has no space left: takes a checkpoint, or gives up older ones when the newest is of the newest state, so
+    /// that the log can be trimmed. Tells whether that freed anything.
+    fn make_space(&self) -> Result<bool, CheckpointError> {
+        if !self.config.trim {
+            return Ok(false);
+        }
+        if !self.is_up_to_date() {
+            return self.take().map(|_| true);
+        }
+        self.want_agreement();
+        let mut kept = self.kept.lock().expect("a checkpoint that panics is a bug");
+        self.give_up_oldest(&mut kept)
     }
 
     /// Takes checkpoints when they are due, until told to stop.
     pub(crate) fn run(&self) {
+        self.run_until_stopped();
+        // A log that nobody writes to does not grow. After a crash it stays, and is used again.
+        let _ = self.shelf.give_back();
+    }
+
+    fn run_until_stopped(&self) {
         // Somebody else's turn comes first: a checkpoint is in no hurry, and drivers wait for each other.
         let _ = rustix::process::nice(10);
         let due = &self.shared.due;
-        let (mut failed, mut last) = (false, None);
+        // How many bytes had been executed at the last checkpoint.
+        let (mut failed, mut taken_at) = (false, 0);
+        // For the members to agree on a state to keep.
+        let mut waits = false;
+        let (mut pause, mut looked_at) = (Instant::now(), 0);
         loop {
-            let share = if failed { RETRY_SHARE } else { 1 };
+            let mut scarce = false;
             if let Some(bytes) = self.config.every_bytes {
-                let since = due.executed.load(Ordering::Relaxed);
-                due.wake_after(if last.is_none() { 0 } else { since }, (bytes / u64::from(share)).max(1));
+                let executed = due.executed();
+                let step = (bytes / u64::from(RETRY_SHARE)).max(1);
+                // Space that is about to end is a reason to free some, once in a while.
+                let kept = self.kept.lock().expect("a checkpoint that panics is a bug");
+                if !self.reserve(&kept, executed - taken_at + step) && executed >= looked_at + step {
+                    (scarce, looked_at) = (true, executed);
+                }
+                let (enough, next) = (taken_at + bytes, executed + step);
+                due.wake_at(if enough > executed { next.min(enough) } else { next });
             }
-            if !due.wait(self.config.every.map(|every| Instant::now() + every / share)) {
-                return;
+            let share = if failed { RETRY_SHARE } else { 1 };
+            let deadline = self.config.every.map(|every| Instant::now() + every / share);
+            match if scarce { Wake::Due } else { due.wait(deadline) } {
+                Wake::Stop => return,
+                Wake::Space => {
+                    let begun = Instant::now();
+                    if begun < pause {
+                        continue;
+                    }
+                    match self.make_space() {
+                        Ok(true) => (failed, taken_at) = (false, due.executed()),
+                        Err(CheckpointError::Stopped) => return,
+                        Ok(false) | Err(_) => pause = Instant::now() + PAUSE.max(4 * begun.elapsed()),
+                    }
+                    continue;
+                }
+                Wake::Due => {}
             }
-            if last == Some(self.shared.snapshots.tail()) && !failed {
+            let since = due.executed() - taken_at;
+            let timed = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            let enough = self.config.every_bytes.is_some_and(|bytes| since >= bytes);
+            if !(scarce || timed || enough || failed || waits) {
+                continue;
+            }
+            self.want_agreement();
+            let up_to_date = self.is_up_to_date();
+            waits = up_to_date && self.agreed.is_some();
+            if up_to_date {
                 continue;
             }
             match self.take() {
-                Ok(taken) => (failed, last) = (false, Some(taken.position.next())),
+                Ok(_) => (failed, taken_at) = (false, due.executed()),
                 Err(CheckpointError::Empty) => {}
                 Err(CheckpointError::Stopped) => return,
-                Err(_) => (failed, last) = (true, Some(last.unwrap_or_default())),
+                Err(_) => failed = true,
             }
         }
     }

@@ -29,6 +29,8 @@ use mixlog_log::{LogId, Position};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::digest::Digest;
+
 /// The version of everything in this file.
 pub(crate) const FORMAT_VERSION: u32 = 1;
 
@@ -133,6 +135,11 @@ impl FileHeader {
             replies: u128_at(bytes, 56),
             taken_us: u64_at(bytes, 72),
         })
+    }
+
+    /// The digest of its state.
+    pub(crate) const fn digest(&self) -> Digest {
+        Digest { position: Some(self.position), state: self.state, replies: self.replies }
     }
 
     /// What makes a block one of this checkpoint.

@@ -7,12 +7,13 @@ use std::time::Instant;
 
 use mixlog_log::{Position, SharedLog};
 
+use super::convert::{Conversion, Converter};
 use super::layout::{Rows, TableEntry, file_name};
 use super::read::{Bad, Block, Opened};
 use super::shelf::Shelf;
 use super::{OnLoad, Recovery, Rejected, Start};
+use crate::agreement::{Membership, agreed_on};
 use crate::codec::DecodeError;
-use crate::digest::Digest;
 use crate::entry::{self, Catalog};
 use crate::error::OpenError;
 use crate::footprint::Details;
@@ -28,19 +29,41 @@ const BLOCKS_A_ROUND: u32 = 16;
 const ROWS_AT_A_TIME: RowId = 256;
 const TIMES_A_ROUND: u32 = 64;
 
+/// Where a state comes from.
+#[derive(Clone, Copy)]
+pub(crate) struct Source<'a> {
+    pub(crate) log: &'a dyn SharedLog,
+    pub(crate) shelf: Option<&'a Shelf>,
+    pub(crate) start: Start,
+    /// Whose votes in the log a checkpoint must not contradict.
+    pub(crate) membership: Option<&'a Membership>,
+}
+
+impl Source<'_> {
+    /// What speaks against a checkpoint, of which every byte is as it was written: the members' votes.
+    fn objection(&self, opened: &Opened) -> Result<Option<String>, OpenError> {
+        let Some(membership) = self.membership else { return Ok(None) };
+        let own = opened.header.digest();
+        let agreed = agreed_on(self.log, opened.header.position, membership)?;
+        Ok(agreed.filter(|agreed| *agreed != own).map(|agreed| {
+            format!("its digest is {own}, and the members agreed on {agreed} after its position")
+        }))
+    }
+}
+
 /// Gives the pipeline, which has executed nothing, the state of a checkpoint before position `before`, if there is one
-/// that is whole and that the log goes on from. Otherwise it stays at the start of the log, if that is there.
+/// that is whole, that the log goes on from, and that no majority of the members has voted against. Otherwise it stays
+/// at the start of the log, if that is there.
 ///
 /// # Errors
 /// The log's start is gone, or the checkpoint that was chosen does not fit the engine or the log.
 pub(crate) fn recover(
     pipeline: &Pipeline,
-    log: &dyn SharedLog,
-    shelf: Option<&Shelf>,
-    start: Start,
+    from: &Source<'_>,
     before: Position,
     on_load: Option<&OnLoad>,
 ) -> Result<Recovery, OpenError> {
+    let Source { log, shelf, start, .. } = *from;
     let (tail, begun) = (log.tail()?, Instant::now());
     let mut recovery = Recovery::default();
     let all = shelf.map_or_else(|| Ok(Vec::new()), list)?;
@@ -66,6 +89,12 @@ pub(crate) fn recover(
         };
         if position >= tail.tail {
             return Err(OpenError::LogTooShort { name: opened.name, position, tail: tail.tail });
+        }
+        if let Some(reason) = from.objection(&opened)? {
+            let name = file_name(position);
+            observe::rejected(&name, &reason);
+            recovery.rejected.push(Rejected { name, reason });
+            continue;
         }
         recovery.rows = load(pipeline, &opened, on_load)?;
         recovery.checkpoint = Some(position);
@@ -132,14 +161,23 @@ fn verify(pipeline: &Pipeline, opened: &Opened) -> Result<(), Bad> {
 }
 
 /// A checkpoint, and the numbers of its tables in the store.
-struct Source<'a> {
+struct Loading<'a> {
     opened: &'a Opened,
-    tables: Vec<u16>,
+    tables: Vec<Target<'a>>,
+    /// What conversions made to the digest.
+    change: Mutex<u128>,
+}
+
+/// A table in the store, and how its rows get there if they are not written as it writes them.
+#[derive(Clone, Copy)]
+struct Target<'a> {
+    number: u16,
+    conversion: Option<&'a Conversion>,
 }
 
 /// Loads a checkpoint that was verified; tells how many rows it has.
 fn load(pipeline: &Pipeline, opened: &Opened, on_load: Option<&OnLoad>) -> Result<u64, OpenError> {
-    let source = Source { opened, tables: tables(pipeline, opened)? };
+    let source = Loading { opened, tables: tables(pipeline, opened)?, change: Mutex::new(0) };
     let position = opened.header.position;
     let (blocks, loaded, mut number) = (opened.blocks(), AtomicU64::new(0), 0);
     loop {
@@ -166,15 +204,15 @@ fn load(pipeline: &Pipeline, opened: &Opened, on_load: Option<&OnLoad>) -> Resul
         source.index(pipeline, *table, &mut number)?;
     }
     let header = &opened.header;
-    let digest = Digest { position: Some(position), state: header.state, replies: header.replies };
-    pipeline.start_after(&digest, number).map_err(|found| {
+    let change = *source.change.lock().expect("no panic in a short section");
+    pipeline.start_after(&header.digest(), change, number).map_err(|found| {
         source.error(&format!("its rows have the digest {found:032x}, and not {:032x}", header.state))
     })?;
     Ok(end.rows.iter().sum())
 }
 
 /// The numbers of the checkpoint's tables, if this engine can read them all.
-fn tables(pipeline: &Pipeline, opened: &Opened) -> Result<Vec<u16>, OpenError> {
+fn tables<'a>(pipeline: &'a Pipeline, opened: &Opened) -> Result<Vec<Target<'a>>, OpenError> {
     let (shared, position) = (pipeline.shared(), opened.header.position);
     let refuse = |detail| OpenError::Checkpoint { name: opened.name.clone(), detail };
     let catalog = &opened.catalog;
@@ -191,15 +229,24 @@ fn tables(pipeline: &Pipeline, opened: &Opened) -> Result<Vec<u16>, OpenError> {
         let number = shared.store.number_of(&entry.name).ok_or_else(missing)?;
         let registered = shared.store.any(number).row_format();
         if registered == entry.format {
-            return Ok(number);
+            return Ok(Target { number, conversion: None });
         }
         let (name, written) = (&entry.name, &entry.format);
-        Err(refuse(format!("table {name:?} was written as {written}, and is registered as {registered}")))
+        let conversion = shared.conversions.iter().find(|conversion| {
+            conversion.names[0] == name && conversion.from == *written && conversion.to == registered
+        });
+        if conversion.is_some() {
+            return Ok(Target { number, conversion });
+        }
+        Err(refuse(format!(
+            "table {name:?} was written as {written}, and is registered as {registered}; no conversion from one to the \
+             other is registered"
+        )))
     };
     opened.tables.iter().map(number).collect()
 }
 
-impl Source<'_> {
+impl Loading<'_> {
     fn error(&self, detail: &impl ToString) -> OpenError {
         OpenError::Checkpoint { name: self.opened.name.clone(), detail: detail.to_string() }
     }
@@ -211,25 +258,37 @@ impl Source<'_> {
     fn load_block(&self, pipeline: &Pipeline, driver: &mut Driver, block: &Block) -> Result<(), OpenError> {
         block.check().map_err(|bad| self.error(&bad))?;
         let store = &pipeline.shared().store;
-        let table = store.any(self.tables[block.header.table as usize]);
+        let target = self.tables[block.header.table as usize];
+        let table = store.any(target.number);
         let at = Stamp::of(self.opened.header.position);
+        let mut converter = target.conversion.map(|conversion| Converter::new(conversion, table.id()));
         let mut rows = 0;
         for row in Rows(&block.body) {
             let (key, value) = row.map_err(|flaw| self.error(&block.bad(flaw)))?;
+            let (key, value) = match &mut converter {
+                None => (key, value),
+                Some(converter) => {
+                    converter.convert(key, value).map_err(|error| self.decode_error(table.name(), &error))?
+                }
+            };
             // SAFETY: the pipeline does not run, and all drivers load.
             let loaded = unsafe { table.load_row(&mut driver.worker, key, value, at) };
             loaded.map_err(|error| self.decode_error(table.name(), &error))?;
             store.keep_changes(&mut driver.worker);
             rows += 1;
         }
+        if let Some(converter) = converter {
+            let mut change = self.change.lock().expect("no panic in a short section");
+            *change = change.wrapping_add(converter.change);
+        }
         if rows == block.header.rows { Ok(()) } else { Err(self.error(&"the counts of rows differ")) }
     }
 
-    /// Rebuilds the indexes of a table whose rows were loaded.
-    fn index(&self, pipeline: &Pipeline, table: u16, number: &mut u64) -> Result<(), OpenError> {
+    /// Rebuilds the indexes of a table whose rows were loaded, and looks for keys that a conversion made of several.
+    fn index(&self, pipeline: &Pipeline, target: Target<'_>, number: &mut u64) -> Result<(), OpenError> {
         let (store, position) = (&pipeline.shared().store, self.opened.header.position);
-        let table = store.any(table);
-        if !table.is_indexed() {
+        let table = store.any(target.number);
+        if !table.is_indexed() && target.conversion.is_none() {
             return Ok(());
         }
         let (next, end) = (AtomicU32::new(0), table.numbers());

@@ -15,6 +15,8 @@
 //! directory, takes one for every 256 MiB of log, keeps two, and trims the log before the older one.
 
 mod backup;
+mod convert;
+mod due;
 mod keep;
 mod layout;
 mod load;
@@ -36,9 +38,11 @@ use shelf::{BESIDE, Shelf};
 
 pub(crate) use backup::of_running;
 pub use backup::{Backup, BackupError, backup};
-pub(crate) use keep::{Due, Keeper};
+pub(crate) use convert::{Conversion, row_format};
+pub(crate) use due::Due;
+pub(crate) use keep::Keeper;
 pub(crate) use layout::RowFormat;
-pub(crate) use load::{catalog_of, recover};
+pub(crate) use load::{Source, catalog_of, recover};
 
 /// Whether and how an engine keeps checkpoints; see the module's documentation.
 ///
@@ -136,6 +140,11 @@ pub enum CheckpointError {
     /// Nobody said where: see [`Config::storage`].
     #[error("the log has no directory to keep checkpoints in, and none was named")]
     Nowhere,
+    /// The engine is a [`member`](crate::Builder::member) of several that compare, and they have agreed on no state that
+    /// is newer than the last checkpoint: a state that may differ from the others' is not kept. To have one that includes
+    /// what was acknowledged, [`pad`](crate::Engine::pad) the log and [`wait_agreed`](crate::Engine::wait_agreed) before.
+    #[error("the members have not agreed on a state that is newer than the last checkpoint")]
+    NotAgreed,
     /// Nothing was executed yet.
     #[error("there is nothing to keep: the log is empty")]
     Empty,
@@ -158,6 +167,20 @@ pub enum CheckpointError {
     /// The engine was closed meanwhile, or has stopped.
     #[error("the engine has stopped")]
     Stopped,
+}
+
+impl CheckpointError {
+    /// The error of a disk that is full, if it is one.
+    fn no_space(&self) -> Option<&Arc<io::Error>> {
+        match self {
+            Self::Io { source, .. }
+                if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+            {
+                Some(source)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// A checkpoint that cannot be used.

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use mixlog_log::file::Storage;
+use mixlog_log::file::{Access, Storage};
 use mixlog_log::{LogId, Position};
 
 use super::layout::{file_name, parse_file_name};
@@ -14,6 +14,9 @@ pub(crate) const BESIDE: &str = "checkpoints";
 
 /// A checkpoint's name until it is complete.
 pub(crate) const WRITING: &str = "checkpoint.writing";
+
+/// Space for the next checkpoint, where none of the older ones could be given up for it.
+pub(crate) const SPARE: &str = "checkpoint.spare";
 
 /// See the module's documentation. Names that are no checkpoint's are left alone.
 #[derive(Clone)]
@@ -37,6 +40,43 @@ impl Shelf {
     /// Opens the checkpoint at `position`, of which only the beginning is verified.
     pub(crate) fn open(&self, position: Position) -> Result<Opened, Bad> {
         Opened::open(&*self.storage, position, self.log)
+    }
+
+    /// Verifies every byte of the checkpoint at `position`.
+    pub(crate) fn verify(&self, position: Position) -> Result<(), Bad> {
+        let opened = self.open(position)?;
+        let blocks = opened.blocks();
+        while let Some(block) = blocks.next() {
+            block.check()?;
+        }
+        blocks.finish().map(|_| ())
+    }
+
+    /// Keeps at least so many bytes for the next checkpoint.
+    pub(crate) fn reserve(&self, bytes: u64) -> io::Result<()> {
+        if !self.storage.exists()? {
+            self.storage.create_directory()?;
+        }
+        let spare = match self.storage.open(SPARE, Access::Write) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.storage.open(SPARE, Access::CreateNew)?
+            }
+            spare => spare?,
+        };
+        match spare.allocate(bytes) {
+            // Without a promise it goes without: the first write that fails says so.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+            allocated => allocated,
+        }
+    }
+
+    /// Gives back what was kept; tells whether something was.
+    pub(crate) fn give_back(&self) -> io::Result<bool> {
+        match self.storage.remove(SPARE) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes room for a new file: removes what a crash left half written, and a file in the new one's place, which

@@ -12,7 +12,7 @@ use super::replay::Replay;
 use super::{Engine, random};
 use crate::agreement::{Membership, Watch};
 use crate::ahead;
-use crate::checkpoint::{self, Keeper, OnLoad};
+use crate::checkpoint::{self, Conversion, Keeper, OnLoad, Source};
 use crate::clients::{ANSWERS, Forget};
 use crate::codec::Codec;
 use crate::entry;
@@ -33,6 +33,7 @@ pub struct Builder {
     /// Of each index: its name, its table's name and type.
     indexed: Vec<(&'static str, &'static str, TypeId)>,
     procedures: Vec<Registered>,
+    conversions: Vec<Conversion>,
     threads: usize,
     window: u32,
     mode: Mode,
@@ -66,6 +67,7 @@ impl Default for Builder {
             indexes: Vec::new(),
             indexed: Vec::new(),
             procedures: Vec::new(),
+            conversions: Vec::new(),
             threads,
             window: 256,
             mode: Mode::Auto,
@@ -117,6 +119,39 @@ impl Builder {
         self.indexes.push((index.table().id(), Box::new(maintain)));
         self.indexed.push((index.name(), index.table().name(), TypeId::of::<Table<K, V, C>>()));
         self.add_table(&index.places(), index.conflicts());
+        self
+    }
+
+    /// Loads checkpoints with rows of an older [version](Table::version) of a table's row type: `convert` makes rows of
+    /// the new one of them, one by one. `from` describes the table as it was, with the same name; `to` is one that was
+    /// added. One is registered for each version that checkpoints may still have, and each leads to the newest.
+    ///
+    /// `convert` must be a pure function that gives different keys for different keys, and what the procedures of this
+    /// program would have made of the log up to there: then the state is the same, and has the same digest, whether it
+    /// was loaded or executed. Checkpoints taken from then on have the new rows.
+    ///
+    /// ```
+    /// # use mixlog_engine::{Engine, Table};
+    /// const OLD: Table<u64, i64> = Table::new("accounts");
+    /// const ACCOUNTS: Table<u64, (i64, String)> = Table::new("accounts").version(2);
+    ///
+    /// let builder = Engine::builder()
+    ///     .table(&ACCOUNTS)
+    ///     .convert(&OLD, &ACCOUNTS, |account, cents| (account, (cents, "EUR".to_owned())));
+    /// ```
+    ///
+    /// Cost: rows of older versions are decoded twice and hashed twice while they are loaded; others pay nothing.
+    pub fn convert<K0: Key, V0: Value, C0, K: Key, V: Value, C>(
+        mut self,
+        from: &Table<K0, V0, C0>,
+        to: &Table<K, V, C>,
+        convert: impl Fn(K0, V0) -> (K, V) + Send + Sync + 'static,
+    ) -> Self
+    where
+        C0: Codec<K0> + Codec<V0>,
+        C: Codec<K> + Codec<V>,
+    {
+        self.conversions.push(Conversion::new(from, to, convert));
         self
     }
 
@@ -303,7 +338,29 @@ impl Builder {
         })?;
         let makers = self.tables.into_iter().map(|(.., make)| make).collect();
         let (store, workers) = Store::new(makers, self.indexes, self.threads);
-        let shared = Arc::new(Shared::new(
+        for (i, Conversion { names: [from, to], from: old, to: new, .. }) in
+            self.conversions.iter().enumerate()
+        {
+            let registered = store.number_of(to).map(|number| store.any(number).row_format());
+            if from != to {
+                return refuse(format!(
+                    "rows of table {from:?} cannot be converted into those of table {to:?}"
+                ));
+            }
+            if registered.as_ref() != Some(new) {
+                return refuse(format!(
+                    "table {to:?} is not registered as {new}, to which rows are converted"
+                ));
+            }
+            if old == new {
+                return refuse(format!("rows of table {to:?} are converted from {old} to the same"));
+            }
+            let known = &self.conversions[..i];
+            if known.iter().any(|known| known.names[0] == *from && known.from == *old) {
+                return refuse(format!("rows of table {to:?} are converted twice from {old}"));
+            }
+        }
+        let mut shared = Shared::new(
             store,
             procedures,
             random(),
@@ -311,7 +368,9 @@ impl Builder {
             self.retain,
             self.explain,
             self.membership.is_some(),
-        ));
+        );
+        shared.conversions = self.conversions;
+        let shared = Arc::new(shared);
         let (threads, window, mode, paranoid) = (self.threads, self.window, self.mode, self.paranoid);
         let config = Config {
             threads,
@@ -337,21 +396,21 @@ impl Builder {
     /// [`OpenError`]; the log is unchanged.
     pub fn open(self, log: Arc<dyn SharedLog>) -> Result<Engine, OpenError> {
         let Built { pipeline, progress, checkpoints, on_load, membership } = self.build()?;
-        if let Some(membership) = membership {
-            let tail = log.tail()?.tail;
-            pipeline.watch(Watch::new(membership, tail, tail));
-        }
         observe::describe();
         let shelf = checkpoints.shelf(&*log);
-        let begun = Instant::now();
-        let mut recovery = checkpoint::recover(
-            &pipeline,
-            &*log,
-            shelf.as_ref(),
-            checkpoints.start,
-            Position::MAX,
-            on_load.as_ref(),
-        )?;
+        let (begun, tail) = (Instant::now(), log.tail()?.tail);
+        let from = Source {
+            log: &*log,
+            shelf: shelf.as_ref(),
+            start: checkpoints.start,
+            membership: membership.as_ref(),
+        };
+        let mut recovery = checkpoint::recover(&pipeline, &from, Position::MAX, on_load.as_ref())?;
+        let mut agreed = None;
+        if let Some(membership) = membership {
+            let state = agreed.insert(Arc::default());
+            pipeline.watch(Watch::new(membership, tail, tail, Arc::clone(state)));
+        }
         let (start, first) = (Instant::now(), pipeline.shared().snapshots.tail());
         pipeline.run(&*log, &Until::Tail(log.tail()?.tail), progress.as_ref())?;
         let shared = Arc::clone(pipeline.shared());
@@ -373,6 +432,7 @@ impl Builder {
                 shelf,
                 checkpoints.clone(),
                 Arc::clone(&stop),
+                agreed,
                 &recovery,
             );
             let made = made.map_err(|error| OpenError::Checkpoints { path, source: Arc::new(error) })?;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use mixlog_log::{Entry, Position, SharedLog};
 
 use super::describe::describe;
-use crate::checkpoint::{self, OnLoad, Recovery};
+use crate::checkpoint::{self, OnLoad, Recovery, Source};
 use crate::digest::Digest;
 use crate::error::{OpenError, SnapshotError};
 use crate::explanation::Explanation;
@@ -57,14 +57,10 @@ impl Replay {
     fn to_tail(&self, tail: Position) -> Result<Digest, OpenError> {
         let mut recovery = self.recovery.lock().expect("a replay that panicked does not go on");
         if recovery.is_none() {
-            *recovery = Some(checkpoint::recover(
-                &self.pipeline,
-                &*self.log,
-                self.checkpoints.shelf(&*self.log).as_ref(),
-                self.checkpoints.start,
-                tail,
-                self.on_load.as_ref(),
-            )?);
+            let shelf = self.checkpoints.shelf(&*self.log);
+            let start = self.checkpoints.start;
+            let from = Source { log: &*self.log, shelf: shelf.as_ref(), start, membership: None };
+            *recovery = Some(checkpoint::recover(&self.pipeline, &from, tail, self.on_load.as_ref())?);
         }
         let (start, first) = (Instant::now(), self.pipeline.shared().snapshots.tail());
         self.pipeline.run(&*self.log, &Until::Tail(tail), self.progress.as_ref())?;

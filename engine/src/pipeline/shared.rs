@@ -7,7 +7,7 @@ use std::time::Duration;
 use mixlog_log::Position;
 
 use crate::agreement::{Agreed, Vote};
-use crate::checkpoint::Due;
+use crate::checkpoint::{Conversion, Due};
 use crate::clients::ANSWERS;
 use crate::digest::Digest;
 use crate::entry::{self, Catalog};
@@ -37,6 +37,8 @@ fn add_missing<T: Clone + PartialEq>(known: &mut Vec<T>, named: &[T]) {
 pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) procedures: Procedures,
+    /// From older versions of tables' rows.
+    pub(crate) conversions: Vec<Conversion>,
     /// Marks this engine's own entries.
     pub(crate) origin: u64,
     pub(crate) in_flight: InFlight,
@@ -79,6 +81,7 @@ impl Shared {
         Self {
             store,
             procedures,
+            conversions: Vec::new(),
             origin,
             in_flight: InFlight::new(in_flight_limit),
             snapshots: Registry::new(retain),

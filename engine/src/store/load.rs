@@ -10,20 +10,14 @@ use super::row::Stamp;
 use super::slab::RowId;
 use super::table_store::TableStore;
 use super::{SeeRow, Store, Worker};
-use crate::checkpoint::RowFormat;
+use crate::checkpoint::{RowFormat, row_format};
 use crate::codec::{Codec, DecodeError};
 use crate::table::{Key, Value};
 use crate::tx::Tx;
 
 impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     pub(super) fn row_format(&self) -> RowFormat {
-        let bytes = |bytes: Option<usize>| bytes.map(|bytes| bytes as u64);
-        RowFormat {
-            codec: <C as Codec<V>>::NAME.to_owned(),
-            version: self.row_version,
-            key_bytes: bytes(<C as Codec<K>>::BYTES),
-            row_bytes: bytes(<C as Codec<V>>::BYTES),
-        }
+        row_format::<K, V, C>(self.row_version)
     }
 
     /// Shows `see` the bytes of all rows at `at`, until it breaks off. For registered snapshots.

@@ -62,6 +62,8 @@ pub(crate) enum Step {
     /// Submits so many, and waits for each.
     Singles(u64),
     Checkpoint,
+    /// Leaves so many bytes of the disk free.
+    Free(u64),
     /// Closes and opens engine and log.
     Reopen,
 }
@@ -168,6 +170,7 @@ pub(crate) fn run(sim: &Sim, durability: Durability, threads: usize, steps: &[St
                 let taken = running.engine.checkpoint().map_err(|error| error.to_string())?;
                 sim.note(Note::Checkpointed(taken.position));
             }
+            Step::Free(bytes) => sim.set_capacity(Some(sim.used() + bytes)),
             Step::Reopen => {
                 let tail = running.log.tail().unwrap().tail;
                 running.engine.close().map_err(|error| error.to_string())?;

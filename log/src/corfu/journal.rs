@@ -11,13 +11,11 @@
 //! ```
 //! Integers are little-endian.
 
-use std::fs;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::bytes::u32s;
-use crate::file::{self, Create, FileLog};
+use crate::file::{self, Create, FileLog, Storage};
 use crate::{
     AppendError, Batch, Block, Durability, Entry, LogId, OpenError, Position, ReadError, SharedLog, Ticket,
 };
@@ -29,18 +27,17 @@ use super::unit::{Record, RecordNumber, State};
 const OVERHEAD: usize = 64;
 
 /// How a journal is kept.
-#[derive(Clone, Debug)]
 pub(crate) struct Config {
-    pub(crate) directory: PathBuf,
+    /// Where. Created if it is missing.
+    pub(crate) storage: Arc<dyn Storage>,
     pub(crate) durability: Durability,
     pub(crate) segment_bytes: u64,
     pub(crate) run_bytes: usize,
 }
 
 /// Records of a storage unit, in files.
-#[derive(Debug)]
 pub(crate) struct Journal {
-    directory: PathBuf,
+    storage: Arc<dyn Storage>,
     config: file::Config,
     log: Arc<FileLog>,
     next: u64,
@@ -54,10 +51,10 @@ pub(crate) struct Opened {
 }
 
 impl Journal {
-    /// The journal in a directory, which is created if it is missing.
+    /// The journal as it was left, or a new one.
     pub(crate) fn open(config: &Config) -> Result<Opened, OpenError> {
         let max_batch_bytes = config.run_bytes + 2 * OVERHEAD;
-        let directory = config.directory.clone();
+        let storage = Arc::clone(&config.storage);
         let config = file::Config {
             durability: config.durability,
             create: Create::IfMissing,
@@ -67,14 +64,14 @@ impl Journal {
             cache_bytes: 0,
             ..file::Config::default()
         };
-        let (log, damaged) = match FileLog::open(&directory, config.clone()) {
+        let (log, damaged) = match FileLog::open_with_storage(Arc::clone(&storage), &config) {
             Ok(log) => (log, false),
-            Err(OpenError::Corrupt { .. }) => (FileLog::open_before_damage(&directory)?, true),
+            Err(OpenError::Corrupt { .. }) => (FileLog::open_before_damage(storage.path())?, true),
             Err(error) => return Err(error),
         };
         let next = log.reach().tail.0;
         let log = Arc::new(log);
-        Ok(Opened { journal: Self { directory, config, log, next }, damaged })
+        Ok(Opened { journal: Self { storage, config, log, next }, damaged })
     }
 
     /// Calls `replay` for every record, in order. True if one of them cannot be read.
@@ -132,14 +129,15 @@ impl Journal {
 
     /// Removes everything, and begins a new journal. All its shelves must be gone.
     pub(crate) fn reset(self) -> Result<Self, OpenError> {
-        let Self { directory, config, log, .. } = self;
+        let Self { storage, config, log, .. } = self;
         drop(log);
-        let io_error = |source: io::Error| OpenError::Io { action: "empty", path: directory.clone(), source };
-        for entry in fs::read_dir(&directory).map_err(io_error)? {
-            fs::remove_file(entry.map_err(io_error)?.path()).map_err(io_error)?;
+        let path = storage.path().to_path_buf();
+        let io_error = |source: io::Error| OpenError::Io { action: "empty", path: path.clone(), source };
+        for name in storage.list().map_err(io_error)? {
+            storage.remove(&name).map_err(io_error)?;
         }
-        let log = Arc::new(FileLog::open(&directory, config.clone())?);
-        Ok(Self { directory, config, log, next: 0 })
+        let log = Arc::new(FileLog::open_with_storage(Arc::clone(&storage), &config)?);
+        Ok(Self { storage, config, log, next: 0 })
     }
 }
 

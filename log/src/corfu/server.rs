@@ -18,6 +18,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
+use crate::file::{FsStorage, Storage};
 use crate::{Batch, Durability, LogId, OpenError, Position, Ticket};
 
 use super::boot::Boot;
@@ -103,23 +104,37 @@ impl UnitServer {
     /// # Errors
     /// [`OpenError`]; damaged entries are none: the unit opens, and answers that it lost them.
     pub fn open(number: UnitNumber, quota: u64, storage: &UnitStorage) -> Result<Self, OpenError> {
-        let run_bytes = match storage {
-            UnitStorage::Memory => u32::MAX,
-            UnitStorage::Files(files) => u32::try_from(files.run_bytes).unwrap_or(u32::MAX),
-        };
-        let mut unit = Unit::new(number, Limits { quota, run_bytes }, Rules::SOUND);
-        let files = match storage {
+        match storage {
             UnitStorage::Memory => {
-                let inner = Inner::Memory(Box::new(Mutex::new(unit)));
-                return Ok(Self { number, durability: Durability::Memory, log: None, inner });
+                let limits = Limits { quota, run_bytes: u32::MAX };
+                let inner = Inner::Memory(Box::new(Mutex::new(Unit::new(number, limits, Rules::SOUND))));
+                Ok(Self { number, durability: Durability::Memory, log: None, inner })
             }
-            UnitStorage::Files(files) => files,
-        };
+            UnitStorage::Files(files) => {
+                let journal = FsStorage::new(files.directory.join("journal"));
+                Self::open_with_storage(number, quota, files, Arc::new(journal))
+            }
+        }
+    }
+
+    /// Like [`open`](Self::open), with its journal on a file system of the caller's making; `files.directory` has only
+    /// what tells whether a machine was booted since.
+    ///
+    /// # Errors
+    /// Like [`open`](Self::open).
+    pub fn open_with_storage(
+        number: UnitNumber,
+        quota: u64,
+        files: &UnitFiles,
+        journal: Arc<dyn Storage>,
+    ) -> Result<Self, OpenError> {
+        let run_bytes = u32::try_from(files.run_bytes).unwrap_or(u32::MAX);
+        let mut unit = Unit::new(number, Limits { quota, run_bytes }, Rules::SOUND);
         let io_error = |source| OpenError::Io { action: "open", path: files.directory.clone(), source };
         let boot = Boot::at(&files.directory);
         let kept = boot.kept_everything().map_err(io_error)?;
         let Opened { journal, mut damaged } = Journal::open(&journal::Config {
-            directory: files.directory.join("journal"),
+            storage: journal,
             durability: files.durability,
             segment_bytes: files.segment_bytes,
             run_bytes: files.run_bytes,

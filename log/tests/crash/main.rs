@@ -1,4 +1,4 @@
-//! What a file log keeps through power cuts, damage and failing disks, on a disk that is simulated.
+//! What a file log, and a storage unit on one, keeps through power cuts, damage and failing disks, on a disk that is simulated.
 #![cfg(not(loom))]
 
 mod damage;
@@ -6,3 +6,4 @@ mod equivalence;
 mod faults;
 mod power;
 mod script;
+mod unit;

@@ -2,6 +2,8 @@
 //! on.
 #![cfg(not(loom))]
 
+mod checkpoints;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -37,8 +39,15 @@ const FLIP_OF_ENGINE: Fault = 7;
 const FLIP_IN_FILES: Fault = 8;
 /// Declares other rows than it touches, and lets the later one of two transactions that write one row go first.
 const WRONG_FOOTPRINT: Fault = 9;
+const FLIP_OF_KEEPER: Fault = 10;
+const FLIP_OF_WRITER: Fault = 11;
+const FLIP_UNTIL_TRIMMED: Fault = 12;
+/// Waits at two transactions until it is told to go on: at the first of [`HELD_AT`] and, by the next number, the second.
+const HELD: Fault = 13;
 
-static ONCE: [AtomicBool; 10] = [const { AtomicBool::new(false) }; 10];
+const HELD_AT: [u64; 2] = [100, 4500];
+
+static ONCE: [AtomicBool; 15] = [const { AtomicBool::new(false) }; 15];
 
 const AT: u64 = 5000;
 /// Writes the same row, in the same window.
@@ -73,12 +82,22 @@ impl<const FAULT: Fault> Procedure for Add<FAULT> {
             // The first time only: later, one by one, the other one has run already.
             wait_for("the later transaction", || ONCE[usize::from(FAULT)].load(Ordering::Acquire));
         }
+        if FAULT == HELD
+            && let Some(which) = HELD_AT.iter().position(|at| *at == self.n)
+        {
+            wait_for("leave to go on", || ONCE[usize::from(HELD) + which].load(Ordering::Acquire));
+        }
         let sum = tx.get(&ROWS, &key).copied().unwrap_or(0).wrapping_mul(3) + self.n;
         let (mut row, mut reply) = (sum, sum);
         if self.n == AT {
             let once = || !ONCE[usize::from(FAULT)].swap(true, Ordering::Relaxed);
             match FAULT {
-                FLIP | FLIP_OF_TWO | FLIP_OF_ENGINE | FLIP_IN_FILES if once() => row ^= 1,
+                FLIP | FLIP_OF_TWO | FLIP_OF_ENGINE | FLIP_IN_FILES | FLIP_OF_KEEPER | FLIP_OF_WRITER
+                | FLIP_UNTIL_TRIMMED
+                    if once() =>
+                {
+                    row ^= 1;
+                }
                 SKIP => return Ok(sum),
                 CLOCK | CLOCK_OF_TWO => {
                     row = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64;
@@ -326,44 +345,4 @@ fn engine_that_answers_clients_stops_when_the_others_agree_on_another_state() {
         other => panic!("{other:?}"),
     }
     assert!(b.failed().is_none() && c.failed().is_none());
-}
-
-#[test]
-fn replica_of_a_trimmed_log_in_files_starts_and_repairs_itself_from_the_checkpoints_of_another() {
-    let directory = tempfile::tempdir().unwrap();
-    let config = file::Config {
-        durability: Durability::Buffered,
-        segment_bytes: 256 << 10,
-        max_batch_bytes: 64 << 10,
-        ..file::Config::default()
-    };
-    let keep = || checkpoint::Config { every_bytes: None, keep: 3, ..checkpoint::Config::default() };
-    let log: Arc<dyn SharedLog> = Arc::new(FileLog::open(directory.path(), config).unwrap());
-    let engine = member::<NONE>("a", &THREE, 2).checkpoints(keep()).open(Arc::clone(&log)).unwrap();
-    submit(&engine, 0..3000);
-    engine.checkpoint().unwrap();
-    let b = Replica::follow(move || member::<NONE>("b", &THREE, 1).checkpoints(keep()), Arc::clone(&log))
-        .unwrap();
-    assert!(b.recovery().checkpoint.is_some());
-    let faulty = move || member::<FLIP_IN_FILES>("c", &THREE, 2).checkpoints(keep());
-    let c = Replica::follow(faulty, Arc::clone(&log)).unwrap();
-    submit(&engine, 3000..4500);
-    settle(&engine, 3);
-    submit(&engine, 4500..9000);
-    settle(&engine, 2);
-    wait_for("the repair", || c.divergences().first().is_some_and(|divergence| divergence.repaired));
-    assert!(c.recovery().checkpoint.is_some(), "{}", c.recovery());
-    is_repaired(&c, &engine);
-    // From here on only checkpoints tell what was before.
-    for n in 0..3 {
-        submit(&engine, 20_000 + n * 6000..26_000 + n * 6000);
-        engine.checkpoint().unwrap();
-    }
-    assert!(log.tail().unwrap().head > Position::ZERO);
-    let late = Replica::follow(move || member::<NONE>("b", &THREE, 1).checkpoints(keep()), Arc::clone(&log));
-    let late = late.unwrap();
-    assert!(late.wait(log.tail().unwrap().tail.previous().unwrap(), PATIENCE));
-    assert!(late.recovery().checkpoint.is_some());
-    drop(b);
-    is_repaired(&late, &engine);
 }

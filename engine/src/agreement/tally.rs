@@ -1,0 +1,68 @@
+//! Votes on one position, counted.
+
+use std::collections::BTreeMap;
+
+use mixlog_log::{Entry, Position, SharedLog};
+
+use super::{Membership, POINTS, Vote};
+use crate::digest::Digest;
+use crate::entry::{self, Content};
+use crate::error::OpenError;
+use crate::pipeline::WINDOW_GRID;
+
+/// The votes on one position.
+#[derive(Default)]
+pub(super) struct Tally {
+    /// The newest of each member, and how many it cast.
+    pub(super) votes: BTreeMap<String, (Vote, u32)>,
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, vote: Vote) {
+        let cast = self.votes.get(&vote.member).map_or(0, |(_, cast)| *cast) + 1;
+        self.votes.insert(vote.member.clone(), (vote, cast));
+    }
+
+    /// The vote that most agree with, and how many do. There is one.
+    pub(super) fn most(&self) -> (&Vote, usize) {
+        let count = |vote: &Vote| self.votes.values().filter(|(v, _)| v.digest() == vote.digest()).count();
+        let counted = self.votes.values().map(|(vote, _)| (vote, count(vote)));
+        counted.max_by_key(|&(_, count)| count).expect("there is a vote")
+    }
+}
+
+/// The digest that the members agreed on at `position`, as far as the log tells: for a state that comes from elsewhere.
+///
+/// Cost: a pass over the log behind the position, up to the vote that decides.
+pub(crate) fn agreed_on(
+    log: &dyn SharedLog,
+    position: Position,
+    membership: &Membership,
+) -> Result<Option<Digest>, OpenError> {
+    if !position.next().0.is_multiple_of(WINDOW_GRID) {
+        return Ok(None);
+    }
+    let end = log.tail()?.tail.min(position.plus(POINTS as u64 * WINDOW_GRID));
+    let (mut tally, mut next) = (Tally::default(), position.next());
+    while next < end {
+        let Some(block) = log.read(next)? else { break };
+        for (_, entry) in block.iter().filter(|(at, _)| *at >= next) {
+            let Entry::Data(bytes) = entry else { continue };
+            if !entry::is_vote(bytes) {
+                continue;
+            }
+            match entry::decode(bytes) {
+                Ok(Content::Vote(vote)) if vote.position == position.0 && membership.counts(&vote) => {
+                    tally.add(vote);
+                }
+                _ => continue,
+            }
+            let (most, count) = tally.most();
+            if count >= membership.quorum() {
+                return Ok(Some(most.digest()));
+            }
+        }
+        next = block.end();
+    }
+    Ok(None)
+}

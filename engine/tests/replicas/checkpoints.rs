@@ -1,0 +1,232 @@
+//! What members keep, and start from: states that were agreed.
+
+use std::path::PathBuf;
+
+use mixlog_engine::checkpoint::{CheckpointError, Config};
+use mixlog_log::file::FsStorage;
+use tempfile::TempDir;
+
+use super::*;
+
+fn in_files(directory: &TempDir) -> Arc<dyn SharedLog> {
+    let config = file::Config {
+        durability: Durability::Buffered,
+        segment_bytes: 256 << 10,
+        max_batch_bytes: 64 << 10,
+        ..file::Config::default()
+    };
+    Arc::new(FileLog::open(directory.path(), config).unwrap())
+}
+
+fn keep() -> Config {
+    Config { every_bytes: None, keep: 3, ..Config::default() }
+}
+
+/// An engine that compares with nobody.
+fn alone() -> Builder {
+    Engine::builder().table(&ROWS).table(&OTHERS).procedure::<Add<NONE>>().threads(1)
+}
+
+/// The positions of the checkpoints in a directory.
+fn kept(directory: impl Into<PathBuf>) -> Vec<Position> {
+    let names = std::fs::read_dir(directory.into()).into_iter().flatten();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut positions: Vec<_> = names
+        .filter_map(|name| u64::from_str_radix(name.strip_prefix("checkpoint-")?, 16).ok().map(Position))
+        .collect();
+    positions.sort_unstable();
+    positions
+}
+
+/// Whether the engine has the state that a replica has that executed everything itself.
+fn is_like(engine: &Engine, replica: &Replica) {
+    settle(engine, 2);
+    let tail = engine.log().tail().unwrap().tail;
+    wait_for("the end of the log", || engine.position() == tail.previous());
+    assert!(replica.wait(tail.previous().unwrap(), PATIENCE));
+    assert_eq!(engine.digest(), replica.digest());
+}
+
+#[test]
+fn member_keeps_no_state_that_nobody_agreed_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = in_files(&directory);
+    let engine = member::<NONE>("a", &THREE, 2).checkpoints(keep()).open(Arc::clone(&log)).unwrap();
+    submit(&engine, 0..5000);
+    let error = engine.checkpoint().unwrap_err();
+    assert!(matches!(error, CheckpointError::NotAgreed), "{error}");
+    let b = Replica::follow(|| member::<NONE>("b", &THREE, 1), Arc::clone(&log)).unwrap();
+    let agreed = settle(&engine, 2);
+    let taken = engine.checkpoint().unwrap();
+    assert_eq!(taken.position, agreed);
+    submit(&engine, 5000..6000);
+    assert_eq!(engine.checkpoint().unwrap().position, agreed, "nothing newer was agreed");
+    engine.close().unwrap();
+    assert_eq!(kept(directory.path().join("checkpoints")), [agreed]);
+    let engine = member::<NONE>("a", &THREE, 2).checkpoints(keep()).open(Arc::clone(&log)).unwrap();
+    assert_eq!(engine.recovery().checkpoint, Some(agreed));
+    is_like(&engine, &b);
+}
+
+#[test]
+fn engine_that_diverges_leaves_only_checkpoints_of_agreed_states_and_a_log_that_goes_on_from_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = in_files(&directory);
+    // As often as can be.
+    let often = || Config { every_bytes: Some(1), ..Config::default() };
+    let engine =
+        member::<FLIP_OF_KEEPER>("a", &THREE, 2).checkpoints(often()).open(Arc::clone(&log)).unwrap();
+    let submit = |numbers: std::ops::Range<u64>| {
+        let tickets = numbers.map(|n| engine.submit(&Add::<FLIP_OF_KEEPER> { n }).unwrap());
+        tickets.collect::<Vec<_>>().into_iter().for_each(|ticket| drop(ticket.wait().unwrap()));
+    };
+    submit(0..4000);
+    let b = Replica::follow(|| member::<NONE>("b", &THREE, 1), Arc::clone(&log)).unwrap();
+    let agreed = engine.pad().unwrap();
+    assert!(engine.wait_agreed(agreed, 2, PATIENCE));
+    wait_for("the first checkpoint", || engine.checkpoints() == [agreed]);
+    // One that is right and one that is wrong make no majority of three.
+    submit(4000..9000);
+    let wrong = engine.digest().position;
+    assert_eq!(engine.checkpoint().unwrap().position, agreed);
+    let c = Replica::follow(|| member::<NONE>("c", &THREE, 2), Arc::clone(&log)).unwrap();
+    let _ = engine.pad();
+    wait_for("the stop", || engine.has_stopped());
+    let error = engine.checkpoint().unwrap_err();
+    assert!(matches!(error, CheckpointError::Stopped), "{error}");
+    assert!(matches!(engine.backup(directory.path().join("backup")), Err(checkpoint::BackupError::Stopped)));
+    assert!(matches!(engine.close(), Err(OpenError::Diverged(_))));
+    assert_eq!(kept(directory.path().join("checkpoints")), [agreed]);
+    drop(c);
+    // A good build goes on from there.
+    let engine = member::<NONE>("a", &THREE, 2).checkpoints(keep()).open(Arc::clone(&log)).unwrap();
+    assert_eq!(engine.recovery().checkpoint, Some(agreed));
+    assert!(engine.digest().position > wrong);
+    is_like(&engine, &b);
+}
+
+#[test]
+fn member_keeps_a_state_that_the_others_agree_on_though_they_are_far_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = in_files(&directory);
+    let engine = member::<NONE>("a", &THREE, 2).checkpoints(keep()).open(Arc::clone(&log)).unwrap();
+    let b = Replica::follow(|| member::<HELD>("b", &THREE, 1), Arc::clone(&log)).unwrap();
+    // Asks for the next one.
+    assert!(matches!(engine.checkpoint(), Err(CheckpointError::NotAgreed)));
+    submit(&engine, 0..20 * WINDOW_GRID);
+    ONCE[usize::from(HELD)].store(true, Ordering::Release);
+    let first = Position(WINDOW_GRID - 1);
+    assert!(engine.wait_agreed(first, 2, PATIENCE));
+    wait_for("the state", || engine.checkpoint().is_ok());
+    assert_eq!(engine.checkpoints(), [first]);
+    ONCE[usize::from(HELD) + 1].store(true, Ordering::Release);
+    let last = settle(&engine, 2);
+    assert_eq!(engine.checkpoint().unwrap().position, last);
+    is_like(&engine, &b);
+}
+
+#[test]
+fn checkpoint_of_a_state_that_the_members_voted_against_is_refused_by_name() {
+    let (directory, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let log = in_files(&directory);
+    let engine = alone().checkpoints(keep()).open(Arc::clone(&log)).unwrap();
+    submit(&engine, 4000..6000);
+    engine.close().unwrap();
+    drop(log);
+    for entry in std::fs::read_dir(directory.path()).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_file() {
+            std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+        }
+    }
+    // One that compares with nobody keeps a wrong state, every checksum of which is right.
+    let writer = Engine::builder().table(&ROWS).table(&OTHERS).procedure::<Add<FLIP_OF_WRITER>>();
+    let writer = writer.checkpoints(keep()).open(in_files(&copy)).unwrap();
+    let padded = writer.pad().unwrap();
+    wait_for("the padding", || writer.position() == Some(padded));
+    assert_eq!(writer.checkpoint().unwrap().position, padded);
+    let wrong = writer.digest();
+    writer.close().unwrap();
+    let shelf = copy.path().join("checkpoints");
+    let with_wrong = move || Config { storage: Some(Arc::new(FsStorage::new(&shelf))), ..keep() };
+
+    let log = in_files(&directory);
+    let engine = member::<NONE>("a", &THREE, 2).open(Arc::clone(&log)).unwrap();
+    let b = Replica::follow(|| member::<NONE>("b", &THREE, 1), Arc::clone(&log)).unwrap();
+    assert_eq!(settle(&engine, 2), padded);
+    // Who takes part is told, whether it answers clients or follows.
+    for follows in [true, false] {
+        let recovery = if follows {
+            let with_wrong = with_wrong.clone();
+            let make = move || member::<NONE>("c", &THREE, 1).checkpoints(with_wrong());
+            let c = Replica::follow(make, Arc::clone(&log)).unwrap();
+            is_like(&engine, &c);
+            assert_eq!(c.divergences(), []);
+            c.recovery()
+        } else {
+            let c = member::<NONE>("c", &THREE, 1).checkpoints(with_wrong()).open(Arc::clone(&log)).unwrap();
+            is_like(&c, &b);
+            c.recovery().clone()
+        };
+        let [rejected] = &recovery.rejected[..] else { panic!("{recovery}") };
+        assert_eq!(rejected.name, format!("checkpoint-{:016x}", padded.0));
+        assert!(rejected.reason.contains(&wrong.to_string()), "{rejected}");
+        assert_eq!(recovery.checkpoint, None);
+    }
+}
+
+#[test]
+fn replica_that_has_nothing_to_be_rebuilt_from_stops_and_says_so() {
+    let log = memory();
+    let engine = member::<NONE>("a", &THREE, 2).open(Arc::clone(&log)).unwrap();
+    let b = Replica::follow(|| member::<NONE>("b", &THREE, 1), Arc::clone(&log)).unwrap();
+    let c = Replica::follow(|| member::<FLIP_UNTIL_TRIMMED>("c", &THREE, 1), Arc::clone(&log)).unwrap();
+    submit(&engine, 0..3000);
+    let agreed = settle(&engine, 3);
+    log.trim(agreed.next()).unwrap();
+    submit(&engine, 3000..8000);
+    settle(&engine, 2);
+    wait_for("the stop", || c.failed().is_some());
+    let Some(OpenError::Diverged(divergence)) = c.failed() else { panic!("{:?}", c.failed()) };
+    assert_eq!((divergence.agreed, divergence.repaired), (Some(agreed), false));
+    let text = divergence.to_string();
+    assert!(text.contains("cannot be rebuilt") && text.contains(&key()), "{text}");
+    assert_eq!(c.divergences(), [*divergence]);
+    assert_eq!((b.divergences(), b.failed().map(|e| e.to_string())), (vec![], None));
+}
+
+#[test]
+fn replica_of_a_trimmed_log_in_files_starts_and_repairs_itself_from_the_checkpoints_of_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = in_files(&directory);
+    // Nobody compares yet.
+    let engine = alone().checkpoints(keep()).open(Arc::clone(&log)).unwrap();
+    submit(&engine, 0..3000);
+    engine.checkpoint().unwrap();
+    engine.close().unwrap();
+    let engine = member::<NONE>("a", &THREE, 2).checkpoints(keep()).open(Arc::clone(&log)).unwrap();
+    let b = Replica::follow(move || member::<NONE>("b", &THREE, 1).checkpoints(keep()), Arc::clone(&log))
+        .unwrap();
+    assert!(b.recovery().checkpoint.is_some());
+    let faulty = move || member::<FLIP_IN_FILES>("c", &THREE, 2).checkpoints(keep());
+    let c = Replica::follow(faulty, Arc::clone(&log)).unwrap();
+    submit(&engine, 3000..4500);
+    settle(&engine, 3);
+    submit(&engine, 4500..9000);
+    settle(&engine, 2);
+    wait_for("the repair", || c.divergences().first().is_some_and(|divergence| divergence.repaired));
+    assert!(c.recovery().checkpoint.is_some(), "{}", c.recovery());
+    is_repaired(&c, &engine);
+    // From here on only checkpoints tell what was before.
+    for n in 0..3 {
+        submit(&engine, 20_000 + n * 6000..26_000 + n * 6000);
+        settle(&engine, 3);
+        engine.checkpoint().unwrap();
+    }
+    assert!(log.tail().unwrap().head > Position::ZERO);
+    let late = Replica::follow(move || member::<NONE>("b", &THREE, 1).checkpoints(keep()), Arc::clone(&log));
+    let late = late.unwrap();
+    assert!(late.wait(log.tail().unwrap().tail.previous().unwrap(), PATIENCE));
+    assert!(late.recovery().checkpoint.is_some());
+    drop(b);
+    is_repaired(&late, &engine);
+}

@@ -1,0 +1,436 @@
+//! Power cuts under a storage unit: whatever of its journal's unsynced sectors survives, the unit that comes back has
+//! answered as it would have after a prefix of its requests, all that were answered included.
+//!
+//! What it must be is told by the machine itself without a disk: `Unit`, whose answers are compared with a table of all
+//! states, verbs and epochs elsewhere.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, mpsc};
+
+use mixlog_log::corfu::{
+    ClientId, EntryId, Epoch, Limits, Member, Reply, ReplyTo, Rules, Run, Unit, UnitFiles, UnitNumber,
+    UnitReply, UnitRequest, UnitServer, UnitVerb,
+};
+use mixlog_log::file::{FsStorage, Storage};
+use mixlog_log::{Batch, Block, Durability, LogId, Position};
+use mixlog_simdisk::{Call, Cut, Disk, Note, Random, Sim};
+
+use crate::script::PATIENCE;
+
+const UNIT: UnitNumber = UnitNumber(1);
+const LOG: LogId = LogId(0x5eed);
+
+/// No script writes at a later position.
+const MOST: u64 = 160;
+
+/// One thing to ask of the unit.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// So many runs, each asked for when the one before was answered.
+    Singles(u64),
+    /// So many runs, all asked for at once.
+    Burst(u64),
+    /// Junk in the next so many positions.
+    Fill(u64),
+    Trim(u64),
+    Seal,
+    /// Becomes another member, empty.
+    Join,
+    /// The process ends, and starts again.
+    Restart,
+}
+
+const SCRIPTS: &[&[Step]] = &[
+    &[
+        Step::Singles(6),
+        Step::Seal,
+        Step::Burst(20),
+        Step::Fill(3),
+        Step::Singles(4),
+        Step::Seal,
+        Step::Singles(3),
+    ],
+    // Files that fill up, and are given up.
+    &[
+        Step::Burst(30),
+        Step::Singles(8),
+        Step::Trim(30),
+        Step::Burst(30),
+        Step::Seal,
+        Step::Trim(80),
+        Step::Singles(12),
+        Step::Trim(100),
+        Step::Singles(6),
+    ],
+    &[
+        Step::Singles(5),
+        Step::Restart,
+        Step::Seal,
+        Step::Burst(12),
+        Step::Trim(9),
+        Step::Restart,
+        Step::Singles(5),
+    ],
+    &[
+        Step::Burst(8),
+        Step::Burst(12),
+        Step::Trim(20),
+        Step::Seal,
+        Step::Burst(16),
+        Step::Fill(2),
+        Step::Burst(9),
+        Step::Trim(45),
+        Step::Burst(14),
+        Step::Seal,
+        Step::Burst(10),
+    ],
+    &[Step::Burst(15), Step::Seal, Step::Join, Step::Singles(9), Step::Trim(4), Step::Seal, Step::Singles(4)],
+];
+
+/// How many random cuts there are after every call: more with MIXLOG_CUTS=N.
+fn cuts() -> u64 {
+    std::env::var("MIXLOG_CUTS").ok().and_then(|text| text.parse().ok()).unwrap_or(12)
+}
+
+/// A run of one to three entries of odd lengths. `who` tells runs at one position apart.
+fn run(who: u64, first: u64) -> Run {
+    let mut batch = Batch::new();
+    for n in 0..first % 3 + 1 {
+        let bytes = first.wrapping_mul(31).wrapping_add(n + who).to_le_bytes();
+        let length = 8 + (first * 37 + n) % 300;
+        batch.push(&bytes.into_iter().cycle().take(length as usize).collect::<Vec<_>>());
+    }
+    let id = EntryId { client: ClientId(who), sequence: first };
+    Run::data(id, Arc::new(Block::of(Position(first), batch)))
+}
+
+/// What is asked for in a script, in order; `None` for a restart.
+fn requests(steps: &[Step]) -> Vec<(Option<UnitRequest>, bool)> {
+    let (mut joined, mut epoch, mut next) = (Epoch(1), Epoch(1), 0);
+    let mut all = Vec::new();
+    let request =
+        |joined, epoch, verb| Some(UnitRequest { epoch, member: Member { unit: UNIT, joined }, verb });
+    all.push((request(joined, epoch, UnitVerb::Join(LOG)), true));
+    for step in steps {
+        match *step {
+            Step::Singles(count) | Step::Burst(count) => {
+                for _ in 0..count {
+                    let run = run(1, next);
+                    next = run.end().0;
+                    let waits = matches!(step, Step::Singles(_));
+                    all.push((request(joined, epoch, UnitVerb::Write(run)), waits));
+                }
+                all.last_mut().expect("it is not empty").1 = true;
+            }
+            Step::Fill(count) => {
+                let (from, upto) = (Position(next), Position(next + count));
+                all.push((request(joined, epoch, UnitVerb::Fill { from, upto, bytes: 1 }), true));
+                next += count;
+            }
+            Step::Trim(before) => {
+                all.push((request(joined, epoch, UnitVerb::Trim(Position(before))), true));
+            }
+            Step::Seal => {
+                epoch = Epoch(epoch.0 + 1);
+                all.push((request(joined, epoch, UnitVerb::Seal), true));
+            }
+            Step::Join => {
+                (joined, epoch, next) = (Epoch(epoch.0 + 1), Epoch(epoch.0 + 1), 0);
+                all.push((request(joined, epoch, UnitVerb::Join(LOG)), true));
+            }
+            Step::Restart => all.push((None, true)),
+        }
+        assert!(next < MOST);
+    }
+    all
+}
+
+fn files(directory: &tempfile::TempDir) -> UnitFiles {
+    UnitFiles {
+        segment_bytes: 12 << 10,
+        run_bytes: 1 << 10,
+        cache_bytes: 2 << 10,
+        ..UnitFiles::new(directory.path(), Durability::Flushed)
+    }
+}
+
+fn open(files: &UnitFiles, storage: Arc<dyn Storage>) -> UnitServer {
+    UnitServer::open_with_storage(UNIT, u64::MAX, files, storage).unwrap()
+}
+
+/// The answer to come.
+fn send(unit: &UnitServer, request: UnitRequest) -> mpsc::Receiver<UnitReply> {
+    let (sender, receiver) = mpsc::channel();
+    let reply = ReplyTo::new(move |reply| {
+        if let Some(Reply::Unit(reply)) = reply {
+            let _ = sender.send(reply);
+        }
+    });
+    unit.send(request, reply);
+    receiver
+}
+
+fn ask(unit: &UnitServer, request: UnitRequest) -> UnitReply {
+    send(unit, request).recv_timeout(PATIENCE).expect("it answers")
+}
+
+/// Does a script, and notes how many requests were answered.
+fn record(steps: &[Step], boot: &UnitFiles, fitful: Option<u64>) -> Sim {
+    let sim = Sim::default();
+    if let Some(seed) = fitful {
+        sim.set_fitful(seed);
+    }
+    let mut unit = open(boot, sim.storage());
+    let mut waiting = Vec::new();
+    for (request, waits) in requests(steps) {
+        match request {
+            Some(request) => waiting.push(send(&unit, request)),
+            None => {
+                drop(unit);
+                unit = open(boot, sim.storage());
+            }
+        }
+        if waits {
+            for answer in waiting.drain(..) {
+                let answer = answer.recv_timeout(PATIENCE).expect("it answers");
+                let is_good = matches!(answer, UnitReply::Done | UnitReply::Standing(_) | UnitReply::Runs(_));
+                assert!(is_good, "{answer:?}");
+                sim.note(Note::Acknowledged(Position(0)));
+            }
+        }
+    }
+    drop(unit);
+    sim
+}
+
+/// What there is to see of a unit: who it is, how far it reaches, and what it has at each position.
+#[derive(Debug, PartialEq, Eq)]
+struct View(Option<Member>, Vec<UnitReply>);
+
+fn view(mut ask: impl FnMut(UnitRequest) -> UnitReply) -> View {
+    let nobody = Member { unit: UNIT, joined: Epoch(u64::MAX) };
+    let probe = |epoch, member| UnitRequest { epoch, member, verb: UnitVerb::Probe };
+    let UnitReply::Stranger(member) = ask(probe(Epoch(0), nobody)) else { panic!("nobody is that member") };
+    let Some(member) = member else { return View(None, Vec::new()) };
+    // Of an epoch that is still to come it says which one it is at.
+    let UnitReply::Behind(epoch) = ask(probe(Epoch(u64::MAX), member)) else {
+        panic!("no epoch is that late")
+    };
+    let mut all = vec![ask(probe(epoch, member))];
+    for at in 0..MOST {
+        let verb = UnitVerb::Read { from: Position(at), upto: Position(at + 1), bytes: 1 };
+        all.push(ask(UnitRequest { epoch, member, verb }));
+    }
+    View(Some(member), all)
+}
+
+/// What there is to see after each number of requests.
+fn views(steps: &[Step]) -> Vec<View> {
+    let limits = Limits { quota: u64::MAX, run_bytes: 1 << 10 };
+    let mut unit = Unit::new(UNIT, limits, Rules::SOUND);
+    let look = |unit: &Unit| {
+        let mut unit = unit.clone();
+        view(|request| unit.handle(request, &mut Vec::new()).load(|_| None))
+    };
+    let mut all = vec![look(&unit)];
+    for request in requests(steps).into_iter().filter_map(|(request, _)| request) {
+        unit.handle(request, &mut Vec::new());
+        all.push(look(&unit));
+    }
+    all
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    states: BTreeSet<u64>,
+    more_than_answered: u64,
+    sealed: u64,
+    trimmed: u64,
+}
+
+struct Crashes<'a> {
+    expected: &'a [View],
+    boot: &'a UnitFiles,
+    random: Random,
+    tally: Tally,
+}
+
+impl Crashes<'_> {
+    /// Starts the unit on what a crash left, and crashes it `depth` times more while it starts. Returns how many requests
+    /// it remembers.
+    fn recover(&mut self, disk: &Disk, answered: usize, depth: u32) -> usize {
+        self.tally.states.insert(disk.fingerprint());
+        let sim = Sim::boot(disk.clone());
+        let unit = open(self.boot, sim.storage());
+        let found = view(|request| ask(&unit, request));
+        // Several states look alike where a request changed nothing.
+        let remembers = (0..self.expected.len()).rev().find(|n| self.expected[*n] == found);
+        let remembers =
+            remembers.unwrap_or_else(|| panic!("no prefix of the requests: {answered} {found:?}"));
+        assert!(remembers >= answered, "{remembers} < {answered}");
+        self.tally.more_than_answered += u64::from(remembers > answered);
+        if let Some(UnitReply::Standing(standing)) = found.1.first() {
+            self.tally.sealed += u64::from(standing.epoch > Epoch(1));
+            self.tally.trimmed += u64::from(standing.trimmed > Position::ZERO);
+        }
+        if depth == 0 {
+            return remembers;
+        }
+        // Whoever asked now was told: the next power cut takes nothing of it.
+        let seen = sim.disk().after(Cut::Nothing, &mut self.random);
+        if self.random.one_in(4) {
+            let again = self.recover(&seen, remembers, 0);
+            assert_eq!(self.expected[again], found);
+        }
+        // No position gets another value.
+        if let Some(member) = found.0
+            && self.random.one_in(4)
+        {
+            self.takes_no_other_value(&unit, member, &found);
+        }
+        drop(unit);
+        // The start is itself cut off.
+        let trace = sim.trace();
+        let calls = self.random.below(trace.len() as u64 + 1) as usize;
+        let mut disk = disk.clone();
+        trace[..calls].iter().filter(|call| !matches!(call, Call::Note(_))).for_each(|call| disk.apply(call));
+        let cut = disk.after(Cut::Some, &mut self.random);
+        if self.random.one_in(2) {
+            self.recover(&cut, answered, depth - 1);
+        }
+        remembers
+    }
+
+    fn takes_no_other_value(&mut self, unit: &UnitServer, member: Member, found: &View) {
+        let UnitReply::Standing(standing) = found.1[0] else { panic!("{:?}", found.1[0]) };
+        let epoch = standing.epoch;
+        for at in 0..standing.reach.0 {
+            let answer = ask(unit, UnitRequest { epoch, member, verb: UnitVerb::Write(run(2, at)) });
+            let refused = matches!(answer, UnitReply::Taken(_) | UnitReply::Trimmed(_));
+            assert!(refused, "{at}: {answer:?}");
+        }
+        // Nor do sealed epochs come back.
+        let earlier = UnitRequest { epoch: Epoch(epoch.0 - 1), member, verb: UnitVerb::Write(run(2, MOST)) };
+        assert_eq!(ask(unit, earlier), UnitReply::Sealed(epoch));
+    }
+}
+
+fn cut_script(steps: &[Step], seed: u64, fitful: bool, tally: &mut Tally) {
+    let directory = tempfile::tempdir().unwrap();
+    let boot = files(&directory);
+    let (sim, expected) = (record(steps, &boot, fitful.then_some(seed)), views(steps));
+    let tally_before = std::mem::take(tally);
+    let mut crashes = Crashes { expected: &expected, boot: &boot, random: Random(seed), tally: tally_before };
+    let (mut disk, mut answered, mut seen) = (Disk::default(), 0, BTreeSet::new());
+    for call in sim.trace() {
+        disk.apply(&call);
+        answered += usize::from(matches!(call, Call::Note(_)));
+        let mut kinds = vec![Cut::Some; cuts() as usize];
+        kinds.extend([Cut::Nothing, Cut::Everything]);
+        for cut in kinds {
+            let after = disk.after(cut, &mut crashes.random);
+            if seen.insert((after.fingerprint(), answered)) {
+                crashes.recover(&after, answered, 2);
+            }
+        }
+    }
+    assert_eq!(answered, expected.len() - 1, "every request was answered");
+    *tally = crashes.tally;
+}
+
+#[test]
+fn power_cut_at_every_call_under_a_unit_leaves_a_prefix_of_its_requests() {
+    let mut tally = Tally::default();
+    for (seed, steps) in (11..).zip(SCRIPTS) {
+        cut_script(steps, seed, false, &mut tally);
+        // Writes that the disk takes in pieces.
+        cut_script(steps, seed + 50, true, &mut tally);
+    }
+    let Tally { states, more_than_answered, sealed, trimmed } = &tally;
+    println!(
+        "{} distinct disks, {more_than_answered} with more than was answered, {sealed} sealed, {trimmed} trimmed",
+        states.len()
+    );
+    assert!(states.len() >= 2000, "{}", states.len());
+    assert!(*more_than_answered > 0 && *sealed > 0 && *trimmed > 0);
+}
+
+/// The files of a simulated disk, on the real one.
+fn write_out(disk: &Disk, directory: &std::path::Path) {
+    std::fs::create_dir_all(directory).unwrap();
+    for name in disk.names() {
+        std::fs::write(directory.join(&name), disk.bytes(&name)).unwrap();
+    }
+}
+
+#[test]
+fn byte_flipped_in_the_journal_of_a_unit_is_corrupt_and_never_unwritten() {
+    let directory = tempfile::tempdir().unwrap();
+    let boot = files(&directory);
+    let steps = SCRIPTS[0];
+    let disk = record(steps, &boot, None).disk();
+    let expected = views(steps);
+    let whole = expected.last().expect("there is one");
+    let segment = disk.names().into_iter().find(|name| name.starts_with("segment-0")).expect("there is one");
+    let used = disk.bytes(&segment).iter().rposition(|byte| *byte != 0).expect("it is not empty");
+    let (mut corrupt, mut harmless) = (0, 0);
+    for at in (0..used).step_by(61) {
+        let mut damaged = disk.clone();
+        let mut bytes = disk.bytes(&segment).to_vec();
+        bytes[at] ^= 1 << (at % 8);
+        damaged.set_bytes(&segment, bytes);
+        let copy = tempfile::tempdir().unwrap();
+        write_out(&damaged, &copy.path().join("journal"));
+        let unit = UnitServer::open_with_storage(
+            UNIT,
+            u64::MAX,
+            &files(&copy),
+            Arc::new(FsStorage::new(copy.path().join("journal"))),
+        );
+        let Ok(unit) = unit else { continue };
+        let nobody = Member { unit: UNIT, joined: Epoch(u64::MAX) };
+        let who = ask(&unit, UnitRequest { epoch: Epoch(0), member: nobody, verb: UnitVerb::Probe });
+        let UnitReply::Stranger(Some(member)) = who else {
+            // The record that says who it is, which is the first, was lost: it is nobody, and joins empty.
+            assert!(matches!(who, UnitReply::Stranger(None)), "{at}: {who:?}");
+            corrupt += 1;
+            continue;
+        };
+        let epoch = Epoch(3);
+        let found: Vec<_> = (0..MOST)
+            .map(|n| {
+                let verb = UnitVerb::Read { from: Position(n), upto: Position(n + 1), bytes: 1 };
+                ask(&unit, UnitRequest { epoch, member, verb })
+            })
+            .collect();
+        let mut lost = 0;
+        for (n, (found, whole)) in found.iter().zip(&whole.1[1..]).enumerate() {
+            if found == whole {
+                continue;
+            }
+            assert_eq!(*found, UnitReply::Corrupt(Position(n as u64)), "byte {at}");
+            lost += 1;
+        }
+        if lost == 0 {
+            harmless += 1;
+            continue;
+        }
+        corrupt += 1;
+        // It must not say how far it reaches, nor take anything, until it joins anew.
+        for verb in [UnitVerb::Seal, UnitVerb::Trim(Position(1)), UnitVerb::Probe] {
+            let answer = ask(&unit, UnitRequest { epoch: Epoch(9), member, verb });
+            assert!(matches!(answer, UnitReply::Corrupt(_) | UnitReply::Behind(_)), "{at}: {answer:?}");
+        }
+        let again = Member { unit: UNIT, joined: Epoch(9) };
+        let joined = ask(&unit, UnitRequest { epoch: Epoch(9), member: again, verb: UnitVerb::Join(LOG) });
+        assert!(
+            matches!(joined, UnitReply::Standing(standing) if standing.reach == Position::ZERO),
+            "{joined:?}"
+        );
+        let written =
+            ask(&unit, UnitRequest { epoch: Epoch(9), member: again, verb: UnitVerb::Write(run(3, 0)) });
+        assert_eq!(written, UnitReply::Done);
+    }
+    println!("{corrupt} flips lost something, {harmless} nothing");
+    assert!(corrupt > 20);
+}

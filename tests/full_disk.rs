@@ -1,0 +1,227 @@
+//! An engine in files on a disk that fills up: what is refused, what goes on, and how it gets space again.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mixlog::checkpoint::{self, Config};
+use mixlog::log::{AppendError, FileLog, file};
+use mixlog::{Builder, Engine, Footprint, Never, Position, Procedure, SubmitError, Table, Tx};
+use serde::{Deserialize, Serialize};
+
+#[path = "support/small_disk.rs"]
+mod small_disk;
+
+use small_disk::SmallDisk;
+
+/// Longer than any step takes on a busy machine, so that a hang fails instead of hanging.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const MIB: u64 = 1 << 20;
+
+/// Of the disk.
+const MEBIBYTES: u32 = 48;
+
+/// All rows together have 6 MiB.
+const ROWS: u64 = 384;
+const ROW_BYTES: usize = 16 << 10;
+
+const TEXTS: Table<u64, Vec<u8>> = Table::new("texts");
+
+#[derive(Serialize, Deserialize)]
+struct Put {
+    key: u64,
+    text: Vec<u8>,
+}
+
+impl Procedure for Put {
+    const NAME: &'static str = "put";
+    type Output = ();
+    type Abort = Never;
+
+    fn footprint(&self, f: &mut Footprint<'_>) {
+        f.write(&TEXTS, &self.key);
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<(), Never> {
+        tx.put(&TEXTS, self.key, self.text.clone());
+        Ok(())
+    }
+}
+
+fn text(n: u64) -> Vec<u8> {
+    n.to_le_bytes().iter().copied().cycle().take(ROW_BYTES).collect()
+}
+
+fn builder(config: Config) -> Builder {
+    Engine::builder().table(&TEXTS).procedure::<Put>().threads(1).checkpoints(config)
+}
+
+/// An engine on the small disk, and what it must have.
+struct Store {
+    engine: Engine,
+    log: PathBuf,
+    rows: BTreeMap<u64, u64>,
+    next: u64,
+}
+
+impl Store {
+    fn open(disk: &Path, config: Config) -> Self {
+        let log = disk.join("log");
+        let engine = Self::engine(&log, config);
+        Self { engine, log, rows: BTreeMap::new(), next: 0 }
+    }
+
+    fn engine(log: &Path, config: Config) -> Engine {
+        let files =
+            file::Config { segment_bytes: 4 * MIB, max_batch_bytes: MIB as usize, ..file::Config::default() };
+        builder(config).open(Arc::new(FileLog::open(log, files).expect("it opens"))).expect("it opens")
+    }
+
+    /// Submits the next one and waits for it.
+    fn put(&mut self) -> Result<(), SubmitError> {
+        let (key, n) = (self.next * 7 % ROWS, self.next);
+        let ticket = self.engine.submit(&Put { key, text: text(n) })?;
+        ticket.wait().expect("what was taken is executed");
+        self.rows.insert(key, n);
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Submits until the disk is full.
+    fn fill(&mut self) {
+        for _ in 0..100 * ROWS {
+            if let Err(error) = self.put() {
+                assert!(matches!(error, SubmitError::Append(AppendError::Full(_))), "{error}");
+                assert!(error.to_string().contains("no space left"), "{error}");
+                return;
+            }
+        }
+        panic!("the disk is never full");
+    }
+
+    /// Submits so many, each as often as it takes; reads go on in between. Tells how often it was refused.
+    fn go_on(&mut self, count: u64) -> u64 {
+        let (begun, end, mut refused) = (Instant::now(), self.next + count, 0);
+        while self.next < end {
+            if self.put().is_err() {
+                refused += 1;
+                self.look();
+                assert!(begun.elapsed() < PATIENCE, "space never comes back");
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        refused
+    }
+
+    fn look(&self) {
+        let snapshot = self.engine.snapshot();
+        if let Some((key, n)) = self.rows.iter().next_back() {
+            assert_eq!(snapshot.get(&TEXTS, key), Some(text(*n)), "reads go on");
+        }
+    }
+
+    fn is_whole(&self) {
+        let snapshot = self.engine.snapshot();
+        assert_eq!(snapshot.len(&TEXTS), self.rows.len());
+        for (key, n) in &self.rows {
+            assert_eq!(snapshot.get(&TEXTS, key), Some(text(*n)), "{key}");
+        }
+    }
+
+    /// Ends, and starts again from what is on the disk.
+    fn opens_again(mut self, config: Config) {
+        let digest = self.engine.digest();
+        self.engine.close().expect("it ran");
+        self.engine = Self::engine(&self.log, config);
+        assert!(self.engine.recovery().checkpoint.is_some() && self.engine.recovery().rejected.is_empty());
+        assert_eq!(self.engine.digest(), digest);
+        self.is_whole();
+    }
+
+    fn head(&self) -> Position {
+        self.engine.log().tail().unwrap().head
+    }
+}
+
+/// Takes all of the disk that is free, in a file of somebody else's.
+fn hog(disk: &Path) {
+    let mut file = File::options().append(true).create(true).open(disk.join("hog")).expect("a file");
+    let page = [1u8; 4096];
+    while file.write_all(&page).is_ok() {}
+}
+
+fn config(keep: usize) -> Config {
+    Config { every_bytes: Some(16 * MIB), keep, ..checkpoint::Config::default() }
+}
+
+fn disk() -> Option<(tempfile::TempDir, SmallDisk)> {
+    let directory = tempfile::tempdir().expect("a directory");
+    let disk = SmallDisk::mount(directory.path(), MEBIBYTES)?;
+    Some((directory, disk))
+}
+
+fn give_back(disk: &Path) {
+    fs::remove_file(disk.join("hog")).expect("it is there");
+}
+
+/// Fills the disk, and sees it recover by itself. Where two checkpoints do not fit beside each other, it takes somebody
+/// who gives space back to go on for long.
+fn recovers(keep: usize, puts_before: u64, fits_two: bool) {
+    let Some((_directory, disk)) = disk() else { return };
+    let mut store = Store::open(disk.path(), config(keep));
+    store.go_on(puts_before);
+    hog(disk.path());
+    let before = store.head();
+    store.fill();
+    // More than what the log's last two files have left.
+    store.go_on(if fits_two { 2 * 4 * MIB / ROW_BYTES as u64 + 16 } else { 16 });
+    assert!(store.head() > before, "the log was trimmed");
+    if !fits_two {
+        give_back(disk.path());
+    }
+    assert!(!store.engine.checkpoints().is_empty());
+    // And again and again: several times the disk.
+    store.go_on(6 * u64::from(MEBIBYTES) * MIB / ROW_BYTES as u64);
+    store.is_whole();
+    store.opens_again(config(keep));
+}
+
+#[test]
+fn disk_that_fills_up_before_the_first_checkpoint_is_freed_by_one() {
+    recovers(2, 2 * ROWS / 3, false);
+}
+
+#[test]
+fn disk_that_fills_up_with_one_checkpoint_is_freed_by_the_next() {
+    recovers(1, 3 * ROWS, true);
+}
+
+#[test]
+fn disk_that_fills_up_with_several_checkpoints_is_freed_by_giving_up_the_oldest() {
+    recovers(2, 6 * ROWS, true);
+}
+
+#[test]
+fn disk_that_stays_full_refuses_submissions_until_somebody_gives_space_back() {
+    let Some((_directory, disk)) = disk() else { return };
+    // Every state of the past is wanted, so nothing can be given up.
+    let mut store = Store::open(disk.path(), Config { trim: false, ..config(2) });
+    store.go_on(ROWS);
+    hog(disk.path());
+    store.fill();
+    let error = store.engine.checkpoint().expect_err("there is no space").to_string();
+    assert!(error.starts_with("cannot") && error.contains("No space left"), "{error}");
+    for _ in 0..100 {
+        assert!(store.put().is_err());
+        store.look();
+    }
+    give_back(disk.path());
+    store.go_on(ROWS / 2);
+    store.engine.checkpoint().expect("there is space");
+    store.is_whole();
+}
