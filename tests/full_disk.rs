@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mixlog::checkpoint::{self, Config};
-use mixlog::log::{AppendError, FileLog, SharedLog, file};
+use mixlog::log::{AppendError, FileLog, file};
 use mixlog::{Builder, Engine, Footprint, Never, Position, Procedure, SubmitError, Table, Tx};
 use serde::{Deserialize, Serialize};
 
