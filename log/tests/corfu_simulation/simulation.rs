@@ -40,6 +40,9 @@ struct Setting {
     tidy: bool,
     /// One fault in so much time.
     faults: u64,
+    /// Whether drivers seldom rest, and let those units join that were in the log before: soon after they left, so that
+    /// what they have is of positions that are still being written.
+    restless: bool,
 }
 
 impl Setting {
@@ -58,6 +61,7 @@ impl Setting {
             back: random.per_mille(150),
             faults: *random.pick(&[300, 1000, 4000]),
             tidy: random.per_mille(500),
+            restless: random.per_mille(300),
         }
     }
 }
@@ -69,6 +73,7 @@ struct Simulation {
     back: bool,
     tidy: bool,
     faults: u64,
+    restless: bool,
     identities: u64,
     streams: u64,
     storm: bool,
@@ -90,6 +95,7 @@ pub(crate) fn run(seed: u64, rules: Rules) -> Result<Counts, String> {
         back: setting.back,
         tidy: setting.tidy,
         faults: setting.faults,
+        restless: setting.restless,
         identities: 0,
         streams: 0,
         storm: false,
@@ -357,6 +363,7 @@ impl Simulation {
     fn rest(&mut self, client: usize) {
         let pause = match self.clients[client].role {
             Role::Writer | Role::Reader => self.world.random.between(1, 400),
+            Role::Driver if self.restless => self.world.random.between(1, 500),
             Role::Janitor | Role::Trimmer | Role::Driver => self.world.random.between(1, 5000),
         };
         self.world.after(pause, Event::Begin(client));
@@ -581,8 +588,13 @@ impl Simulation {
             return Some(Job::Transfer(Transfer::new(projection)));
         }
         let members = projection.members();
-        let spares: Vec<UnitNumber> =
+        let back =
+            |unit: &UnitNumber| self.world.hosts[unit].unit.as_ref().is_some_and(|unit| unit.bytes() > 0);
+        let mut spares: Vec<UnitNumber> =
             self.world.hosts.keys().filter(|unit| projection.member(**unit).is_none()).copied().collect();
+        if self.restless && spares.iter().any(back) {
+            spares.retain(back);
+        }
         let broken = members.iter().find(|member| !self.world.is_whole(**member)).copied();
         let member = broken.unwrap_or_else(|| *self.world.random.pick(&members));
         let survives = projection.survives(|unit| unit == member.unit);
@@ -598,8 +610,6 @@ impl Simulation {
             )),
             _ => Change::default(),
         };
-        let back =
-            |unit: &UnitNumber| self.world.hosts[unit].unit.as_ref().is_some_and(|unit| unit.bytes() > 0);
         if change.joins.iter().any(|join| back(&join.unit)) {
             self.world.counts.add(Kind::UnitBack);
         }
