@@ -4,18 +4,33 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mixlog::Position;
 use rustix::process::Signal;
 
 use crate::ANYWHERE;
-use crate::processes::{Cluster, PATIENCE, ends};
+use crate::processes::{Cluster, PATIENCE};
 
 fn mixlog(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mixlog"));
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
+}
+
+/// Waits until a command has ended by itself; one that does not is killed.
+fn ends(what: &str, mut child: Child) -> Output {
+    let begun = Instant::now();
+    // Nothing is asked of it any more, but its stdin stays open.
+    let _stdin = child.stdin.take();
+    while child.try_wait().expect("it is our child").is_none() {
+        if begun.elapsed() > PATIENCE {
+            let _ = child.kill();
+            panic!("{what} does not end: {:?}", child.wait_with_output());
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    child.wait_with_output().expect("it has ended")
 }
 
 fn output(arguments: &[&str]) -> Output {

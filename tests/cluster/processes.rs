@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -150,21 +150,6 @@ impl Drop for Cluster {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Waits until a command has ended by itself; one that does not is killed.
-pub(crate) fn ends(what: &str, mut child: Child) -> Output {
-    let begun = Instant::now();
-    // Nothing is asked of it any more, but its stdin stays open.
-    let _stdin = child.stdin.take();
-    while child.try_wait().expect("it is our child").is_none() {
-        if begun.elapsed() > PATIENCE {
-            let _ = child.kill();
-            panic!("{what} does not end: {:?}", child.wait_with_output());
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    child.wait_with_output().expect("it has ended")
 }
 
 pub(crate) fn transport(home: &Home) -> Arc<TcpTransport> {
