@@ -156,7 +156,7 @@ impl Keeper {
         self.tidy(&mut kept)?;
         if closed.is_some() {
             // Before the log takes what it was trimmed by.
-            self.reserve(&kept, self.config.every_bytes.unwrap_or(0) / u64::from(RETRY_SHARE));
+            self.reserve(&kept, 2 * self.config.every_bytes.unwrap_or(0) / u64::from(RETRY_SHARE));
         }
         Ok(checkpoint)
     }
@@ -321,7 +321,8 @@ impl Keeper {
                 let step = (bytes / u64::from(RETRY_SHARE)).max(1);
                 // Space that is about to end is a reason to free some, once in a while.
                 let kept = self.kept.lock().expect("a checkpoint that panics is a bug");
-                if !self.reserve(&kept, executed - taken_at + step) && executed >= looked_at + step {
+                // Two steps ahead: when it fails, what was reserved before is still enough for what is there now.
+                if !self.reserve(&kept, executed - taken_at + 2 * step) && executed >= looked_at + step {
                     (scarce, looked_at) = (true, executed);
                 }
                 let (enough, next) = (taken_at + bytes, executed + step);
