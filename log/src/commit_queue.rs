@@ -66,7 +66,8 @@ pub(crate) struct Group {
 pub(crate) enum Work {
     /// Write this.
     Group(Group),
-    /// Nothing was written for the time given, and what was written last is not attested.
+    /// Nothing was written for the time given, and what was written last is not attested: attest it, if it is durable,
+    /// then [`rest`](CommitQueue::rest).
     Idle,
     /// Everything is published: seal the log, then call [`sealed`](CommitQueue::sealed).
     Seal,
@@ -131,8 +132,6 @@ struct State {
     phase: Phase,
     failed: Option<Arc<io::Error>>,
     log_thread_waits: bool,
-    /// Whether it waits without end: it has to know when there is something to attest.
-    log_thread_sleeps: bool,
     chores_wait: bool,
     waiters: usize,
 }
@@ -203,7 +202,6 @@ impl CommitQueue {
             phase: if sealed { Phase::Sealed } else { Phase::Open },
             failed: None,
             log_thread_waits: false,
-            log_thread_sleeps: false,
             chores_wait: false,
             waiters: 0,
         };
@@ -381,22 +379,24 @@ impl CommitQueue {
             if let Some(group) = state.take() {
                 return Work::Group(group);
             }
-            match state.phase {
-                Phase::Sealing if !state.writing => return Work::Seal,
-                Phase::Closed if !state.writing => return Work::Close,
-                _ => {}
+            let left = idle.saturating_sub(state.last_written.elapsed());
+            if !state.writing {
+                match state.phase {
+                    Phase::Sealing => return Work::Seal,
+                    Phase::Closed => return Work::Close,
+                    Phase::Open | Phase::Sealed => {}
+                }
+                if state.unattested && left.is_zero() {
+                    // Nobody else writes meanwhile, nor behind an attestation that failed.
+                    state.writing = true;
+                    return Work::Idle;
+                }
             }
-            let left = state.unattested.then(|| idle.saturating_sub(state.last_written.elapsed()));
-            if left == Some(Duration::ZERO) && !state.writing {
-                return Work::Idle;
-            }
-            // Who writes now wakes it, or moves the time.
-            let left = left.map(|left| if left.is_zero() { idle } else { left });
+            // Somebody else who writes leaves something to attest.
+            let timed = state.unattested || state.writing;
             state.log_thread_waits = true;
-            state.log_thread_sleeps = left.is_none();
-            state = sync::wait(&self.work, state, left);
+            state = sync::wait(&self.work, state, timed.then(|| if left.is_zero() { idle } else { left }));
             state.log_thread_waits = false;
-            state.log_thread_sleeps = false;
         }
     }
 
@@ -405,9 +405,12 @@ impl CommitQueue {
         sync::lock(&self.state).unattested
     }
 
-    /// A watermark on the disk covers what was written last.
-    pub(crate) fn attested(&self) {
-        sync::lock(&self.state).unattested = false;
+    /// The log thread has written what was to be written beside groups: what was written last is `attested`, or later.
+    pub(crate) fn rest(&self, attested: bool) {
+        let mut state = sync::lock(&self.state);
+        state.writing = false;
+        state.unattested = !attested;
+        state.last_written = Instant::now();
     }
 
     /// The group taken last is durable: the tail is now `tail`. `current` bytes are left in the current
@@ -432,18 +435,19 @@ impl CommitQueue {
             self.reserve(&mut state);
         }
         self.published.store(tail.0, Ordering::Release);
-        let something_to_do =
-            !state.frames.is_empty() || state.phase != Phase::Open || state.log_thread_sleeps;
+        let something_to_do = !state.frames.is_empty() || state.phase != Phase::Open;
         if something_to_do && mem::take(&mut state.log_thread_waits) {
             self.work.notify_one();
         }
         self.wake_waiters(state);
     }
 
-    /// The group taken last could not be written, or not made durable: the log failed, for good.
+    /// What the writer had to write could not be written, or not made durable: the log failed, for good.
     pub(crate) fn abandon(&self, error: io::Error) {
-        sync::lock(&self.state).writing = false;
-        self.fail(error);
+        let mut state = sync::lock(&self.state);
+        // In one step: nobody may write behind what failed.
+        state.writing = false;
+        self.fail_now(state, error);
     }
 
     /// Waits until nobody writes any more. Nothing is appended meanwhile.
@@ -466,7 +470,10 @@ impl CommitQueue {
 
     /// The log failed, for good. The first failure is the one that is told.
     pub(crate) fn fail(&self, error: io::Error) -> Arc<io::Error> {
-        let mut state = sync::lock(&self.state);
+        self.fail_now(sync::lock(&self.state), error)
+    }
+
+    fn fail_now(&self, mut state: MutexGuard<'_, State>, error: io::Error) -> Arc<io::Error> {
         let error = Arc::clone(state.failed.get_or_insert_with(|| Arc::new(error)));
         state.frames.clear();
         self.wake_everybody(state);

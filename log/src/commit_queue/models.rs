@@ -136,7 +136,7 @@ fn loom_log_thread_learns_what_somebody_else_wrote() {
                     // Time passes when there is nothing to wait for.
                     match queue.take(Duration::ZERO) {
                         Work::Group(group) => write_group(&queue, ROOM, group),
-                        Work::Idle => queue.attested(),
+                        Work::Idle => queue.rest(true),
                         _ => return,
                     }
                 }
@@ -184,6 +184,25 @@ fn loom_failure_releases_everybody_and_acknowledges_nothing_more() {
         assert_eq!(log_thread.join().unwrap(), 0);
         assert!(matches!(append(&queue), Err(AppendError::Failed(_))));
         assert!(matches!(queue.seal(), Err(SealError::Failed(_))));
+    });
+}
+
+#[test]
+fn loom_nothing_is_written_behind_a_group_that_failed() {
+    explore(|| {
+        let queue = queue(ROOM, 9);
+        let log_thread = start(&queue, 0);
+        let mut last = None;
+        for _ in 0..2 {
+            last = append(&queue).ok().or(last);
+        }
+        if let Some(first) = last {
+            // Whoever wrote asserts that everything before was published.
+            assert_eq!(wait(&queue, first).is_ok(), queue.published() > first);
+        }
+        queue.close();
+        log_thread.join().unwrap();
+        queue.wait_at_rest();
     });
 }
 

@@ -175,8 +175,8 @@ impl Segments {
 /// Creates the spare segment: its space is the log's before anything depends on it.
 ///
 /// For a log that is flushed at every group, unless groups are large, `write` the zeros as well: space that is
-/// reserved but was never written makes each flush also write the file system's own records. `stop` is asked now and then whether
-/// the spare is still wanted.
+/// reserved but was never written makes each flush also write the file system's own records. `stop` is asked now
+/// and then whether the spare is still wanted.
 pub(crate) fn reserve(
     storage: &dyn Storage,
     bytes: u64,

@@ -71,14 +71,14 @@ pub(crate) fn run(shared: &Shared) {
             Work::Seal => shared.writer().seal(shared),
             Work::Close => {
                 if let Err(error) = shared.writer().finish(shared) {
-                    shared.queue.fail(error);
+                    shared.queue.abandon(error);
                 }
                 return;
             }
             Work::Stop => return,
         };
         if let Err(error) = done {
-            shared.queue.fail(error);
+            shared.queue.abandon(error);
             return;
         }
     }
@@ -208,11 +208,14 @@ impl Writer {
 
     /// Writes the watermark down if there is nothing that it does not cover; else sees to that.
     fn attest_when_durable(&mut self, shared: &Shared) -> io::Result<()> {
-        if shared.durable() < self.next {
+        let durable = shared.durable() >= self.next;
+        if durable {
+            self.attest(shared)?;
+        } else {
             shared.queue.request_flush();
-            return Ok(());
         }
-        self.attest(shared)
+        shared.queue.rest(durable);
+        Ok(())
     }
 
     fn attest(&mut self, shared: &Shared) -> io::Result<()> {
@@ -220,9 +223,7 @@ impl Writer {
         let stamp = self.stamp(shared);
         layout::encode_watermark(&mut self.buffer, stamp, self.next);
         self.offset += FRAME_HEADER as u64;
-        self.write_buffer()?;
-        shared.queue.attested();
-        Ok(())
+        self.write_buffer()
     }
 
     fn flush_in_background(&mut self, shared: &Shared) {
@@ -254,6 +255,7 @@ impl Writer {
         if shared.queue.is_unattested() {
             self.attest(shared)?;
             self.file.sync_data()?;
+            shared.queue.rest(true);
         }
         Ok(())
     }
