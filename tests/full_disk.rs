@@ -198,7 +198,6 @@ fn recovers(keep: usize, puts_before: u64, fits_two: bool) {
 }
 
 #[test]
-#[ignore = "not always: the checkpoint may find less space than it needs"]
 fn disk_that_fills_up_before_the_first_checkpoint_is_freed_by_one() {
     recovers(2, 2 * ROWS / 3, false);
 }

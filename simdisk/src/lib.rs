@@ -73,6 +73,13 @@ pub enum Call {
         /// Its new length.
         bytes: u64,
     },
+    /// A file was cut.
+    Truncate {
+        /// Number of the file.
+        file: usize,
+        /// Its new length.
+        bytes: u64,
+    },
     /// A file was synced.
     Sync {
         /// Number of the file.
@@ -140,7 +147,8 @@ struct Inode {
 #[derive(Clone, Debug)]
 struct Pending {
     offset: usize,
-    bytes: Vec<u8>,
+    /// `None` when the file was cut there.
+    bytes: Option<Vec<u8>>,
     /// A failed sync marked it clean, so no later one saves it.
     clean: bool,
 }
@@ -219,20 +227,30 @@ impl Disk {
                 let offset = usize::try_from(*offset).unwrap();
                 let inode = &mut self.inodes[*file];
                 put(&mut inode.live, offset, bytes);
-                inode.pending.push(Pending { offset, bytes: bytes.clone(), clean: false });
+                inode.pending.push(Pending { offset, bytes: Some(bytes.clone()), clean: false });
             }
             Call::Allocate { file, bytes } => {
                 let inode = &mut self.inodes[*file];
                 let (start, end) = (inode.live.len(), usize::try_from(*bytes).unwrap());
                 if end > start {
                     inode.live.resize(end, 0);
-                    inode.pending.push(Pending { offset: start, bytes: vec![0; end - start], clean: false });
+                    let zeros = Some(vec![0; end - start]);
+                    inode.pending.push(Pending { offset: start, bytes: zeros, clean: false });
                 }
+            }
+            Call::Truncate { file, bytes } => {
+                let inode = &mut self.inodes[*file];
+                let offset = usize::try_from(*bytes).unwrap();
+                inode.live.truncate(offset);
+                inode.pending.push(Pending { offset, bytes: None, clean: false });
             }
             Call::Sync { file } => {
                 let inode = &mut self.inodes[*file];
                 for write in inode.pending.extract_if(.., |write| !write.clean) {
-                    put(&mut inode.durable, write.offset, &write.bytes);
+                    match &write.bytes {
+                        Some(bytes) => put(&mut inode.durable, write.offset, bytes),
+                        None => inode.durable.truncate(write.offset),
+                    }
                 }
             }
             Call::SyncFailed { file } => {
@@ -289,12 +307,18 @@ impl Disk {
             let piece = if manifests.contains(&Some(file)) { MANIFEST_PIECE } else { SECTOR };
             let mut image = inode.durable.clone();
             for write in &inode.pending {
-                let mut start = 0;
-                while start < write.bytes.len() {
-                    let end = ((write.offset + start) / piece + 1) * piece - write.offset;
-                    let end = end.min(write.bytes.len());
+                let Some(bytes) = &write.bytes else {
                     if survives(random) {
-                        put(&mut image, write.offset + start, &write.bytes[start..end]);
+                        image.truncate(write.offset);
+                    }
+                    continue;
+                };
+                let mut start = 0;
+                while start < bytes.len() {
+                    let end = ((write.offset + start) / piece + 1) * piece - write.offset;
+                    let end = end.min(bytes.len());
+                    if survives(random) {
+                        put(&mut image, write.offset + start, &bytes[start..end]);
                     }
                     start = end;
                 }
@@ -356,6 +380,8 @@ pub enum Kind {
     Write,
     /// Space is reserved.
     Allocate,
+    /// A file is cut.
+    Truncate,
     /// A file is synced.
     Sync,
     /// A file is renamed.
@@ -728,6 +754,13 @@ impl StorageFile for SimFile {
         state.check(Kind::Allocate)?;
         state.check_space(self.file, usize::try_from(bytes).unwrap())?;
         state.call(Call::Allocate { file: self.file, bytes });
+        Ok(())
+    }
+
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        let mut state = self.sim.state();
+        state.check(Kind::Truncate)?;
+        state.call(Call::Truncate { file: self.file, bytes });
         Ok(())
     }
 }

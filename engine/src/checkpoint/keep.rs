@@ -5,9 +5,10 @@
 //! ```text
 //! space for one more checkpoint is always in hand: an older one that can be given up, or `checkpoint.spare`
 //!
-//! append finds the disk full ──> submissions refused, spare or oldest given up ──> checkpoint ──> log trimmed
-//!                                        └ all that this frees is the checkpoint's ┘
+//! append finds the disk full ──> checkpoint written over the spare or the oldest ──> log trimmed
 //! ```
+//!
+//! Over them, and not beside them after they were removed: what is free for a moment is won by whoever asks first.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -154,14 +155,19 @@ impl Keeper {
         drop(snapshot);
         observe::checkpointed(&checkpoint);
         self.tidy(&mut kept)?;
+        let ahead = 2 * self.config.every_bytes.unwrap_or(0) / u64::from(RETRY_SHARE);
+        if let Err(full) = self.reserve(&kept, ahead) {
+            closed.get_or_insert_with(|| self.shared.due.close(Arc::new(full)));
+        }
+        self.trim(kept.good[0])?;
         if closed.is_some() {
-            // Before the log takes what it was trimmed by.
-            self.reserve(&kept, 2 * self.config.every_bytes.unwrap_or(0) / u64::from(RETRY_SHARE));
+            // Before the log takes what it was trimmed by. If it is not enough, it is tried again.
+            let _ = self.reserve(&kept, ahead);
         }
         Ok(checkpoint)
     }
 
-    /// Writes it; on a disk that is full in space that is given up for it.
+    /// Writes it, in the space that was kept for it; on a disk that is full over the oldest.
     fn write_in_any_space<'a>(
         &'a self,
         kept: &mut Kept,
@@ -173,27 +179,39 @@ impl Keeper {
         loop {
             let written = self.write(header, catalog, snapshot);
             let Err(error) = &written else { return written };
-            // Gives back what was taken of a full disk. If that fails, too, the next attempt tries again.
-            let _ = self.shelf.remove(WRITING);
-            let Some(full) = error.no_space() else { return written };
-            // The log would take what is given up now, segment by segment, and nobody would ever trim it.
+            let Some(full) = error.no_space() else {
+                // If that fails, too, the next attempt finds it.
+                let _ = self.shelf.remove(WRITING);
+                return written;
+            };
+            // The log would take what is free now, segment by segment, and nobody would ever trim it.
             closed.get_or_insert_with(|| self.shared.due.close(Arc::clone(full)));
-            let spare = self.shelf.give_back().map_err(self.error("remove", SPARE))?;
-            if !spare && !self.give_up_oldest(kept)? {
+            if !self.give_up_oldest(kept)? {
+                let _ = self.keep_space_of(WRITING);
                 return written;
             }
         }
     }
 
-    /// Gives up the oldest of several checkpoints, and the log that only it needs; tells whether there was one to give.
-    /// One that is left alone is read first.
+    /// Whether space for the next checkpoint is kept: there will be one, and it makes the log shorter.
+    const fn keeps_space(&self) -> bool {
+        self.config.trim && (self.config.every_bytes.is_some() || self.config.every.is_some())
+    }
+
+    fn keep_space_of(&self, name: &str) -> io::Result<()> {
+        if self.keeps_space() { self.shelf.hand_over(name, SPARE) } else { self.shelf.remove(name) }
+    }
+
+    /// Gives up the oldest of several checkpoints, whose space is the next one's, and the log that only it needs; tells
+    /// whether there was one to give. One that is left alone is read first.
     fn give_up_oldest(&self, kept: &mut Kept) -> Result<bool, CheckpointError> {
         let &[oldest, next, ..] = &kept.good[..] else { return Ok(false) };
         if kept.good.len() == 2 {
             let bad = |bad: Bad| io::Error::other(bad.to_string());
             self.shelf.verify(next).map_err(bad).map_err(self.error("verify", &file_name(next)))?;
         }
-        self.remove(oldest)?;
+        let name = file_name(oldest);
+        self.shelf.hand_over(&name, SPARE).map_err(self.error("give up", &name))?;
         kept.good.remove(0);
         self.shelf.storage.sync_directory().map_err(self.error("sync", ""))?;
         self.trim(next)?;
@@ -239,11 +257,14 @@ impl Keeper {
         Ok((written.rows, written.bytes))
     }
 
-    /// Gives up the checkpoints that are too many, and the log before the oldest one that is kept.
+    /// Gives up the checkpoints that are too many. The space of one whose follower stays alone is kept.
     fn tidy(&self, kept: &mut Kept) -> Result<(), CheckpointError> {
         let mut removed = false;
         while kept.good.len() > self.config.keep.max(1) {
-            self.remove(kept.good[0])?;
+            let name = file_name(kept.good[0]);
+            let given =
+                if kept.good.len() == 2 { self.keep_space_of(&name) } else { self.shelf.remove(&name) };
+            given.map_err(self.error("give up", &name))?;
             kept.good.remove(0);
             removed = true;
         }
@@ -258,21 +279,24 @@ impl Keeper {
         if removed {
             self.shelf.storage.sync_directory().map_err(self.error("sync", ""))?;
         }
-        self.trim(oldest)
+        Ok(())
     }
 
     /// Keeps space for the next checkpoint, unless an older one can be given up for it: as much as the newest one took,
-    /// and `executed`, the bytes of entries since. Tells whether it could.
-    fn reserve(&self, kept: &Kept, executed: u64) -> bool {
-        if !self.config.trim {
-            // Then no checkpoint makes the log shorter.
-            return true;
+    /// and `executed`, the bytes of entries since.
+    fn reserve(&self, kept: &Kept, executed: u64) -> io::Result<()> {
+        if !self.keeps_space() {
+            return Ok(());
         }
-        let reserved = match kept.good.len() {
-            0 | 1 => self.shelf.reserve(kept.bytes + executed),
-            _ => self.shelf.give_back().map(|_| ()),
-        };
-        reserved.is_ok()
+        if kept.good.len() > 1 {
+            return self.shelf.give_back();
+        }
+        let reserved = self.shelf.reserve(kept.bytes + executed);
+        if reserved.is_err() {
+            // Often that is enough, as rows are replaced.
+            let _ = self.shelf.reserve(kept.bytes);
+        }
+        reserved
     }
 
     /// Whether there is no later state to be kept than the last one that was.
@@ -287,7 +311,7 @@ impl Keeper {
     /// The log has no space left: takes a checkpoint, or gives up older ones when the newest is of the newest state, so
     /// that the log can be trimmed. Tells whether that freed anything.
     fn make_space(&self) -> Result<bool, CheckpointError> {
-        if !self.config.trim {
+        if !self.keeps_space() {
             return Ok(false);
         }
         if !self.is_up_to_date() {
@@ -322,7 +346,9 @@ impl Keeper {
                 // Space that is about to end is a reason to free some, once in a while.
                 let kept = self.kept.lock().expect("a checkpoint that panics is a bug");
                 // Two steps ahead: when it fails, what was reserved before is still enough for what is there now.
-                if !self.reserve(&kept, executed - taken_at + 2 * step) && executed >= looked_at + step {
+                if self.reserve(&kept, executed - taken_at + 2 * step).is_err()
+                    && executed >= looked_at + step
+                {
                     (scarce, looked_at) = (true, executed);
                 }
                 let (enough, next) = (taken_at + bytes, executed + step);

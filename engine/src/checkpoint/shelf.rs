@@ -70,23 +70,37 @@ impl Shelf {
         }
     }
 
-    /// Gives back what was kept; tells whether something was.
-    pub(crate) fn give_back(&self) -> io::Result<bool> {
-        match self.storage.remove(SPARE) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
-        }
+    /// Gives back what was kept.
+    pub(crate) fn give_back(&self) -> io::Result<()> {
+        self.remove(SPARE)
     }
 
-    /// Makes room for a new file: removes what a crash left half written, and a file in the new one's place, which
-    /// is no good or it would not be replaced.
+    /// Makes room for a new file, which has the space that was kept for it: removes a file in its place, which is no
+    /// good or it would not be replaced.
     pub(crate) fn clear(&self, position: Position) -> io::Result<()> {
         if !self.storage.exists()? {
             return self.storage.create_directory();
         }
-        self.remove(WRITING)?;
+        self.hand_over(SPARE, WRITING)?;
         self.remove(&file_name(position))
+    }
+
+    /// Gives the file `from` up, if it is there. Its space is that of `to`, at no moment anybody else's, unless that has
+    /// more already.
+    pub(crate) fn hand_over(&self, from: &str, to: &str) -> io::Result<()> {
+        let Some(given) = self.length(from)? else { return Ok(()) };
+        if self.length(to)?.is_some_and(|had| had >= given) {
+            return self.remove(from);
+        }
+        self.remove(to)?;
+        self.storage.rename(from, to)
+    }
+
+    fn length(&self, name: &str) -> io::Result<Option<u64>> {
+        match self.storage.open(name, Access::Read) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            file => file?.len().map(Some),
+        }
     }
 
     /// Gives what was written its name, durably. Before this returns, the checkpoint may or may not be there.

@@ -28,8 +28,8 @@ pub(crate) struct Written {
     pub(crate) bytes: u64,
 }
 
-/// Writes the state that `snapshot` sees to a new file, and makes its bytes durable; the name is left to the caller.
-/// `None` when `stop` said so before the end.
+/// Writes the state that `snapshot` sees to a file, over what is in it, and makes its bytes durable; the name is left
+/// to the caller. `None` when `stop` said so before the end.
 pub(crate) fn write(
     storage: &dyn Storage,
     name: &str,
@@ -38,7 +38,10 @@ pub(crate) fn write(
     snapshot: &Snapshot,
     stop: &dyn Fn() -> bool,
 ) -> io::Result<Option<Written>> {
-    let file = storage.open(name, Access::CreateNew)?;
+    let file = match storage.open(name, Access::Write) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => storage.open(name, Access::CreateNew)?,
+        file => file?,
+    };
     let mut blocks = Blocks::new(file, header);
     let tables: Vec<_> = snapshot.store().tables().filter(|table| !table.is_derived()).collect();
     let entries: Vec<_> = tables
@@ -125,6 +128,9 @@ impl Blocks {
     /// Makes all of it durable; tells the file's length.
     fn finish(mut self) -> io::Result<u64> {
         self.write()?;
+        if self.file.len()? > self.offset {
+            self.file.truncate(self.offset)?;
+        }
         self.file.sync_data()?;
         Ok(self.offset)
     }

@@ -129,6 +129,12 @@ pub trait StorageFile: Send + Sync + 'static {
     /// # Errors
     /// What the operating system says; [`io::ErrorKind::Unsupported`] when the file system cannot.
     fn allocate(&self, bytes: u64) -> io::Result<()>;
+
+    /// Cuts the file to its first `bytes` bytes, of which it has at least so many.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn truncate(&self, bytes: u64) -> io::Result<()>;
 }
 
 /// How many interruptions of one call are taken for bad luck.
@@ -294,6 +300,10 @@ impl StorageFile for FsFile {
             }
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        self.0.set_len(bytes)
     }
 }
 
