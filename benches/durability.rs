@@ -2,7 +2,8 @@
 //!
 //! Each round runs every contender once, one after another, in one directory; what is printed are medians over the
 //! rounds, and ratios of medians. `DIR=/mnt/disk` chooses the disk (a file system in memory proves nothing), `ROUNDS=5`
-//! and `ONLY=flushed|buffered|checkpoints|replay` what is run, `IN_FLIGHT=2048` how many transactions wait for groups.
+//! and `ONLY=flushed|zeros|buffered|checkpoints|replay` what is run, `IN_FLIGHT=2048` how many transactions wait for
+//! groups, `MANY=500000` how many there are of them, `MIB=64` how long the segments of `zeros` are.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -104,6 +105,54 @@ fn raw_flushes(scratch: &Scratch, bytes: usize, count: usize) -> f64 {
     }
     count as f64 / start.elapsed().as_secs_f64()
 }
+
+/// MB per second of flushed writes of so many bytes each, one behind the other, on space that was allocated, and written
+/// as well or not; what that took counts.
+fn prepared_flushes(scratch: &Scratch, bytes: usize, zeros: bool) -> f64 {
+    let total = setting("MIB", 64) << 20;
+    let path = scratch.path("prepared");
+    rustix::fs::sync();
+    let start = Instant::now();
+    let file = if zeros {
+        written_file(&path, total)
+    } else {
+        let file = File::create_new(&path).expect("a new file");
+        let flags = rustix::fs::FallocateFlags::empty();
+        rustix::fs::fallocate(&file, flags, 0, total as u64).expect("it is allocated");
+        file.sync_all().expect("it is synced");
+        file
+    };
+    let prepared = start.elapsed().as_secs_f64();
+    // Small writes take long, and their share of the preparation is what counts.
+    let count = (total / bytes).min(2000);
+    let block = vec![7; bytes];
+    let start = Instant::now();
+    for n in 0..count {
+        file.write_all_at(&block, (n * bytes) as u64).expect("it is written");
+        file.sync_data().expect("it is synced");
+    }
+    let written = count * bytes;
+    written as f64 / (start.elapsed().as_secs_f64() + prepared * written as f64 / total as f64) / 1e6
+}
+
+/// When zeros in a segment to come are worth their time.
+fn zeros(scratch: &Scratch) {
+    for kib in [4, 32, 128, 256, 512, 1024] {
+        let bytes = kib << 10;
+        compare(
+            &format!("groups of {kib} KiB, flushed one by one, and the preparation of their space"),
+            "MB/s",
+            vec![
+                ("zeros written before", Box::new(|| prepared_flushes(scratch, bytes, true))),
+                ("allocated only", Box::new(|| prepared_flushes(scratch, bytes, false))),
+            ],
+            &[(1, 0, if bytes >= LARGE_GROUP { 1.0 } else { 0.0 })],
+        );
+    }
+}
+
+/// From this size on the log leaves the zeros out.
+const LARGE_GROUP: usize = 256 << 10;
 
 fn open_log(path: &Path, durability: Durability) -> Arc<FileLog> {
     let config = file::Config { durability, ..file::Config::default() };
@@ -387,8 +436,13 @@ type Part = fn(&Scratch);
 fn main() {
     let only: String = setting("ONLY", String::new());
     let scratch = Scratch::new();
-    let parts: [(&str, Part); 4] =
-        [("flushed", flushed), ("buffered", buffered), ("checkpoints", checkpoints), ("replay", replay)];
+    let parts: [(&str, Part); 5] = [
+        ("flushed", flushed),
+        ("zeros", zeros),
+        ("buffered", buffered),
+        ("checkpoints", checkpoints),
+        ("replay", replay),
+    ];
     for (name, part) in parts {
         if only.is_empty() || only == name {
             part(&scratch);

@@ -141,6 +141,8 @@ fn recorder_and_subscriber_are_told_of_windows_and_not_of_transactions() {
     tracing::subscriber::set_global_default(told.clone()).expect("the only one");
 
     let disk = Sim::default();
+    // Nothing can be kept for a checkpoint beforehand.
+    disk.set_capacity(Some(100));
     let engine = Engine::builder()
         .table(&ROWS)
         .table(&OTHERS)
@@ -154,7 +156,6 @@ fn recorder_and_subscriber_are_told_of_windows_and_not_of_transactions() {
     let tickets: Vec<_> = (0..1_000).map(put).collect();
     tickets.into_iter().for_each(|ticket| drop(ticket.wait().expect("it is executed")));
     let position = engine.position().expect("something was executed").0;
-    disk.set_capacity(Some(100));
     engine.checkpoint().expect_err("the disk is full");
     disk.set_capacity(None);
     engine.checkpoint().expect("there is space");
