@@ -18,10 +18,16 @@ impl Batch {
         Self { bytes: Vec::new(), ends: Vec::new() }
     }
 
-    /// An empty batch with space for as much as `other` holds: entries come in at a steady pace, and growing
-    /// a buffer step by step costs more than filling it.
-    pub(crate) fn with_space_of(other: &Self) -> Self {
-        Self { bytes: Vec::with_capacity(other.bytes.len()), ends: Vec::with_capacity(other.ends.len()) }
+    /// Makes space for as much as `other` holds, in an empty batch: entries come in at a steady pace, and growing a
+    /// buffer step by step costs more than filling it.
+    pub(crate) fn reserve_space_of(&mut self, other: &Self) {
+        self.bytes.reserve(other.bytes.len());
+        self.ends.reserve(other.ends.len());
+    }
+
+    /// How many bytes its buffers take.
+    pub(crate) const fn capacity(&self) -> usize {
+        self.bytes.capacity() + self.ends.capacity() * size_of::<u32>()
     }
 
     /// The batch of these entries; `ends` as in [`ends`](Self::ends).
@@ -162,6 +168,18 @@ impl Block {
         match &self.entries {
             Entries::Data { ends, .. } => ends.len(),
             Entries::Junk { count } => *count as usize,
+        }
+    }
+
+    /// The buffers of its data, without the entries; `None` for junk.
+    pub(crate) fn into_emptied(self) -> Option<Batch> {
+        match self.entries {
+            Entries::Data { bytes, ends } => {
+                let mut batch = Batch { bytes, ends };
+                batch.clear();
+                Some(batch)
+            }
+            Entries::Junk { .. } => None,
         }
     }
 

@@ -39,6 +39,8 @@ const PATIENCE: Duration = Duration::from_millis(1);
 pub(crate) struct Limits {
     /// Accepted bytes that may wait before submitters do.
     pub(crate) queue_bytes: u64,
+    /// A group takes no further frame once it has so many bytes: while it is written, others can be accepted.
+    pub(crate) group_bytes: u64,
     /// Largest body of one batch.
     pub(crate) batch_bytes: usize,
     /// A frame takes no further batch that would push its body past this.
@@ -109,6 +111,11 @@ pub(crate) struct CommitQueue {
 #[derive(Debug)]
 struct State {
     frames: VecDeque<Batch>,
+    /// Frames that were written and are of no more use, emptied: memory that the process has already is faster than
+    /// what the system gives.
+    emptied: Vec<Batch>,
+    /// The position of the first entry that waits, and of the next one to come.
+    first: Position,
     next: Position,
     /// Bytes accepted and not published, the group being written included.
     pending: u64,
@@ -160,16 +167,21 @@ impl State {
         room.checked_sub(self.pending).expect("accepted appends have room")
     }
 
-    /// What waits, if nobody writes.
-    fn take(&mut self) -> Option<Group> {
+    /// What waits, or as much of it as a group takes, if nobody writes.
+    fn take(&mut self, limits: &Limits) -> Option<Group> {
         if self.frames.is_empty() || self.writing || self.failed.is_some() {
             return None;
         }
-        let frames: Vec<Batch> = self.frames.drain(..).collect();
-        let entries: u64 = frames.iter().map(|frame| frame.len() as u64).sum();
+        let (first, mut frames) = (self.first, Vec::with_capacity(self.frames.len()));
+        while (frames.is_empty() || self.in_flight < limits.group_bytes)
+            && let Some(frame) = self.frames.pop_front()
+        {
+            self.first = self.first.plus(frame.len() as u64);
+            self.in_flight += body_bytes(&frame) as u64 + limits.frame_overhead;
+            frames.push(frame);
+        }
         self.writing = true;
-        self.in_flight = self.pending;
-        Some(Group { first: Position(self.next.0 - entries), frames })
+        Some(Group { first, frames })
     }
 
     fn ended(&self) -> bool {
@@ -187,6 +199,8 @@ impl CommitQueue {
     pub(crate) fn new(limits: Limits, tail: Position, sealed: bool, current: u64) -> Self {
         let state = State {
             frames: VecDeque::new(),
+            emptied: Vec::new(),
+            first: tail,
             next: tail,
             pending: 0,
             in_flight: 0,
@@ -260,10 +274,12 @@ impl CommitQueue {
         if joins {
             state.frames.back_mut().expect("a frame was found to join").extend(batch);
         } else {
-            let mut frame = match state.frames.back() {
-                Some(full) => Batch::with_space_of(full),
-                None => Batch::new(),
-            };
+            let State { frames, emptied, .. } = &mut *state;
+            let mut frame = Batch::new();
+            if let Some(full) = frames.back() {
+                frame = emptied.pop().unwrap_or_default();
+                frame.reserve_space_of(full);
+            }
             frame.extend(batch);
             state.frames.push_back(frame);
         }
@@ -376,7 +392,7 @@ impl CommitQueue {
             if state.failed.is_some() {
                 return Work::Stop;
             }
-            if let Some(group) = state.take() {
+            if let Some(group) = state.take(&self.limits) {
                 return Work::Group(group);
             }
             let left = idle.saturating_sub(state.last_written.elapsed());
@@ -414,8 +430,9 @@ impl CommitQueue {
     }
 
     /// The group taken last is durable: the tail is now `tail`. `current` bytes are left in the current
-    /// segment, which is the former spare one if the log `rotated`.
-    pub(crate) fn publish(&self, tail: Position, current: u64, rotated: bool) {
+    /// segment, which is the former spare one if the log `rotated`. Nobody needs the frames in `emptied` any more.
+    pub(crate) fn publish(&self, tail: Position, current: u64, rotated: bool, mut emptied: Vec<Batch>) {
+        emptied.retain(|frame| frame.capacity() <= 2 * self.limits.frame_bytes);
         let mut state = sync::lock(&self.state);
         state.writing = false;
         if state.failed.is_some() {
@@ -423,6 +440,10 @@ impl CommitQueue {
             self.wake_waiters(state);
             return;
         }
+        let most = self.limits.group_bytes / self.limits.frame_bytes as u64;
+        let kept = (most as usize).saturating_sub(state.emptied.len()).min(emptied.len());
+        // The others are given back when the lock is.
+        state.emptied.extend(emptied.drain(..kept));
         state.unattested = true;
         state.last_written = Instant::now();
         state.pending -= mem::take(&mut state.in_flight);
@@ -573,7 +594,7 @@ impl CommitQueue {
                 return None;
             }
             let has_time = left.is_none_or(|left| left >= PATIENCE);
-            if has_time && let Some(group) = state.take() {
+            if has_time && let Some(group) = state.take(&self.limits) {
                 drop(state);
                 write(group);
                 state = sync::lock(&self.state);

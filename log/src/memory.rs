@@ -81,7 +81,8 @@ impl State {
         if self.open.is_empty() {
             return;
         }
-        let next = Batch::with_space_of(&self.open);
+        let mut next = Batch::new();
+        next.reserve_space_of(&self.open);
         let block = Block::of(self.open_first, mem::replace(&mut self.open, next));
         self.open_first = block.end();
         self.blocks.push_back(Arc::new(block));

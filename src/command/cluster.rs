@@ -138,12 +138,12 @@ fn made(reconfigured: Option<Reconfigured>) -> Result<Arc<Projection>, Failure> 
     }
 }
 
-/// The log of the cluster that is named, or `None` if the name means something else.
+/// The log of the cluster that is named, or `None` if nothing is, or the name means something else.
 pub(super) fn named_log(
-    name: &Path,
+    name: Option<&Path>,
     options: &OnClusterOptions,
 ) -> Result<Option<Arc<dyn SharedLog>>, Failure> {
-    match named(name) {
+    match name.and_then(named) {
         Some(home) => {
             let (patience, beside) = (Duration::from_secs_f64(options.patience), options.beside.clone());
             log(&home?, Config { patience, beside, ..Config::default() }).map(Some)

@@ -17,7 +17,7 @@ use super::run::{clear_line, is_read, print_recovery, print_to_stdout, show_reco
 use super::workload;
 
 fn open(log: &Path, on_cluster: &OnClusterOptions) -> Result<Arc<dyn SharedLog>, Failure> {
-    match cluster::named_log(log, on_cluster)? {
+    match cluster::named_log(Some(log), on_cluster)? {
         Some(log) => Ok(log),
         None => Ok(Arc::new(FileLog::open_read_only(log)?)),
     }

@@ -20,7 +20,7 @@ pub(super) fn open_existing(
     keep: &KeepOptions,
     on_cluster: &OnClusterOptions,
 ) -> Result<Arc<dyn SharedLog>, Failure> {
-    if let Some(log) = cluster::named_log(log, on_cluster)? {
+    if let Some(log) = cluster::named_log(Some(log), on_cluster)? {
         return Ok(log);
     }
     let config = file::Config { create: file::Create::Never, ..keep.files() };

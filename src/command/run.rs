@@ -305,7 +305,7 @@ pub(super) fn open_log(
     keep: &KeepOptions,
     on_cluster: &OnClusterOptions,
 ) -> Result<(Arc<dyn SharedLog>, Option<TempDir>), Failure> {
-    if let Some(log) = cluster::named_log(log.unwrap_or_else(|| Path::new("")), on_cluster)? {
+    if let Some(log) = cluster::named_log(log, on_cluster)? {
         return match durability.map(shared_log::Durability::from) {
             Some(wanted) if wanted != log.durability() => Err(Failure::Refused(format!(
                 "the durability is the cluster's to choose, and it is {}",

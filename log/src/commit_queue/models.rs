@@ -16,16 +16,19 @@ fn explore(model: impl Fn() + Send + Sync + 'static) {
     builder.check(model);
 }
 
+const LIMITS: Limits = Limits {
+    queue_bytes: 0,
+    group_bytes: u64::MAX,
+    batch_bytes: 1024,
+    frame_bytes: 1024,
+    frame_entries: 16,
+    frame_overhead: 0,
+    reserve_below: 0,
+};
+
 /// A queue with room for `room` entries, of which `waiting` may wait.
 fn queue(room: u64, waiting: u64) -> Arc<CommitQueue> {
-    let limits = Limits {
-        queue_bytes: waiting * COST,
-        batch_bytes: 1024,
-        frame_bytes: 1024,
-        frame_entries: 16,
-        frame_overhead: 0,
-        reserve_below: 0,
-    };
+    let limits = Limits { queue_bytes: waiting * COST, ..LIMITS };
     Arc::new(CommitQueue::new(limits, Position(0), false, room * COST))
 }
 
@@ -40,7 +43,7 @@ fn write_group(queue: &CommitQueue, room: u64, group: Group) {
     assert_eq!(queue.published(), group.first, "nothing is acknowledged before it is durable");
     let entries: u64 = group.frames.iter().map(|frame| frame.len() as u64).sum();
     let end = group.first.plus(entries);
-    queue.publish(end, (room - end.0) * COST, false);
+    queue.publish(end, (room - end.0) * COST, false, Vec::new());
 }
 
 fn fail_group(queue: &CommitQueue) {
@@ -232,6 +235,22 @@ fn loom_submitter_held_back_by_a_full_queue_goes_on() {
         for n in 0..3 {
             assert_eq!(append(&queue).unwrap(), Position(n));
         }
+        queue.close();
+        assert_eq!(log_thread.join().unwrap(), 3);
+    });
+}
+
+/// Groups of one entry each: what waits behind one is written all the same, by whomever.
+#[test]
+fn loom_what_a_group_leaves_is_the_next_group() {
+    explore(|| {
+        let limits = Limits { queue_bytes: 9 * COST, group_bytes: 1, frame_entries: 1, ..LIMITS };
+        let queue = Arc::new(CommitQueue::new(limits, Position(0), false, ROOM * COST));
+        let log_thread = start(&queue, usize::MAX);
+        for n in 0..3 {
+            assert_eq!(append(&queue).unwrap(), Position(n));
+        }
+        wait(&queue, Position(2)).unwrap();
         queue.close();
         assert_eq!(log_thread.join().unwrap(), 3);
     });

@@ -25,10 +25,10 @@ impl Cache {
         Self { limit, recent: Mutex::default() }
     }
 
-    /// Adds the next blocks, and drops the oldest ones that are too much.
-    pub(crate) fn push(&self, blocks: impl Iterator<Item = Arc<Block>>) {
+    /// Adds the next blocks, and returns the oldest ones that are too much.
+    pub(crate) fn push(&self, blocks: impl Iterator<Item = Arc<Block>>) -> Vec<Arc<Block>> {
         if self.limit == 0 {
-            return;
+            return blocks.collect();
         }
         let mut dropped = Vec::new();
         let mut recent = self.recent.lock().expect(UNPOISONED);
@@ -40,9 +40,7 @@ impl Cache {
         while recent.bytes > self.limit && recent.blocks.len() > 1 {
             dropped.extend(recent.pop());
         }
-        drop(recent);
-        // Freeing megabytes takes long: not with the lock held.
-        drop(dropped);
+        dropped
     }
 
     /// The block that holds `position`, if it is kept.
@@ -61,6 +59,7 @@ impl Cache {
             dropped.extend(recent.pop());
         }
         drop(recent);
+        // Freeing megabytes takes long: not with the lock held.
         drop(dropped);
     }
 }
@@ -89,6 +88,8 @@ mod tests {
         assert_eq!(cache.get(Position(30)).unwrap().first(), Position(30));
         assert_eq!(cache.get(Position(49)).unwrap().first(), Position(40));
         assert!(cache.get(Position(50)).is_none());
+        let old = cache.push([junk(50, 10)].into_iter());
+        assert_eq!(old.iter().map(|block| block.first()).collect::<Vec<_>>(), [Position(30)]);
     }
 
     #[test]
@@ -103,7 +104,7 @@ mod tests {
     #[test]
     fn cache_of_no_bytes_keeps_nothing() {
         let cache = Cache::new(0);
-        cache.push([junk(0, 1)].into_iter());
+        assert_eq!(cache.push([junk(0, 1)].into_iter()).len(), 1);
         assert!(cache.get(Position(0)).is_none());
     }
 }

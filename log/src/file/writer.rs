@@ -130,10 +130,12 @@ impl Writer {
         if shared.durability == Durability::Flushed {
             self.flush(shared)?;
         }
-        shared.cache.push(blocks.into_iter());
+        let old = shared.cache.push(blocks.into_iter());
+        // Readers may hold some of them.
+        let emptied = old.into_iter().filter_map(Arc::into_inner).filter_map(Block::into_emptied).collect();
         // The watermark that attests this group has its place already.
         let current = room(self.segment.bytes, self.offset + FRAME_HEADER as u64);
-        shared.queue.publish(self.next, current, std::mem::take(&mut self.rotated));
+        shared.queue.publish(self.next, current, std::mem::take(&mut self.rotated), emptied);
         self.flush_in_background(shared);
         Ok(())
     }
