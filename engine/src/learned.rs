@@ -6,9 +6,12 @@
 //! first the granules of the rows that it reads in that table, if it has granules, then anything. Later it is tried
 //! again; a lesson that has to be learned again is remembered for twice as long, up to some thousand windows.
 //!
+//! What writes anything has to run alone, and nobody can look at rows in place beside its window. So it is also learned
+//! which procedures were seen to write: from others, writes are a violation, however little is known of what they read.
+//!
 //! Lessons decide who waits for whom, never a result.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// For how many windows a lesson is remembered the first time, and how often that is doubled.
 const WINDOWS: u64 = 4;
@@ -58,12 +61,15 @@ pub(crate) struct Learned {
     lessons: Box<[AtomicU64]>,
     /// By procedure: until which window it has any lesson.
     until: Box<[AtomicU64]>,
+    /// By procedure: whether it was seen to write.
+    writes: Box<[AtomicBool]>,
 }
 
 impl Learned {
     pub(crate) fn new(procedures: usize, tables: usize) -> Self {
         let words = |count: usize| (0..count).map(|_| AtomicU64::new(0)).collect();
-        Self { tables, lessons: words(procedures * tables), until: words(procedures) }
+        let writes = (0..procedures).map(|_| AtomicBool::new(false)).collect();
+        Self { tables, lessons: words(procedures * tables), until: words(procedures), writes }
     }
 
     fn lesson(&self, procedure: u16, table: u16) -> &AtomicU64 {
@@ -85,6 +91,20 @@ impl Learned {
     pub(crate) fn greatest(&self, procedure: u16, window: u64) -> Extent {
         let extents = (0..self.tables).map(|table| self.extent(procedure, table as u16, window));
         extents.max().unwrap_or(Extent::Rows)
+    }
+
+    /// Whether a procedure was seen to write.
+    #[inline]
+    pub(crate) fn writes(&self, procedure: u16) -> bool {
+        self.writes[usize::from(procedure)].load(Ordering::Relaxed)
+    }
+
+    /// A procedure writes.
+    #[inline]
+    pub(crate) fn note_writes(&self, procedure: u16) {
+        if !self.writes(procedure) {
+            self.writes[usize::from(procedure)].store(true, Ordering::Relaxed);
+        }
     }
 
     /// A procedure left its footprint in a window, in a table with granules or without. The leader calls it.

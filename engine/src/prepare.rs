@@ -90,6 +90,7 @@ fn decode(
         accesses_end: chunk.declarations.accesses.len() as u32,
         located_end: chunk.declarations.located.len() as u32,
         unknown: false,
+        writes_known: false,
         speculation: None,
         time_us: 0,
         once: None,
@@ -137,8 +138,10 @@ fn decode(
             if looked {
                 shared.speculates.store(true, Ordering::Relaxed);
             }
+            let mut writes_known = false;
             if (footprint.is_to_be_found() || looked) && !unknown && past.is_some() {
                 let to_be_found = footprint.is_to_be_found();
+                writes_known = to_be_found && !shared.learned.writes(index);
                 unknown = shared.learned.has_any(index, window.number)
                     && shared.learned.greatest(index, window.number) == Extent::Anything;
                 if to_be_found && !unknown {
@@ -150,6 +153,7 @@ fn decode(
                 accesses_end: chunk.declarations.accesses.len() as u32,
                 located_end: chunk.declarations.located.len() as u32,
                 unknown,
+                writes_known,
                 speculation: None,
                 once,
                 time_us,
@@ -178,7 +182,10 @@ fn declare_found(shared: &Shared, window: &Window, chunk: &mut Chunk) {
                 has_lessons.then_some(|table| shared.learned.extent(procedure, table, window.number));
             let mut footprint = Footprint::new(&shared.store, declarations, position, None);
             let overlays = &lanes[usize::from(speculation.lane)].overlays;
-            declare(&shared.store, overlays, speculation, lessons, &mut footprint);
+            if declare(&shared.store, overlays, speculation, lessons, &mut footprint) {
+                shared.learned.note_writes(procedure);
+                transaction.writes_known = false;
+            }
             if transaction.once.is_some() && speculation.status == Status::Aborted {
                 // Its answer is kept when it runs at its turn.
                 (speculation.still, speculation.reusable) = (false, false);
@@ -191,20 +198,22 @@ fn declare_found(shared: &Shared, window: &Window, chunk: &mut Chunk) {
     }
 }
 
-/// Declares what a speculation touched, and notes how far its result may be used as it stands.
+/// Declares what a speculation touched, and notes how far its result may be used as it stands. Tells whether it wrote.
 fn declare(
     store: &Store,
     overlays: &Overlays,
     speculation: &mut Speculation,
     lessons: Option<impl Fn(u16) -> Extent>,
     footprint: &mut Footprint<'_>,
-) {
+) -> bool {
+    let mut wrote = false;
     let mut still = speculation.status != Status::Panicked;
     let mut reusable = still;
     for touched in overlays.touched(speculation.touched.clone()) {
         match touched {
             Touched::Row(row) => {
                 still &= row.is_still();
+                wrote |= !matches!(row.mode(), None | Some(Mode::Read));
                 let table = store.any(row.table);
                 match &lessons {
                     None if table.conflicts_by_row() => footprint.row(row),
@@ -217,8 +226,6 @@ fn declare(
             &Touched::Granule { table, hash, still: nobody_wrote } => {
                 footprint.granule(table, hash, Mode::Read);
                 still &= nobody_wrote;
-                // Whether a row came or went in it is not noted anywhere.
-                reusable = false;
             }
             Touched::Merge { .. } => {
                 // What was merged into is not compared, though an operator may panic for it; who commits runs it again.
@@ -228,6 +235,7 @@ fn declare(
         }
     }
     (speculation.still, speculation.reusable) = (still, reusable);
+    wrote
 }
 
 /// The other half: makes the window's schedule. All its chunks are prepared, with the same `past`.
@@ -261,7 +269,8 @@ fn note_written(
     chunks: &[RwLockReadGuard<'_, Chunk>],
     written: &mut Written,
 ) {
-    let unknown = || chunks.iter().any(|chunk| chunk.transactions.iter().any(|t| t.unknown));
+    let unknown = |t: &Prepared| t.unknown && !t.writes_known;
+    let unknown = || chunks.iter().any(|chunk| chunk.transactions.iter().any(unknown));
     if !shared.speculates.load(Ordering::Relaxed) || window.len() == 0 || unknown() {
         return written.reset();
     }

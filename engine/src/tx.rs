@@ -16,7 +16,7 @@ use std::cell::Cell;
 use mixlog_log::Position;
 
 use guard::CURSORS;
-pub(crate) use guard::Guard;
+pub(crate) use guard::{Allowed, Guard};
 
 use crate::bounded::Bounded;
 use crate::footprint::{Details, Located};

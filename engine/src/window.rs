@@ -17,6 +17,7 @@ use crate::footprint::{Access, Declarations, Details, Located};
 use crate::procedure::Calls;
 use crate::reply::Status;
 use crate::store::Written;
+use crate::tx::Allowed;
 
 /// Transactions that are decoded together. Small enough that two drivers share a window evenly, large enough
 /// that their cache misses overlap.
@@ -31,7 +32,10 @@ pub(crate) struct Prepared {
     pub(crate) accesses_end: u32,
     /// The same for its located rows.
     pub(crate) located_end: u32,
+    /// Whether it is not known what it touches.
     pub(crate) unknown: bool,
+    /// Whether it is known all the same what it may write.
+    pub(crate) writes_known: bool,
     /// The chunk's speculation that ran it ahead, if one did.
     pub(crate) speculation: Option<u32>,
     pub(crate) time_us: u64,
@@ -55,7 +59,7 @@ pub(crate) struct Speculation {
     pub(crate) reply: Range<usize>,
     /// Whether nothing that was read was being written, by the declarations of the window at hand.
     pub(crate) still: bool,
-    /// Whether the result can be used as it stands if no row that was read has changed.
+    /// Whether the result can be used as it stands if nothing that was read has changed.
     pub(crate) reusable: bool,
 }
 
@@ -103,6 +107,14 @@ impl Chunk {
     pub(crate) fn accesses_of(&self, index: usize) -> &[Access] {
         let start = if index == 0 { 0 } else { self.transactions[index - 1].accesses_end as usize };
         &self.declarations.accesses[start..self.transactions[index].accesses_end as usize]
+    }
+
+    /// What the transaction may do; `None` if anything.
+    #[inline]
+    pub(crate) fn allowed_of(&self, index: usize) -> Option<Allowed<'_>> {
+        let Prepared { unknown, writes_known, .. } = self.transactions[index];
+        let accesses = self.accesses_of(index);
+        (!unknown || writes_known).then_some(Allowed { accesses, reads_anything: unknown })
     }
 
     #[inline]

@@ -192,6 +192,91 @@ fn footprints_that_are_always_stale_are_learned() {
     }
 }
 
+/// Moves the pointer.
+#[derive(Debug, Serialize, Deserialize)]
+struct Move(u64);
+
+impl Procedure for Move {
+    const NAME: &'static str = "move";
+    type Output = ();
+    type Abort = Never;
+
+    fn footprint(&self, f: &mut Footprint<'_>) {
+        f.write(&POINTER, &0);
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<(), Never> {
+        tx.put(&POINTER, 0, self.0);
+        Ok(())
+    }
+}
+
+/// Reads a row that the pointer tells, and seldom writes it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Wander {
+    writes: bool,
+}
+
+impl Procedure for Wander {
+    const NAME: &'static str = "wander";
+    type Output = u64;
+    type Abort = Never;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<u64, Never> {
+        let at = tx.get(&POINTER, &0).copied().unwrap_or(0);
+        let seen = tx.get(&ROWS, &at).copied().unwrap_or(0);
+        if self.writes {
+            tx.put(&ROWS, at, seen + 1);
+        }
+        Ok(seen)
+    }
+}
+
+/// Walks rows that nobody changes, and writes down what it saw.
+#[derive(Debug, Serialize, Deserialize)]
+struct Walk(u64);
+
+impl Procedure for Walk {
+    const NAME: &'static str = "walk";
+    type Output = ();
+    type Abort = Never;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<(), Never> {
+        let sum = tx.range(&ORDERED, 0..100).map(|(key, value)| key ^ value).sum();
+        tx.put(&WATCHED, self.0, sum);
+        Ok(())
+    }
+}
+
+/// Nobody knows what a wanderer will read; but it was never seen to write, so others, walks included, may be used as they
+/// ran beside it. When it writes all the same that is a violation, and learned.
+#[test]
+fn what_runs_beside_somebody_who_reads_anything_is_used() {
+    const WALKS: u64 = 3000;
+    let builder = || builder().procedure::<Move>().procedure::<Wander>().procedure::<Walk>();
+    for writes in [0, 1, 40] {
+        let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new());
+        let engine = builder().threads(1).mode(Mode::Sequential).open(Arc::clone(&log)).unwrap();
+        for i in 0..WALKS {
+            drop(engine.submit(&Walk(i)).unwrap());
+            if i % 4 == 0 {
+                drop(engine.submit(&Move(i * 13 % 1009)).unwrap());
+                drop(engine.submit(&Wander { writes: i > WALKS / 2 && i / 4 % 50 < writes }).unwrap());
+            }
+        }
+        engine.close().unwrap();
+        let (expected, _) = replay(&log, builder().threads(1).mode(Mode::Sequential));
+        for threads in [1, 2, 4, 8] {
+            let builder = builder().threads(threads).window(64).mode(Mode::Parallel);
+            let (digest, stats) = replay(&log, builder);
+            assert_eq!(digest, expected, "{writes} writes, {threads} threads");
+            assert!(stats.replays > 0 && stats.replays < stats.windows / 4, "{writes} writes: {stats:?}");
+            let used = if writes == 0 { WALKS * 3 / 4 } else { WALKS / 4 };
+            assert!(stats.adopted > used, "{writes} writes, {threads} threads: {stats:?}");
+        }
+    }
+}
+
 /// Declares some and has the rest found: both count.
 #[derive(Debug, Serialize, Deserialize)]
 struct Half(u64);

@@ -21,7 +21,7 @@ use crate::footprint::{Details, NOWHERE, Of};
 use crate::pipeline::{Driver, Shared};
 use crate::procedure::Calls;
 use crate::reply::Status;
-use crate::store::{AnyMerging, Did, Stamp, Store, Touched, TouchedRow, Worker};
+use crate::store::{AnyMerging, Did, Stamp, Store, Touched, TouchedRow, Worker, Written};
 use crate::tx::{Guard, Tx};
 use crate::window::{Chunk, Speculation};
 
@@ -32,6 +32,8 @@ pub(crate) struct Violation {
     /// Index of the procedure.
     pub(crate) procedure: u16,
     pub(crate) table: &'static str,
+    /// Whether it wrote, though it was taken for one that only reads.
+    pub(crate) wrote: bool,
 }
 
 /// A transaction whose turn it is.
@@ -43,8 +45,11 @@ struct Turn<'a> {
     /// Its index in the chunk.
     index: usize,
     guard: Guard<'a>,
-    /// Whether, since it ran ahead, if it did, nobody wrote anything but what the window at hand had declared then.
-    undisturbed: bool,
+    /// What the window may write, if, since the transaction ran ahead, nobody wrote anything but that and what the window
+    /// at hand had declared then.
+    written: Option<&'a Written>,
+    /// Whether it waits for nobody in its window.
+    is_free: bool,
 }
 
 /// Runs one transaction: its changes stay or are put back, and its reply is noted.
@@ -87,7 +92,7 @@ unsafe fn run(shared: &Shared, driver: &mut Driver, turn: &Turn<'_>) -> Option<V
                 }
                 return None;
             }
-            Err(table) => return Some(Violation { position, procedure, table }),
+            Err(table) => return Some(Violation { position, procedure, table, wrote: false }),
         }
     }
     let attempt = Attempt {
@@ -111,7 +116,8 @@ unsafe fn run(shared: &Shared, driver: &mut Driver, turn: &Turn<'_>) -> Option<V
                 attempt.run(worker, reply, Run::Only)
             }
         };
-        violation = ran.outside.map(|table| Violation { position, procedure, table });
+        let wrote = guard.allows_reading_anything();
+        violation = ran.outside.map(|table| Violation { position, procedure, table, wrote });
         ran.status
     });
     if explains && let Some(status) = status {
@@ -252,7 +258,16 @@ unsafe fn adopt(
         accesses.iter().any(|access| access.of == Of::PooledRow && merging.is_of(access.table, access.key))
     };
     let accepted = |merging: &dyn AnyMerging| merging.is_accepted(store, !pooled(merging));
-    let is_same = turn.undisturbed && speculation.still || speculation.reusable && rows().all(same);
+    let kept = |touched: &Touched| match touched {
+        Touched::Row(row) => same(row),
+        // No stamp tells whether a row came or went.
+        Touched::Granule { hash, still, .. } => {
+            *still && turn.written.is_some_and(|written| !written.may_hold(*hash))
+        }
+        Touched::Merge { .. } => true,
+    };
+    let is_same = turn.is_free && turn.written.is_some() && speculation.still
+        || speculation.reusable && touched().all(kept);
     if !is_same || !merges().all(accepted) {
         return Ok(false);
     }

@@ -69,13 +69,14 @@ pub(crate) fn execute(
             return;
         }
         let (chunk, index) = (&chunks[(transaction / CHUNK) as usize], (transaction % CHUNK) as usize);
-        let guard = if chunk.transactions[index].unknown || !guarded {
-            Guard::Off
-        } else {
-            Guard::Stop(chunk.accesses_of(index))
+        let guard = match chunk.allowed_of(index) {
+            // That it does nothing but read is the engine's own guess, and nobody's promise.
+            Some(allowed) if guarded || allowed.reads_anything => Guard::Stop(allowed),
+            _ => Guard::Off,
         };
-        let undisturbed = !disturbed && plan.schedule.waits_for()[transaction as usize] == 0;
-        let turn = Turn { window: window.first(), position, chunk, index, guard, undisturbed };
+        let written = (!disturbed).then_some(&plan.written);
+        let is_free = plan.schedule.waits_for()[transaction as usize] == 0;
+        let turn = Turn { window: window.first(), position, chunk, index, guard, written, is_free };
         // SAFETY: the schedule orders this transaction and every one whose footprint conflicts with its own, and
         // an unknown footprint conflicts with all: then no other transaction runs. Without the guard whoever built the
         // engine promised it.

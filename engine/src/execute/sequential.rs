@@ -39,13 +39,11 @@ pub(crate) fn execute(
             }
             let position = window.first().plus(u64::from(number * CHUNK) + index as u64);
             let guard = match given {
-                Given::WrongFootprints if !chunk.transactions[index].unknown => {
-                    Guard::Note(chunk.accesses_of(index))
-                }
+                Given::WrongFootprints => chunk.allowed_of(index).map_or(Guard::Off, Guard::Note),
                 _ => Guard::Off,
             };
-            let turn =
-                Turn { window: window.first(), position, chunk: &chunk, index, guard, undisturbed: false };
+            let (window, chunk) = (window.first(), &*chunk);
+            let turn = Turn { window, position, chunk, index, guard, written: None, is_free: false };
             // SAFETY: no other transaction runs.
             let violation = unsafe { run(shared, driver, &turn) };
             if let Some(violation) = violation {

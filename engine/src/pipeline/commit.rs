@@ -58,6 +58,9 @@ impl Pipeline {
         }
         stats.violations_by_procedure.sort_unstable();
         drop(stats);
+        for violation in violations.iter().filter(|violation| violation.wrote) {
+            self.shared.learned.note_writes(violation.procedure);
+        }
         let mut lessons: Vec<_> = violations.iter().map(|v| (v.procedure, v.table)).collect();
         lessons.sort_unstable();
         lessons.dedup();

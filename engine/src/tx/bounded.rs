@@ -2,7 +2,7 @@
 
 use mixlog_mixer::Mode;
 
-use super::guard::{Found, Guard};
+use super::guard::{Allowed, Found, Guard};
 use super::{InPlace, Noted, Tx, Way};
 use crate::bounded::{Counter, fits, may_add};
 use crate::codec::Codec;
@@ -111,7 +111,7 @@ impl InPlace<'_> {
             self.violated(store);
         }
         self.added.push((key_hash, delta));
-        let Guard::Stop(accesses) = self.guard else { return None };
+        let Guard::Stop(Allowed { accesses, .. }) = self.guard else { return None };
         if !matches!(store.conflicts, Conflicts::Rows) {
             self.may_merge(store, store.unit_and_granule(key, key_hash).1);
         }

@@ -18,9 +18,24 @@ pub(crate) enum Guard<'a> {
     /// Nothing is declared, and nobody else runs.
     Off,
     /// Stop the transaction: others run.
-    Stop(&'a [Access]),
+    Stop(Allowed<'a>),
     /// Note it and go on: nobody else runs.
-    Note(&'a [Access]),
+    Note(Allowed<'a>),
+}
+
+impl Guard<'_> {
+    /// Whether it minds what is written only.
+    pub(crate) const fn allows_reading_anything(self) -> bool {
+        matches!(self, Guard::Stop(allowed) | Guard::Note(allowed) if allowed.reads_anything)
+    }
+}
+
+/// What a transaction may do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Allowed<'a> {
+    pub(crate) accesses: &'a [Access],
+    /// Whether it may read anything besides: no other transaction runs.
+    pub(crate) reads_anything: bool,
 }
 
 /// A power of two. Tables whose numbers agree modulo this share a cursor, which costs a longer search.
@@ -122,7 +137,7 @@ impl InPlace<'_> {
         store: &TableStore<K, V, C>,
         key: &K,
     ) -> Option<bool> {
-        let Guard::Stop(accesses) = self.guard else { return None };
+        let Guard::Stop(Allowed { accesses, .. }) = self.guard else { return None };
         if matches!(store.conflicts, Conflicts::Grouped { .. }) {
             return None;
         }
@@ -179,7 +194,11 @@ impl InPlace<'_> {
     /// when there is no such access.
     #[inline]
     pub(super) fn declared(&self, table: u16, key: u64, mode: Mode) -> Option<RowId> {
-        let (Guard::Stop(accesses) | Guard::Note(accesses)) = self.guard else { return Some(NOWHERE) };
+        let (Guard::Stop(allowed) | Guard::Note(allowed)) = self.guard else { return Some(NOWHERE) };
+        let Allowed { accesses, reads_anything } = allowed;
+        if reads_anything && mode == Mode::Read {
+            return Some(NOWHERE);
+        }
         let covers = |access: &Access| access.covers(key, mode);
         let cursor = &self.cursors[usize::from(table) % CURSORS];
         let start = cursor.get() as usize;
