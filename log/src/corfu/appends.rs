@@ -36,6 +36,10 @@ use super::rules::Rules;
 /// Requests that fill what is left of tokens have numbers from here on.
 const LEAVING: Call = Call(1 << 31);
 
+/// Why a run that is under way has a place, whatever servers say: its token was [valid](Appends::valid) when it went out,
+/// and is looked at again whenever the projection changes, while nobody waits for an answer to it.
+const PLACED: &str = "no token is used without a place in the projection at hand";
+
 /// How much may be under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Window {
@@ -282,12 +286,18 @@ impl Appends {
 
     /// Whether a token may be used by the projection at hand.
     fn valid(&self, token: &Token) -> bool {
-        token.epoch == self.view.epoch() || !self.rules.tokens_have_epochs
+        let projection = self.view.projection();
+        let by_mistake = !self.rules.tokens_have_epochs && projection.place(token.first).is_some();
+        projection.admits(token) || by_mistake
     }
 
     fn take_token(&mut self, token: Token, out: &mut Outbox) {
         if !self.valid(&token) {
             self.look();
+            if token.epoch == self.view.epoch() {
+                // The sequencer does not count as it should. Perhaps it will, or another one takes its place.
+                return self.view.retry(out);
+            }
             return self.view.refresh_to(token.epoch, out);
         }
         self.stage = Stage::Flow { asked: false };
@@ -297,7 +307,7 @@ impl Appends {
         }
         self.floor = (token.epoch, token.end());
         let projection = self.view.projection();
-        let chain = |position| &projection.place(position).expect("tokens are not trimmed").chain.units;
+        let chain = |position| &projection.place(position).expect(PLACED).chain.units;
         match self.under_way.back() {
             Some(before) if chain(before.run.first()) != chain(token.first) => self.held = Some(token),
             _ => self.launch(token, out),
@@ -336,7 +346,7 @@ impl Appends {
 
     fn units(&self, index: usize) -> &[Member] {
         let place = self.view.projection().place(self.under_way[index].run.first());
-        &place.expect("tokens are not trimmed").chain.units
+        &place.expect(PLACED).chain.units
     }
 
     /// Asks the unit whose turn it is to take the run of this index.

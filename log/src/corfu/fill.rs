@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crate::Position;
 
-use super::message::{Member, Run, UnitReply, UnitVerb};
+use super::message::{self, Member, Run, UnitReply, UnitVerb};
 use super::operation::{Event, Input, Operation, Outbox, View};
 use super::projection::Projection;
 
@@ -125,7 +125,8 @@ impl Fill {
 
     fn take_head(&mut self, reply: UnitReply, out: &mut Outbox) -> Option<Filled> {
         match reply {
-            UnitReply::Runs(runs) if !runs.is_empty() => {
+            // Others are no answer: to copy them would put them where nobody asked for anything.
+            UnitReply::Runs(runs) if message::are_from(&runs, self.at) => {
                 let projection = self.view.projection();
                 let place = projection.place(self.at).expect("not before the first segment");
                 let joining: &[Member] = if self.aim == Aim::Copy { &place.chain.joining } else { &[] };

@@ -148,6 +148,12 @@ impl Run {
     }
 }
 
+/// Whether these runs hold `position` and what follows it, without a gap: what a unit answers that is asked from there on.
+pub(crate) fn are_from(runs: &[Run], position: Position) -> bool {
+    runs.first().is_some_and(|first| first.first() <= position && position < first.end())
+        && runs.is_sorted_by(|before, after| before.end() == after.first())
+}
+
 /// The run that a client wrote before another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Predecessor {

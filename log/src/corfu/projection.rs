@@ -7,7 +7,7 @@ use std::fmt;
 
 use crate::{LogId, Position};
 
-use super::message::{Epoch, Instance, Member, SequencerNumber, UnitNumber};
+use super::message::{Epoch, Instance, Member, SequencerNumber, Token, UnitNumber};
 
 /// The map from positions to units, and the sequencer, of one epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -100,6 +100,17 @@ impl Projection {
             None => stripe_end,
         };
         Some(Place { chain: &segment.chains[chain], end })
+    }
+
+    /// Whether a sequencer that counts as it should may have handed out `token` in this epoch: from the tail on, in one
+    /// stripe, and with less than a stripe passed over. Whoever writes by another one writes where it has no business to.
+    #[must_use]
+    pub fn admits(&self, token: &Token) -> bool {
+        token.epoch == self.epoch
+            && self.tail <= token.skipped
+            && token.skipped <= token.first
+            && token.first.since(token.skipped) < u64::from(self.width)
+            && self.place(token.first).is_some_and(|place| token.end() <= place.end)
     }
 
     /// The first position that was not given up with its segment.
@@ -399,6 +410,32 @@ pub(super) mod tests {
         assert_eq!(place(25), (1, 5, 30));
         assert_eq!(place(39), (3, 4, 40));
         assert!(projection.place(Position(u64::MAX)).is_some());
+    }
+
+    #[test]
+    fn tokens_are_admitted_from_the_tail_on_and_in_one_stripe() {
+        let projection = two_segments();
+        let token = |skipped, first, count| Token {
+            epoch: Epoch(2),
+            skipped: Position(skipped),
+            first: Position(first),
+            count,
+        };
+        for sound in [token(25, 25, 5), token(25, 25, 0), token(28, 30, 10), token(31, 40, 1)] {
+            assert!(projection.admits(&sound), "{sound:?}");
+        }
+        let of_another = Token { epoch: Epoch(3), ..token(25, 25, 1) };
+        for unsound in [
+            of_another,
+            token(0, 0, 1),
+            token(24, 25, 1),
+            token(25, 25, 6),
+            token(26, 25, 1),
+            token(25, 35, 1),
+            token(25, u64::MAX - 1, 1),
+        ] {
+            assert!(!projection.admits(&unsound), "{unsound:?}");
+        }
     }
 
     #[test]

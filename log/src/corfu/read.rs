@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::Position;
 
-use super::message::{Run, UnitReply, UnitVerb};
+use super::message::{self, Run, UnitReply, UnitVerb};
 use super::operation::{Event, Input, Operation, Outbox, View};
 use super::projection::Projection;
 
@@ -95,8 +95,10 @@ impl Operation for Read {
                 self.ask(out)
             }
             Event::Unit(_, reply) => match reply {
-                UnitReply::Runs(runs) if !runs.is_empty() => Some(ReadOutcome::Runs(runs)),
-                UnitReply::Runs(_) if self.failed == 0 => Some(ReadOutcome::Unwritten),
+                UnitReply::Runs(runs) if message::are_from(&runs, self.from) => {
+                    Some(ReadOutcome::Runs(runs))
+                }
+                UnitReply::Runs(runs) if runs.is_empty() && self.failed == 0 => Some(ReadOutcome::Unwritten),
                 UnitReply::Trimmed(before) => Some(ReadOutcome::Trimmed(before)),
                 UnitReply::Corrupt(_) => {
                     self.corrupt = true;

@@ -20,6 +20,8 @@ pub struct Rules {
     pub compare_ids: bool,
     /// A unit takes a run that names another one only if it has that one.
     pub runs_in_order: bool,
+    /// A unit answers a flush when what it has is on the disk.
+    pub flush_waits: bool,
 }
 
 impl Rules {
@@ -31,6 +33,7 @@ impl Rules {
         fenced_recovery: true,
         compare_ids: true,
         runs_in_order: true,
+        flush_waits: true,
     };
 }
 

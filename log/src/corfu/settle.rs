@@ -60,6 +60,8 @@ impl Settle {
     }
 
     fn take_gap(&mut self, from: Position, upto: Position, out: &mut Outbox) -> Option<Settled> {
+        // What lies past the range is not to be filled, whatever a unit says of it.
+        let upto = upto.min(self.upto);
         self.at = self.at.max(from);
         if from >= upto {
             return self.ask(out);

@@ -301,7 +301,8 @@ impl Unit {
                 self.committed = self.committed.max(before);
                 UnitReply::Done
             }
-            UnitVerb::Flush => return Answer::Flushed,
+            UnitVerb::Flush if self.rules.flush_waits => return Answer::Flushed,
+            UnitVerb::Flush => UnitReply::Done,
             UnitVerb::Probe => self.standing(),
             UnitVerb::Seal => self.seal(epoch, records),
             UnitVerb::Join(_) => unreachable!("answered above"),

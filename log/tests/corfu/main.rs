@@ -5,6 +5,7 @@ mod cases;
 mod cluster;
 mod found;
 mod harness;
+mod hostile;
 
 mod order;
 mod reconfigure;

@@ -15,7 +15,9 @@ pub(crate) struct Checks {
     /// What stands at a position; `None`: junk.
     seen: BTreeMap<Position, Option<EntryId>>,
     places: BTreeMap<EntryId, Position>,
-    acknowledged: BTreeMap<EntryId, Position>,
+    /// What was acknowledged, in that order, and how much of it was flushed.
+    acknowledged: Vec<(EntryId, Position)>,
+    flushed: usize,
     refused: BTreeSet<EntryId>,
     texts: BTreeMap<EntryId, &'static str>,
     /// Of which stream of its client an entry is.
@@ -35,6 +37,8 @@ pub(crate) struct Checks {
 pub(crate) struct Before {
     end: Position,
     trimmed: Position,
+    /// How many entries were acknowledged.
+    acknowledged: usize,
 }
 
 impl Checks {
@@ -52,7 +56,7 @@ impl Checks {
     }
 
     pub(crate) const fn before(&self) -> Before {
-        Before { end: self.end, trimmed: self.trim_done }
+        Before { end: self.end, trimmed: self.trim_done, acknowledged: self.acknowledged.len() }
     }
 
     pub(crate) fn appends(&mut self, id: EntryId, stream: u64, text: &'static str) {
@@ -123,7 +127,7 @@ impl Checks {
                 continue;
             }
             let position = first.plus(n);
-            self.acknowledged.insert(id, position);
+            self.acknowledged.push((id, position));
             self.see(position, Some(id));
         }
         if first < before.end && !self.unordered {
@@ -141,6 +145,19 @@ impl Checks {
                 self.violate(format!("{id:?} was said not to be appended, and stands at {place}"));
             }
         }
+    }
+
+    /// A flush ended: what was acknowledged before it began is on the disks.
+    pub(crate) fn flushed(&mut self, before: Before) {
+        self.flushed = self.flushed.max(before.acknowledged);
+    }
+
+    /// Entries that were acknowledged, and may not be trimmed: those that were flushed, and the others.
+    pub(crate) fn by_flushes(&self) -> [Vec<(EntryId, Position)>; 2] {
+        let (flushed, others) = self.acknowledged.split_at(self.flushed);
+        [flushed, others].map(|entries| {
+            entries.iter().copied().filter(|(_, position)| *position >= self.trim_asked).collect()
+        })
     }
 
     /// A linearizable tail.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mixlog_log::Position;
 use mixlog_log::corfu::{
-    Append, AppendOutcome, Appends, ClientId, Entries, EntryId, Fill, Filled, Input, Operation, Outbox,
+    Append, AppendOutcome, Appends, ClientId, Entries, EntryId, Epoch, Fill, Filled, Flush, Input, Operation, Outbox,
     Projection, Read, ReadOutcome, Reconfigure, Reconfigured, Settle, Settled, Sweep, Tail, TailOutcome,
     Transfer, Transferred, Trim,
 };
@@ -19,6 +19,7 @@ pub(crate) enum Role {
     Reader,
     Janitor,
     Trimmer,
+    Flusher,
     Driver,
 }
 
@@ -33,6 +34,8 @@ pub(crate) enum Job {
     Tail(Tail),
     Sweep(Sweep),
     Trim(Trim, Position),
+    /// And the epoch in which it began.
+    Flush(Flush, Epoch),
     Reconfigure(Reconfigure),
     Transfer(Transfer),
 }
@@ -92,6 +95,7 @@ pub(crate) enum Outcome {
     Tail(TailOutcome),
     Sweep(Settled),
     Trim(Position),
+    Flush(Epoch),
     Reconfigure(Reconfigured),
     Transfer(Transferred),
 }
@@ -107,6 +111,7 @@ impl Job {
             Self::Tail(job) => job.step(input, out).map(Outcome::Tail),
             Self::Sweep(job) => job.step(input, out).map(Outcome::Sweep),
             Self::Trim(job, before) => job.step(input, out).map(|()| Outcome::Trim(*before)),
+            Self::Flush(job, began) => job.step(input, out).map(|()| Outcome::Flush(*began)),
             Self::Reconfigure(job) => job.step(input, out).map(Outcome::Reconfigure),
             Self::Transfer(job) => job.step(input, out).map(Outcome::Transfer),
         }

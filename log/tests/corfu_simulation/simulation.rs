@@ -1,15 +1,15 @@
 //! One simulation: a storm, in which everything breaks; then calm, in which everything must come to an end,
-//! and the whole log is read.
+//! and the whole log is read. Or, of units that buffer, no power anywhere, after which what was flushed must be there.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use mixlog_log::corfu::{
-    Aim, Append, AppendOutcome, Appends, Change, ClientId, Entries, EntryId, Fill, Input, Join, Member, Node,
+    Aim, Append, AppendOutcome, Appends, Change, ClientId, Entries, EntryId, Fill, Flush, Input, Join, Member, Node,
     Outbox, Pause, Projection, Read, ReadOutcome, Reconfigure, Reconfigured, Refusal, Rules, SequencerNumber,
     Settle, Sweep, Tail, TailMode, Transfer, Transferred, Trim, UnitNumber, Window,
 };
-use mixlog_log::{Batch, LogId, Position};
+use mixlog_log::{Batch, Durability, LogId, Position};
 
 use crate::checks::{Before, Checks};
 use crate::client::{Appending, Client, Job, Outcome, Role, Stream};
@@ -17,7 +17,7 @@ use crate::random::Random;
 use crate::world::{Address, Counts, Event, Kind, Sender, Weather, World};
 
 /// How many events the storm lasts.
-const STORM: u32 = 1500;
+const STORM: u64 = 1500;
 /// How many events the calm may take. It takes a few hundred.
 const CALM: u32 = 40_000;
 
@@ -74,20 +74,21 @@ struct Simulation {
     tidy: bool,
     faults: u64,
     restless: bool,
+    buffered: bool,
     identities: u64,
     streams: u64,
     storm: bool,
 }
 
-/// Runs the simulation of a seed under these rules.
+/// Runs the simulation of a seed under these rules, with units that flush what they are written, or buffer it.
 ///
 /// # Errors
 /// What was wrong.
-pub(crate) fn run(seed: u64, rules: Rules) -> Result<Counts, String> {
+pub(crate) fn run(seed: u64, rules: Rules, durability: Durability) -> Result<Counts, String> {
     let mut random = Random::new(seed);
     let setting = Setting::draw(&mut random);
     let units: Vec<u32> = setting.chains.iter().flat_map(|chain| *chain).copied().chain([8, 9]).collect();
-    let world = World::new(random, rules, &units, setting.quota);
+    let world = World::new(random, rules, &units, setting.quota, durability);
     let mut simulation = Simulation {
         world,
         clients: Vec::new(),
@@ -96,15 +97,19 @@ pub(crate) fn run(seed: u64, rules: Rules) -> Result<Counts, String> {
         tidy: setting.tidy,
         faults: setting.faults,
         restless: setting.restless,
+        buffered: durability == Durability::Buffered,
         identities: 0,
         streams: 0,
         storm: false,
     };
-    let ended = simulation
-        .begin(&setting)
-        .and_then(|()| simulation.storm(setting.weather))
-        .and_then(|()| simulation.calm());
-    ended.map(|()| simulation.world.counts)
+    simulation.begin(&setting)?;
+    simulation.storm(setting.weather)?;
+    if simulation.buffered && simulation.world.random.per_mille(700) {
+        simulation.black_out()?;
+    } else {
+        simulation.calm()?;
+    }
+    Ok(simulation.world.counts)
 }
 
 impl Simulation {
@@ -145,15 +150,59 @@ impl Simulation {
             Role::Driver,
             Role::Driver,
         ];
-        for role in roles {
+        let flushers = if self.buffered { 2 } else { 0 };
+        for role in roles.into_iter().chain(vec![Role::Flusher; flushers]) {
             let client = self.add(role, self.latest());
             self.rest(client);
         }
         self.world.after(self.faults, Event::Fault);
-        for _ in 0..STORM {
+        let events = if self.buffered { self.world.random.between(200, STORM) } else { STORM };
+        for _ in 0..events {
             self.next()?;
         }
         Ok(())
+    }
+
+    /// All machines go down at once. Each unit that had everything before has what was flushed.
+    fn black_out(&mut self) -> Result<(), String> {
+        self.world.counts.add(Kind::Blackout);
+        let latest = self.latest();
+        let whole: Vec<Member> =
+            latest.members().into_iter().filter(|member| self.world.is_whole(*member)).collect();
+        for number in self.world.hosts.keys().copied().collect::<Vec<_>>() {
+            self.world.cut_power(number);
+        }
+        let [flushed, others] = self.checks.by_flushes();
+        for (id, position) in flushed {
+            let units = &latest.place(position).expect("nobody trims it").chain.units;
+            let units: Vec<&Member> = units.iter().filter(|member| whole.contains(member)).collect();
+            if units.is_empty() {
+                return Err(format!("no unit of the chain of {position} was whole"));
+            }
+            for member in units {
+                let held = self.entry_held(*member, position);
+                if held != Some(id) {
+                    return Err(format!("{id:?} was flushed at {position}, and {member} has {held:?} there"));
+                }
+                self.world.counts.add(Kind::FlushedFound);
+            }
+        }
+        for (_, position) in others {
+            let units = &latest.place(position).expect("nobody trims it").chain.units;
+            if units.iter().all(|member| self.entry_held(*member, position).is_none()) {
+                self.world.counts.add(Kind::UnflushedGone);
+            }
+        }
+        Ok(())
+    }
+
+    /// Which entry a unit holds at a position.
+    fn entry_held(&self, member: Member, position: Position) -> Option<EntryId> {
+        let unit = self.world.hosts[&member.unit].unit.as_ref()?;
+        let (first, _, id, _) =
+            unit.written().find(|(first, end, ..)| *first <= position && position < *end)?;
+        let id = id.filter(|_| unit.member() == Some(member))?;
+        Some(EntryId { sequence: id.sequence + position.since(first), ..id })
     }
 
     /// Everything works again, and nothing new begins; what began must end, and be found.
@@ -364,7 +413,7 @@ impl Simulation {
         let pause = match self.clients[client].role {
             Role::Writer | Role::Reader => self.world.random.between(1, 400),
             Role::Driver if self.restless => self.world.random.between(1, 500),
-            Role::Janitor | Role::Trimmer | Role::Driver => self.world.random.between(1, 5000),
+            Role::Janitor | Role::Trimmer | Role::Flusher | Role::Driver => self.world.random.between(1, 5000),
         };
         self.world.after(pause, Event::Begin(client));
     }
@@ -492,6 +541,13 @@ impl Simulation {
                 counts.add(Kind::Trimmed);
                 self.checks.trim_done(*trimmed);
             }
+            Outcome::Flush(began) => {
+                counts.add(Kind::Flushed);
+                if self.world.register.latest().is_some_and(|latest| latest.epoch > *began) {
+                    counts.add(Kind::FlushedAnew);
+                }
+                self.checks.flushed(before);
+            }
             Outcome::Reconfigure(Reconfigured::Installed(_)) => counts.add(Kind::Reconfigured),
             Outcome::Reconfigure(Reconfigured::Overtaken(_)) => counts.add(Kind::DriverOvertaken),
             Outcome::Reconfigure(_) => {}
@@ -574,6 +630,10 @@ impl Simulation {
                 self.checks.trims(before);
                 Job::Trim(Trim::new(projection, before), before)
             }
+            Role::Flusher => {
+                let epoch = projection.epoch;
+                Job::Flush(Flush::new(projection), epoch)
+            }
             Role::Driver => return self.drive(index, projection),
         })
     }
@@ -629,7 +689,10 @@ impl Simulation {
             6 | 7 => self.cut(unit, number, down),
             8 if self.back => self.world.turn_sequencer_back(number),
             _ if self.may_be_destroyed(unit) => {
-                if self.world.random.per_mille(500) {
+                if self.buffered && self.world.random.per_mille(500) {
+                    self.world.counts.add(Kind::PowerCut);
+                    self.world.cut_power(unit);
+                } else if self.world.random.per_mille(500) {
                     self.world.wipe(unit);
                 } else {
                     self.world.flip(unit);

@@ -6,8 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use mixlog_log::Durability;
 use mixlog_log::corfu::{
-    Call, Epoch, Instance, Limits, Member, Node, Record, RecordNumber, Register, Reply, Request, Rules,
+    Answer, Call, Epoch, Instance, Limits, Member, Node, Record, RecordNumber, Register, Reply, Request, Rules,
     Sequencer, SequencerNumber, SequencerReply, SequencerVerb, StoreRequest, Unit, UnitNumber, UnitReply,
     UnitRequest, UnitVerb,
 };
@@ -56,9 +57,32 @@ pub(crate) enum Kind {
     BatchOvertaken,
     /// Several runs of a client were under way.
     SeveralUnderWay,
+    /// Everything that was acknowledged before was flushed.
+    Flushed,
+    /// A flush ended while a projection was installed that it had not begun with.
+    FlushedAnew,
+    /// The power went out under one unit that buffers.
+    PowerCut,
+    /// The power went out under all of them.
+    Blackout,
+    /// Then an entry that was flushed was found.
+    FlushedFound,
+    /// Then an entry was lost that was acknowledged, and not flushed.
+    UnflushedGone,
 }
 
 impl Kind {
+    /// What happens to units that buffer.
+    pub(crate) const BUFFERED: [Self; 6] = [
+        Self::Flushed,
+        Self::FlushedAnew,
+        Self::PowerCut,
+        Self::Blackout,
+        Self::FlushedFound,
+        Self::UnflushedGone,
+    ];
+
+    /// What happens to all.
     pub(crate) const ALL: [Self; 36] = [
         Self::RequestLost,
         Self::ReplyLost,
@@ -188,8 +212,10 @@ pub(crate) struct Host {
     flushed: usize,
     flushing: bool,
     life: u64,
-    answers: VecDeque<(usize, Sender, UnitRequest, mixlog_log::corfu::Answer)>,
-    /// The first record that cannot be read back.
+    answers: VecDeque<(usize, Sender, UnitRequest, Answer)>,
+    /// Of a unit that buffers: who waits until so many records are flushed.
+    flushes: VecDeque<(usize, Sender)>,
+    /// The first record that cannot be read back, of a unit that knows that it lost something.
     flipped: Option<usize>,
     /// The epoch for which it answered that it is sealed.
     promised: Option<(Member, Epoch)>,
@@ -201,6 +227,8 @@ pub(crate) struct Host {
 pub(crate) struct World {
     pub(crate) random: Random,
     pub(crate) rules: Rules,
+    /// Whether units answer before what they were told is flushed.
+    buffered: bool,
     pub(crate) now: u64,
     sequence: u64,
     queue: BTreeMap<(u64, u64), Event>,
@@ -218,10 +246,17 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(random: Random, rules: Rules, units: &[u32], quota: u64) -> Self {
+    pub(crate) fn new(
+        random: Random,
+        rules: Rules,
+        units: &[u32],
+        quota: u64,
+        durability: Durability,
+    ) -> Self {
         let mut world = Self {
             random,
             rules,
+            buffered: durability == Durability::Buffered,
             now: 0,
             sequence: 0,
             queue: BTreeMap::new(),
@@ -244,6 +279,7 @@ impl World {
                 flushing: false,
                 life: 0,
                 answers: VecDeque::new(),
+                flushes: VecDeque::new(),
                 flipped: None,
                 promised: None,
                 quota,
@@ -357,6 +393,7 @@ impl World {
             // The journal is begun anew; who still waited gets no answer.
             (host.journal, host.flushed, host.flipped) = (Vec::new(), 0, None);
             host.answers.clear();
+            host.flushes.clear();
             host.life += 1;
             host.flushing = false;
         } else if damaged_before && !records.is_empty() {
@@ -373,13 +410,22 @@ impl World {
             }
             host.journal.push(record);
         }
-        host.answers.push_back((host.journal.len(), from, request, answer));
+        if self.buffered && answer == Answer::Flushed {
+            host.flushes.push_back((host.journal.len(), from));
+            let (life, upto) = (host.life, host.journal.len());
+            let delay = self.random.between(5, 200);
+            self.after(delay, Event::Flushed { unit: number, life, upto });
+        } else {
+            let needed = if self.buffered { 0 } else { host.journal.len() };
+            host.answers.push_back((needed, from, request, answer));
+        }
         self.release(number);
         self.flush(number);
     }
 
     fn flush(&mut self, number: UnitNumber) {
-        let delay = self.random.between(5, 200);
+        let (soon, late) = if self.buffered { (500, 6000) } else { (5, 200) };
+        let delay = self.random.between(soon, late);
         let host = self.hosts.get_mut(&number).expect("a unit");
         if host.flushed < host.journal.len() && !host.flushing {
             host.flushing = true;
@@ -391,17 +437,24 @@ impl World {
     pub(crate) fn flushed(&mut self, number: UnitNumber, life: u64, upto: usize) {
         let host = self.hosts.get_mut(&number).expect("a unit");
         if host.life == life {
-            host.flushed = upto;
+            host.flushed = upto.max(host.flushed);
             host.flushing = false;
             self.release(number);
             self.flush(number);
         }
     }
 
-    /// Sends the answers whose records are durable.
+    /// Sends the answers whose records are as durable as they must be.
     fn release(&mut self, number: UnitNumber) {
         loop {
             let host = self.hosts.get_mut(&number).expect("a unit");
+            if let Some((needed, to)) = host.flushes.front().copied()
+                && needed <= host.flushed
+            {
+                host.flushes.pop_front();
+                self.reply(Node::Unit(number), to, Reply::Unit(UnitReply::Done));
+                continue;
+            }
             if host.answers.front().is_none_or(|(needed, ..)| *needed > host.flushed) {
                 return;
             }
@@ -447,29 +500,51 @@ impl World {
             unit.set_damaged();
         }
         host.unit = Some(unit);
+        if self.buffered {
+            self.flush(number);
+        }
     }
 
-    /// Crashes a unit, that starts again after `down`; 0: somebody else sees to that.
+    /// Crashes a unit, that starts again after `down`; 0: somebody else sees to that. The operating system keeps what
+    /// the process buffered.
     pub(crate) fn stop_unit(&mut self, number: UnitNumber, down: u64) {
         let host = self.hosts.get_mut(&number).expect("a unit");
-        if host.unit.take().is_none() {
+        if host.unit.is_none() {
             return;
         }
-        host.life += 1;
-        host.flushing = false;
-        host.answers.clear();
+        host.end();
+        if !self.buffered {
+            self.tear(number);
+        }
+        if down > 0 {
+            self.counts.add(Kind::UnitCrashed);
+            self.after(down, Event::UnitStarts(number));
+        }
+    }
+
+    /// What was not flushed is torn off somewhere.
+    fn tear(&mut self, number: UnitNumber) {
+        let host = self.hosts.get_mut(&number).expect("a unit");
         let unflushed = host.journal.len() - host.flushed;
-        // What was not flushed is torn off somewhere.
         let kept = usize::try_from(self.random.below(unflushed as u64 + 1)).expect("an index");
         host.journal.truncate(host.flushed + kept);
         host.flushed = host.journal.len();
         if kept < unflushed {
             self.counts.add(Kind::UnflushedLost);
         }
-        if down > 0 {
-            self.counts.add(Kind::UnitCrashed);
-            self.after(down, Event::UnitStarts(number));
-        }
+    }
+
+    /// A machine goes down under a unit that buffers, which starts with what is left, and knows that it may have lost
+    /// something.
+    pub(crate) fn cut_power(&mut self, number: UnitNumber) {
+        self.hosts.get_mut(&number).expect("a unit").end();
+        self.tear(number);
+        let host = self.hosts.get_mut(&number).expect("a unit");
+        let left = host.journal.len();
+        host.flipped = Some(host.flipped.map_or(left, |before| before.min(left)));
+        // It may have lost the seal.
+        host.promised = None;
+        self.start_unit(number);
     }
 
     /// A unit loses its disk.
@@ -547,6 +622,15 @@ impl World {
 }
 
 impl Host {
+    /// The process ends.
+    fn end(&mut self) {
+        self.unit = None;
+        self.life += 1;
+        self.flushing = false;
+        self.answers.clear();
+        self.flushes.clear();
+    }
+
     /// What a unit that answered a seal, durably, must not do.
     fn keeps_its_promises(&mut self, request: &UnitRequest, reply: &UnitReply) -> Option<String> {
         let UnitRequest { epoch, member, verb } = request;

@@ -1,5 +1,7 @@
 //! Power cuts under a storage unit: whatever of its journal's unsynced sectors survives, the unit that comes back has
-//! answered as it would have after a prefix of its requests, all that were answered included.
+//! answered as it would have after a prefix of its requests, all that it promised included: what was answered, or, of a
+//! unit that buffers, what stood before a flush that was answered. Such a unit knows that it may have lost something,
+//! and says that of whatever it does not have.
 //!
 //! What it must be is told by the machine itself without a disk: `Unit`, whose answers are compared with a table of all
 //! states, verbs and epochs elsewhere.
@@ -30,6 +32,12 @@ enum Step {
     Singles(u64),
     /// So many runs, all asked for at once.
     Burst(u64),
+    /// The same, and what comes next is asked for before they are answered.
+    Stream(u64),
+    /// Makes everything durable.
+    Flush,
+    /// As if that was answered, and nobody asked for it.
+    FlushClaimed,
     /// Junk in the next so many positions.
     Fill(u64),
     Trim(u64),
@@ -45,10 +53,12 @@ const SCRIPTS: &[&[Step]] = &[
         Step::Singles(6),
         Step::Seal,
         Step::Burst(20),
+        Step::Flush,
         Step::Fill(3),
         Step::Singles(4),
         Step::Seal,
-        Step::Singles(3),
+        Step::Stream(3),
+        Step::Flush,
     ],
     // Files that fill up, and are given up.
     &[
@@ -87,6 +97,48 @@ const SCRIPTS: &[&[Step]] = &[
     &[Step::Burst(15), Step::Seal, Step::Join, Step::Singles(9), Step::Trim(4), Step::Seal, Step::Singles(4)],
 ];
 
+/// For units that buffer.
+const BUFFERED: &[&[Step]] = &[
+    &[
+        Step::Singles(4),
+        Step::Flush,
+        Step::Burst(12),
+        Step::Flush,
+        Step::Seal,
+        Step::Stream(9),
+        Step::Flush,
+        Step::Fill(3),
+        Step::Flush,
+        Step::Flush,
+        Step::Singles(5),
+    ],
+    // Files that fill up, and are given up.
+    &[
+        Step::Stream(30),
+        Step::Flush,
+        Step::Trim(30),
+        Step::Burst(30),
+        Step::Flush,
+        Step::Trim(70),
+        Step::Seal,
+        Step::Stream(12),
+        Step::Flush,
+        Step::Burst(8),
+    ],
+    &[
+        Step::Burst(9),
+        Step::Flush,
+        Step::Restart,
+        Step::Burst(9),
+        Step::Join,
+        Step::Flush,
+        Step::Stream(9),
+        Step::Seal,
+        Step::Flush,
+        Step::Singles(3),
+    ],
+];
+
 /// How many random cuts there are after every call: more with MIXLOG_CUTS=N.
 fn cuts() -> u64 {
     std::env::var("MIXLOG_CUTS").ok().and_then(|text| text.parse().ok()).unwrap_or(12)
@@ -104,24 +156,33 @@ fn run(who: u64, first: u64) -> Run {
     Run::data(id, Arc::new(Block::of(Position(first), batch)))
 }
 
-/// What is asked for in a script, in order; `None` for a restart.
-fn requests(steps: &[Step]) -> Vec<(Option<UnitRequest>, bool)> {
+/// What is done in a script.
+enum Doing {
+    Ask(UnitRequest),
+    Claim,
+    Restart,
+}
+
+/// What is done in a script, in order, and whether answers are waited for after it.
+fn doings(steps: &[Step]) -> Vec<(Doing, bool)> {
     let (mut joined, mut epoch, mut next) = (Epoch(1), Epoch(1), 0);
     let mut all = Vec::new();
     let request =
-        |joined, epoch, verb| Some(UnitRequest { epoch, member: Member { unit: UNIT, joined }, verb });
+        |joined, epoch, verb| Doing::Ask(UnitRequest { epoch, member: Member { unit: UNIT, joined }, verb });
     all.push((request(joined, epoch, UnitVerb::Join(LOG)), true));
     for step in steps {
         match *step {
-            Step::Singles(count) | Step::Burst(count) => {
+            Step::Singles(count) | Step::Burst(count) | Step::Stream(count) => {
                 for _ in 0..count {
                     let run = run(1, next);
                     next = run.end().0;
                     let waits = matches!(step, Step::Singles(_));
                     all.push((request(joined, epoch, UnitVerb::Write(run)), waits));
                 }
-                all.last_mut().expect("it is not empty").1 = true;
+                all.last_mut().expect("it is not empty").1 = !matches!(step, Step::Stream(_));
             }
+            Step::Flush => all.push((request(joined, epoch, UnitVerb::Flush), true)),
+            Step::FlushClaimed => all.push((Doing::Claim, true)),
             Step::Fill(count) => {
                 let (from, upto) = (Position(next), Position(next + count));
                 all.push((request(joined, epoch, UnitVerb::Fill { from, upto, bytes: 1 }), true));
@@ -138,19 +199,19 @@ fn requests(steps: &[Step]) -> Vec<(Option<UnitRequest>, bool)> {
                 (joined, epoch, next) = (Epoch(epoch.0 + 1), Epoch(epoch.0 + 1), 0);
                 all.push((request(joined, epoch, UnitVerb::Join(LOG)), true));
             }
-            Step::Restart => all.push((None, true)),
+            Step::Restart => all.push((Doing::Restart, true)),
         }
         assert!(next < MOST);
     }
     all
 }
 
-fn files(directory: &tempfile::TempDir) -> UnitFiles {
+fn files(directory: &tempfile::TempDir, durability: Durability) -> UnitFiles {
     UnitFiles {
         segment_bytes: 12 << 10,
         run_bytes: 1 << 10,
         cache_bytes: 2 << 10,
-        ..UnitFiles::new(directory.path(), Durability::Flushed)
+        ..UnitFiles::new(directory.path(), durability)
     }
 }
 
@@ -174,7 +235,7 @@ fn ask(unit: &UnitServer, request: UnitRequest) -> UnitReply {
     send(unit, request).recv_timeout(PATIENCE).expect("it answers")
 }
 
-/// Does a script, and notes how many requests were answered.
+/// Does a script, and notes how many of its requests a power cut must leave.
 fn record(steps: &[Step], boot: &UnitFiles, fitful: Option<u64>) -> Sim {
     let sim = Sim::default();
     if let Some(seed) = fitful {
@@ -182,24 +243,37 @@ fn record(steps: &[Step], boot: &UnitFiles, fitful: Option<u64>) -> Sim {
     }
     let mut unit = open(boot, sim.storage());
     let mut waiting = Vec::new();
-    for (request, waits) in requests(steps) {
-        match request {
-            Some(request) => waiting.push(send(&unit, request)),
-            None => {
+    let mut asked = 0;
+    let promised = |count| sim.note(Note::Acknowledged(Position(count)));
+    for (doing, waits) in doings(steps) {
+        match doing {
+            Doing::Ask(request) => {
+                asked += 1;
+                // What was answered, or what was there when a flush was asked for.
+                let promises = boot.durability == Durability::Flushed || request.verb == UnitVerb::Flush;
+                waiting.push((promises.then_some(asked), send(&unit, request)));
+            }
+            Doing::Claim => promised(asked),
+            Doing::Restart => {
+                // A unit that ends in good order leaves everything on the disk.
                 drop(unit);
+                promised(asked);
                 unit = open(boot, sim.storage());
             }
         }
         if waits {
-            for answer in waiting.drain(..) {
+            for (promises, answer) in waiting.drain(..) {
                 let answer = answer.recv_timeout(PATIENCE).expect("it answers");
                 let is_good = matches!(answer, UnitReply::Done | UnitReply::Standing(_) | UnitReply::Runs(_));
                 assert!(is_good, "{answer:?}");
-                sim.note(Note::Acknowledged(Position(0)));
+                if let Some(count) = promises {
+                    promised(count);
+                }
             }
         }
     }
     drop(unit);
+    promised(asked);
     sim
 }
 
@@ -233,9 +307,11 @@ fn views(steps: &[Step]) -> Vec<View> {
         view(|request| unit.handle(request, &mut Vec::new()).load(|_| None))
     };
     let mut all = vec![look(&unit)];
-    for request in requests(steps).into_iter().filter_map(|(request, _)| request) {
-        unit.handle(request, &mut Vec::new());
-        all.push(look(&unit));
+    for (doing, _) in doings(steps) {
+        if let Doing::Ask(request) = doing {
+            unit.handle(request, &mut Vec::new());
+            all.push(look(&unit));
+        }
     }
     all
 }
@@ -243,9 +319,14 @@ fn views(steps: &[Step]) -> Vec<View> {
 #[derive(Debug, Default)]
 struct Tally {
     states: BTreeSet<u64>,
-    more_than_answered: u64,
+    more_than_promised: u64,
     sealed: u64,
     trimmed: u64,
+    /// Of units that know that they may have lost something: how many positions they have, and how many they say so of.
+    kept: u64,
+    corrupt: u64,
+    /// How often a unit came back without what it had promised.
+    forgotten: u64,
 }
 
 struct Crashes<'a> {
@@ -258,7 +339,7 @@ struct Crashes<'a> {
 impl Crashes<'_> {
     /// Starts the unit on what a crash left, and crashes it `depth` times more while it starts. Returns how many requests
     /// it remembers.
-    fn recover(&mut self, disk: &Disk, answered: usize, depth: u32) -> usize {
+    fn recover(&mut self, disk: &Disk, promised: usize, depth: u32) -> usize {
         self.tally.states.insert(disk.fingerprint());
         let sim = Sim::boot(disk.clone());
         let unit = open(self.boot, sim.storage());
@@ -266,19 +347,27 @@ impl Crashes<'_> {
         // Several states look alike where a request changed nothing.
         let remembers = (0..self.expected.len()).rev().find(|n| self.expected[*n] == found);
         let remembers =
-            remembers.unwrap_or_else(|| panic!("no prefix of the requests: {answered} {found:?}"));
-        assert!(remembers >= answered, "{remembers} < {answered}");
-        self.tally.more_than_answered += u64::from(remembers > answered);
+            remembers.unwrap_or_else(|| panic!("no prefix of the requests: {promised} {found:?}"));
+        self.tally.forgotten += u64::from(remembers < promised);
+        self.tally.more_than_promised += u64::from(remembers > promised);
         if let Some(UnitReply::Standing(standing)) = found.1.first() {
             self.tally.sealed += u64::from(standing.epoch > Epoch(1));
             self.tally.trimmed += u64::from(standing.trimmed > Position::ZERO);
         }
+        if self.boot.durability == Durability::Buffered && self.random.one_in(2) {
+            self.says_what_it_may_have_lost(disk, &found);
+        }
         if depth == 0 {
             return remembers;
         }
-        // Whoever asked now was told: the next power cut takes nothing of it.
-        let seen = sim.disk().after(Cut::Nothing, &mut self.random);
+        // Whoever asked now was told: the next power cut takes nothing of it, if it was flushed.
         if self.random.one_in(4) {
+            if let Some(member) = found.0 {
+                let UnitReply::Standing(standing) = found.1[0] else { panic!("{:?}", found.1[0]) };
+                let flush = UnitRequest { epoch: standing.epoch, member, verb: UnitVerb::Flush };
+                assert_eq!(ask(&unit, flush), UnitReply::Done);
+            }
+            let seen = sim.disk().after(Cut::Nothing, &mut self.random);
             let again = self.recover(&seen, remembers, 0);
             assert_eq!(self.expected[again], found);
         }
@@ -296,9 +385,37 @@ impl Crashes<'_> {
         trace[..calls].iter().filter(|call| !matches!(call, Call::Note(_))).for_each(|call| disk.apply(call));
         let cut = disk.after(Cut::Some, &mut self.random);
         if self.random.one_in(2) {
-            self.recover(&cut, answered, depth - 1);
+            self.recover(&cut, promised, depth - 1);
         }
         remembers
+    }
+
+    /// The machine went down under a unit that buffers: what is on the disk is answered as ever, and the rest may be lost.
+    fn says_what_it_may_have_lost(&mut self, disk: &Disk, whole: &View) {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("boot"), "another boot\n").unwrap();
+        let unit = open(&files(&directory, Durability::Buffered), Sim::boot(disk.clone()).storage());
+        let nobody = Member { unit: UNIT, joined: Epoch(u64::MAX) };
+        let who = ask(&unit, UnitRequest { epoch: Epoch(0), member: nobody, verb: UnitVerb::Probe });
+        assert_eq!(who, UnitReply::Stranger(whole.0));
+        let Some(member) = whole.0 else { return };
+        // Whatever the epoch: it may have lost a seal.
+        let epoch = Epoch(u64::MAX);
+        for (at, whole) in (0..).map(Position).zip(&whole.1[1..]) {
+            let verb = UnitVerb::Read { from: at, upto: at.next(), bytes: 1 };
+            let found = ask(&unit, UnitRequest { epoch, member, verb });
+            if matches!(whole, UnitReply::Runs(runs) if runs.is_empty()) {
+                assert_eq!(found, UnitReply::Corrupt(at));
+                self.tally.corrupt += 1;
+            } else {
+                assert_eq!(found, *whole);
+                self.tally.kept += 1;
+            }
+        }
+        for verb in [UnitVerb::Seal, UnitVerb::Flush] {
+            let answer = ask(&unit, UnitRequest { epoch: Epoch(9), member, verb });
+            assert!(matches!(answer, UnitReply::Corrupt(_) | UnitReply::Behind(_)), "{answer:?}");
+        }
     }
 
     fn takes_no_other_value(&mut self, unit: &UnitServer, member: Member, found: &View) {
@@ -315,44 +432,69 @@ impl Crashes<'_> {
     }
 }
 
-fn cut_script(steps: &[Step], seed: u64, fitful: bool, tally: &mut Tally) {
+fn cut_script(steps: &[Step], durability: Durability, seed: u64, fitful: bool, tally: &mut Tally) {
     let directory = tempfile::tempdir().unwrap();
-    let boot = files(&directory);
+    let boot = files(&directory, durability);
     let (sim, expected) = (record(steps, &boot, fitful.then_some(seed)), views(steps));
     let tally_before = std::mem::take(tally);
     let mut crashes = Crashes { expected: &expected, boot: &boot, random: Random(seed), tally: tally_before };
-    let (mut disk, mut answered, mut seen) = (Disk::default(), 0, BTreeSet::new());
+    let (mut disk, mut promised, mut seen) = (Disk::default(), 0, BTreeSet::new());
     for call in sim.trace() {
         disk.apply(&call);
-        answered += usize::from(matches!(call, Call::Note(_)));
+        if let Call::Note(Note::Acknowledged(count)) = call {
+            promised = promised.max(count.0 as usize);
+        }
         let mut kinds = vec![Cut::Some; cuts() as usize];
         kinds.extend([Cut::Nothing, Cut::Everything]);
         for cut in kinds {
             let after = disk.after(cut, &mut crashes.random);
-            if seen.insert((after.fingerprint(), answered)) {
-                crashes.recover(&after, answered, 2);
+            if seen.insert((after.fingerprint(), promised)) {
+                crashes.recover(&after, promised, 2);
             }
         }
     }
-    assert_eq!(answered, expected.len() - 1, "every request was answered");
+    assert_eq!(promised, expected.len() - 1, "in the end everything is durable");
     *tally = crashes.tally;
+}
+
+/// Every script, also with writes that the disk takes in pieces.
+fn cut_all(scripts: &[&[Step]], durability: Durability) -> Tally {
+    let mut tally = Tally::default();
+    for (seed, steps) in (11..).zip(scripts) {
+        cut_script(steps, durability, seed, false, &mut tally);
+        cut_script(steps, durability, seed + 50, true, &mut tally);
+    }
+    let Tally { states, more_than_promised, sealed, trimmed, kept, corrupt, forgotten } = &tally;
+    println!(
+        "{durability}: {} distinct disks, {more_than_promised} with more than was promised, {forgotten} with less, \
+         {sealed} sealed, {trimmed} trimmed; after another boot {kept} positions kept, {corrupt} corrupt",
+        states.len()
+    );
+    tally
 }
 
 #[test]
 fn power_cut_at_every_call_under_a_unit_leaves_a_prefix_of_its_requests() {
-    let mut tally = Tally::default();
-    for (seed, steps) in (11..).zip(SCRIPTS) {
-        cut_script(steps, seed, false, &mut tally);
-        // Writes that the disk takes in pieces.
-        cut_script(steps, seed + 50, true, &mut tally);
-    }
-    let Tally { states, more_than_answered, sealed, trimmed } = &tally;
-    println!(
-        "{} distinct disks, {more_than_answered} with more than was answered, {sealed} sealed, {trimmed} trimmed",
-        states.len()
-    );
-    assert!(states.len() >= 2000, "{}", states.len());
-    assert!(*more_than_answered > 0 && *sealed > 0 && *trimmed > 0);
+    let tally = cut_all(SCRIPTS, Durability::Flushed);
+    assert_eq!(tally.forgotten, 0);
+    assert!(tally.states.len() >= 2000, "{}", tally.states.len());
+    assert!(tally.more_than_promised > 0 && tally.sealed > 0 && tally.trimmed > 0);
+}
+
+#[test]
+fn power_cut_at_every_call_under_a_unit_that_buffers_leaves_what_it_said_was_flushed() {
+    let tally = cut_all(BUFFERED, Durability::Buffered);
+    assert_eq!(tally.forgotten, 0);
+    assert!(tally.states.len() >= 1000, "{}", tally.states.len());
+    assert!(tally.more_than_promised > 0 && tally.sealed > 0 && tally.trimmed > 0);
+    assert!(tally.kept > 0 && tally.corrupt > 0);
+}
+
+/// What the test above would say of a unit that answers flushes and does nothing.
+#[test]
+fn flush_that_was_claimed_and_not_done_is_found_out() {
+    let claims: &[&[Step]] = &[&[Step::Burst(12), Step::FlushClaimed, Step::Burst(5), Step::FlushClaimed]];
+    assert!(cut_all(claims, Durability::Buffered).forgotten > 0);
 }
 
 /// The files of a simulated disk, on the real one.
@@ -366,7 +508,7 @@ fn write_out(disk: &Disk, directory: &std::path::Path) {
 #[test]
 fn byte_flipped_in_the_journal_of_a_unit_is_corrupt_and_never_unwritten() {
     let directory = tempfile::tempdir().unwrap();
-    let boot = files(&directory);
+    let boot = files(&directory, Durability::Flushed);
     let steps = SCRIPTS[0];
     let disk = record(steps, &boot, None).disk();
     let expected = views(steps);
@@ -384,7 +526,7 @@ fn byte_flipped_in_the_journal_of_a_unit_is_corrupt_and_never_unwritten() {
         let unit = UnitServer::open_with_storage(
             UNIT,
             u64::MAX,
-            &files(&copy),
+            &files(&copy, Durability::Flushed),
             Arc::new(FsStorage::new(copy.path().join("journal"))),
         );
         let Ok(unit) = unit else { continue };
