@@ -2,13 +2,15 @@
 //!
 //! Machines differ and neighbours are noisy, so what counts are ratios within one run: each round runs every
 //! contender once, one after another, and what is printed are medians over the rounds. `ROUNDS=N` sets how many
-//! (5), `ONLY=tokens|append|read|reconfigure` runs one part.
+//! (5), `ONLY=tokens|append|read|reconfigure` runs one part, `ONLY=append-flushed` only that of it. For profilers,
+//! `CONTENDER=TCP` runs only those with that in their names.
 //!
 //! Over TCP means over loopback, with the servers and clients that processes of a cluster use, here in threads of
 //! one process: rates do not depend on that, as nothing but bytes on sockets passes between them, and all of it
 //! shares the same cores either way. Deaths need processes: for `reconfigure` each role is one.
 
 mod cluster;
+mod raw;
 mod reconfigure;
 mod tokens;
 
@@ -49,6 +51,11 @@ type Contender<'a> = (&'a str, Box<dyn Fn() -> f64 + 'a>, Target);
 
 /// Runs all contenders in each round, and prints the medians, each also as a ratio to the first.
 fn compare(title: &str, unit: &str, rounds: usize, contenders: &[Contender<'_>]) {
+    let wanted = setting("CONTENDER", "");
+    let contenders: Vec<_> = contenders.iter().filter(|(name, ..)| name.contains(&wanted)).collect();
+    if contenders.is_empty() {
+        return;
+    }
     let mut rates = vec![Vec::new(); contenders.len()];
     for _ in 0..rounds {
         for ((_, run, _), rates) in contenders.iter().zip(&mut rates) {
@@ -135,54 +142,71 @@ fn measure_tokens(scratch: &Path, rounds: usize) {
     compare("Sequencer", "million tokens/s", rounds, &contenders);
 }
 
-fn measure_appends(scratch: &Path, rounds: usize) {
-    let fresh = || tempfile::tempdir_in(scratch).expect("a directory");
-    let memory: [Contender<'_>; 4] = [
-        ("memory log", Box::new(|| appends(&MemoryLog::new(), 1 << 22)), Target::None),
+/// How many entries are appended.
+const APPENDED: usize = 1 << 22;
+
+fn measure_appends_in_memory(scratch: &Path, rounds: usize) {
+    let contenders: [Contender<'_>; 4] = [
+        ("memory log", Box::new(|| appends(&MemoryLog::new(), APPENDED)), Target::None),
         (
             "cluster, 1 unit in memory",
-            Box::new(|| appends(&local(LocalStorage::Memory, 1), 1 << 22)),
+            Box::new(|| appends(&local(LocalStorage::Memory, 1), APPENDED)),
             Target::None,
         ),
         (
             "cluster, 2 units in memory",
-            Box::new(|| appends(&local(LocalStorage::Memory, 2), 1 << 22)),
+            Box::new(|| appends(&local(LocalStorage::Memory, 2), APPENDED)),
             Target::None,
         ),
         (
             "cluster over TCP, 2 units in memory",
-            Box::new(|| appends(&over_tcp(scratch, Durability::Memory, 2).0, 1 << 22)),
+            Box::new(|| appends(&over_tcp(scratch, Durability::Memory, 2).0, APPENDED)),
             Target::Rate(300.0),
         ),
     ];
-    compare("Appends of 64 bytes in batches of 64", "thousand entries/s", rounds, &memory);
-    for durability in [Durability::Buffered, Durability::Flushed] {
-        let target = if durability == Durability::Flushed { Target::Ratio(0.5) } else { Target::None };
-        let on_disk: [Contender<'_>; 3] = [
-            (
-                "file log",
-                Box::new(|| {
-                    let directory = fresh();
-                    appends(&file_log(&directory.path().join("log"), durability), 1 << 22)
-                }),
-                Target::None,
-            ),
-            (
-                "cluster, 2 units on the same disk",
-                Box::new(|| {
-                    let directory = fresh();
-                    appends(&local_files(directory.path(), durability), 1 << 22)
-                }),
-                target,
-            ),
-            (
-                "cluster over TCP, 2 units on the same disk",
-                Box::new(|| appends(&over_tcp(scratch, durability, 2).0, 1 << 22)),
-                target,
-            ),
-        ];
-        compare(&format!("The same, {durability}"), "thousand entries/s", rounds, &on_disk);
+    compare("Appends of 64 bytes in batches of 64", "thousand entries/s", rounds, &contenders);
+}
+
+fn measure_appends_on_disk(scratch: &Path, rounds: usize, durability: Durability) {
+    let fresh = || tempfile::tempdir_in(scratch).expect("a directory");
+    // The same bytes without a log: a flush for every run, and for every four.
+    let raw = |replicas, runs| {
+        let (directory, flushes) = (fresh(), (APPENDED >> 14) / runs);
+        APPENDED as f64 / raw::chain(directory.path(), replicas, runs * raw::RUN, flushes) / 1e3
+    };
+    let target = if durability == Durability::Flushed { Target::Ratio(0.5) } else { Target::None };
+    let mut contenders: Vec<Contender<'_>> = vec![
+        (
+            "file log",
+            Box::new(|| {
+                let directory = fresh();
+                appends(&file_log(&directory.path().join("log"), durability), APPENDED)
+            }),
+            Target::None,
+        ),
+        (
+            "cluster, 2 units on the same disk",
+            Box::new(|| {
+                let directory = fresh();
+                appends(&local_files(directory.path(), durability), APPENDED)
+            }),
+            target,
+        ),
+        (
+            "cluster over TCP, 2 units on the same disk",
+            Box::new(|| appends(&over_tcp(scratch, durability, 2).0, APPENDED)),
+            target,
+        ),
+    ];
+    if durability == Durability::Flushed {
+        contenders.extend([
+            ("one raw writer, a flush for each run", Box::new(|| raw(1, 1)) as Box<dyn Fn() -> f64>, Target::None),
+            ("one raw writer, a flush for four runs", Box::new(|| raw(1, 4)), Target::None),
+            ("two raw writers, a flush for each run", Box::new(|| raw(2, 1)), Target::None),
+            ("two raw writers, a flush for four runs", Box::new(|| raw(2, 4)), Target::None),
+        ]);
     }
+    compare(&format!("The same, {durability}"), "thousand entries/s", rounds, &contenders);
 }
 
 fn measure_reads(scratch: &Path, rounds: usize) {
@@ -214,13 +238,18 @@ fn measure_reads(scratch: &Path, rounds: usize) {
 fn main() {
     let only = setting("ONLY", "");
     let rounds: usize = setting("ROUNDS", "5").parse().expect("ROUNDS is a number");
-    let wanted = |part: &str| only.is_empty() || only == part;
+    let wanted = |part: &str| part.starts_with(&only);
     let scratch = tempfile::tempdir().expect("a directory");
     if wanted("tokens") {
         measure_tokens(scratch.path(), rounds);
     }
-    if wanted("append") {
-        measure_appends(scratch.path(), rounds);
+    if wanted("append-memory") {
+        measure_appends_in_memory(scratch.path(), rounds);
+    }
+    for durability in [Durability::Buffered, Durability::Flushed] {
+        if wanted(&format!("append-{durability}")) {
+            measure_appends_on_disk(scratch.path(), rounds, durability);
+        }
     }
     if wanted("read") {
         measure_reads(scratch.path(), rounds);
