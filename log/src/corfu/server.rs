@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! requests --> unit thread: handle, queue records --> reply thread: wait until durable, load, answer
-//!                                  \--> journal (group commit) --/       \--> flush thread: sync, answer
+//!                                  \--> journal (group commit) --/       \--> flush thread: sync, answer, trim
 //! ```
 //!
 //! The unit thread never waits for the disk: while one group is flushed, the next one gathers behind it.
@@ -261,6 +261,9 @@ enum Group {
 enum Wanted {
     /// Everything on the shelf is to be durable; then there is an answer.
     Flush(Shelf, ReplyTo),
+    /// Records before this one are not needed any more, once everything on the shelf is durable: the one that tells the
+    /// unit's state took the place of one that is given up.
+    Trim(Shelf, RecordNumber),
     /// As of the reply thread.
     Barrier(Sender<()>),
 }
@@ -416,7 +419,7 @@ fn reply(groups: &Receiver<Group>, flushes: &Sender<Wanted>, failed: &AtomicBool
             reply.answer(Reply::Unit(loaded));
         }
         if let Some(number) = trim {
-            shelf.trim(number);
+            let _ = flushes.send(Wanted::Trim(shelf, number));
         }
     }
 }
@@ -424,22 +427,31 @@ fn reply(groups: &Receiver<Group>, flushes: &Sender<Wanted>, failed: &AtomicBool
 /// The flush thread. Who asks while it is at it is served by the next one, all together.
 fn flush(wanted: &Receiver<Wanted>, failed: &AtomicBool) {
     while let Ok(first) = wanted.recv() {
-        let (mut shelf, mut answers, mut barriers) = (None, Vec::new(), Vec::new());
+        let (mut shelf, mut answers, mut trim, mut barriers) = (None, Vec::new(), None, Vec::new());
         for wanted in std::iter::once(first).chain(wanted.try_iter()) {
             match wanted {
                 Wanted::Flush(newest, reply) => {
                     shelf = Some(newest);
                     answers.push(reply);
                 }
+                Wanted::Trim(newest, number) => {
+                    shelf = Some(newest);
+                    trim = Some(number);
+                }
                 Wanted::Barrier(passed) => barriers.push(passed),
             }
         }
-        if shelf.take().is_some_and(|shelf| !shelf.flush()) {
+        if shelf.as_ref().is_some_and(|shelf| !shelf.flush()) {
             failed.store(true, Ordering::Release);
         }
         if !failed.load(Ordering::Acquire) {
             answers.into_iter().for_each(|reply| reply.answer(Reply::Unit(UnitReply::Done)));
+            if let (Some(shelf), Some(number)) = (&shelf, trim) {
+                shelf.trim(number);
+            }
         }
+        // Who waits at a barrier wants all shelves to be gone.
+        drop(shelf);
         for passed in barriers {
             let _ = passed.send(());
         }

@@ -71,7 +71,7 @@ fn every_seed_keeps_what_it_acknowledged_and_comes_to_an_end() {
 
 #[test]
 fn every_seed_on_units_that_buffer_keeps_what_was_flushed() {
-    let seeds = 0..4000 * variable("MIXLOG_SEEDS").unwrap_or(1);
+    let seeds = 0..8000 * variable("MIXLOG_SEEDS").unwrap_or(1);
     if let Some(counts) = run_all("units that buffer", seeds, Durability::Buffered) {
         assert_all_happened(&counts, &Kind::ALL);
         assert_all_happened(&counts, &Kind::BUFFERED);
