@@ -59,6 +59,8 @@ fn compare(title: &str, unit: &str, rounds: usize, contenders: &[Contender<'_>])
     let mut rates = vec![Vec::new(); contenders.len()];
     for _ in 0..rounds {
         for ((_, run, _), rates) in contenders.iter().zip(&mut rates) {
+            // What one left to be written, and removed, is not to be waited for by the next one.
+            rustix::fs::sync();
             rates.push(run());
         }
     }
@@ -200,7 +202,11 @@ fn measure_appends_on_disk(scratch: &Path, rounds: usize, durability: Durability
     ];
     if durability == Durability::Flushed {
         contenders.extend([
-            ("one raw writer, a flush for each run", Box::new(|| raw(1, 1)) as Box<dyn Fn() -> f64>, Target::None),
+            (
+                "one raw writer, a flush for each run",
+                Box::new(|| raw(1, 1)) as Box<dyn Fn() -> f64>,
+                Target::None,
+            ),
             ("one raw writer, a flush for four runs", Box::new(|| raw(1, 4)), Target::None),
             ("two raw writers, a flush for each run", Box::new(|| raw(2, 1)), Target::None),
             ("two raw writers, a flush for four runs", Box::new(|| raw(2, 4)), Target::None),

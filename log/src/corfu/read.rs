@@ -95,9 +95,7 @@ impl Operation for Read {
                 self.ask(out)
             }
             Event::Unit(_, reply) => match reply {
-                UnitReply::Runs(runs) if message::are_from(&runs, self.from) => {
-                    Some(ReadOutcome::Runs(runs))
-                }
+                UnitReply::Runs(runs) if message::are_from(&runs, self.from) => Some(ReadOutcome::Runs(runs)),
                 UnitReply::Runs(runs) if runs.is_empty() && self.failed == 0 => Some(ReadOutcome::Unwritten),
                 UnitReply::Trimmed(before) => Some(ReadOutcome::Trimmed(before)),
                 UnitReply::Corrupt(_) => {

@@ -231,6 +231,11 @@ impl<O: Operation> Driven<O> {
         self.requests.front()
     }
 
+    /// Takes that request away, to be answered otherwise.
+    pub(crate) fn pop(&mut self) -> Outgoing {
+        self.requests.pop_front().expect("a request")
+    }
+
     pub(crate) fn is_done(&self) -> bool {
         self.outcome.is_some()
     }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use mixlog_log::Position;
 use mixlog_log::corfu::{
-    Append, AppendOutcome, Appends, ClientId, Entries, EntryId, Epoch, Fill, Filled, Flush, Input, Operation, Outbox,
-    Projection, Read, ReadOutcome, Reconfigure, Reconfigured, Settle, Settled, Sweep, Tail, TailOutcome,
-    Transfer, Transferred, Trim,
+    Append, AppendOutcome, Appends, ClientId, Entries, EntryId, Epoch, Fill, Filled, Flush, Input, Operation,
+    Outbox, Projection, Read, ReadOutcome, Reconfigure, Reconfigured, Settle, Settled, Sweep, Tail,
+    TailOutcome, Transfer, Transferred, Trim,
 };
 
 use crate::checks::Before;

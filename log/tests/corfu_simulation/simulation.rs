@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use mixlog_log::corfu::{
-    Aim, Append, AppendOutcome, Appends, Change, ClientId, Entries, EntryId, Fill, Flush, Input, Join, Member, Node,
-    Outbox, Pause, Projection, Read, ReadOutcome, Reconfigure, Reconfigured, Refusal, Rules, SequencerNumber,
-    Settle, Sweep, Tail, TailMode, Transfer, Transferred, Trim, UnitNumber, Window,
+    Aim, Append, AppendOutcome, Appends, Change, ClientId, Entries, EntryId, Fill, Flush, Input, Join,
+    Member, Node, Outbox, Pause, Projection, Read, ReadOutcome, Reconfigure, Reconfigured, Refusal, Rules,
+    SequencerNumber, Settle, Sweep, Tail, TailMode, Transfer, Transferred, Trim, UnitNumber, Window,
 };
 use mixlog_log::{Batch, Durability, LogId, Position};
 
@@ -413,7 +413,9 @@ impl Simulation {
         let pause = match self.clients[client].role {
             Role::Writer | Role::Reader => self.world.random.between(1, 400),
             Role::Driver if self.restless => self.world.random.between(1, 500),
-            Role::Janitor | Role::Trimmer | Role::Flusher | Role::Driver => self.world.random.between(1, 5000),
+            Role::Janitor | Role::Trimmer | Role::Flusher | Role::Driver => {
+                self.world.random.between(1, 5000)
+            }
         };
         self.world.after(pause, Event::Begin(client));
     }

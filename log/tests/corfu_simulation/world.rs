@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use mixlog_log::Durability;
 use mixlog_log::corfu::{
-    Answer, Call, Epoch, Instance, Limits, Member, Node, Record, RecordNumber, Register, Reply, Request, Rules,
-    Sequencer, SequencerNumber, SequencerReply, SequencerVerb, StoreRequest, Unit, UnitNumber, UnitReply,
-    UnitRequest, UnitVerb,
+    Answer, Call, Epoch, Instance, Limits, Member, Node, Record, RecordNumber, Register, Reply, Request,
+    Rules, Sequencer, SequencerNumber, SequencerReply, SequencerVerb, StoreRequest, Unit, UnitNumber,
+    UnitReply, UnitRequest, UnitVerb,
 };
 
 use crate::random::Random;

@@ -149,6 +149,10 @@ pub(crate) struct Incoming {
 /// The buffer of a connection on which no long frame came in.
 const BUFFER: usize = 128 << 10;
 
+/// A longer buffer than this is given back when it is empty. The usual groups of a client fit, so that their frames do
+/// not make it grow each time, which costs as much as reading them.
+const KEPT: usize = 4 << 20;
+
 impl Incoming {
     pub(crate) fn new(stream: TcpStream) -> Self {
         // Small until the peer has said something that makes sense.
@@ -180,7 +184,7 @@ impl Incoming {
     pub(crate) fn fill(&mut self) -> io::Result<bool> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
-            if self.buffer.len() > 8 * BUFFER {
+            if self.buffer.len() > KEPT {
                 self.buffer = vec![0; BUFFER];
             }
         }
@@ -189,7 +193,7 @@ impl Incoming {
                 self.buffer.copy_within(self.start..self.end, 0);
                 (self.start, self.end) = (0, self.end - self.start);
             }
-            if self.end > self.buffer.len() / 2 {
+            if self.end == self.buffer.len() {
                 self.buffer.resize((2 * self.buffer.len()).max(BUFFER), 0);
             }
         }
