@@ -21,8 +21,9 @@ use super::queue::{Hunger, Offered};
 use super::rules::Rules;
 use super::transport::{Drive, Happened};
 
-/// How much is under way at most: more than that gathers in front of the slowest unit.
-const WINDOW: Window = Window { runs: 32, bytes: 16 << 20 };
+/// How much is under way at most: more than that gathers in front of the slowest unit, which then flushes so much at once
+/// that the others wait for it.
+const WINDOW: Window = Window { runs: 32, bytes: 8 << 20 };
 
 /// So many runs are under way whatever their size.
 const SMALL_RUNS: usize = 2;
