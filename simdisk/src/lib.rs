@@ -3,8 +3,9 @@
 //! The model: a write is durable when a later `sync_data` of its file succeeds; until then any subset of the
 //! 512-byte sectors that it touched may be on the disk. A directory entry is durable when a later
 //! `sync_directory` succeeds; until then each creation, rename and removal may have happened or not. A
-//! `sync_data` that fails leaves the written bytes readable and clean: a later one does not save them. Directories
-//! are made durably, as [`Storage::create_directory`] promises.
+//! `sync_data` that fails leaves the written bytes readable and clean: a later one does not save them, though it does
+//! save what was written over them meanwhile, and lengths, which are no bytes. Directories are made durably, as
+//! [`Storage::create_directory`] promises.
 //!
 //! Tests let a program run on a [`Sim`], take its trace, and start the program again on what each prefix of the trace
 //! leaves behind.
@@ -153,6 +154,23 @@ struct Pending {
     clean: bool,
 }
 
+impl Pending {
+    /// Makes bytes the same as those of a later write.
+    fn give_way_to(&mut self, later: &Self) {
+        let Some(bytes) = &mut self.bytes else { return };
+        let Some(over) = &later.bytes else {
+            bytes.truncate(later.offset.saturating_sub(self.offset));
+            return;
+        };
+        let start = self.offset.max(later.offset);
+        let end = (self.offset + bytes.len()).min(later.offset + over.len());
+        if start < end {
+            let over = &over[start - later.offset..end - later.offset];
+            bytes[start - self.offset..end - self.offset].copy_from_slice(over);
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Entry {
     Create(String, usize),
@@ -246,15 +264,21 @@ impl Disk {
             }
             Call::Sync { file } => {
                 let inode = &mut self.inodes[*file];
-                for write in inode.pending.extract_if(.., |write| !write.clean) {
+                let (mut lost, dirty): (Vec<_>, Vec<_>) =
+                    inode.pending.drain(..).partition(|write| write.clean);
+                for write in dirty {
                     match &write.bytes {
                         Some(bytes) => put(&mut inode.durable, write.offset, bytes),
                         None => inode.durable.truncate(write.offset),
                     }
+                    // What is durable now is not taken back by what was there before.
+                    lost.iter_mut().for_each(|lost: &mut Pending| lost.give_way_to(&write));
                 }
+                inode.pending = lost;
             }
             Call::SyncFailed { file } => {
-                self.inodes[*file].pending.iter_mut().for_each(|write| write.clean = true);
+                let written = self.inodes[*file].pending.iter_mut().filter(|write| write.bytes.is_some());
+                written.for_each(|write| write.clean = true);
             }
             Call::Create { name, file } => {
                 assert_eq!(*file, self.inodes.len());
@@ -431,6 +455,8 @@ struct State {
     disk: Disk,
     trace: Vec<Call>,
     fault: Option<Fault>,
+    /// Whether the last one that was set has struck.
+    struck: bool,
     /// How many bytes all files together may have.
     capacity: Option<u64>,
     /// Writes and reads are done in part now and then, or interrupted.
@@ -507,7 +533,9 @@ impl Sim {
 
     /// Makes calls fail from now on, or no more.
     pub fn set_fault(&self, fault: Option<Fault>) {
-        self.state().fault = fault;
+        let mut state = self.state();
+        state.struck &= fault.is_none();
+        state.fault = fault;
     }
 
     /// Makes the next writes panic, as a bug would.
@@ -515,10 +543,10 @@ impl Sim {
         self.panics.store(true, Ordering::SeqCst);
     }
 
-    /// Whether the fault has struck.
+    /// Whether the last fault that was set has struck, though it may be set no more.
     #[must_use]
     pub fn fault_struck(&self) -> bool {
-        self.state().fault.is_some_and(|fault| fault.after == 0)
+        self.state().struck
     }
 
     /// Limits the bytes of all files together.
@@ -562,7 +590,9 @@ impl State {
             return Ok(bytes);
         }
         fault.count -= 1;
-        match fault.error {
+        let error = fault.error;
+        self.struck = true;
+        match error {
             Failure::Kind(kind) => Err(kind.into()),
             Failure::Errno(number) => Err(io::Error::from_raw_os_error(number)),
             Failure::Short => Ok(bytes.min(1)),
@@ -762,5 +792,47 @@ impl StorageFile for SimFile {
         state.check(Kind::Truncate)?;
         state.call(Call::Truncate { file: self.file, bytes });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What may be found after a power cut.
+    fn found(sim: &Sim) -> BTreeSet<Vec<u8>> {
+        let mut random = Random(1);
+        (0..100).map(|_| sim.disk().after(Cut::Some, &mut random).bytes("file").to_vec()).collect()
+    }
+
+    #[test]
+    fn bytes_that_a_failed_sync_lost_may_be_there_until_others_are_synced_over_them() {
+        let sim = Sim::default();
+        let file = sim.open("file", Access::CreateNew).unwrap();
+        sim.sync_directory().unwrap();
+        file.write_at(b"first", 0).unwrap();
+        sim.set_fault(Some(Fault { kind: Kind::Sync, after: 0, count: 1, error: Failure::Errno(5) }));
+        file.sync_data().unwrap_err();
+        assert!(sim.fault_struck());
+        file.sync_data().unwrap();
+        assert_eq!(found(&sim), BTreeSet::from([b"".to_vec(), b"first".to_vec()]));
+        file.write_at(b"other", 0).unwrap();
+        file.sync_data().unwrap();
+        assert_eq!(found(&sim), BTreeSet::from([b"other".to_vec()]));
+    }
+
+    #[test]
+    fn length_is_saved_by_the_sync_after_one_that_failed() {
+        let sim = Sim::default();
+        let file = sim.open("file", Access::CreateNew).unwrap();
+        sim.sync_directory().unwrap();
+        file.write_at(b"long", 0).unwrap();
+        file.sync_data().unwrap();
+        file.truncate(2).unwrap();
+        sim.set_fault(Some(Fault { kind: Kind::Sync, after: 0, count: 1, error: Failure::Errno(5) }));
+        file.sync_data().unwrap_err();
+        assert_eq!(found(&sim), BTreeSet::from([b"lo".to_vec(), b"long".to_vec()]));
+        file.sync_data().unwrap();
+        assert_eq!(found(&sim), BTreeSet::from([b"lo".to_vec()]));
     }
 }

@@ -6,7 +6,7 @@ use std::thread;
 use mixlog_log::Durability;
 use mixlog_simdisk::{Call, Cut, Failure, Fault, Kind, Random, Sim};
 
-use crate::script::{self, PATIENCE, Promise, Step};
+use crate::script::{self, PATIENCE, Promise, Step, WrittenOver};
 
 const STEPS: &[Step] = &[
     Step::Burst(12),
@@ -33,14 +33,11 @@ fn promise(sim: &Sim) -> Promise {
     promise
 }
 
-/// Runs the script on a thread of its own: one that hangs fails.
-fn run(sim: &Sim, durability: Durability, threads: usize) -> Result<(), String> {
+/// Runs a script on a thread of its own: one that hangs fails.
+fn on_a_thread<T: Send + 'static>(sim: &Sim, script: impl FnOnce(&Sim) -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
     let sim = sim.clone();
-    let thread = thread::spawn(move || {
-        let outcome = script::run(&sim, durability, threads, STEPS);
-        sender.send(outcome).expect("somebody waits");
-    });
+    let thread = thread::spawn(move || sender.send(script(&sim)).expect("somebody waits"));
     match receiver.recv_timeout(PATIENCE) {
         Ok(outcome) => {
             thread.join().expect("it has ended");
@@ -53,6 +50,38 @@ fn run(sim: &Sim, durability: Durability, threads: usize) -> Result<(), String> 
     }
 }
 
+fn assert_clear(error: &str) {
+    assert!(error.len() > 20, "an error says what happened: {error:?}");
+}
+
+/// What the disk was left with has all that was promised, after a power cut and without one, and can be gone on with
+/// when it has space.
+fn assert_kept(sim: &Sim, durability: Durability, random: &mut Random, what: &str) {
+    let promise = promise(sim);
+    let what = || format!("{what}: {promise:?}");
+    for cut in [Cut::Nothing, Cut::Some, Cut::Everything] {
+        let process_only = matches!(cut, Cut::Everything);
+        let disk = sim.disk().after(cut, random);
+        let running = script::open(&Sim::boot(disk), durability, 1).unwrap_or_else(|error| {
+            panic!("{}: {error}", what());
+        });
+        let tail = script::assert_state(&running.engine);
+        assert!(tail >= promise.at_least(durability, process_only), "{}: {tail}", what());
+    }
+    // The same machine goes on: its memory holds bytes that the disk may not have.
+    let running = script::open(sim, durability, 1).unwrap_or_else(|error| panic!("{}: {error}", what()));
+    let seen = script::assert_state(&running.engine);
+    assert!(seen >= promise.at_least(durability, true), "{}", what());
+    sim.set_capacity(None);
+    let n = mixlog_log::SharedLog::tail(&*running.log).unwrap().tail.0;
+    script::submit(&running.engine, n).unwrap().wait().unwrap();
+    running.engine.checkpoint().unwrap_or_else(|error| panic!("{}: {error}", what()));
+    drop(running);
+    let disk = sim.disk().after(Cut::Nothing, random);
+    let running = script::open(&Sim::boot(disk), durability, 1).unwrap();
+    assert_eq!(script::assert_state(&running.engine), n + 1, "{}", what());
+}
+
 /// Runs the script with the n-th call of a kind failing, for every n, and then cuts the power.
 fn fail_every_call(kind: Kind, count: u64, error: Failure) {
     let mut random = Random(5);
@@ -60,34 +89,15 @@ fn fail_every_call(kind: Kind, count: u64, error: Failure) {
         let durability = if after % 3 == 2 { Durability::Buffered } else { Durability::Flushed };
         let sim = Sim::default();
         sim.set_fault(Some(Fault { kind, after, count, error }));
-        let outcome = run(&sim, durability, if after % 5 == 4 { 2 } else { 1 });
+        let threads = if after % 5 == 4 { 2 } else { 1 };
+        let outcome = on_a_thread(&sim, move |sim| script::run(sim, durability, threads, STEPS));
         let struck = sim.fault_struck();
         sim.set_fault(None);
-        let promise = promise(&sim);
-        let what = || format!("{kind:?} {after} {error:?} {count}: {promise:?} {outcome:?}");
         if let Err(error) = &outcome {
-            assert!(error.len() > 20, "an error says what happened: {error:?}");
+            assert_clear(error);
         }
-        for cut in [Cut::Nothing, Cut::Some, Cut::Everything] {
-            let process_only = matches!(cut, Cut::Everything);
-            let disk = sim.disk().after(cut, &mut random);
-            let running = script::open(&Sim::boot(disk), durability, 1).unwrap_or_else(|error| {
-                panic!("{}: {error}", what());
-            });
-            let tail = script::assert_state(&running.engine);
-            assert!(tail >= promise.at_least(durability, process_only), "{}: {tail}", what());
-        }
-        // The same machine goes on: its memory holds bytes that the disk may not have.
-        let running = script::open(&sim, durability, 1).unwrap_or_else(|error| panic!("{}: {error}", what()));
-        let seen = script::assert_state(&running.engine);
-        assert!(seen >= promise.at_least(durability, true), "{}", what());
-        let n = mixlog_log::SharedLog::tail(&*running.log).unwrap().tail.0;
-        script::submit(&running.engine, n).unwrap().wait().unwrap();
-        running.engine.checkpoint().unwrap_or_else(|error| panic!("{}: {error}", what()));
-        drop(running);
-        let disk = sim.disk().after(Cut::Nothing, &mut random);
-        let running = script::open(&Sim::boot(disk), durability, 1).unwrap();
-        assert_eq!(script::assert_state(&running.engine), n + 1, "{}", what());
+        let what = format!("{kind:?} {after} {error:?} {count}: {outcome:?}");
+        assert_kept(&sim, durability, &mut random, &what);
         if !struck {
             assert_eq!(outcome, Ok(()));
             assert!(after > 0, "the script makes no call of kind {kind:?}");
@@ -96,11 +106,83 @@ fn fail_every_call(kind: Kind, count: u64, error: Failure) {
     }
 }
 
+/// How an engine went through a script on a disk that was full.
+#[derive(Debug)]
+struct Through {
+    outcome: Result<(), String>,
+    /// What it refused, and was asked for again.
+    refused: Vec<String>,
+    trace: Vec<Call>,
+}
+
+/// The same with scripts that fill the disk, for calls once it is full. A checkpoint that fails does not end the script;
+/// the log's own failures do. Tells how often the fault struck.
+fn fail_every_call_on_a_full_disk(kind: Kind, count: u64, error: Failure) -> u64 {
+    let (mut random, mut strikes) = (Random(6), 0);
+    for &script in script::FULL {
+        let mut over = WrittenOver::default();
+        for after in 0.. {
+            let durability = if after % 3 == 2 { Durability::Buffered } else { Durability::Flushed };
+            let sim = Sim::default();
+            let fault = Fault { kind, after, count, error };
+            let through = on_a_thread(&sim, move |sim| {
+                let mut refused = Vec::new();
+                let outcome = script::go_through(sim, durability, 1, script, Some(fault), &mut |error| {
+                    refused.push(error);
+                    Ok(())
+                });
+                Through { outcome, refused, trace: sim.trace() }
+            });
+            let struck = sim.fault_struck();
+            sim.set_fault(None);
+            through
+                .refused
+                .iter()
+                .chain(through.outcome.as_ref().err())
+                .for_each(|error| assert_clear(error));
+            let what = format!("{:?} {fault:?}: {:?} {:?}", script.0, through.outcome, through.refused);
+            assert!(!what.contains(script::THOUGH_HEALED), "{what}");
+            over = over.and(WrittenOver::count(&through.trace));
+            assert_kept(&sim, durability, &mut random, &what);
+            if !struck {
+                // Whether the log has made its next file before the disk is full is a matter of chance.
+                let only_full = through.refused.iter().all(|error| error.starts_with(script::NO_SPACE));
+                assert!(through.outcome == Ok(()) && only_full, "{what}");
+                let WrittenOver { renames, writes, truncations, syncs } = over;
+                assert!([renames, writes, truncations, syncs].iter().all(|&calls| calls > 0), "{over:?}");
+                break;
+            }
+            strikes += 1;
+        }
+    }
+    strikes
+}
+
 /// Once, and for ever.
 fn fail(kind: Kind, errors: &[Failure]) {
     for &error in errors {
         fail_every_call(kind, 1, error);
         fail_every_call(kind, u64::MAX, error);
+    }
+}
+
+#[test]
+fn call_that_fails_while_a_checkpoint_is_written_on_a_full_disk_loses_nothing() {
+    let kinds: [(Kind, &[Failure]); 7] = [
+        (Kind::Truncate, &[EIO, ENOSPC]),
+        (Kind::Rename, &[EIO, ENOSPC]),
+        (Kind::Sync, &[EIO, ENOSPC]),
+        (Kind::Write, &[EIO, ENOSPC]),
+        (Kind::Remove, &[EIO]),
+        (Kind::SyncDirectory, &[EIO]),
+        (Kind::Open, &[EIO]),
+    ];
+    for (kind, errors) in kinds {
+        for &error in errors {
+            let strikes = [1, u64::MAX].map(|count| fail_every_call_on_a_full_disk(kind, count, error));
+            println!("{kind:?} failed with {error:?} {strikes:?} times");
+            assert!(strikes.iter().all(|&strikes| strikes >= script::FULL.len() as u64), "{kind:?}");
+        }
     }
 }
 

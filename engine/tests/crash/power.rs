@@ -7,7 +7,7 @@ use std::sync::Arc;
 use mixlog_log::{Durability, FileLog, SharedLog};
 use mixlog_simdisk::{Call, Cut, Disk, Random, Sim};
 
-use crate::script::{self, Promise, Step};
+use crate::script::{self, Keep, Promise, Step, WrittenOver};
 
 const SCRIPTS: &[&[Step]] = &[
     // The third one gets the space of the first, and of the log before the second.
@@ -119,14 +119,17 @@ impl Crashes {
         tail
     }
 
-    /// Plays a power cut after every call of the trace.
-    fn everywhere(&mut self, trace: &[Call]) {
+    /// Plays a power cut after every call of the trace, from one of them on.
+    fn everywhere(&mut self, trace: &[Call], from: usize) {
         let mut disk = Disk::default();
         let (mut promise, mut seen) = (Promise::default(), BTreeSet::new());
-        for call in trace {
+        for (number, call) in trace.iter().enumerate() {
             disk.apply(call);
             if let Call::Note(note) = call {
                 promise.add(note);
+            }
+            if number < from {
+                continue;
             }
             let mut kinds = vec![(Cut::Some, false); cuts() as usize];
             kinds.extend([(Cut::Nothing, false), (Cut::Everything, true)]);
@@ -143,16 +146,35 @@ impl Crashes {
     }
 }
 
+fn spare() -> String {
+    "checkpoints/checkpoint.spare".to_owned()
+}
+
 fn cut_scripts(durability: Durability, seed: u64, fitful: bool) -> usize {
     let mut crashes = Crashes { durability, random: Random(seed), tally: Tally::default() };
-    for steps in SCRIPTS {
+    let scripts = SCRIPTS.iter().map(|steps| (Keep::Two, *steps)).chain(script::FULL.iter().copied());
+    let mut over = WrittenOver::default();
+    for (number, script) in scripts.enumerate() {
         let sim = Sim::default();
         if fitful {
             sim.set_fitful(seed);
         }
-        script::run(&sim, durability, 1, steps).unwrap();
-        crashes.everywhere(&sim.trace());
+        let mut refused = |error: String| {
+            // By chance the log has not made its next file before the disk is full.
+            if error.starts_with(script::NO_SPACE) { Ok(()) } else { Err(error) }
+        };
+        script::go_through(&sim, durability, 1, script, None, &mut refused).unwrap();
+        let trace = sim.trace();
+        let found = WrittenOver::count(&trace);
+        println!("script {number}: {found:?}");
+        over = over.and(found);
+        // What comes before the disk is full is in the other scripts.
+        let gives_up =
+            |call: &Call| matches!(call, Call::Rename { from, to } if [from, to].contains(&&spare()));
+        let from = if number < SCRIPTS.len() { Some(0) } else { trace.iter().position(gives_up) };
+        crashes.everywhere(&trace, from.expect("space is given up"));
     }
+    assert!(over.truncations > 0 && over.renames > 0, "{over:?}");
     let tally = &crashes.tally;
     println!(
         "{durability:?}: {} states, {} from a checkpoint, {} trimmed, {} checkpoints rejected, {} longer than acknowledged",

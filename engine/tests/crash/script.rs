@@ -3,16 +3,17 @@
 //! The entry at position n always makes the same change, whichever engine submits it, so the state after each position
 //! is known beforehand: that of a log in memory, executed one by one.
 
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use mixlog_engine::checkpoint::{self, Config};
+use mixlog_engine::checkpoint::{self, CheckpointError, Config};
 use mixlog_engine::{
-    Digest, Engine, Fixed, Footprint, Index, Mode, Never, OpenError, Position, Procedure, Snapshot, Table,
-    Ticket, Tx,
+    Digest, Engine, Fixed, Footprint, Index, Mode, Never, OpenError, Position, Procedure, Snapshot,
+    SubmitError, Table, Ticket, Tx,
 };
-use mixlog_log::{Durability, FileLog, MemoryLog, SharedLog, file};
-use mixlog_simdisk::{Note, Sim};
+use mixlog_log::{AppendError, Durability, FileLog, MemoryLog, SharedLog, file};
+use mixlog_simdisk::{Call, Fault, Note, Sim};
 use serde::{Deserialize, Serialize};
 
 /// Longer than any step takes on a busy machine, so that a hang fails instead of hanging.
@@ -64,8 +65,124 @@ pub(crate) enum Step {
     Checkpoint,
     /// Leaves so many bytes of the disk free.
     Free(u64),
+    /// The disk has space again, and no call fails any more.
+    Heal,
     /// Closes and opens engine and log.
     Reopen,
+}
+
+/// How checkpoints are kept: none is taken but when it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// Two. On a full disk the next one is written over the older of them.
+    Two,
+    /// One, and the space for the next one.
+    OneAndSpare,
+}
+
+impl Keep {
+    fn config(self) -> Config {
+        let (keep, every) = match self {
+            Self::Two => (2, None),
+            // Space is kept for who takes them by himself, however seldom.
+            Self::OneAndSpare => (1, Some(Duration::from_secs(365 * 24 * 3600))),
+        };
+        Config { every_bytes: None, every, keep, ..checkpoint::Config::default() }
+    }
+}
+
+/// What an engine is let do on a disk that fills up: checkpoints are written over what is given up for them, and some of
+/// them are shorter than that.
+pub(crate) const FULL: &[(Keep, &[Step])] = &[
+    (
+        Keep::Two,
+        &[
+            Step::Burst(40),
+            Step::Checkpoint,
+            Step::Singles(20),
+            Step::Checkpoint,
+            Step::Singles(20),
+            Step::Free(600),
+            Step::Checkpoint,
+            Step::Singles(30),
+            Step::Free(100),
+            Step::Checkpoint,
+            Step::Burst(2),
+            Step::Heal,
+            Step::Burst(30),
+            Step::Checkpoint,
+            Step::Burst(2),
+        ],
+    ),
+    (
+        Keep::OneAndSpare,
+        &[
+            Step::Burst(40),
+            Step::Checkpoint,
+            Step::Singles(40),
+            Step::Free(600),
+            Step::Checkpoint,
+            Step::Singles(30),
+            Step::Free(100),
+            Step::Checkpoint,
+            Step::Burst(2),
+            Step::Heal,
+            Step::Burst(30),
+            Step::Checkpoint,
+            Step::Burst(2),
+        ],
+    ),
+];
+
+/// What errors begin with that should be none: nothing fails any more.
+pub(crate) const THOUGH_HEALED: &str = "refused though there is space";
+
+/// What a submission is told while the disk is full.
+pub(crate) const NO_SPACE: &str = "no space left for the log";
+
+/// How often the space that was given up was written over, synced, cut, and given up in the first place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct WrittenOver {
+    pub(crate) renames: u64,
+    pub(crate) writes: u64,
+    pub(crate) truncations: u64,
+    pub(crate) syncs: u64,
+}
+
+impl WrittenOver {
+    pub(crate) const fn and(self, other: Self) -> Self {
+        Self {
+            renames: self.renames + other.renames,
+            writes: self.writes + other.writes,
+            truncations: self.truncations + other.truncations,
+            syncs: self.syncs + other.syncs,
+        }
+    }
+
+    pub(crate) fn count(trace: &[Call]) -> Self {
+        let (mut names, mut found, mut count) = (BTreeMap::new(), BTreeSet::new(), Self::default());
+        for call in trace {
+            match call {
+                Call::Create { name, file } => drop(names.insert(name.clone(), *file)),
+                Call::Rename { from, to } => {
+                    let file = names.remove(from).expect("it is there");
+                    if to == "checkpoints/checkpoint.spare" {
+                        count.renames += 1;
+                    }
+                    if from == "checkpoints/checkpoint.spare" {
+                        count.renames += 1;
+                        found.insert(file);
+                    }
+                    names.insert(to.clone(), file);
+                }
+                Call::Write { file, .. } if found.contains(file) => count.writes += 1,
+                Call::Truncate { file, .. } if found.contains(file) => count.truncations += 1,
+                Call::Sync { file } if found.contains(file) => count.syncs += 1,
+                _ => {}
+            }
+        }
+        count
+    }
 }
 
 /// The smallest segments there are: some 60 entries.
@@ -87,20 +204,24 @@ pub(crate) struct Running {
 }
 
 pub(crate) fn builder(threads: usize) -> mixlog_engine::Builder {
+    builder_keeping(threads, Keep::Two)
+}
+
+fn builder_keeping(threads: usize, keep: Keep) -> mixlog_engine::Builder {
     let mode = if threads == 1 { Mode::Sequential } else { Mode::Parallel };
     let builder = Engine::builder().table(&COUNTS).table(&LINES).index(&BY_LENGTH).procedure::<Write>();
-    builder
-        .threads(threads)
-        .window(16)
-        .mode(mode)
-        .checkpoints(Config { every_bytes: None, ..checkpoint::Config::default() })
+    builder.threads(threads).window(16).mode(mode).checkpoints(keep.config())
 }
 
 pub(crate) fn open(sim: &Sim, durability: Durability, threads: usize) -> Result<Running, String> {
+    open_keeping(sim, durability, threads, Keep::Two)
+}
+
+fn open_keeping(sim: &Sim, durability: Durability, threads: usize, keep: Keep) -> Result<Running, String> {
     let log = FileLog::open_with_storage(sim.storage(), &files(durability)).map_err(|e| e.to_string())?;
     let log = Arc::new(log);
-    let engine = open_engine(Arc::clone(&log), threads).map_err(|error| error.to_string())?;
-    Ok(Running { engine, log })
+    let engine = builder_keeping(threads, keep).open(Arc::clone(&log) as _);
+    Ok(Running { engine: engine.map_err(|error| error.to_string())?, log })
 }
 
 pub(crate) fn open_engine(log: Arc<FileLog>, threads: usize) -> Result<Engine, OpenError> {
@@ -146,38 +267,75 @@ pub(crate) fn assert_snapshot(snapshot: &Snapshot, digest: Digest) -> u64 {
 
 /// Does `steps`, noting what it was promised; stops at the first refusal, as after a fault.
 pub(crate) fn run(sim: &Sim, durability: Durability, threads: usize, steps: &[Step]) -> Result<(), String> {
-    let mut running = open(sim, durability, threads)?;
+    go_through(sim, durability, threads, (Keep::Two, steps), None, &mut Err)
+}
+
+/// The same, and asks whether to go on with the next step when the disk has no space, or a checkpoint is not taken. The
+/// fault is set when the disk is filled for the first time.
+pub(crate) fn go_through(
+    sim: &Sim,
+    durability: Durability,
+    threads: usize,
+    (keep, steps): (Keep, &[Step]),
+    fault: Option<Fault>,
+    refused: &mut dyn FnMut(String) -> Result<(), String>,
+) -> Result<(), String> {
+    let (mut running, mut fault) = (open_keeping(sim, durability, threads, keep)?, fault);
+    let mut healed = false;
+    let mut refused = |healed: bool, error: String| {
+        if healed { Err(format!("{THOUGH_HEALED}: {error}")) } else { refused(error) }
+    };
     for step in steps {
         match *step {
-            Step::Burst(count) => {
+            Step::Burst(count) | Step::Singles(count) => {
                 let first = running.log.tail().unwrap().tail.0;
-                let tickets: Result<Vec<_>, _> =
-                    (first..first + count).map(|n| submit(&running.engine, n)).collect();
-                for (n, ticket) in (first..).zip(tickets?) {
+                let mut waiting = VecDeque::new();
+                let at_once = if matches!(step, Step::Burst(_)) { count } else { 1 };
+                let mut all = first..first + count;
+                loop {
+                    let next = if waiting.len() < at_once as usize { all.next() } else { None };
+                    if let Some(n) = next {
+                        match running.engine.submit(&Write { n }) {
+                            Ok(ticket) => waiting.push_back((n, ticket)),
+                            Err(error @ SubmitError::Append(AppendError::Full(_))) => {
+                                refused(healed, error.to_string())?;
+                                all = 0..0;
+                            }
+                            Err(error) => return Err(error.to_string()),
+                        }
+                        continue;
+                    }
+                    let Some((n, ticket)) = waiting.pop_front() else { break };
                     let outcome = ticket.wait().map_err(|error| error.to_string())?;
                     assert_eq!(outcome.position(), Position(n));
                     sim.note(Note::Acknowledged(Position(n + 1)));
                 }
             }
-            Step::Singles(count) => {
-                for _ in 0..count {
-                    let n = running.log.tail().unwrap().tail.0;
-                    submit(&running.engine, n)?.wait().map_err(|error| error.to_string())?;
-                    sim.note(Note::Acknowledged(Position(n + 1)));
+            Step::Checkpoint => match running.engine.checkpoint() {
+                Ok(taken) => sim.note(Note::Checkpointed(taken.position)),
+                Err(error @ CheckpointError::Io { .. }) => refused(healed, error.to_string())?,
+                // The log may have failed for good.
+                Err(error @ CheckpointError::Trim(_)) if !healed => refused(false, error.to_string())?,
+                Err(error) => return Err(error.to_string()),
+            },
+            Step::Free(bytes) => {
+                sim.set_capacity(Some(sim.used() + bytes));
+                if fault.is_some() {
+                    sim.set_fault(fault.take());
                 }
             }
-            Step::Checkpoint => {
-                let taken = running.engine.checkpoint().map_err(|error| error.to_string())?;
-                sim.note(Note::Checkpointed(taken.position));
+            Step::Heal => {
+                sim.set_capacity(None);
+                sim.set_fault(None);
+                healed = true;
             }
-            Step::Free(bytes) => sim.set_capacity(Some(sim.used() + bytes)),
             Step::Reopen => {
                 let tail = running.log.tail().unwrap().tail;
                 running.engine.close().map_err(|error| error.to_string())?;
                 drop(running.log);
                 // Closing makes everything durable, whatever the durability.
                 sim.note(Note::Acknowledged(tail));
-                running = open(sim, durability, threads)?;
+                running = open_keeping(sim, durability, threads, keep)?;
             }
         }
     }
