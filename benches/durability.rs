@@ -2,10 +2,11 @@
 //!
 //! Each round runs every contender once, one after another, in one directory; what is printed are medians over the
 //! rounds, and ratios of medians. `DIR=/mnt/disk` chooses the disk (a file system in memory proves nothing), `ROUNDS=5`
-//! and `ONLY=flushed|zeros|buffered|checkpoints|replay` what is run, `IN_FLIGHT=2048` how many transactions wait for
-//! groups, `MANY=500000` how many there are of them, `MIB=64` how long the segments of `zeros` are.
+//! and `ONLY=flushed|zeros|buffered|checkpoints|replay|replicas` what is run, `IN_FLIGHT=2048` how many transactions wait
+//! for groups, `MANY=500000` how many there are of them, `MIB=64` how long the segments of `zeros` are, `TRANSFERS=1000000`
+//! how many transfers replicas follow.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -13,14 +14,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mixlog::checkpoint::{self, Start};
-use mixlog::log::{Batch, Durability, FileLog, SharedLog, file};
+use mixlog::log::{Batch, Durability, FileLog, MemoryLog, SharedLog, file};
+use mixlog::workloads::footprints::Exact;
 use mixlog::workloads::money::Cents;
 use mixlog::workloads::runner::{self, Stop};
 use mixlog::workloads::tpcc::client::Tpcc;
 use mixlog::workloads::tpcc::schema::Scale;
 use mixlog::workloads::transfer::{self, Transfers};
 use mixlog::workloads::workload::{Client, Workload};
-use mixlog::{Digest, Engine, Replay};
+use mixlog::{Builder, ClientId, Digest, Engine, Membership, Replay, Replica, Ticket};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -180,11 +182,8 @@ fn flushed(scratch: &Scratch) {
         }
         f64::from(commits) / start.elapsed().as_secs_f64()
     };
-    let workload = Transfers::<mixlog::workloads::footprints::Exact>::new(transfer::Config {
-        accounts: 1000,
-        hot: 0.0,
-        initial: Cents(100_00),
-    });
+    let workload =
+        Transfers::<Exact>::new(transfer::Config { accounts: 1000, hot: 0.0, initial: Cents(100_00) });
     // Transactions and frames per second, and bytes per frame.
     let in_flight = |in_flight: usize, transactions: u64| {
         let path = scratch.path("engine");
@@ -197,7 +196,7 @@ fn flushed(scratch: &Scratch) {
         let before = FileLog::verify(&path).expect("a log");
         let engine = open();
         let mut client = workload.client(&engine.snapshot(), 1, 0).expect("it is populated");
-        let mut waiting = std::collections::VecDeque::new();
+        let mut waiting = VecDeque::new();
         let start = Instant::now();
         for _ in 0..transactions {
             if waiting.len() == in_flight {
@@ -431,17 +430,114 @@ fn replay(scratch: &Scratch) {
     );
 }
 
+/// How an engine is asked, and who compares with it.
+#[derive(Clone, Copy)]
+struct Asked {
+    /// How many engines vote, the one that answers included; none for no votes. The others follow in this process, and
+    /// take its cores.
+    members: usize,
+    /// How many clients number their transactions; none for no numbers.
+    clients: u64,
+}
+
+/// One account of a transfer, and another one.
+fn two_of(accounts: u64, random: &mut u64) -> (u64, u64) {
+    *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    let (from, to) = ((*random >> 33) % accounts, (*random >> 13) % accounts);
+    (from, if from == to { (to + 1) % accounts } else { to })
+}
+
+/// Transfers per second of one client with 2,048 in flight. The log lies in memory, so that what is compared is not the
+/// disk.
+fn transfers(transactions: u64, asked: Asked) -> f64 {
+    let accounts = setting("ACCOUNTS", 100_000);
+    let workload = Transfers::<Exact>::new(transfer::Config { accounts, ..transfer::Config::new() });
+    let names: Vec<_> = (0..asked.members).map(|number| format!("member-{number}")).collect();
+    let builder = move |number: usize| -> Builder {
+        let builder = workload.register(Engine::builder()).threads(1);
+        match names.get(number) {
+            Some(name) => builder.member(Membership::new(name.clone(), names.clone())),
+            None => builder,
+        }
+    };
+    let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new());
+    let engine = builder(0).open(Arc::clone(&log)).expect("it opens");
+    runner::prepare(&engine, &workload, &mut |_, _| ()).expect("it is populated");
+    let replicas: Vec<_> = (1..asked.members)
+        .map(|number| {
+            let make = builder.clone();
+            Replica::follow(move || make(number), Arc::clone(&log)).expect("it follows")
+        })
+        .collect();
+    let settle = || {
+        let position = engine.pad().expect("it is padded");
+        let patience = Duration::from_secs(600);
+        assert!(engine.wait_agreed(position, asked.members, patience), "all agree");
+    };
+    if asked.members > 0 {
+        // Of the population nothing is left to do.
+        settle();
+    }
+    let clients: Vec<_> = (0..asked.clients).map(|client| engine.client(ClientId(1 + client))).collect();
+    let in_flight = 2048;
+    let (mut random, mut tickets) = (7, VecDeque::with_capacity(in_flight));
+    let start = Instant::now();
+    for n in 0..transactions {
+        let (from, to) = two_of(accounts, &mut random);
+        let transfer = transfer::Transfer { from, to, amount: 1 };
+        if tickets.len() == in_flight {
+            let oldest: Ticket<transfer::Transfer> = tickets.pop_front().expect("there are some");
+            oldest.wait().expect("it is executed");
+        }
+        let ticket = match clients.get((n % asked.clients.max(1)) as usize) {
+            Some(client) => client.submit(1 + n / asked.clients, &transfer),
+            None => engine.submit(&transfer),
+        };
+        tickets.push_back(ticket.expect("it is taken"));
+    }
+    tickets.into_iter().for_each(|ticket| drop(ticket.wait().expect("it is executed")));
+    let speed = transactions as f64 / start.elapsed().as_secs_f64();
+    if asked.members > 0 {
+        settle();
+    }
+    for replica in replicas {
+        assert_eq!(replica.divergences(), []);
+        replica.close().expect("it ran well");
+    }
+    engine.close().expect("it ran well");
+    speed
+}
+
+/// What votes cost, one's own and those of others, and the numbers of clients.
+fn replicas(_: &Scratch) {
+    let transactions = setting("TRANSFERS", 1_000_000);
+    let run = |members, clients| Box::new(move || transfers(transactions, Asked { members, clients }));
+    compare(
+        &format!("{transactions} transfers, a log in memory, one thread that executes in each engine"),
+        "transactions/s",
+        vec![
+            ("nobody compares, no numbers", run(0, 0)),
+            ("votes, nobody follows", run(1, 0)),
+            ("votes, two replicas follow on the same cores", run(3, 0)),
+            ("numbers of 64 clients", run(0, 64)),
+        ],
+        // Three engines on the cores of one; three rows to write, and not two.
+        &[(1, 0, 0.9), (2, 0, 0.33), (3, 0, 0.67)],
+    );
+}
+
 type Part = fn(&Scratch);
 
 fn main() {
     let only: String = setting("ONLY", String::new());
     let scratch = Scratch::new();
-    let parts: [(&str, Part); 5] = [
+    let parts: [(&str, Part); 6] = [
         ("flushed", flushed),
         ("zeros", zeros),
         ("buffered", buffered),
         ("checkpoints", checkpoints),
         ("replay", replay),
+        ("replicas", replicas),
     ];
     for (name, part) in parts {
         if only.is_empty() || only == name {

@@ -19,10 +19,13 @@
 
 use std::fmt;
 
+use mixlog_log::Position;
+use mixlog_log::bytes::{put, u64_at};
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::codec;
+use crate::codec::{self, Codec, DecodeError};
 use crate::engine::Engine;
 use crate::error::SubmitError;
 use crate::footprint::Footprint;
@@ -47,7 +50,7 @@ impl fmt::Display for ClientId {
 }
 
 /// Where an answer is kept: a client, and a sequence number modulo [`ANSWERS_KEPT`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Place {
     client: ClientId,
     place: u64,
@@ -59,21 +62,118 @@ impl Place {
     }
 }
 
-/// An answer that is kept.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Kept {
-    sequence: u64,
-    /// Hash of the procedure and its arguments.
-    called: u64,
-    /// Of the entry that ran.
-    position: u64,
-    status: Status,
-    /// Empty for a panic, whose message is no property of the log.
-    reply: Vec<u8>,
+/// An answer that is kept, as the bytes that digests and checkpoints are made of: every transaction with a number writes
+/// one, and short ones need no memory of their own.
+///
+/// ```text
+///  0  8  sequence
+///  8  8  hash of the procedure and its arguments
+/// 16  8  position of the entry that ran
+/// 24  1  how it ended: 1 committed, 2 aborted, 3 panicked
+/// 25  .. reply, empty for a panic, whose message is no property of the log
+/// ```
+///
+/// All little-endian.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Kept(SmallVec<[u8; 56]>);
+
+/// One copy of all bytes; the derived one goes byte by byte.
+impl Clone for Kept {
+    #[inline]
+    fn clone(&self) -> Self {
+        Self(SmallVec::from_slice(&self.0))
+    }
+}
+
+impl Kept {
+    const REPLY: usize = 25;
+
+    fn new(once: &Once, position: Position, status: Status, reply: &[u8]) -> Self {
+        let reply = if status == Status::Panicked { &[] } else { reply };
+        let mut head = [0; Self::REPLY];
+        for (offset, number) in [(0, once.sequence), (8, once.called), (16, position.0)] {
+            put(&mut head, offset, &number.to_le_bytes());
+        }
+        head[24] = status as u8;
+        let mut bytes = SmallVec::from_slice(&head);
+        bytes.extend_from_slice(reply);
+        Self(bytes)
+    }
+
+    fn sequence(&self) -> u64 {
+        u64_at(&self.0, 0)
+    }
+
+    fn called(&self) -> u64 {
+        u64_at(&self.0, 8)
+    }
+
+    fn position(&self) -> u64 {
+        u64_at(&self.0, 16)
+    }
+
+    fn status(&self) -> Status {
+        Self::status_of(self.0[24]).expect("it was looked at when it was read")
+    }
+
+    const fn status_of(byte: u8) -> Option<Status> {
+        match byte {
+            1 => Some(Status::Committed),
+            2 => Some(Status::Aborted),
+            3 => Some(Status::Panicked),
+            _ => None,
+        }
+    }
+
+    fn reply(&self) -> &[u8] {
+        &self.0[Self::REPLY..]
+    }
+}
+
+/// How answers become bytes: as they lie there.
+pub(crate) struct Answers;
+
+impl Codec<Place> for Answers {
+    const NAME: &'static str = "answers";
+
+    #[inline]
+    fn with_bytes<R>(value: &Place, _scratch: &mut Vec<u8>, read: impl FnOnce(&[u8]) -> R) -> R {
+        let mut bytes = [0; 16];
+        put(&mut bytes, 0, &value.client.0.to_le_bytes());
+        put(&mut bytes, 8, &value.place.to_le_bytes());
+        read(&bytes)
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Place, DecodeError> {
+        if bytes.len() != 16 || u64_at(bytes, 8) >= ANSWERS_KEPT {
+            return Err(DecodeError::new("no place of an answer"));
+        }
+        Ok(Place { client: ClientId(u64_at(bytes, 0)), place: u64_at(bytes, 8) })
+    }
+
+    fn describe(value: &Place) -> String {
+        format!("(client {}, place {})", value.client, value.place)
+    }
+}
+
+impl Codec<Kept> for Answers {
+    const NAME: &'static str = "answers";
+
+    #[inline]
+    fn with_bytes<R>(value: &Kept, _scratch: &mut Vec<u8>, read: impl FnOnce(&[u8]) -> R) -> R {
+        read(&value.0)
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Kept, DecodeError> {
+        match bytes.get(24).copied().and_then(Kept::status_of) {
+            Some(_) => Ok(Kept(SmallVec::from_slice(bytes))),
+            None => Err(DecodeError::new("no answer")),
+        }
+    }
 }
 
 /// The answers of all clients.
-pub(crate) const ANSWERS: Table<Place, Kept> = Table::new("mixlog.answers");
+pub(crate) const ANSWERS: Table<Place, Kept, Answers> = Table::coded("mixlog.answers");
 
 /// What makes a call one of a client: to be run once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,12 +211,14 @@ impl Once {
     pub(crate) fn repeats(&self, tx: &Tx<'_>, reply: &mut Vec<u8>) -> bool {
         let repeat = match tx.get(&ANSWERS, &self.place()) {
             None => return false,
-            Some(kept) if kept.sequence < self.sequence => return false,
-            Some(kept) if kept.sequence > self.sequence => Repeat::Forgotten { newer: kept.sequence },
-            Some(kept) if kept.called != self.called => Repeat::Reused { position: kept.position },
-            Some(Kept { position, status, reply, .. }) => {
-                Repeat::Answer { position: *position, status: *status, reply: reply.clone() }
-            }
+            Some(kept) if kept.sequence() < self.sequence => return false,
+            Some(kept) if kept.sequence() > self.sequence => Repeat::Forgotten { newer: kept.sequence() },
+            Some(kept) if kept.called() != self.called => Repeat::Reused { position: kept.position() },
+            Some(kept) => Repeat::Answer {
+                position: kept.position(),
+                status: kept.status(),
+                reply: kept.reply().to_vec(),
+            },
         };
         codec::encode(&repeat, reply);
         true
@@ -124,9 +226,7 @@ impl Once {
 
     /// Keeps the answer of the call, which ran at the transaction's position.
     pub(crate) fn keep(&self, tx: &mut Tx<'_>, status: Status, reply: &[u8]) {
-        let reply = if status == Status::Panicked { Vec::new() } else { reply.to_vec() };
-        let &Self { sequence, called, .. } = self;
-        let kept = Kept { sequence, called, position: tx.position().0, status, reply };
+        let kept = Kept::new(self, tx.position(), status, reply);
         tx.put(&ANSWERS, self.place(), kept);
     }
 }
@@ -241,7 +341,7 @@ impl<'a> Client<'a> {
     pub fn last(&self) -> Option<u64> {
         let snapshot = self.engine.snapshot();
         let kept = |place| snapshot.get(&ANSWERS, &Place { client: self.id, place });
-        (0..ANSWERS_KEPT).filter_map(kept).map(|kept| kept.sequence).max()
+        (0..ANSWERS_KEPT).filter_map(kept).map(|kept| kept.sequence()).max()
     }
 
     /// Gives up the client's answers, and the memory that they take; the ticket tells how many there were. For clients

@@ -64,14 +64,7 @@ impl<K, V> Table<K, V, Serde> {
     /// A table whose keys and rows are serde types.
     #[must_use]
     pub const fn new(name: &'static str) -> Self {
-        Self {
-            name,
-            conflicts: Conflicts::Rows,
-            ordered: false,
-            derived: false,
-            version: 1,
-            types: PhantomData,
-        }
+        Self::coded(name)
     }
 }
 
@@ -80,6 +73,13 @@ impl<K, V> Table<K, V, Fixed> {
     /// (zerocopy's `IntoBytes + Immutable`): their digests cost nothing to encode.
     #[must_use]
     pub const fn fixed(name: &'static str) -> Self {
+        Self::coded(name)
+    }
+}
+
+impl<K, V, C> Table<K, V, C> {
+    /// A table with a codec of the engine's own.
+    pub(crate) const fn coded(name: &'static str) -> Self {
         Self {
             name,
             conflicts: Conflicts::Rows,
@@ -89,9 +89,7 @@ impl<K, V> Table<K, V, Fixed> {
             types: PhantomData,
         }
     }
-}
 
-impl<K, V, C> Table<K, V, C> {
     /// Rows conflict one by one, and a procedure may also read all rows of a granule
     /// ([`Footprint::read_granule`](crate::Footprint::read_granule)), which conflicts with every change of one
     /// of them. `granule` must be a pure function.
