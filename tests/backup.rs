@@ -186,7 +186,7 @@ fn command_on_a_log_with_checkpoints_starts_from_them_and_refuses_what_is_gone()
     {
         let (code, _, stderr) = mixlog(arguments);
         assert_eq!(code, 3, "{stderr}");
-        assert!(stderr.contains("checkpoint-0000000000000190 is damaged"), "{stderr}");
+        assert!(stderr.contains("checkpoint-0000000000000190 cannot be used"), "{stderr}");
     }
     let (code, _, stderr) = mixlog(&["backup", log, path(&scratch.path().join("copy"))]);
     assert_eq!(code, 3, "{stderr}");

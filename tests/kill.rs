@@ -144,7 +144,7 @@ fn apply_killed_again_and_again_keeps_every_acknowledged_transaction_once() {
         at_work += u64::from(!unanswered.is_empty());
         let mut stderr = String::new();
         std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut stderr).expect("UTF-8");
-        rejected += usize::from(stderr.contains("is damaged"));
+        rejected += usize::from(stderr.contains("cannot be used"));
         if round % 25 == 24 || round + 1 == kills() {
             let (ids, sums) = dump(&log);
             assert!(

@@ -129,7 +129,8 @@ pub struct Differing {
     /// The buckets of keys that differ, of 32.
     pub buckets: Vec<u32>,
     /// Keys in these buckets, 16 at most. After a repair those whose rows differ; otherwise those whose rows changed since
-    /// the last position that was agreed, which the ones that differ are among.
+    /// the last position that was agreed, which the ones that differ are among. None when no agreed state was at hand to
+    /// compare with.
     pub keys: Vec<String>,
 }
 
@@ -151,8 +152,9 @@ pub struct Divergence {
     pub tables: Vec<Differing>,
     /// Whether a sequential replay came to what was agreed, or, if nothing was, to another state than before.
     pub repaired: bool,
-    /// Why no replay could be tried, if that is so: the log was trimmed, and no checkpoint of an agreed state is at hand.
-    /// It takes another member's to start anew.
+    /// Why it was not repaired, once that was tried in vain: the log was trimmed, and no checkpoint is at hand that leads to
+    /// the others' state; or it comes to another state than they from wherever it starts. In the first case it takes another
+    /// member's checkpoint to start anew, in the second one another build.
     pub hindrance: Option<String>,
 }
 
@@ -171,10 +173,13 @@ impl fmt::Display for Divergence {
             f.write_str("; the rows are the same, replies differ")?;
         }
         for Differing { table, buckets, keys } in &self.tables {
-            write!(f, "; table {table:?} differs in buckets {buckets:?}, keys {}", keys.join(", "))?;
+            write!(f, "; table {table:?} differs in buckets {buckets:?} of {BUCKETS}")?;
+            if !keys.is_empty() {
+                write!(f, ", keys {}", keys.join(", "))?;
+            }
         }
         match &self.hindrance {
-            Some(hindrance) => write!(f, "; it cannot be rebuilt from what is here: {hindrance}"),
+            Some(hindrance) => write!(f, "; it cannot be repaired from what is here: {hindrance}"),
             None => Ok(()),
         }
     }
@@ -358,7 +363,10 @@ impl Watch {
         }
         let tally = self.tallies.entry(position).or_default();
         tally.add(vote);
-        let (_, count) = tally.most();
+        // However many agree on another state, they do not stand for this one and its replies. A digest that is not at
+        // hand any more was agreed before.
+        let own = self.points.iter().find(|point| point.position == position);
+        let count = own.map_or_else(|| tally.most().1, |own| tally.like(&own.digest));
         let judged = self.judge(position);
         // Whoever is woken by it finds the state that was agreed.
         agreed.note(position, count);

@@ -71,7 +71,7 @@ pub(crate) fn opened(tail: Position, elapsed: Duration) {
 
 /// A checkpoint was passed over.
 pub(crate) fn rejected(name: &str, reason: &impl std::fmt::Display) {
-    warn!(target: "mixlog", name, %reason, "a checkpoint is damaged, an earlier one is tried");
+    warn!(target: "mixlog", name, %reason, "a checkpoint cannot be used, an earlier one is tried");
 }
 
 /// A checkpoint is on the disk for good.

@@ -2,10 +2,16 @@
 //!
 //! ```text
 //! follow ──> diverged ──> newest checkpoint at or before the last agreed position, replayed one by one
-//!   ^                        │                                    │
-//!   └──── the same digest as agreed: vote again, go on ───────────┤
-//!                                                                 └ another one: stop, with an error
+//!   ^                        │                                    │        ^
+//!   └──── the same digest as agreed: vote again, go on ───────────┤        │ an earlier one, or the log's start
+//!                                                                 ├────────┘
+//!                                   another one, and nobody voted on that checkpoint
+//!                                                                 │
+//!                                                                 └ another one all the same: stop, with an error
 //! ```
+//!
+//! A checkpoint that nobody voted on may be what is wrong. One that the members agreed on is not, nor is the log's start:
+//! who comes to another state from there does so again.
 //!
 //! How digests are compared is told in [`agreement`](crate::agreement). A replica that was stopped is rebuilt by making a
 //! new one: from a checkpoint beside the log, or on another's shelf ([`Config::storage`](crate::checkpoint::Config)).
@@ -128,10 +134,25 @@ impl Replica {
         self.shared().agreed.by(members)
     }
 
-    /// As [`Engine::wait_agreed`](crate::Engine::wait_agreed), but a repair that starts meanwhile ends it, too.
+    /// As [`Engine::wait_agreed`](crate::Engine::wait_agreed). A repair meanwhile takes its time, and ends it only when it
+    /// fails.
     #[must_use]
     pub fn wait_agreed(&self, position: Position, members: usize, timeout: Duration) -> bool {
-        self.shared().wait_agreed(position, members, timeout)
+        let begun = Instant::now();
+        loop {
+            let shared = self.shared();
+            if shared.wait_agreed(position, members, timeout.saturating_sub(begun.elapsed())) {
+                return true;
+            }
+            let mut state = self.inner.state();
+            while Arc::ptr_eq(state.pipeline.shared(), &shared) {
+                let left = timeout.saturating_sub(begun.elapsed());
+                if state.failed.is_some() || left.is_zero() {
+                    return false;
+                }
+                state = self.inner.changed.wait_timeout(state, left).expect("no panic in a short section").0;
+            }
+        }
     }
 
     /// As [`Engine::pad`](crate::Engine::pad).
@@ -263,45 +284,86 @@ impl Inner {
         }
     }
 
-    /// Goes back to the last agreed position and replays one by one. The error is that it cannot, or that it comes to
-    /// another state than the others once more.
+    /// Builds the state anew and goes on from there. The error is that it cannot, or that it comes to another state than
+    /// the others once more.
     fn repair(&self, old: &Pipeline, mut divergence: Divergence) -> Result<(), OpenError> {
         let position = divergence.position;
         observe::diverged(&divergence);
+        // Whoever waits for an agreement there waits for the next state instead.
+        old.shared().stop("it has another state than the others, and is built anew");
         let repeated = self.state().divergences.iter().any(|known| known.position == position);
+        if repeated {
+            divergence.hindrance = Some("it was built anew before, and differs again".to_owned());
+        }
         self.state().divergences.push(divergence.clone());
         if repeated {
             return Err(OpenError::Diverged(Box::new(divergence)));
         }
-        let before = divergence.agreed.map_or(Position::ZERO, Position::next);
-        let tail = self.log.tail()?.tail;
-        let started = start((self.make)(), &*self.log, before, position, tail, position.next());
-        let (new, recovery) = match started {
-            Ok(started) => started,
-            Err(error) => {
-                divergence.hindrance = Some(error.to_string());
-                *self.state().divergences.last_mut().expect("it was just added") = divergence.clone();
-                return Err(OpenError::Diverged(Box::new(divergence)));
-            }
-        };
-        // Up to there only: both states are wanted.
-        new.run(&*self.log, &Until::Tail(position.next()), None)?;
-        let (snapshot, digest) = (Snapshot::new(Arc::clone(new.shared())), new.shared().digest());
-        divergence.repaired = divergence.expected.map_or(digest != divergence.own, |agreed| digest == agreed);
-        if let Some(old) = old.take_point(position).and_then(|point| point.snapshot)
-            && divergence.repaired
+        let rebuilt = self.rebuild(&mut divergence)?;
+        if let (Some((new, _)), true) = (&rebuilt, divergence.repaired)
+            && let Some(old) = old.take_point(position).and_then(|point| point.snapshot)
         {
-            name_keys(&mut divergence.tables, &snapshot, &old);
+            name_keys(&mut divergence.tables, &Snapshot::new(Arc::clone(new.shared())), &old);
         }
         let mut state = self.state();
         *state.divergences.last_mut().expect("it was just added") = divergence.clone();
-        if divergence.expected.is_some() && !divergence.repaired {
+        let Some((new, recovery)) = rebuilt else {
             return Err(OpenError::Diverged(Box::new(divergence)));
-        }
+        };
         state.pipeline = Arc::new(new);
         state.recovery = recovery;
         drop(state);
         self.changed.notify_all();
         Ok(())
+    }
+
+    /// The state after the position at which it diverged, executed one by one, if that can be gone on with: from the newest
+    /// checkpoint that is not known to be wrong, and from earlier ones while those may be. Tells in `divergence` what came
+    /// of it.
+    fn rebuild(&self, divergence: &mut Divergence) -> Result<Option<(Pipeline, Recovery)>, OpenError> {
+        let position = divergence.position;
+        let tail = self.log.tail()?.tail;
+        let mut before = divergence.agreed.unwrap_or(position).next();
+        let (mut rebuilt, mut suspect) = (None, None);
+        loop {
+            let started = start((self.make)(), &*self.log, before, position, tail, position.next());
+            let (new, recovery) = match started {
+                Ok(started) => started,
+                Err(error) => {
+                    if rebuilt.is_none() {
+                        divergence.hindrance = Some(match suspect {
+                            None => error.to_string(),
+                            Some(suspect) => format!(
+                                "from the checkpoint of position {suspect}, on which nobody voted, it comes to \
+                                 another state again, and {error}"
+                            ),
+                        });
+                    }
+                    return Ok(rebuilt);
+                }
+            };
+            // Up to there only: both states are wanted.
+            new.run(&*self.log, &Until::Tail(position.next()), None)?;
+            let digest = new.shared().digest();
+            divergence.repaired =
+                divergence.expected.map_or(digest != divergence.own, |agreed| digest == agreed);
+            let (from, agreed) = (recovery.checkpoint, recovery.agreed);
+            // Without a majority any state is gone on with: the next votes tell.
+            let is_of_use = divergence.repaired || divergence.expected.is_none();
+            rebuilt = is_of_use.then_some((new, recovery));
+            match from {
+                Some(from) if !divergence.repaired && !agreed => (before, suspect) = (from, Some(from)),
+                _ if rebuilt.is_some() => return Ok(rebuilt),
+                from => {
+                    let start = from.map_or_else(
+                        || "the start of the log".to_owned(),
+                        |from| format!("the checkpoint of position {from}, which the members agreed on"),
+                    );
+                    divergence.hindrance =
+                        Some(format!("executed one by one from {start}, it comes to another state again"));
+                    return Ok(None);
+                }
+            }
+        }
     }
 }

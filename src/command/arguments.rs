@@ -531,17 +531,26 @@ const REPLICA_EXAMPLES: &str = "Examples:
   mixlog replica --log /var/tmp/bank
   mixlog replica --log /var/tmp/bank --replicas 5
   mixlog replica --log corfu://127.0.0.1:4500 --member b --members a,b,c
+  mixlog replica --log corfu://127.0.0.1:4500 --member b --members a,b,c --beside /var/tmp/of-b
   mixlog run tpcc --log corfu://127.0.0.1:4500 --member a --members a,b,c --agree 2
 
-Without --member all replicas are in this process: each replica has a number of threads and a window of its own: the first those asked for, the others 1,
-2, 3 .. threads. They start from the newest checkpoint, execute the rest of the log, and append their
-digests to it. One that differs from most of them is named, with tables and keys, replays one by one,
-and stops if it still differs: then the exit code is 5. A log in a directory must not be open elsewhere.
+Without --member all replicas are in this process, each with a number of threads and a window of its
+own: the first has those asked for, the others 1, 2, 3 .. threads. They start from the newest
+checkpoint, execute the rest of the log, and append their digests to it. One that differs from most
+of them is named, with tables and keys, replays one by one, and stops if it still differs: then the
+exit code is 5. A log in a directory must not be open elsewhere.
 
 With --member this process is one replica of several, on a cluster's log: it follows what the others
-append and votes on it, until it is stopped. It waits for the log's first entry, says how far it is
-when that changes, and ends with exit code 5 if it differs from most of them for good; a repair is
-told. A replica that was killed is started again with the same name.";
+append and votes on it, until it is stopped. It waits for the log's first entry, and says how far it
+is when that changes. A replica that was killed is started again with the same name.
+
+It starts from the newest checkpoint in the directory that --beside names, if the members' votes do
+not speak against it, and takes none itself: mixlog run and apply do, with --beside, and mixlog
+checkpoint. Where the log was trimmed, it needs a copy of one of theirs (DIR/checkpoints/checkpoint-*).
+
+One that differs from most of the members says so, with position, tables and keys, and builds its
+state anew, one by one, from an earlier checkpoint or the start of the log. If that is what the others
+have, a line tells what was repaired. Otherwise it ends with exit code 5, and says how it is rebuilt.";
 
 #[derive(Debug, Args)]
 #[command(after_help = REPLICA_EXAMPLES)]

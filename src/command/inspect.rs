@@ -7,7 +7,7 @@ use std::sync::Arc;
 use mixlog::checkpoint::{self, Start};
 use mixlog::kv::{self, Json};
 use mixlog::log::{FileLog, SharedLog};
-use mixlog::{Digest, Engine, Position, Procedure, Replay};
+use mixlog::{Digest, Engine, OpenError, Position, Procedure, Replay};
 use serde::Serialize;
 
 use super::arguments::{DumpOptions, EngineOptions, OnClusterOptions, ReplayOptions, StateOptions};
@@ -24,7 +24,7 @@ fn open(log: &Path, on_cluster: &OnClusterOptions) -> Result<Arc<dyn SharedLog>,
 }
 
 /// The names of the procedures that wrote a log; `None` for an empty one.
-pub(super) fn procedures(log: &dyn SharedLog) -> Result<Option<Vec<String>>, Failure> {
+pub(super) fn procedures(log: &dyn SharedLog) -> Result<Option<Vec<String>>, OpenError> {
     let procedures = mixlog::procedures_in(log)?;
     Ok(procedures.map(|procedures| procedures.into_iter().map(|(name, _)| name).collect()))
 }

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mixlog::log::SharedLog;
-use mixlog::{Builder, Engine, Membership, Position, Replica};
+use mixlog::checkpoint::Recovery;
+use mixlog::log::{ReadError, SharedLog};
+use mixlog::{Builder, Engine, Membership, OpenError, Position, Replica};
 
 use super::arguments::ReplicaOptions;
 use super::cluster;
 use super::failure::Failure;
 use super::inspect::procedures;
 use super::keep::open_existing;
-use super::run::{Asking, LOOK, open_engine, print_to_stdout};
+use super::run::{Asking, LOOK, open_engine, print_rejected, print_to_stdout};
 use super::workload;
 
 /// How often a follower says how far it is, at most.
@@ -87,7 +88,7 @@ fn several(options: &ReplicaOptions) -> Result<(), Failure> {
 fn one(options: &ReplicaOptions, membership: &Membership) -> Result<(), Failure> {
     let log = open(options)?;
     let shared = cluster::named(&options.log).is_some();
-    let names = match procedures(&*log)? {
+    let names = match procedures(&*log).map_err(cannot_go_on)? {
         Some(names) => names,
         None if shared => first_procedures(&*log)?,
         None => return Err(empty()),
@@ -96,9 +97,10 @@ fn one(options: &ReplicaOptions, membership: &Membership) -> Result<(), Failure>
     drop(workload::register(&names, Engine::builder())?);
     let (engine, keep, own) = (options.engine, options.keep, membership.clone());
     let make = move || keep.apply(engine.apply(again(&names))).member(own.clone());
-    let replica = Replica::follow(make, log)?;
+    let replica = Replica::follow(make, log).map_err(cannot_go_on)?;
     let count = membership.members.len();
     eprintln!("mixlog: {} of {} follows the log", membership.name, membership.members.join(", "));
+    say_start(&replica.recovery());
     let until = if options.once { Some(replica.pad()?) } else { None };
     let (mut said, mut asking) = (Said::default(), Asking::begun());
     while replica.failed().is_none() {
@@ -120,7 +122,7 @@ fn one(options: &ReplicaOptions, membership: &Membership) -> Result<(), Failure>
             }
         }
     }
-    replica.close().map_err(Failure::from)
+    replica.close().map_err(cannot_go_on)
 }
 
 /// The procedures that the log's entries call, when there are any.
@@ -138,12 +140,49 @@ fn first_procedures(log: &dyn SharedLog) -> Result<Vec<String>, Failure> {
     }
 }
 
+/// Says what to do about a log that was trimmed past where this one is, or would start: who takes checkpoints waits for a
+/// majority, and not for all.
+fn cannot_go_on(error: OpenError) -> Failure {
+    let helps = matches!(
+        error,
+        OpenError::Trimmed { .. }
+            | OpenError::NoCheckpoint { .. }
+            | OpenError::TooEarly { .. }
+            | OpenError::Read(ReadError::Trimmed { .. })
+    );
+    match error.into() {
+        Failure::Refused(text) if helps => Failure::Refused(format!("{text}; {START}")),
+        Failure::Corrupt(text) if helps => Failure::Corrupt(format!("{text}; {START}")),
+        failure => failure,
+    }
+}
+
+const START: &str = "to start this member, put the newest checkpoint of one that agrees with the others in place of its own, \
+                     in DIR/checkpoints of --beside DIR";
+
+/// Says from which state it goes on.
+fn say_start(recovery: &Recovery) {
+    print_rejected(recovery);
+    let Some(position) = recovery.checkpoint else {
+        eprintln!("mixlog: it executes the log from its start");
+        return;
+    };
+    let stands = if recovery.agreed {
+        "which the members agreed on"
+    } else {
+        "on which nobody voted: the next votes tell whether it is right"
+    };
+    let rows = recovery.rows;
+    eprintln!("mixlog: it starts from the checkpoint of position {position} ({rows} rows), {stands}");
+}
+
 /// What a follower has said.
 #[derive(Default)]
 struct Said {
     position: Option<Position>,
     agreed: Option<Position>,
-    repairs: usize,
+    /// Of each divergence, whether it was said that it is repaired.
+    divergences: Vec<bool>,
     last: Option<Instant>,
 }
 
@@ -151,9 +190,18 @@ impl Said {
     /// Says how far the replica is if that changed, once in a while or `now`, and of each repair.
     fn say(&mut self, replica: &Replica, members: usize, now: bool) -> Result<(), Failure> {
         let divergences = replica.divergences();
-        for divergence in divergences.iter().skip(self.repairs).filter(|divergence| divergence.repaired) {
-            print_to_stdout(&format!("repaired: {divergence}\n"))?;
-            self.repairs += 1;
+        // One that cannot be repaired is told when the replica is closed.
+        for (number, divergence) in divergences.iter().filter(|found| found.hindrance.is_none()).enumerate() {
+            if number == self.divergences.len() {
+                self.divergences.push(false);
+                if !divergence.repaired {
+                    eprintln!("mixlog: {divergence}; its state is built anew, one by one");
+                }
+            }
+            if divergence.repaired && !std::mem::replace(&mut self.divergences[number], true) {
+                print_to_stdout(&format!("repaired: {divergence}\n"))?;
+                say_start(&replica.recovery());
+            }
         }
         let due = now || self.last.is_none_or(|last| last.elapsed() >= SAY);
         let digest = replica.digest();

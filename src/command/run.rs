@@ -268,11 +268,16 @@ pub(super) fn show_recovery(builder: mixlog::Builder) -> mixlog::Builder {
     })
 }
 
-/// Says how the state was rebuilt, unless that was all of a short log.
-pub(super) fn print_recovery(recovery: &Recovery) {
+/// Says which checkpoints were passed over, and why.
+pub(super) fn print_rejected(recovery: &Recovery) {
     for rejected in &recovery.rejected {
         eprintln!("mixlog: {rejected}; it was passed over");
     }
+}
+
+/// Says how the state was rebuilt, unless that was all of a short log.
+pub(super) fn print_recovery(recovery: &Recovery) {
+    print_rejected(recovery);
     if recovery.checkpoint.is_some() || recovery.elapsed() >= Duration::from_secs(1) {
         eprintln!("mixlog: {recovery}");
     }

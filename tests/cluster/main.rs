@@ -5,6 +5,9 @@
 //! one, must give the digest of the engine that ran meanwhile: so nothing that it acknowledged is lost.
 
 mod commands;
+mod divergence;
+#[path = "../support/forge.rs"]
+mod forge;
 mod processes;
 mod replicas;
 mod tpcc;
@@ -131,6 +134,31 @@ fn replicas_in_other_processes_agree_with_a_run_though_one_is_killed() {
 fn answers_wait_until_members_agree() {
     let directory = tempfile::tempdir().expect("a directory");
     replicas::keep_answers_back_until_they_agree(&Cluster::up(directory.path(), ANYWHERE));
+}
+
+fn with_cluster(test: impl Fn(&Cluster, &std::path::Path)) {
+    let directory = tempfile::tempdir().expect("a directory");
+    test(&Cluster::up(directory.path(), ANYWHERE), directory.path());
+}
+
+#[test]
+fn replica_from_a_wrong_checkpoint_is_named_and_repaired_from_the_log() {
+    with_cluster(divergence::is_repaired_from_the_log);
+}
+
+#[test]
+fn replica_from_a_wrong_checkpoint_of_a_trimmed_log_stops_and_is_rebuilt_from_the_one_of_another() {
+    with_cluster(divergence::stops_and_is_rebuilt_from_the_checkpoint_of_another);
+}
+
+#[test]
+fn replica_passes_over_a_wrong_checkpoint_that_was_voted_on() {
+    with_cluster(divergence::is_refused_by_name_where_it_was_voted_on);
+}
+
+#[test]
+fn writer_from_a_wrong_checkpoint_gives_no_answer_and_stops() {
+    with_cluster(divergence::gives_no_answer);
 }
 
 /// Exit code and stderr.

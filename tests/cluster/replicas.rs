@@ -1,8 +1,8 @@
 //! Replicas in processes of their own, which follow one log on a cluster and vote through it.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 
 use mixlog::WINDOW_GRID;
@@ -10,30 +10,82 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::processes::{Cluster, PATIENCE};
 
-const MEMBERS: [&str; 2] = ["--members", "a,b,c"];
+pub(crate) const MEMBERS: [&str; 2] = ["--members", "a,b,c"];
 
 /// A replica's process, and what it prints; ended when dropped.
-struct Follower {
+pub(crate) struct Follower {
     child: Child,
     lines: Receiver<String>,
+    errors: Receiver<String>,
+}
+
+/// The lines of a pipe, as they come.
+pub(crate) fn lines_of(pipe: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = mpsc::channel();
+    let pipe = BufReader::new(pipe);
+    thread::spawn(move || pipe.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    lines
+}
+
+/// What a process says on stderr until it has ended, which it must.
+fn until_it_ends(child: &mut Child, errors: &Receiver<String>) -> (Option<i32>, String) {
+    let mut said = String::new();
+    loop {
+        match errors.recv_timeout(PATIENCE) {
+            Ok(line) => said.push_str(&(line + "\n")),
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => panic!("it does not end: {said}"),
+        }
+    }
+    (child.wait().expect("it is our child").code(), said)
 }
 
 impl Follower {
-    fn start(cluster: &Cluster, member: &str) -> Self {
+    pub(crate) fn start(cluster: &Cluster, member: &str) -> Self {
+        Self::start_with(cluster, member, &[])
+    }
+
+    pub(crate) fn start_with(cluster: &Cluster, member: &str, arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_mixlog"))
             .args(["replica", "--log", &cluster.name(), "--member", member])
             .args(MEMBERS)
+            .args(arguments)
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .expect("the command starts");
-        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
-        let (sender, lines) = mpsc::channel();
-        thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        Self { child, lines }
+        let lines = lines_of(child.stdout.take().expect("it is piped"));
+        let errors = lines_of(child.stderr.take().expect("it is piped"));
+        Self { child, lines, errors }
+    }
+
+    /// Waits until it prints a line as it is wanted.
+    pub(crate) fn prints(&self, what: &str, is: impl Fn(&str) -> bool) -> String {
+        let mut others = Vec::new();
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) if is(&line) => return line,
+                Ok(line) => others.push(line),
+                Err(_) => {
+                    let errors: Vec<_> = self.errors.try_iter().collect();
+                    panic!("it does not print {what}, but {others:#?}, and says {errors:#?}");
+                }
+            }
+        }
+    }
+
+    /// What it has said on stderr since it was asked last.
+    pub(crate) fn said(&self) -> String {
+        self.errors.try_iter().map(|line| line + "\n").collect()
+    }
+
+    /// Waits until it has ended by itself: its exit code, and what it said on stderr.
+    pub(crate) fn ends(mut self) -> (Option<i32>, String) {
+        until_it_ends(&mut self.child, &self.errors)
     }
 
     /// Waits until it says that all members agree on a position from `from` on, and returns that position.
-    fn agrees(&self, from: u64) -> u64 {
+    pub(crate) fn agrees(&self, from: u64) -> u64 {
         loop {
             let line = self.lines.recv_timeout(PATIENCE).expect("it says how far it is");
             assert!(line.starts_with("position "), "nothing is to be repaired: {line}");
@@ -53,7 +105,58 @@ impl Drop for Follower {
     }
 }
 
-fn mixlog(cluster: &Cluster, arguments: &[&str]) -> Output {
+/// A writer's process, member a, whose answers wait for others; ended when dropped.
+pub(crate) struct Writer {
+    child: Child,
+    stdin: ChildStdin,
+    answers: Receiver<String>,
+    errors: Receiver<String>,
+}
+
+impl Writer {
+    pub(crate) fn start(cluster: &Cluster, agree: &str, arguments: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_mixlog"))
+            .args(["apply", "--log", &cluster.name(), "--member", "a", "--agree", agree])
+            .args(MEMBERS)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the command starts");
+        let answers = lines_of(child.stdout.take().expect("it is piped"));
+        let errors = lines_of(child.stderr.take().expect("it is piped"));
+        Self { stdin: child.stdin.take().expect("it is piped"), child, answers, errors }
+    }
+
+    pub(crate) fn asks(&mut self, transaction: &str) {
+        writeln!(self.stdin, "{transaction}").expect("it reads");
+    }
+
+    /// The next answer.
+    pub(crate) fn answer(&self) -> String {
+        self.answers.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+            let errors: Vec<_> = self.errors.try_iter().collect();
+            panic!("it gives no answer, and says {errors:#?}");
+        })
+    }
+
+    /// An answer that is there.
+    pub(crate) fn try_answer(&self) -> Option<String> {
+        self.answers.try_recv().ok()
+    }
+
+    /// Waits until it has ended, since it was asked for all or by itself: its exit code, the answers that were not taken,
+    /// and what it said on stderr.
+    pub(crate) fn ends(self) -> (Option<i32>, Vec<String>, String) {
+        let Self { mut child, stdin, answers, errors } = self;
+        drop(stdin);
+        let (code, said) = until_it_ends(&mut child, &errors);
+        (code, answers.iter().collect(), said)
+    }
+}
+
+pub(crate) fn mixlog(cluster: &Cluster, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mixlog"));
     command.args(arguments).args(["--log", &cluster.name()]).stdout(Stdio::piped()).stderr(Stdio::piped());
     finish(command.spawn().expect("the command starts"))
@@ -71,7 +174,7 @@ fn finish(child: Child) -> Output {
     output.expect("it is our child")
 }
 
-fn says(output: Output) -> String {
+pub(crate) fn says(output: Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("UTF-8")
 }
@@ -111,30 +214,19 @@ pub(crate) fn agree_with_a_run_though_one_is_killed(cluster: &Cluster) {
 }
 
 pub(crate) fn keep_answers_back_until_they_agree(cluster: &Cluster) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_mixlog"))
-        .args(["apply", "--log", &cluster.name(), "--member", "a", "--agree", "2"])
-        .args(MEMBERS)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the command starts");
-    let (mut stdin, stdout) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
-    let (sender, answers) = mpsc::channel();
-    thread::spawn(move || {
-        BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
-    });
-    writeln!(stdin, r#"{{"id": "1", "ops": [["add", "t", "k", 1]]}}"#).expect("it reads");
+    let mut writer = Writer::start(cluster, "2", &[]);
+    writer.asks(r#"{"id": "1", "ops": [["add", "t", "k", 1]]}"#);
     // Committed, as anybody can see, and not answered: nobody agrees.
     while !says(mixlog(cluster, &["dump"])).contains(r#""value":1"#) {}
-    assert!(answers.try_recv().is_err());
+    assert_eq!(writer.try_answer(), None);
     let b = Follower::start(cluster, "b");
-    let answer = answers.recv_timeout(PATIENCE).expect("two agree");
+    let answer = writer.answer();
     assert!(answer.contains(r#""status":"committed""#), "{answer}");
     // No busy log brings the next vote: it is asked for.
-    writeln!(stdin, r#"{{"id": "2", "ops": [["add", "t", "k", 1]]}}"#).expect("it reads");
-    let answer = answers.recv_timeout(PATIENCE).expect("two agree");
+    writer.asks(r#"{"id": "2", "ops": [["add", "t", "k", 1]]}"#);
+    let answer = writer.answer();
     assert!(answer.contains(r#""results":[2]"#), "{answer}");
-    drop(stdin);
-    assert!(child.wait().expect("it is our child").success());
+    let (code, answers, said) = writer.ends();
+    assert!(code == Some(0) && answers.is_empty(), "{said}");
     drop(b);
 }

@@ -23,10 +23,14 @@ impl Tally {
         self.votes.insert(vote.member.clone(), (vote, cast));
     }
 
+    /// How many members have this digest.
+    pub(super) fn like(&self, digest: &Digest) -> usize {
+        self.votes.values().filter(|(vote, _)| vote.digest() == *digest).count()
+    }
+
     /// The vote that most agree with, and how many do. There is one.
     pub(super) fn most(&self) -> (&Vote, usize) {
-        let count = |vote: &Vote| self.votes.values().filter(|(v, _)| v.digest() == vote.digest()).count();
-        let counted = self.votes.values().map(|(vote, _)| (vote, count(vote)));
+        let counted = self.votes.values().map(|(vote, _)| (vote, self.like(&vote.digest())));
         counted.max_by_key(|&(_, count)| count).expect("there is a vote")
     }
 }

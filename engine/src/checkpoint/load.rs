@@ -14,6 +14,7 @@ use super::shelf::Shelf;
 use super::{OnLoad, Recovery, Rejected, Start};
 use crate::agreement::{Membership, agreed_on};
 use crate::codec::DecodeError;
+use crate::digest::Digest;
 use crate::entry::{self, Catalog};
 use crate::error::OpenError;
 use crate::footprint::Details;
@@ -40,14 +41,9 @@ pub(crate) struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// What speaks against a checkpoint, of which every byte is as it was written: the members' votes.
-    fn objection(&self, opened: &Opened) -> Result<Option<String>, OpenError> {
-        let Some(membership) = self.membership else { return Ok(None) };
-        let own = opened.header.digest();
-        let agreed = agreed_on(self.log, opened.header.position, membership)?;
-        Ok(agreed.filter(|agreed| *agreed != own).map(|agreed| {
-            format!("its digest is {own}, and the members agreed on {agreed} after its position")
-        }))
+    /// What the members' votes in the log say of the state after a position.
+    fn agreed_on(&self, position: Position) -> Result<Option<Digest>, OpenError> {
+        self.membership.map_or(Ok(None), |membership| agreed_on(self.log, position, membership))
     }
 }
 
@@ -90,12 +86,17 @@ pub(crate) fn recover(
         if position >= tail.tail {
             return Err(OpenError::LogTooShort { name: opened.name, position, tail: tail.tail });
         }
-        if let Some(reason) = from.objection(&opened)? {
+        // Every byte of it is as it was written; that does not make its state the right one.
+        let (own, agreed) = (opened.header.digest(), from.agreed_on(position)?);
+        if let Some(agreed) = agreed.filter(|agreed| *agreed != own) {
             let name = file_name(position);
+            let reason =
+                format!("its digest is {own}, and the members agreed on {agreed} after its position");
             observe::rejected(&name, &reason);
             recovery.rejected.push(Rejected { name, reason });
             continue;
         }
+        recovery.agreed = agreed.is_some();
         recovery.rows = load(pipeline, &opened, on_load)?;
         recovery.checkpoint = Some(position);
         recovery.load = begun.elapsed();

@@ -194,7 +194,7 @@ pub struct Rejected {
 
 impl fmt::Display for Rejected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is damaged: {}", self.name, self.reason)
+        write!(f, "{} cannot be used: {}", self.name, self.reason)
     }
 }
 
@@ -204,6 +204,9 @@ impl fmt::Display for Rejected {
 pub struct Recovery {
     /// The last position of the checkpoint that was loaded; `None` when there was none to load.
     pub checkpoint: Option<Position>,
+    /// Whether the members' votes in the log say that its state is theirs. Not so when nobody compares, or they did not
+    /// vote on its position: then the next votes show whether it is.
+    pub agreed: bool,
     /// Checkpoints that were passed over, in the order in which they were tried. They are left where they are, until
     /// newer ones take their place.
     pub rejected: Vec<Rejected>,

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use mixlog_engine::Digest;
 use mixlog_engine::checkpoint::{CheckpointError, Config};
 use mixlog_log::file::FsStorage;
 use tempfile::TempDir;
@@ -125,6 +126,134 @@ fn member_keeps_a_state_that_the_others_agree_on_though_they_are_far_behind() {
     is_like(&engine, &b);
 }
 
+/// Executes a copy of a log that nobody has open, in another directory, and keeps a state there that is wrong in the row
+/// of [`key`], and every checksum of which is right: who compares with nobody does not know better. Tells its digest.
+fn keep_wrong<const FAULT: Fault>(directory: &TempDir, copy: &TempDir, pads: bool) -> Digest {
+    for entry in std::fs::read_dir(directory.path()).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_file() {
+            std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+        }
+    }
+    let writer = Engine::builder().table(&ROWS).table(&OTHERS).procedure::<Add<FAULT>>();
+    let writer = writer.checkpoints(keep()).open(in_files(copy)).unwrap();
+    if pads {
+        let padded = writer.pad().unwrap();
+        wait_for("the padding", || writer.position() == Some(padded));
+    }
+    let wrong = writer.digest();
+    assert_eq!(Some(writer.checkpoint().unwrap().position), wrong.position);
+    writer.close().unwrap();
+    wrong
+}
+
+/// As [`keep`], in the checkpoints beside a log in this directory.
+fn keep_in(directory: &TempDir) -> impl Fn() -> Config + Clone + Send + Sync + 'static {
+    let shelf = directory.path().join("checkpoints");
+    move || Config { storage: Some(Arc::new(FsStorage::new(&shelf))), ..keep() }
+}
+
+/// A replica c whose shelf is this one.
+fn follow_from(shelf: &TempDir, log: &Arc<dyn SharedLog>) -> Replica {
+    let config = keep_in(shelf);
+    Replica::follow(move || member::<NONE>("c", &THREE, 1).checkpoints(config()), Arc::clone(log)).unwrap()
+}
+
+fn repaired(c: &Replica) -> Divergence {
+    wait_for("the end of the repair", || {
+        c.failed().is_some() || c.divergences().first().is_some_and(|divergence| divergence.repaired)
+    });
+    let [divergence] = &c.divergences()[..] else { panic!("{:?}", c.divergences()) };
+    assert!(divergence.repaired, "{divergence}");
+    assert_eq!(divergence.tables[0].keys, [key()], "{divergence}");
+    divergence.clone()
+}
+
+#[test]
+fn replica_from_a_wrong_state_that_nobody_voted_on_is_repaired_from_the_start_of_the_log() {
+    let (directory, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let log = in_files(&directory);
+    let engine = alone().open(Arc::clone(&log)).unwrap();
+    submit(&engine, 4000..6000);
+    engine.close().unwrap();
+    drop(log);
+    let wrong = keep_wrong::<FLIP_BEFORE_START>(&directory, &copy, false);
+    let log = in_files(&directory);
+    let engine = member::<NONE>("a", &THREE, 2).open(Arc::clone(&log)).unwrap();
+    let b = Replica::follow(|| member::<NONE>("b", &THREE, 1), Arc::clone(&log)).unwrap();
+    let c = follow_from(&copy, &log);
+    assert_eq!((c.recovery().checkpoint, c.recovery().agreed), (wrong.position, false));
+    settle(&engine, 2);
+    let divergence = repaired(&c);
+    assert_eq!((divergence.position, divergence.agreed), (Position(WINDOW_GRID - 1), None));
+    assert_eq!(c.recovery().checkpoint, None);
+    is_repaired(&c, &engine);
+    assert_eq!(b.divergences(), []);
+}
+
+#[test]
+fn replica_of_a_trimmed_log_from_a_wrong_state_stops_and_is_rebuilt_from_the_checkpoint_of_another() {
+    let (directory, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let log = in_files(&directory);
+    let engine = alone().open(Arc::clone(&log)).unwrap();
+    submit(&engine, 4000..6000);
+    engine.close().unwrap();
+    drop(log);
+    let wrong = keep_wrong::<FLIP_BEFORE_TRIM>(&directory, &copy, false).position.unwrap();
+    let log = in_files(&directory);
+    let engine = member::<NONE>("a", &THREE, 2).checkpoints(keep()).open(Arc::clone(&log)).unwrap();
+    let b = Replica::follow(|| member::<NONE>("b", &THREE, 1), Arc::clone(&log)).unwrap();
+    wait_for("the log", || b.position() >= Some(wrong));
+    log.trim(wrong.next()).unwrap();
+    let c = follow_from(&copy, &log);
+    let agreed = settle(&engine, 2);
+    wait_for("the stop", || c.failed().is_some());
+    let Some(OpenError::Diverged(divergence)) = c.failed() else { panic!("{:?}", c.failed()) };
+    assert_eq!((divergence.position, divergence.agreed, divergence.repaired), (agreed, None, false));
+    let text = divergence.to_string();
+    let suspect = format!("from the checkpoint of position {wrong}, on which nobody voted, it comes to");
+    assert!(text.contains(&suspect) && text.contains("the log starts at position"), "{text}");
+    assert!(!text.contains("keys"), "{text}");
+    drop(c);
+    submit(&engine, 6000..7000);
+    assert_eq!(engine.checkpoint().unwrap().position, agreed);
+    let c = follow_from(&directory, &log);
+    assert_eq!((c.recovery().checkpoint, c.recovery().agreed), (Some(agreed), true));
+    is_repaired(&c, &engine);
+    assert_eq!((c.divergences(), b.divergences()), (vec![], vec![]));
+}
+
+#[test]
+fn replica_of_a_trimmed_log_from_a_wrong_state_is_repaired_from_an_earlier_one_that_was_agreed() {
+    let (directory, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let log = in_files(&directory);
+    let whole = Config { trim: false, ..keep() };
+    let engine = member::<NONE>("a", &THREE, 2).checkpoints(whole).open(Arc::clone(&log)).unwrap();
+    let b = Replica::follow(|| member::<NONE>("b", &THREE, 1), Arc::clone(&log)).unwrap();
+    submit(&engine, 0..4500);
+    let agreed = settle(&engine, 2);
+    assert_eq!(engine.checkpoint().unwrap().position, agreed);
+    submit(&engine, 4500..6000);
+    drop(b);
+    engine.close().unwrap();
+    drop(log);
+    let wrong = keep_wrong::<FLIP_ON_SHELF>(&directory, &copy, false);
+    for name in std::fs::read_dir(directory.path().join("checkpoints")).unwrap().map(Result::unwrap) {
+        std::fs::copy(name.path(), copy.path().join("checkpoints").join(name.file_name())).unwrap();
+    }
+    let log = in_files(&directory);
+    let engine = member::<NONE>("a", &THREE, 2).checkpoints(keep()).open(Arc::clone(&log)).unwrap();
+    let b = Replica::follow(move || member::<NONE>("b", &THREE, 1).checkpoints(keep()), Arc::clone(&log));
+    let b = b.unwrap();
+    log.trim(agreed.next()).unwrap();
+    let c = follow_from(&copy, &log);
+    assert_eq!((c.recovery().checkpoint, c.recovery().agreed), (wrong.position, false));
+    settle(&engine, 2);
+    repaired(&c);
+    assert_eq!((c.recovery().checkpoint, c.recovery().agreed), (Some(agreed), true));
+    is_repaired(&c, &engine);
+    assert_eq!(b.divergences(), []);
+}
+
 #[test]
 fn checkpoint_of_a_state_that_the_members_voted_against_is_refused_by_name() {
     let (directory, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -133,21 +262,9 @@ fn checkpoint_of_a_state_that_the_members_voted_against_is_refused_by_name() {
     submit(&engine, 4000..6000);
     engine.close().unwrap();
     drop(log);
-    for entry in std::fs::read_dir(directory.path()).unwrap().map(Result::unwrap) {
-        if entry.file_type().unwrap().is_file() {
-            std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
-        }
-    }
-    // One that compares with nobody keeps a wrong state, every checksum of which is right.
-    let writer = Engine::builder().table(&ROWS).table(&OTHERS).procedure::<Add<FLIP_OF_WRITER>>();
-    let writer = writer.checkpoints(keep()).open(in_files(&copy)).unwrap();
-    let padded = writer.pad().unwrap();
-    wait_for("the padding", || writer.position() == Some(padded));
-    assert_eq!(writer.checkpoint().unwrap().position, padded);
-    let wrong = writer.digest();
-    writer.close().unwrap();
-    let shelf = copy.path().join("checkpoints");
-    let with_wrong = move || Config { storage: Some(Arc::new(FsStorage::new(&shelf))), ..keep() };
+    let wrong = keep_wrong::<FLIP_OF_WRITER>(&directory, &copy, true);
+    let padded = wrong.position.unwrap();
+    let with_wrong = keep_in(&copy);
 
     let log = in_files(&directory);
     let engine = member::<NONE>("a", &THREE, 2).open(Arc::clone(&log)).unwrap();
@@ -189,7 +306,7 @@ fn replica_that_has_nothing_to_be_rebuilt_from_stops_and_says_so() {
     let Some(OpenError::Diverged(divergence)) = c.failed() else { panic!("{:?}", c.failed()) };
     assert_eq!((divergence.agreed, divergence.repaired), (Some(agreed), false));
     let text = divergence.to_string();
-    assert!(text.contains("cannot be rebuilt") && text.contains(&key()), "{text}");
+    assert!(text.contains("cannot be repaired") && text.contains(&key()), "{text}");
     assert_eq!(c.divergences(), [*divergence]);
     assert_eq!((b.divergences(), b.failed().map(|e| e.to_string())), (vec![], None));
 }

@@ -24,30 +24,33 @@ const OTHERS: Table<u64, u64> = Table::new("others");
 /// How a build of the procedure is at fault: what it does at transaction number [`AT`].
 type Fault = u8;
 const NONE: Fault = 0;
-/// Flips a bit of the row that it writes, the first time that it runs.
-const FLIP: Fault = 1;
 /// Does nothing, and says that it did.
 const SKIP: Fault = 2;
 /// Reads the clock.
 const CLOCK: Fault = 3;
 /// Replies something else, the first time that it runs.
 const REPLY: Fault = 4;
-/// As [`FLIP`], for another test in the same process.
-const FLIP_OF_TWO: Fault = 5;
 const CLOCK_OF_TWO: Fault = 6;
-const FLIP_OF_ENGINE: Fault = 7;
-const FLIP_IN_FILES: Fault = 8;
 /// Declares other rows than it touches, and lets the later one of two transactions that write one row go first.
 const WRONG_FOOTPRINT: Fault = 9;
-const FLIP_OF_KEEPER: Fault = 10;
-const FLIP_OF_WRITER: Fault = 11;
-const FLIP_UNTIL_TRIMMED: Fault = 12;
 /// Waits at two transactions until it is told to go on: at the first of [`HELD_AT`] and, by the next number, the second.
 const HELD: Fault = 13;
+/// From here on: flips a bit of the row that it writes, the first time that it runs in this process.
+const FLIP: Fault = 20;
+const FLIP_OF_TWO: Fault = 21;
+const FLIP_OF_ENGINE: Fault = 22;
+const FLIP_IN_FILES: Fault = 23;
+const FLIP_OF_KEEPER: Fault = 24;
+const FLIP_OF_WRITER: Fault = 25;
+const FLIP_UNTIL_TRIMMED: Fault = 26;
+const FLIP_WHILE_WAITED_FOR: Fault = 27;
+const FLIP_BEFORE_START: Fault = 28;
+const FLIP_BEFORE_TRIM: Fault = 29;
+const FLIP_ON_SHELF: Fault = 30;
 
 const HELD_AT: [u64; 2] = [100, 4500];
 
-static ONCE: [AtomicBool; 15] = [const { AtomicBool::new(false) }; 15];
+static ONCE: [AtomicBool; 31] = [const { AtomicBool::new(false) }; 31];
 
 const AT: u64 = 5000;
 /// Writes the same row, in the same window.
@@ -92,12 +95,7 @@ impl<const FAULT: Fault> Procedure for Add<FAULT> {
         if self.n == AT {
             let once = || !ONCE[usize::from(FAULT)].swap(true, Ordering::Relaxed);
             match FAULT {
-                FLIP | FLIP_OF_TWO | FLIP_OF_ENGINE | FLIP_IN_FILES | FLIP_OF_KEEPER | FLIP_OF_WRITER
-                | FLIP_UNTIL_TRIMMED
-                    if once() =>
-                {
-                    row ^= 1;
-                }
+                FLIP.. if once() => row ^= 1,
                 SKIP => return Ok(sum),
                 CLOCK | CLOCK_OF_TWO => {
                     row = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64;
@@ -230,6 +228,24 @@ fn flipped_row_is_found_named_and_repaired() {
 }
 
 #[test]
+fn wait_for_an_agreement_outlasts_a_repair() {
+    let log = memory();
+    let engine = member::<NONE>("a", &THREE, 2).open(Arc::clone(&log)).unwrap();
+    let b = Replica::follow(|| member::<NONE>("b", &THREE, 1), Arc::clone(&log)).unwrap();
+    let faulty = || member::<FLIP_WHILE_WAITED_FOR>("c", &THREE, 1);
+    let c = Arc::new(Replica::follow(faulty, Arc::clone(&log)).unwrap());
+    // Longer than anybody is patient: it must not be its time that ends it.
+    let (waiting, long) = (Arc::clone(&c), 60 * PATIENCE);
+    let waits = std::thread::spawn(move || waiting.wait_agreed(Position(3 * WINDOW_GRID - 1), 3, long));
+    submit(&engine, 0..10_000);
+    settle(&engine, 3);
+    wait_for("the end of the wait", || waits.is_finished());
+    assert!(waits.join().unwrap());
+    assert!(c.divergences()[0].repaired);
+    drop(b);
+}
+
+#[test]
 fn other_reply_is_found_and_repaired() {
     let (replica, divergence, engine, _b) = diverge::<REPLY>(2);
     assert!(divergence.repaired && divergence.tables.is_empty(), "{divergence}");
@@ -340,6 +356,8 @@ fn engine_that_answers_clients_stops_when_the_others_agree_on_another_state() {
     wait_for("the agreement", || b.agreed(2) >= Some(position) && c.agreed(2) >= Some(position));
     let is_stopped = || engine.submit(&Add::<FLIP_OF_ENGINE> { n: 1 }).is_err();
     wait_for("the stop", is_stopped);
+    // Two agree, and neither of them with this one: they do not stand for its answers.
+    assert!(!engine.wait_agreed(position, 2, PATIENCE));
     match engine.close() {
         Err(OpenError::Diverged(divergence)) => assert_eq!(divergence.position, position),
         other => panic!("{other:?}"),
