@@ -521,8 +521,8 @@ fn replicas(_: &Scratch) {
             ("votes, two replicas follow on the same cores", run(3, 0)),
             ("numbers of 64 clients", run(0, 64)),
         ],
-        // Three engines on the cores of one; three rows to write, and not two.
-        &[(1, 0, 0.9), (2, 0, 0.33), (3, 0, 0.67)],
+        // Three engines on the cores of one.
+        &[(1, 0, 0.9), (2, 0, 0.33), (3, 0, 0.9)],
     );
 }
 
