@@ -62,6 +62,8 @@ impl Journal {
             max_batch_bytes,
             // The unit keeps the newest runs itself.
             cache_bytes: 0,
+            // While one unit of a chain flushes much at once, the others have nothing to do.
+            group_bytes: 2 << 20,
             ..file::Config::default()
         };
         let (log, damaged) = match FileLog::open_with_storage(Arc::clone(&storage), &config) {

@@ -55,6 +55,12 @@ pub struct Config {
     /// submitters feel the disk's speed sooner.
     pub queue_bytes: usize,
 
+    /// How many bytes are written and flushed as one group, or one batch if that is more; default 8 MiB.
+    ///
+    /// More: fewer flushes. Less: who appends, who writes and who waits for what was written, each the next thing, go
+    /// on side by side in smaller steps.
+    pub group_bytes: usize,
+
     /// How many bytes of the newest entries are kept in memory for readers; default 32 MiB.
     ///
     /// More: readers further behind are served without touching the disk. Less: less memory.
@@ -69,6 +75,7 @@ impl Default for Config {
             segment_bytes: 64 << 20,
             max_batch_bytes: 4 << 20,
             queue_bytes: 32 << 20,
+            group_bytes: 8 << 20,
             cache_bytes: 32 << 20,
         }
     }

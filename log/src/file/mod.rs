@@ -345,7 +345,7 @@ impl Shared {
         let current = scanned.last().map_or(0, |last| writer::room(last.segment.bytes, last.end));
         let limits = Limits {
             queue_bytes: config.queue_bytes as u64,
-            group_bytes: config.queue_bytes as u64 / 4,
+            group_bytes: config.group_bytes as u64,
             batch_bytes: config.max_batch_bytes,
             frame_bytes: FRAME_BYTES.min(config.max_batch_bytes),
             frame_entries: FRAME_ENTRIES,

@@ -16,6 +16,7 @@ pub(crate) fn config(durability: Durability) -> file::Config {
         segment_bytes: 12 << 10,
         max_batch_bytes: 2 << 10,
         queue_bytes: 16 << 10,
+        group_bytes: 4 << 10,
         cache_bytes: 1 << 10,
         ..file::Config::default()
     }
