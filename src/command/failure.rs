@@ -97,9 +97,9 @@ impl From<AppendError> for Failure {
 }
 
 /// What to do about an engine that has another state than the others for good.
-const REBUILD: &str = "it has stopped, and the others go on. To start it again, see that its build is theirs, and put the newest checkpoint \
-     of one that agrees with them in place of its own: in DIR/checkpoints of --beside DIR, or of a log in DIR. Without \
-     any it executes the log from position 0, unless that was trimmed";
+const REBUILD: &str = "it has stopped, and the others go on. To start it again, see that its build is theirs, and put the \
+     newest checkpoint of one that agrees with them in place of its own: in DIR/checkpoints of --beside DIR, or \
+     of a log in DIR. Without any it executes the log from position 0, unless that was trimmed";
 
 impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Self {

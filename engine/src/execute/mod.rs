@@ -116,8 +116,10 @@ unsafe fn run(shared: &Shared, driver: &mut Driver, turn: &Turn<'_>) -> Option<V
                 attempt.run(worker, reply, Run::Only)
             }
         };
-        let wrote = guard.allows_reading_anything();
-        violation = ran.outside.map(|table| Violation { position, procedure, table, wrote });
+        violation = ran.outside.map(|table| {
+            let wrote = guard.allows_reading_anything();
+            Violation { position, procedure, table, wrote }
+        });
         ran.status
     });
     if explains && let Some(status) = status {

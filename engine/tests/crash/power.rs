@@ -11,19 +11,7 @@ use crate::script::{self, Keep, Promise, Step, WrittenOver};
 
 const SCRIPTS: &[&[Step]] = &[
     // The third one gets the space of the first, and of the log before the second.
-    &[
-        Step::Burst(40),
-        Step::Checkpoint,
-        Step::Singles(20),
-        Step::Checkpoint,
-        Step::Singles(20),
-        Step::Free(600),
-        Step::Checkpoint,
-        Step::Singles(30),
-        Step::Free(100),
-        Step::Checkpoint,
-        Step::Burst(2),
-    ],
+    script::UNTIL_HEALED,
     &[
         Step::Burst(30),
         Step::Checkpoint,

@@ -134,6 +134,9 @@ pub(crate) const FULL: &[(Keep, &[Step])] = &[
     ),
 ];
 
+/// The first of these, as long as the disk is full.
+pub(crate) const UNTIL_HEALED: &[Step] = FULL[0].1.split_at(11).0;
+
 /// What errors begin with that should be none: nothing fails any more.
 pub(crate) const THOUGH_HEALED: &str = "refused though there is space";
 

@@ -28,6 +28,13 @@ fn alone() -> Builder {
     Engine::builder().table(&ROWS).table(&OTHERS).procedure::<Add<NONE>>().threads(1)
 }
 
+/// Somebody who compares with nobody has begun the log.
+fn written_alone(directory: &TempDir) {
+    let engine = alone().open(in_files(directory)).unwrap();
+    submit(&engine, 4000..6000);
+    engine.close().unwrap();
+}
+
 /// The positions of the checkpoints in a directory.
 fn kept(directory: impl Into<PathBuf>) -> Vec<Position> {
     let names = std::fs::read_dir(directory.into()).into_iter().flatten();
@@ -171,11 +178,7 @@ fn repaired(c: &Replica) -> Divergence {
 #[test]
 fn replica_from_a_wrong_state_that_nobody_voted_on_is_repaired_from_the_start_of_the_log() {
     let (directory, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let log = in_files(&directory);
-    let engine = alone().open(Arc::clone(&log)).unwrap();
-    submit(&engine, 4000..6000);
-    engine.close().unwrap();
-    drop(log);
+    written_alone(&directory);
     let wrong = keep_wrong::<FLIP_BEFORE_START>(&directory, &copy, false);
     let log = in_files(&directory);
     let engine = member::<NONE>("a", &THREE, 2).open(Arc::clone(&log)).unwrap();
@@ -193,11 +196,7 @@ fn replica_from_a_wrong_state_that_nobody_voted_on_is_repaired_from_the_start_of
 #[test]
 fn replica_of_a_trimmed_log_from_a_wrong_state_stops_and_is_rebuilt_from_the_checkpoint_of_another() {
     let (directory, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let log = in_files(&directory);
-    let engine = alone().open(Arc::clone(&log)).unwrap();
-    submit(&engine, 4000..6000);
-    engine.close().unwrap();
-    drop(log);
+    written_alone(&directory);
     let wrong = keep_wrong::<FLIP_BEFORE_TRIM>(&directory, &copy, false).position.unwrap();
     let log = in_files(&directory);
     let engine = member::<NONE>("a", &THREE, 2).checkpoints(keep()).open(Arc::clone(&log)).unwrap();

@@ -57,8 +57,8 @@ pub struct Config {
 
     /// How many bytes are written and flushed as one group, or one batch if that is more; default 8 MiB.
     ///
-    /// More: fewer flushes. Less: who appends, who writes and who waits for what was written, each the next thing, go
-    /// on side by side in smaller steps.
+    /// More: fewer flushes. Less: the tail moves on in smaller steps, and while a group is written and flushed the next
+    /// ones are accepted.
     pub group_bytes: usize,
 
     /// How many bytes of the newest entries are kept in memory for readers; default 32 MiB.
