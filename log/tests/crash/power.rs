@@ -1,9 +1,12 @@
 //! Power cuts at every call of small traces.
 
-use mixlog_log::{Durability, FileLog, OpenError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use mixlog_log::{Durability, FileLog, OpenError, Position, SharedLog};
 
 use crate::script::{self, Promise, Step};
-use mixlog_simdisk::{Call, Cut, Disk, Random, Sim};
+use mixlog_simdisk::{Call, Cut, Disk, Note, Random, Sim};
 
 /// Every mix of appends, segment switches, trims, seals and reopenings that fits in a small trace.
 const SCRIPTS: &[&[Step]] = &[
@@ -151,4 +154,50 @@ fn power_cut_after_fitful_writes_keeps_what_was_acknowledged() {
     sim.set_fitful(4);
     script::run(&sim, Durability::Flushed, 1, SCRIPTS[1]).unwrap();
     cut_everywhere(&sim.trace(), Durability::Flushed, 2, &mut random, &mut tally);
+}
+
+#[test]
+fn power_cut_while_a_buffered_log_is_flushed_and_grows_keeps_what_was_flushed() {
+    let mut random = Random(4);
+    for _ in 0..4 {
+        let sim = Sim::default();
+        let log = script::open(&sim, Durability::Buffered).unwrap();
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let mut before = Position::ZERO;
+                    while !done.load(Ordering::Relaxed) {
+                        let flushed = log.flush().unwrap();
+                        if flushed > before {
+                            sim.note(Note::Trimmed(flushed));
+                            before = flushed;
+                        }
+                    }
+                });
+            }
+            for n in 0..400 {
+                drop(script::submit(&log, 1, n, 1).unwrap());
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        drop(log);
+        let (mut disk, mut flushed) = (Disk::default(), 0);
+        for call in sim.trace() {
+            disk.apply(&call);
+            if let Call::Note(Note::Trimmed(position)) = call {
+                flushed = flushed.max(position.0);
+            }
+            if flushed == 0 || random.below(8) > 0 {
+                continue;
+            }
+            for cut in [Cut::Nothing, Cut::Some] {
+                let log =
+                    script::open(&Sim::boot(disk.after(cut, &mut random)), Durability::Buffered).unwrap();
+                let tail = script::assert_entries(&log, u64::MAX).tail;
+                assert!(tail.0 >= flushed, "{cut:?}: {tail} {flushed}");
+            }
+        }
+        assert!(flushed > 0);
+    }
 }
