@@ -19,8 +19,7 @@
 //!   [`AppendError::Full`].
 //!
 //! What excludes lost wake-ups: every condition that somebody waits for changes under the one mutex, and
-//! every waiter announces itself (`waiters`, `log_thread_waits`, `chores_wait`) under that mutex before it
-//! sleeps.
+//! every waiter announces itself (`waiters`, `log_thread_waits`, ...) under that mutex before it sleeps.
 
 use std::collections::VecDeque;
 use std::io;
@@ -79,17 +78,6 @@ pub(crate) enum Work {
     Stop,
 }
 
-/// What the background thread has to do next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Chore {
-    /// Reserve a spare segment, then [`grant`](CommitQueue::grant) or [`refuse`](CommitQueue::refuse).
-    Reserve,
-    /// Flush what is written.
-    Flush,
-    /// The log was closed or has failed.
-    Stop,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct CommitQueue {
@@ -97,8 +85,10 @@ pub(crate) struct CommitQueue {
     state: Mutex<State>,
     /// For the log thread: frames wait, or a seal or close was asked for, or the log failed.
     work: Condvar,
-    /// For the background thread: a chore, or the end.
-    chores: Condvar,
+    /// For who reserves segments: one is wanted, or the end.
+    reservations: Condvar,
+    /// For who flushes in the background: there is something to flush, or the end.
+    flushes: Condvar,
     /// For everybody else: the tail moved, room was granted or refused, sealed, failed.
     outcome: Condvar,
     /// The tail as readers see it. Stored under the mutex with Release, after what it covers became durable;
@@ -139,7 +129,8 @@ struct State {
     phase: Phase,
     failed: Option<Arc<io::Error>>,
     log_thread_waits: bool,
-    chores_wait: bool,
+    reserver_waits: bool,
+    flusher_waits: bool,
     waiters: usize,
 }
 
@@ -216,14 +207,16 @@ impl CommitQueue {
             phase: if sealed { Phase::Sealed } else { Phase::Open },
             failed: None,
             log_thread_waits: false,
-            chores_wait: false,
+            reserver_waits: false,
+            flusher_waits: false,
             waiters: 0,
         };
         Self {
             limits,
             state: Mutex::new(state),
             work: Condvar::new(),
-            chores: Condvar::new(),
+            reservations: Condvar::new(),
+            flushes: Condvar::new(),
             outcome: Condvar::new(),
             published: AtomicU64::new(tail.0),
             sealed: AtomicBool::new(sealed),
@@ -501,37 +494,47 @@ impl CommitQueue {
         error
     }
 
-    /// Asks the background thread to flush what is written.
+    /// Asks for what is written to be flushed in the background.
     pub(crate) fn request_flush(&self) {
         let mut state = sync::lock(&self.state);
         state.flush = true;
-        if mem::take(&mut state.chores_wait) {
-            self.chores.notify_one();
+        if mem::take(&mut state.flusher_waits) {
+            self.flushes.notify_one();
         }
     }
 
-    // ---- the background thread --------------------------------------------------------------------------
+    // ---- the background threads -------------------------------------------------------------------------
 
-    /// Waits for the next chore.
-    pub(crate) fn take_chore(&self) -> Chore {
+    /// Waits until a spare segment is wanted: reserve it, then [`grant`](Self::grant) or [`refuse`](Self::refuse). False
+    /// once the log is closed or has failed.
+    pub(crate) fn wait_for_reservation(&self) -> bool {
         let mut state = sync::lock(&self.state);
-        loop {
-            if state.ended() {
-                return Chore::Stop;
-            }
-            if mem::take(&mut state.flush) {
-                return Chore::Flush;
-            }
+        while !state.ended() {
             if state.reserving {
-                return Chore::Reserve;
+                return true;
             }
-            state.chores_wait = true;
-            state = sync::wait(&self.chores, state, None);
-            state.chores_wait = false;
+            state.reserver_waits = true;
+            state = sync::wait(&self.reservations, state, None);
+            state.reserver_waits = false;
         }
+        false
     }
 
-    /// Whether the background thread should drop a long chore.
+    /// Waits until there is something to flush in the background. False once the log is closed or has failed.
+    pub(crate) fn wait_for_flush(&self) -> bool {
+        let mut state = sync::lock(&self.state);
+        while !state.ended() {
+            if mem::take(&mut state.flush) {
+                return true;
+            }
+            state.flusher_waits = true;
+            state = sync::wait(&self.flushes, state, None);
+            state.flusher_waits = false;
+        }
+        false
+    }
+
+    /// Whether a background thread should drop a long chore.
     pub(crate) fn ended(&self) -> bool {
         sync::lock(&self.state).ended()
     }
@@ -559,8 +562,8 @@ impl CommitQueue {
 
     fn reserve(&self, state: &mut State) {
         state.reserving = true;
-        if mem::take(&mut state.chores_wait) {
-            self.chores.notify_one();
+        if mem::take(&mut state.reserver_waits) {
+            self.reservations.notify_one();
         }
     }
 
@@ -615,7 +618,8 @@ impl CommitQueue {
     fn wake_everybody(&self, state: MutexGuard<'_, State>) {
         drop(state);
         self.work.notify_one();
-        self.chores.notify_one();
+        self.reservations.notify_one();
+        self.flushes.notify_one();
         self.outcome.notify_all();
     }
 }

@@ -289,12 +289,11 @@ fn loom_append_without_room_waits_for_a_reservation_and_its_outcome() {
             let background = {
                 let queue = Arc::clone(&queue);
                 thread::spawn(move || {
-                    loop {
-                        match queue.take_chore() {
-                            Chore::Reserve if space_left => queue.grant(9 * COST),
-                            Chore::Reserve => queue.refuse(io::ErrorKind::StorageFull.into()),
-                            Chore::Flush => {}
-                            Chore::Stop => return,
+                    while queue.wait_for_reservation() {
+                        if space_left {
+                            queue.grant(9 * COST);
+                        } else {
+                            queue.refuse(io::ErrorKind::StorageFull.into());
                         }
                     }
                 })

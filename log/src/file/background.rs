@@ -1,22 +1,22 @@
-//! The background thread: reserves the next segment ahead of need, and flushes a buffered log.
+//! The background threads: one reserves the next segment ahead of need, another one flushes a buffered log.
 
 use crate::Durability;
-use crate::commit_queue::Chore;
 
 use super::segments;
 use super::{Shared, Spare};
 
-/// Runs until the log is closed or fails.
-pub(crate) fn run(shared: &Shared) {
-    loop {
-        match shared.queue.take_chore() {
-            Chore::Reserve => reserve(shared),
-            Chore::Flush => {
-                if let Err(error) = shared.flush() {
-                    shared.queue.fail(error);
-                }
-            }
-            Chore::Stop => return,
+/// Reserves segments until the log is closed or fails.
+pub(crate) fn reserve_segments(shared: &Shared) {
+    while shared.queue.wait_for_reservation() {
+        reserve(shared);
+    }
+}
+
+/// Flushes what is asked for until the log is closed or fails.
+pub(crate) fn flush(shared: &Shared) {
+    while shared.queue.wait_for_flush() {
+        if let Err(error) = shared.flush() {
+            shared.queue.fail(error);
         }
     }
 }

@@ -17,7 +17,7 @@
 //! 32  8  segment number                     24  8  position of the first entry
 //! 40  8  position of the first entry        32  8  durable: positions below it were durable
 //! 48  8  length of the file                 40  4  count of entries
-//! 56  4  zero                               44  4  length of the body
+//! 56  4  flags: bit 0 early                 44  4  length of the body
 //! 60  4  checksum of bytes 0..60            48  4  generation
 //!                                           52  4  zero
 //!                                           56  4  checksum of bytes 0..56 and the padded body
@@ -64,6 +64,7 @@ const SEGMENT_MAGIC: &[u8; 8] = b"MIXLOGSG";
 const MANIFEST_MAGIC: &[u8; 8] = b"MIXLOGMF";
 const FRAME_MAGIC: &[u8; 4] = b"MXFR";
 const FLAG_SEALED: u32 = 1;
+const FLAG_EARLY: u32 = 1;
 
 /// What a frame costs beside its body, at most: header, padding, and a watermark frame that attests it.
 pub(crate) const FRAME_OVERHEAD: u64 = (2 * FRAME_HEADER + FRAME_ALIGN) as u64;
@@ -133,6 +134,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) first: Position,
     /// Length of the file.
     pub(crate) bytes: u64,
+    /// Whether everything before `first` was durable when the header was written.
+    pub(crate) attests: bool,
 }
 
 impl SegmentHeader {
@@ -145,6 +148,7 @@ impl SegmentHeader {
         put(&mut bytes, 32, &self.number.to_le_bytes());
         put(&mut bytes, 40, &self.first.0.to_le_bytes());
         put(&mut bytes, 48, &self.bytes.to_le_bytes());
+        put(&mut bytes, 56, &if self.attests { 0 } else { FLAG_EARLY }.to_le_bytes());
         put_checksum(&mut bytes);
         bytes
     }
@@ -157,6 +161,7 @@ impl SegmentHeader {
             number: u64_at(bytes, 32),
             first: Position(u64_at(bytes, 40)),
             bytes: u64_at(bytes, 48),
+            attests: u32_at(bytes, 56) & FLAG_EARLY == 0,
         };
         if header.bytes < FRAMES_START {
             return Err(Flaw::Bounds);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! append --> commit queue --> writer (log thread) --> segment files --> published tail, cache --> read
-//!                                ^ spare segment, background flushes: background thread
+//!                                ^ spare segments, and flushes of a buffered log: background threads
 //! ```
 //!
 //! The bytes on disk are drawn in `layout`. The protocol, what it survives and how it recovers are told in
@@ -29,6 +29,7 @@ pub use copy::Copied;
 pub use report::{Damage, Report, Torn};
 pub use storage::{Access, FsStorage, Lock, LockMode, Storage, StorageFile, read_full, write_full};
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -37,7 +38,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::commit_queue::{CommitQueue, Limits};
 use crate::{
@@ -49,12 +50,16 @@ use cache::Cache;
 use layout::{FRAME_OVERHEAD, FRAMES_START, ManifestSlot};
 use manifest::Manifest;
 use recovery::{Examined, Origin, Recovered, Scanned};
-use segments::Segments;
+use segments::{Segment, Segments};
 use writer::{Place, Writer};
 
 /// A frame takes no further batch when it has this many entries, or bytes: what a reader gets at once.
 const FRAME_ENTRIES: usize = 4096;
 const FRAME_BYTES: usize = 1 << 20;
+
+/// How many switches to other segments may be left to the background, and for how long.
+const LATE_SWITCHES: usize = 4;
+const LATE_SWITCH: Duration = Duration::from_millis(500);
 
 const UNPOISONED: &str = "nothing panics while it holds the lock";
 
@@ -78,9 +83,9 @@ const UNPOISONED: &str = "nothing panics while it holds the lock";
 /// ```
 pub struct FileLog {
     shared: Arc<Shared>,
-    /// The log thread and the background thread; none when the log was opened to read only.
+    /// The log thread and those in the background; none when the log was opened to read only.
     threads: Vec<JoinHandle<()>>,
-    /// Held until both threads have ended. Tickets outlive the log and must not keep its lock.
+    /// Held until the threads have ended. Tickets outlive the log and must not keep its lock.
     _lock: Lock,
 }
 
@@ -107,6 +112,11 @@ struct Shared {
     durable: AtomicU64,
     manifest: Mutex<Manifest>,
     spare: Mutex<Option<Spare>>,
+    /// The switches to other segments that are not durable yet, in order.
+    switches: Mutex<VecDeque<Switch>>,
+    /// The number after the last segment that is durable to its end, or counts as one in the manifest. Whoever makes
+    /// segments durable holds it, before the manifest and after the writer.
+    counted: Mutex<u64>,
 }
 
 /// The mean of numbers, the newest of which count most. One thread at a time records them.
@@ -128,6 +138,17 @@ impl MovingAverage {
 struct Spare {
     file: Arc<dyn StorageFile>,
     bytes: u64,
+}
+
+/// The log went on in another segment.
+#[derive(Clone)]
+struct Switch {
+    /// The file of the segment before.
+    before: Arc<dyn StorageFile>,
+    /// The segment that it went on in.
+    number: u64,
+    first: Position,
+    when: Instant,
 }
 
 impl FileLog {
@@ -206,10 +227,13 @@ impl FileLog {
         };
         let writer = Writer::new(place);
         let shared = Arc::new(Shared::new(storage, config, manifest, segments, tail, Some(writer)));
-        let threads = vec![
+        let mut threads = vec![
             start("mixlog-log", &shared, writer::run),
-            start("mixlog-reserve", &shared, background::run),
+            start("mixlog-reserve", &shared, background::reserve_segments),
         ];
+        if config.durability == Durability::Buffered {
+            threads.push(start("mixlog-flush", &shared, background::flush));
+        }
         Ok(Self { shared, threads, _lock: lock })
     }
 
@@ -372,6 +396,8 @@ impl Shared {
             durable: AtomicU64::new(tail.0),
             manifest: Mutex::new(manifest),
             spare: Mutex::new(None),
+            switches: Mutex::default(),
+            counted: Mutex::new(slot.segments_end),
             storage,
         }
     }
@@ -410,14 +436,85 @@ impl Shared {
 
     /// Makes everything that is published durable.
     fn flush(&self) -> io::Result<()> {
-        // In this order: what was published before the newest file is asked for stands in it, or in one that
-        // was flushed before the log went on to the next.
-        let published = self.queue.published();
-        if published > self.durable()
-            && let Some(file) = self.segments.active_file()
-        {
-            file.sync_data()?;
-            self.raise_durable(published);
+        self.make_durable(self.queue.published())
+    }
+
+    /// Makes what is written up to `position` durable, and the segments that it stands in.
+    fn make_durable(&self, position: Position) -> io::Result<()> {
+        if position <= self.durable() {
+            return Ok(());
+        }
+        let mut counted = self.counted.lock().expect(UNPOISONED);
+        while position > self.durable() {
+            let next = {
+                let switches = self.switches.lock().expect(UNPOISONED);
+                // As long as there is no other switch, it stands in the newest segment, or before it.
+                switches.front().cloned().ok_or_else(|| self.segments.active())
+            };
+            match next {
+                Ok(switch) => self.settle(&switch, &mut counted)?,
+                Err((number, file)) => {
+                    file.sync_data()?;
+                    if number >= *counted {
+                        self.count(number + 1, position, &mut counted)?;
+                    }
+                    self.raise_durable(position);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the segment before a switch durable, which is the oldest one.
+    fn settle(&self, switch: &Switch, counted: &mut u64) -> io::Result<()> {
+        switch.before.sync_data()?;
+        self.count(switch.number, switch.first, counted)?;
+        self.raise_durable(switch.first);
+        self.switches.lock().expect(UNPOISONED).pop_front();
+        Ok(())
+    }
+
+    /// Writes down that the segments before number `end` are there, whose entries before `durable` are durable.
+    fn count(&self, end: u64, durable: Position, counted: &mut u64) -> io::Result<()> {
+        self.storage.sync_directory()?;
+        self.update_manifest(|slot| {
+            slot.segments_end = slot.segments_end.max(end);
+            slot.durable = slot.durable.max(durable);
+        })?;
+        *counted = end.max(*counted);
+        Ok(())
+    }
+
+    /// Makes the newest segment's header and name durable. What stands before it is.
+    fn count_newest(&self, first: Position) -> io::Result<()> {
+        let mut counted = self.counted.lock().expect(UNPOISONED);
+        let (number, file) = self.segments.active();
+        file.sync_data()?;
+        self.count(number + 1, first, &mut counted)
+    }
+
+    /// The log goes on in `segment`. Becomes durable in the background.
+    fn switch_to(&self, switch: Switch, segment: Arc<Segment>, file: Arc<dyn StorageFile>) {
+        // Both or none: what is asked for is the newest segment if there is no switch.
+        let mut switches = self.switches.lock().expect(UNPOISONED);
+        switches.push_back(switch);
+        self.segments.push(segment, file);
+    }
+
+    /// Waits until another switch can be left to the background.
+    fn wait_for_switches(&self) -> io::Result<()> {
+        let too_late = || {
+            let switches = self.switches.lock().expect(UNPOISONED);
+            let oldest = switches.front()?;
+            let is_late = switches.len() >= LATE_SWITCHES || oldest.when.elapsed() >= LATE_SWITCH;
+            is_late.then(|| oldest.clone())
+        };
+        while too_late().is_some() {
+            let mut counted = self.counted.lock().expect(UNPOISONED);
+            // Somebody else may have settled it meanwhile.
+            if let Some(oldest) = too_late() {
+                self.settle(&oldest, &mut counted)?;
+            }
         }
         Ok(())
     }
@@ -427,13 +524,13 @@ impl Shared {
             return Err(TrimError::Failed(error));
         }
         let fail = |error| TrimError::Failed(self.queue.fail(error));
-        let mut manifest = self.manifest();
         let before = before.min(self.queue.published());
+        // A head that survives a power cut which its entries do not would lose the tail.
+        if before > self.durable() {
+            self.flush().map_err(fail)?;
+        }
+        let mut manifest = self.manifest();
         if before > self.head() {
-            // A head that survives a power cut which its entries do not would lose the tail.
-            if before > self.durable() {
-                self.flush().map_err(fail)?;
-            }
             let start =
                 self.segments.first_needed(before).expect("a log that is open to write has a segment");
             manifest

@@ -11,7 +11,7 @@ use crate::{Durability, LogId, OpenError, Position};
 
 use super::config::{Config, Create};
 use super::frames::{self, Frames, Step};
-use super::layout::{FORMAT_VERSION, FRAMES_START, Flaw, ManifestSlot, SEGMENT_HEADER, SegmentHeader};
+use super::layout::{FORMAT_VERSION, FRAMES_START, Flaw, ManifestSlot, SEGMENT_HEADER, Salt, SegmentHeader};
 use super::manifest::{self, LoadError, Manifest};
 use super::report::{Damage, Torn};
 use super::segments::{self, Segment};
@@ -59,6 +59,8 @@ pub(crate) struct Examined {
     pub(crate) frames: u64,
     pub(crate) frame_bytes: u64,
     pub(crate) torn: Option<Torn>,
+    /// Segments behind the last entry, in order: their entries followed others that are lost.
+    dropped: Vec<String>,
     /// The first damage. Then the rest describes what stands before it.
     pub(crate) damage: Option<Damage>,
     leftovers: Vec<String>,
@@ -178,6 +180,7 @@ impl<'a> Examination<'a> {
             frames: 0,
             frame_bytes: 0,
             torn: None,
+            dropped: Vec::new(),
             damage: None,
             leftovers: Vec::new(),
         };
@@ -206,21 +209,24 @@ impl<'a> Examination<'a> {
         let kept = files.split_off(&slot.segments_start);
         self.so_far.leftovers.extend(files.into_values());
 
-        // A crash between a segment's first day and the manifest's record of it leaves one more than is
-        // recorded.
-        let end = slot.segments_end + u64::from(kept.contains_key(&slot.segments_end));
-        for number in slot.segments_start..end {
-            if !kept.contains_key(&number) {
-                let file = segments::file_name(number);
-                return Err(self.damage(file, 0, "the file is missing".to_owned()));
+        // The manifest counts what is there for good. What was put to use since may be lost, in part or wholly.
+        let mut files = kept;
+        let mut ended = None;
+        for number in slot.segments_start.. {
+            let Some(name) = files.get(&number) else {
+                if number < slot.segments_end {
+                    let file = segments::file_name(number);
+                    return Err(self.damage(file, 0, "the file is missing".to_owned()));
+                }
+                break;
+            };
+            match self.scan_segment(name, number)? {
+                Some(flaw) => ended = Some(flaw),
+                None => break,
             }
-            let is_last = number + 1 == end;
-            self.scan_segment(number, is_last)?;
+            files.remove(&number);
         }
-        if let Some((number, name)) = kept.range(end..).next() {
-            let reason = format!("segment {number} does not follow segment {}", end.wrapping_sub(1));
-            return Err(self.damage(name.clone(), 0, reason));
-        }
+        self.end_of_frames(ended, files)?;
         self.end_of_log(&slot)
     }
 
@@ -246,131 +252,148 @@ impl<'a> Examination<'a> {
         End::Damage(Damage { position, file, offset, reason })
     }
 
-    fn scan_segment(&mut self, number: u64, is_last: bool) -> Result<(), End> {
-        let name = segments::file_name(number);
-        let file = self.storage.open(&name, self.access).map_err(file_error(self.storage, "open", &name))?;
-        let header = self.check_header(&name, &*file, number)?;
+    /// Reads a segment, and tells what ended it. `None` if the log ended before: the segment was never put to use for
+    /// good, or entries before it are missing.
+    fn scan_segment(&mut self, name: &str, number: u64) -> Result<Option<Flaw>, End> {
+        let file = self.storage.open(name, self.access).map_err(file_error(self.storage, "open", name))?;
+        let Some(header) = self.read_header(name, &*file, number)? else { return Ok(None) };
+        let slot = self.so_far.manifest.slot();
+        let is_first = number == slot.segments_start;
+        if !is_first && header.first > self.so_far.tail {
+            return Ok(None);
+        }
+        if is_first && header.first > slot.head || !is_first && header.first < self.so_far.tail {
+            let reason = format!("position {} comes next, not {}", self.so_far.tail, header.first);
+            return Err(self.damage(name.to_owned(), 0, reason));
+        }
+        if header.attests {
+            self.so_far.durable = self.so_far.durable.max(header.first);
+        }
         let segment = Arc::new(Segment::new(header.log, number, header.first, header.bytes));
-        let (mut next, mut end, mut tried) = (header.first, FRAMES_START, None);
-        let (flaw, rest) =
-            loop {
-                let flaw = self.scan_frames(&name, &*file, &segment, &mut next, &mut end)?;
-                if !is_last {
-                    break (flaw, None);
-                }
-                let rest = frames::search_rest(&*file, segment.salt, end, header.bytes)
-                    .map_err(file_error(self.storage, "read", &name))?;
-                // While somebody writes, the flaw may be a frame that was incomplete a moment ago. If a later watermark says
-                // that it was durable, it is complete now, or damaged.
-                let is_attested = rest.durable.is_some_and(|durable| next < durable);
-                if self.writer == Writer::None || !is_attested || tried.replace(end) == Some(end) {
-                    break (flaw, Some(rest));
-                }
-            };
-        self.so_far.tail = next;
-        let length = file.len().map_err(file_error(self.storage, "read", &name))?;
-        self.so_far.segments.push(Scanned { segment: Arc::clone(&segment), file: Arc::clone(&file), end });
+        self.so_far.tail = header.first;
+        self.so_far.segments.push(Scanned { segment, file: Arc::clone(&file), end: FRAMES_START });
+        let flaw = self.scan_frames(name)?;
+        let length = file.len().map_err(file_error(self.storage, "read", name))?;
         if length < header.bytes {
             // Segments have their full length before they get their name, so no crash makes them shorter.
             let reason = format!("the file has {length} bytes instead of {}", header.bytes);
-            return Err(self.damage(name, length.min(end), reason));
+            return Err(self.damage(name.to_owned(), length.min(self.last().end), reason));
         }
-        if let Flaw::Order { .. } = flaw {
-            // A crash leaves frames in part or not at all, but never a whole one in another's place.
-            return Err(self.damage(name, end, flaw.to_string()));
-        }
-        let Some(rest) = rest else { return self.check_followed(number, end, flaw) };
-        self.so_far.durable = self.so_far.durable.max(rest.durable.unwrap_or_default());
-        if next < self.so_far.durable {
-            let reason = format!("{flaw}, but entries up to position {} were durable", self.so_far.durable);
-            return Err(self.damage(name, end, reason));
-        }
-        if rest.end > end {
-            self.so_far.torn = Some(Torn { file: name, offset: end, bytes: rest.end - end });
-        }
-        Ok(())
+        Ok(Some(flaw))
     }
 
-    /// Reads the frames from the one at `offset` on, which starts with `next`, up to the flaw that ends them.
-    fn scan_frames(
-        &mut self,
-        name: &str,
-        file: &dyn StorageFile,
-        segment: &Segment,
-        next: &mut Position,
-        offset: &mut u64,
-    ) -> Result<Flaw, End> {
-        let mut frames = Frames::new(file, segment.salt, segment.bytes, *offset, AHEAD);
+    /// The segment that is scanned, or was last.
+    fn last(&self) -> &Scanned {
+        self.so_far.segments.last().expect("one was scanned")
+    }
+
+    /// Reads the frames of the last segment, from where that ended, up to the flaw that ends them.
+    fn scan_frames(&mut self, name: &str) -> Result<Flaw, End> {
+        let so_far = &mut self.so_far;
+        let Scanned { segment, file, end } = so_far.segments.last_mut().expect("one is scanned");
+        let mut frames = Frames::new(&**file, segment.salt, segment.bytes, *end, AHEAD);
         let flaw = loop {
-            match frames.next(*next).map_err(file_error(self.storage, "read", name))? {
+            match frames.next(so_far.tail).map_err(file_error(self.storage, "read", name))? {
                 Step::Frame(frame) => {
                     segment.add_point(frame.header.first, frame.offset);
-                    *next = frame.header.end();
-                    self.so_far.durable = self.so_far.durable.max(frame.header.durable);
-                    self.so_far.frames += 1;
-                    self.so_far.frame_bytes += frame.bytes.len() as u64;
+                    so_far.tail = frame.header.end();
+                    so_far.durable = so_far.durable.max(frame.header.durable);
+                    so_far.frames += 1;
+                    so_far.frame_bytes += frame.bytes.len() as u64;
                 }
                 Step::Flaw(flaw) => break flaw,
                 Step::End => break Flaw::Blank,
             }
         };
-        *offset = frames.offset();
+        *end = frames.offset();
+        if let Flaw::Order { .. } = flaw {
+            // A crash leaves frames in part or not at all, but never a whole one in another's place.
+            return Err(self.damage(name.to_owned(), self.last().end, flaw.to_string()));
+        }
         Ok(flaw)
     }
 
-    /// A segment is durable to its end before the next one is put to use: what the next one's header says of
-    /// its own first position attests all of this one.
-    fn check_followed(&mut self, number: u64, end: u64, flaw: Flaw) -> Result<(), End> {
-        let follower = segments::file_name(number + 1);
-        let file = match self.storage.open(&follower, Access::Read) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(self.damage(follower, 0, "the file is missing".to_owned()));
-            }
-            Err(error) => return Err(file_error(self.storage, "open", &follower)(error).into()),
-        };
-        let header = self.check_header_bytes(&follower, &*file, number + 1)?;
-        if self.so_far.tail < header.first {
-            let reason = format!("{flaw}, but the next segment starts at position {}", header.first);
-            return Err(self.damage(segments::file_name(number), end, reason));
+    /// What must hold where the frames end, for which `ended` is the reason: nothing behind, in the last segment or in
+    /// `files`, says of what is missing that it was durable. Otherwise it is damage, and no crash.
+    fn end_of_frames(&mut self, ended: Option<Flaw>, files: BTreeMap<u64, String>) -> Result<(), End> {
+        let mut bytes = 0;
+        for (number, name) in files {
+            bytes += self.look_behind(&name, number)?;
+            self.so_far.dropped.push(name);
         }
-        self.so_far.durable = self.so_far.durable.max(header.first);
+        let Some(flaw) = ended else {
+            let start = segments::file_name(self.so_far.manifest.slot().segments_start);
+            return self.end_at(start, 0, Flaw::Blank, bytes);
+        };
+        let (name, mut tried) = (self.last().segment.file_name(), None);
+        loop {
+            let Scanned { segment, file, end } = self.last();
+            let end = *end;
+            let rest = frames::search_rest(&**file, segment.salt, end, segment.bytes).map_err(file_error(
+                self.storage,
+                "read",
+                &name,
+            ))?;
+            // While somebody writes, the flaw may be a frame that was incomplete a moment ago. If a later watermark says
+            // that it was durable, it is complete now, or damaged.
+            let is_attested = rest.durable.is_some_and(|durable| self.so_far.tail < durable);
+            if self.writer == Writer::Perhaps && is_attested && tried.replace(end) != Some(end) {
+                self.scan_frames(&name)?;
+                continue;
+            }
+            self.so_far.durable = self.so_far.durable.max(rest.durable.unwrap_or_default());
+            return self.end_at(name, end, flaw, rest.end - end + bytes);
+        }
+    }
+
+    /// The frames end there, and so many bytes behind are of no use any more.
+    fn end_at(&mut self, file: String, offset: u64, flaw: Flaw, bytes: u64) -> Result<(), End> {
+        if self.so_far.tail < self.so_far.durable {
+            let reason = format!("{flaw}, but entries up to position {} were durable", self.so_far.durable);
+            return Err(self.damage(file, offset, reason));
+        }
+        if bytes > 0 {
+            self.so_far.torn = Some(Torn { file, offset, bytes });
+        }
         Ok(())
     }
 
-    /// The segment's header, checked against what stands before.
-    fn check_header(&self, name: &str, file: &dyn StorageFile, number: u64) -> Result<SegmentHeader, End> {
-        let header = self.check_header_bytes(name, file, number)?;
-        let slot = self.so_far.manifest.slot();
-        let follows = if number == slot.segments_start {
-            header.first <= slot.head
-        } else {
-            header.first == self.so_far.tail
-        };
-        if !follows {
-            let reason = format!("position {} comes next, not {}", self.so_far.tail, header.first);
-            return Err(self.damage(name.to_owned(), 0, reason));
-        }
-        Ok(header)
+    /// Notes what a segment says that stands behind the last frame, and tells how many bytes of it were used.
+    fn look_behind(&mut self, name: &str, number: u64) -> Result<u64, End> {
+        let error = || file_error(self.storage, "read", name);
+        let file = self.storage.open(name, Access::Read).map_err(file_error(self.storage, "open", name))?;
+        let header = self.read_header(name, &*file, number)?;
+        let salt = Salt::of(self.so_far.manifest.slot().log, number);
+        let length = file.len().map_err(error())?;
+        let rest = frames::search_rest(&*file, salt, FRAMES_START, length).map_err(error())?;
+        let attested = header.filter(|header| header.attests).map(|header| header.first);
+        self.so_far.durable = self.so_far.durable.max(attested.max(rest.durable).unwrap_or_default());
+        Ok(if header.is_none() && rest.end == FRAMES_START { 0 } else { rest.end })
     }
 
-    fn check_header_bytes(
+    /// A segment's header; `None` if it was never put to use for good.
+    fn read_header(
         &self,
         name: &str,
         file: &dyn StorageFile,
         number: u64,
-    ) -> Result<SegmentHeader, End> {
+    ) -> Result<Option<SegmentHeader>, End> {
         let mut bytes = [0; SEGMENT_HEADER];
         let read = storage::read_full(file, &mut bytes, 0).map_err(file_error(self.storage, "read", name))?;
         let header = if read < bytes.len() { Err(Flaw::Short) } else { SegmentHeader::decode(&bytes) };
-        let header = header.map_err(|flaw| self.damage(name.to_owned(), 0, flaw.to_string()))?;
+        let is_counted = number < self.so_far.manifest.slot().segments_end;
+        let header = match header {
+            // It may be as much of it as a crash left.
+            Err(Flaw::Blank | Flaw::Magic | Flaw::HeaderChecksum) if !is_counted => return Ok(None),
+            header => header.map_err(|flaw| self.damage(name.to_owned(), 0, flaw.to_string()))?,
+        };
         if header.log != self.so_far.manifest.slot().log {
             return Err(self.damage(name.to_owned(), 0, format!("it belongs to log {}", header.log)));
         }
         if header.number != number {
             return Err(self.damage(name.to_owned(), 0, format!("it is segment {}", header.number)));
         }
-        Ok(header)
+        Ok(Some(header))
     }
 }
 
@@ -412,9 +435,10 @@ pub(crate) fn recover(
     if let Some(damage) = examined.damage {
         return Err(damage.into());
     }
-    let Examined { manifest, segments, tail, durable, torn, leftovers, .. } = examined;
+    let Examined { manifest, segments, tail, durable, torn, dropped, leftovers, .. } = examined;
     let mut recovered = Recovered { manifest, segments, tail };
-    repair(storage, &mut recovered, durable, torn).map_err(io_error(storage, "repair the log at"))?;
+    repair(storage, &mut recovered, durable, torn.is_some(), &dropped)
+        .map_err(io_error(storage, "repair the log at"))?;
     remove(storage, &leftovers)?;
     if recovered.segments.is_empty() {
         add_first_segment(storage, config, &mut recovered)
@@ -439,27 +463,35 @@ fn remove(storage: &dyn Storage, names: &[String]) -> Result<(), OpenError> {
     if names.is_empty() { Ok(()) } else { storage.sync_directory().map_err(io_error(storage, "sync")) }
 }
 
-/// Makes what was accepted durable, and the torn tail disappear, before anybody sees either.
+/// Makes what was accepted durable, and what is `torn` or `dropped` disappear, before anybody sees either.
 fn repair(
     storage: &dyn Storage,
     log: &mut Recovered,
     durable: Position,
-    torn: Option<Torn>,
+    torn: bool,
+    dropped: &[String],
 ) -> io::Result<()> {
     log.manifest.settle()?;
-    if let Some(last) = log.segments.last() {
-        if let Some(torn) = torn {
-            // Otherwise frames that survived behind the tear would stand behind the new ones one day.
-            let zeros = vec![0; usize::try_from(torn.bytes.min(AHEAD as u64)).expect("a small number")];
-            let mut offset = torn.offset;
-            let end = torn.offset + torn.bytes;
-            while offset < end {
-                let piece = usize::try_from(end - offset).unwrap_or(usize::MAX).min(zeros.len());
-                storage::write_full(&*last.file, &zeros[..piece], offset)?;
-                offset += piece as u64;
-            }
+    if let Some(last) = log.segments.last()
+        && torn
+    {
+        // Otherwise frames that survived behind the tear would stand behind the new ones one day.
+        let rest = frames::search_rest(&*last.file, last.segment.salt, last.end, last.segment.bytes)?;
+        let (mut offset, end) = (last.end, rest.end);
+        let zeros = vec![0; usize::try_from((end - offset).min(AHEAD as u64)).expect("a small number")];
+        while offset < end {
+            let piece = usize::try_from(end - offset).unwrap_or(usize::MAX).min(zeros.len());
+            storage::write_full(&*last.file, &zeros[..piece], offset)?;
+            offset += piece as u64;
         }
-        rewrite_unattested(last, durable)?;
+    }
+    for name in dropped {
+        storage.remove(name)?;
+    }
+    // The last one in any case: a frame that is lost would end it before the frames to come.
+    let attested = log.segments.iter().skip(1).take_while(|next| next.segment.first <= durable).count();
+    for scanned in log.segments.iter().skip(attested) {
+        rewrite_unattested(scanned, durable)?;
     }
     for scanned in &log.segments {
         scanned.file.sync_data()?;
@@ -474,19 +506,25 @@ fn repair(
     })
 }
 
-/// Writes again, in place, the frames that nothing attests. They may be bytes that the disk never got: after
-/// a failed flush the kernel holds them for clean, and syncing alone would not write them.
-fn rewrite_unattested(last: &Scanned, durable: Position) -> io::Result<()> {
+/// Writes again, in place, the frames of a segment that nothing attests, and its header if there is no other one. They
+/// may be bytes that the disk never got: after a failed flush the kernel holds them for clean, and syncing alone would
+/// not write them.
+fn rewrite_unattested(scanned: &Scanned, durable: Position) -> io::Result<()> {
+    let Scanned { segment, file, end } = scanned;
     // From the last frame on that certainly is on the disk: a watermark behind it need not be there itself.
-    let (_, mut offset) = last.segment.point(durable.previous().unwrap_or(Position::ZERO));
+    let mut offset = if durable > segment.first {
+        segment.point(durable.previous().unwrap_or(Position::ZERO)).1
+    } else {
+        0
+    };
     let mut buffer = vec![0; AHEAD];
-    while offset < last.end {
-        let piece = usize::try_from(last.end - offset).unwrap_or(usize::MAX).min(buffer.len());
+    while offset < *end {
+        let piece = usize::try_from(end - offset).unwrap_or(usize::MAX).min(buffer.len());
         let piece = &mut buffer[..piece];
-        if storage::read_full(&*last.file, piece, offset)? < piece.len() {
+        if storage::read_full(&**file, piece, offset)? < piece.len() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        storage::write_full(&*last.file, piece, offset)?;
+        storage::write_full(&**file, piece, offset)?;
         offset += piece.len() as u64;
     }
     Ok(())
@@ -500,9 +538,12 @@ fn add_first_segment(storage: &dyn Storage, config: &Config, log: &mut Recovered
         number: slot.segments_end,
         first: log.tail,
         bytes: config.segment_bytes(),
+        attests: true,
     };
     let file = segments::reserve(storage, header.bytes, config.durability == Durability::Flushed, || false)?;
     segments::put_to_use(storage, &*file, &header)?;
+    file.sync_data()?;
+    storage.sync_directory()?;
     log.manifest.update(|slot| slot.segments_end = header.number + 1)?;
     let segment = Arc::new(Segment::new(header.log, header.number, header.first, header.bytes));
     log.segments.push(Scanned { segment, file, end: FRAMES_START });

@@ -75,7 +75,7 @@ impl Segment {
 pub(crate) struct Segments {
     storage: Arc<dyn Storage>,
     list: RwLock<VecDeque<Arc<Segment>>>,
-    active: Mutex<Option<Arc<dyn StorageFile>>>,
+    active: Mutex<Option<(u64, Arc<dyn StorageFile>)>>,
     /// Files in use lately, the newest last, so that a long log does not need a file descriptor per segment.
     files: Mutex<VecDeque<(u64, Arc<dyn StorageFile>)>>,
     /// Segments that were trimmed and whose files could not be removed yet.
@@ -96,7 +96,7 @@ impl Segments {
     /// Adds the next segment, which is written to through `file`.
     pub(crate) fn push(&self, segment: Arc<Segment>, file: Arc<dyn StorageFile>) {
         // The same handle for writing and flushing: another one might not be told of a failed write-back.
-        *self.active.lock().expect(UNPOISONED) = Some(Arc::clone(&file));
+        *self.active.lock().expect(UNPOISONED) = Some((segment.number, Arc::clone(&file)));
         self.keep_open(segment.number, file);
         self.list.write().expect(UNPOISONED).push_back(segment);
     }
@@ -108,9 +108,9 @@ impl Segments {
         after.checked_sub(1).map(|index| Arc::clone(&list[index]))
     }
 
-    /// The file of the newest segment, through which it is written.
-    pub(crate) fn active_file(&self) -> Option<Arc<dyn StorageFile>> {
-        self.active.lock().expect(UNPOISONED).clone()
+    /// The newest segment's number, and the file through which it is written.
+    pub(crate) fn active(&self) -> (u64, Arc<dyn StorageFile>) {
+        self.active.lock().expect(UNPOISONED).clone().expect("a log that is written to has a segment")
     }
 
     /// The file of `segment`, to read from.
@@ -223,16 +223,14 @@ pub(crate) fn reserve(
     }
 }
 
-/// Puts the spare segment to use as the one that `header` describes. When this returns, it is there for good.
+/// Makes the spare segment the one that `header` describes. That is not durable yet.
 pub(crate) fn put_to_use(
     storage: &dyn Storage,
     file: &dyn StorageFile,
     header: &SegmentHeader,
 ) -> io::Result<()> {
     storage::write_full(file, &header.encode(), 0)?;
-    file.sync_data()?;
-    storage.rename(SPARE, &file_name(header.number))?;
-    storage.sync_directory()
+    storage.rename(SPARE, &file_name(header.number))
 }
 
 #[cfg(all(test, not(loom)))]

@@ -5,6 +5,7 @@
 //! next one says, and a write that failed may have left anything.
 
 use std::io;
+use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,10 +14,10 @@ use std::time::{Duration, Instant};
 use crate::commit_queue::{Group, Work, body_bytes};
 use crate::{Block, Durability, Position};
 
-use super::Shared;
 use super::layout::{self, FRAME_HEADER, FRAMES_START, SegmentHeader, Stamp};
 use super::segments::{self, Segment};
 use super::storage::{self, StorageFile};
+use super::{Shared, Switch};
 
 /// How long after the last append the watermark is written down.
 const IDLE: Duration = Duration::from_millis(10);
@@ -135,7 +136,7 @@ impl Writer {
         let emptied = old.into_iter().filter_map(Arc::into_inner).filter_map(Block::into_emptied).collect();
         // The watermark that attests this group has its place already.
         let current = room(self.segment.bytes, self.offset + FRAME_HEADER as u64);
-        shared.queue.publish(self.next, current, std::mem::take(&mut self.rotated), emptied);
+        shared.queue.publish(self.next, current, mem::take(&mut self.rotated), emptied);
         self.flush_in_background(shared);
         Ok(())
     }
@@ -174,19 +175,29 @@ impl Writer {
 
     /// Makes everything written so far durable.
     fn flush(&mut self, shared: &Shared) -> io::Result<()> {
-        self.file.sync_data()?;
-        shared.raise_durable(self.next);
+        if shared.durability == Durability::Flushed {
+            // The newest segment is counted, and those before are durable.
+            self.file.sync_data()?;
+            shared.raise_durable(self.next);
+        } else {
+            shared.make_durable(self.next)?;
+        }
         self.unflushed = 0;
         self.last_flush = Instant::now();
         Ok(())
     }
 
-    /// Goes on in the spare segment. The old one is durable before the new one is there, and the new one is
-    /// there for good before anything in it is acknowledged.
+    /// Goes on in the spare segment. In a flushed log the old one is durable before, and the new one is there for good
+    /// before anything in it is acknowledged. A buffered one goes on at once: both become durable in the background, and
+    /// before the log goes on to yet another one.
     fn rotate(&mut self, shared: &Shared) -> io::Result<()> {
         self.write_buffer()?;
-        self.flush(shared)?;
+        let attests = shared.durability == Durability::Flushed;
+        if attests {
+            self.flush(shared)?;
+        }
         assert!(!self.rotated, "a group fits in the current segment and the spare one");
+        shared.wait_for_switches()?;
         let spare = shared.take_spare().expect("what was accepted has room, here or in a spare segment");
         let header = SegmentHeader {
             generation: self.generation,
@@ -194,17 +205,20 @@ impl Writer {
             number: self.segment.number + 1,
             first: self.next,
             bytes: spare.bytes,
+            attests,
         };
         segments::put_to_use(&*shared.storage, &*spare.file, &header)?;
-        shared.update_manifest(|slot| {
-            slot.segments_end = header.number + 1;
-            slot.durable = slot.durable.max(header.first);
-        })?;
         self.segment = Arc::new(Segment::new(header.log, header.number, header.first, header.bytes));
-        self.file = spare.file;
+        let before = mem::replace(&mut self.file, spare.file);
         self.offset = FRAMES_START;
         self.rotated = true;
-        shared.segments.push(Arc::clone(&self.segment), Arc::clone(&self.file));
+        if attests {
+            shared.segments.push(Arc::clone(&self.segment), Arc::clone(&self.file));
+            return shared.count_newest(header.first);
+        }
+        let switch = Switch { before, number: header.number, first: header.first, when: Instant::now() };
+        shared.switch_to(switch, Arc::clone(&self.segment), Arc::clone(&self.file));
+        shared.queue.request_flush();
         Ok(())
     }
 

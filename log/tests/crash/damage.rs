@@ -102,6 +102,31 @@ fn open_damaged(disk: &Disk) -> Result<Tail, Position> {
 }
 
 #[test]
+fn segment_missing_of_a_buffered_log_that_was_flushed_is_corrupt() {
+    for closes in [true, false] {
+        let sim = Sim::default();
+        let log = script::open(&sim, Durability::Buffered).unwrap();
+        for n in 0..90 {
+            script::submit(&log, 1, n, 1).unwrap().wait().unwrap();
+        }
+        if closes {
+            drop(log);
+        } else {
+            log.flush().unwrap();
+        }
+        let disk = sim.disk();
+        let names = segments(&disk);
+        assert!(names.len() > 1, "{names:?}");
+        for name in names {
+            let mut damaged = disk.clone();
+            damaged.delete(&name);
+            let opened = open_damaged(&damaged);
+            assert!(opened.is_err(), "without {name} it ends at {opened:?}");
+        }
+    }
+}
+
+#[test]
 fn bit_flipped_anywhere_in_a_closed_log_is_corrupt_there_or_harmless() {
     let disk = closed_log();
     let whole = Tail { head: Position(3), tail: Position(TAIL), sealed: false };

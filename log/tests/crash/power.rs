@@ -1,9 +1,12 @@
 //! Power cuts at every call of small traces.
 
-use mixlog_log::{Durability, FileLog, OpenError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use mixlog_log::{Durability, FileLog, OpenError, Position, SharedLog};
 
 use crate::script::{self, Promise, Step};
-use mixlog_simdisk::{Call, Cut, Disk, Random, Sim};
+use mixlog_simdisk::{Call, Cut, Disk, Note, Random, Sim};
 
 /// Every mix of appends, segment switches, trims, seals and reopenings that fits in a small trace.
 const SCRIPTS: &[&[Step]] = &[
@@ -14,6 +17,7 @@ const SCRIPTS: &[&[Step]] = &[
     &[Step::Burst(70), Step::Seal, Step::Trim(65)],
     &[Step::Append(4), Step::Reopen, Step::Burst(50), Step::Reopen, Step::Append(4)],
     &[Step::Burst(55), Step::Trim(55), Step::Reopen, Step::Append(3), Step::Seal, Step::Reopen],
+    &[Step::Burst(300), Step::Trim(250), Step::Burst(50)],
 ];
 
 /// How a crash went, to see that the tests reach what they are for.
@@ -23,6 +27,8 @@ struct Tally {
     missing: u64,
     torn: u64,
     longer_than_acknowledged: u64,
+    /// A segment was there, but not all that stands before it.
+    dropped: u64,
 }
 
 /// Plays a power cut after every call of the trace, `cuts` of each kind that is random.
@@ -74,7 +80,12 @@ fn check_crash(
     }
 
     let sim = Sim::boot(disk.clone());
+    let segments = || sim.disk().names().iter().filter(|name| name.starts_with("segment-")).count();
+    let before = segments();
     let log = script::open(&sim, durability).unwrap();
+    // What was trimmed is removed as well, but then there is no tear.
+    let is_torn = report.as_ref().is_some_and(|report| report.torn.is_some());
+    tally.dropped += u64::from(is_torn && segments() < before);
     let tail = script::assert_entries(&log, u64::MAX);
     assert!(tail.tail.0 >= at_least, "{tail:?} {promise:?}");
     assert!(tail.head.0 >= promise.trimmed, "{tail:?} {promise:?}");
@@ -110,7 +121,7 @@ fn check_crash(
     }
 }
 
-fn cut_scripts(durability: Durability, seed: u64) {
+fn cut_scripts(durability: Durability, seed: u64) -> Tally {
     let mut random = Random(seed);
     let mut tally = Tally::default();
     for steps in SCRIPTS {
@@ -120,6 +131,8 @@ fn cut_scripts(durability: Durability, seed: u64) {
     }
     assert!(tally.states > 1500, "{tally:?}");
     assert!(tally.missing > 0 && tally.torn > 0 && tally.longer_than_acknowledged > 0, "{tally:?}");
+    println!("{tally:?}");
+    tally
 }
 
 #[test]
@@ -129,7 +142,8 @@ fn power_cut_at_every_call_of_a_flushed_log_keeps_what_was_acknowledged() {
 
 #[test]
 fn power_cut_at_every_call_of_a_buffered_log_keeps_a_prefix() {
-    cut_scripts(Durability::Buffered, 2);
+    let tally = cut_scripts(Durability::Buffered, 2);
+    assert!(tally.dropped > 0, "{tally:?}");
 }
 
 #[test]
@@ -140,4 +154,50 @@ fn power_cut_after_fitful_writes_keeps_what_was_acknowledged() {
     sim.set_fitful(4);
     script::run(&sim, Durability::Flushed, 1, SCRIPTS[1]).unwrap();
     cut_everywhere(&sim.trace(), Durability::Flushed, 2, &mut random, &mut tally);
+}
+
+#[test]
+fn power_cut_while_a_buffered_log_is_flushed_and_grows_keeps_what_was_flushed() {
+    let mut random = Random(4);
+    for _ in 0..4 {
+        let sim = Sim::default();
+        let log = script::open(&sim, Durability::Buffered).unwrap();
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let mut before = Position::ZERO;
+                    while !done.load(Ordering::Relaxed) {
+                        let flushed = log.flush().unwrap();
+                        if flushed > before {
+                            sim.note(Note::Trimmed(flushed));
+                            before = flushed;
+                        }
+                    }
+                });
+            }
+            for n in 0..400 {
+                drop(script::submit(&log, 1, n, 1).unwrap());
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        drop(log);
+        let (mut disk, mut flushed) = (Disk::default(), 0);
+        for call in sim.trace() {
+            disk.apply(&call);
+            if let Call::Note(Note::Trimmed(position)) = call {
+                flushed = flushed.max(position.0);
+            }
+            if flushed == 0 || random.below(8) > 0 {
+                continue;
+            }
+            for cut in [Cut::Nothing, Cut::Some] {
+                let log =
+                    script::open(&Sim::boot(disk.after(cut, &mut random)), Durability::Buffered).unwrap();
+                let tail = script::assert_entries(&log, u64::MAX).tail;
+                assert!(tail.0 >= flushed, "{cut:?}: {tail} {flushed}");
+            }
+        }
+        assert!(flushed > 0);
+    }
 }

@@ -81,7 +81,14 @@ fn zeros_are_no_header() {
 
 #[test]
 fn headers_round_trip_and_refuse_flipped_bits() {
-    let segment = SegmentHeader { generation: 4, log: LOG, number: 9, first: Position(77), bytes: 1 << 20 };
+    let segment = SegmentHeader {
+        generation: 4,
+        log: LOG,
+        number: 9,
+        first: Position(77),
+        bytes: 1 << 20,
+        attests: false,
+    };
     assert_eq!(SegmentHeader::decode(&segment.encode()), Ok(segment));
     let slot = ManifestSlot {
         log: LOG,
