@@ -247,6 +247,19 @@ impl<'e> Transaction<'e> {
         unsafe { self.speculative().get_mut(store, key) }
     }
 
+    /// The row of `key` to be changed; where there is none, what `make` returns is put there first.
+    pub fn get_or_put<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        key: K,
+        make: impl FnOnce() -> V,
+    ) -> &mut V {
+        if self.get(table, &key).is_none() {
+            self.put(table, key.clone(), make());
+        }
+        self.get_mut(table, &key).expect("it is there, or was put there")
+    }
+
     /// Inserts the row of `key`, or overwrites it: whatever it holds, unless it was read as well.
     pub fn put<K: Key, V: Value, C: Codec<K> + Codec<V>>(
         &mut self,

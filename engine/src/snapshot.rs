@@ -238,6 +238,32 @@ impl Snapshot {
         self.shared.store.table(table).range_at(&range, self.stamp())
     }
 
+    /// The row with the least key in `range`; see [`range`](Self::range).
+    ///
+    /// # Panics
+    /// As [`range`](Self::range).
+    #[must_use]
+    pub fn first<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        table: &Table<K, V, C>,
+        range: impl RangeBounds<K>,
+    ) -> Option<(K, V)> {
+        self.range(table, range).next()
+    }
+
+    /// The row with the greatest key in `range`; see [`range`](Self::range).
+    ///
+    /// # Panics
+    /// As [`range`](Self::range).
+    #[must_use]
+    pub fn last<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        table: &Table<K, V, C>,
+        range: impl RangeBounds<K>,
+    ) -> Option<(K, V)> {
+        self.range(table, range).next_back()
+    }
+
     /// The rows that an index finds for `range` of what it orders by: that and the row's key, in this order.
     ///
     /// # Panics
