@@ -305,6 +305,8 @@ impl<'e> Transaction<'e> {
     /// The rows with keys in `range`, in key order; see [`Tx::range`]. It depends on the part of the range that was
     /// walked: a row that somebody else inserts there is a conflict.
     ///
+    /// Shape: `(K, &V)`.
+    ///
     /// # Panics
     /// As [`Tx::range`].
     pub fn range<K: Key, V: Value, C: Codec<K> + Codec<V>>(
@@ -340,6 +342,8 @@ impl<'e> Transaction<'e> {
     }
 
     /// The rows that an index finds for `range`; see [`Tx::range_by`].
+    ///
+    /// Shape: `(I, K)`, as many as rows.
     ///
     /// # Panics
     /// When the index is not registered.
@@ -435,7 +439,8 @@ impl Engine {
     /// Begins an interactive transaction on the newest committed state. While it lives, that state is retained.
     ///
     /// A [`Procedure`] is cheaper, needs no retry, and does not conflict: prefer it where the transaction's code can
-    /// run in the engine.
+    /// run in the engine. The code of this one runs here and nowhere else: it may look at clocks, ask others, take its
+    /// time; only what it read and wrote goes into the log.
     #[must_use]
     pub fn begin(&self) -> Transaction<'_> {
         Transaction::new(self)

@@ -226,6 +226,8 @@ impl Snapshot {
     /// The rows with keys in `range`, in key order, from an [`ordered`](Table::ordered) table. In a
     /// [`grouped`](Table::grouped) one all of the range must lie in one granule. A range that is backwards is empty.
     ///
+    /// Shape: `(K, V)`.
+    ///
     /// Cost: rows are looked up as the iterator goes on, some at a time, and copied one by one.
     ///
     /// # Panics
@@ -265,6 +267,8 @@ impl Snapshot {
     }
 
     /// The rows that an index finds for `range` of what it orders by: that and the row's key, in this order.
+    ///
+    /// Shape: `(I, K)`, as many as rows.
     ///
     /// # Panics
     /// When the index is not registered.

@@ -12,6 +12,9 @@ use mixlog::workloads::random::Rng;
 
 use crate::Failure;
 
+/// Before something is tried again.
+const PAUSE: Duration = Duration::from_millis(20);
+
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// Where the server listens.
@@ -113,6 +116,7 @@ impl<'a> Client<'a> {
                 Err(_) => {
                     self.connection = None;
                     self.lost += 1;
+                    thread::sleep(PAUSE);
                 }
                 Ok(()) => {}
             }
@@ -140,8 +144,10 @@ impl<'a> Client<'a> {
         let answer = answer(input)?;
         let mut words = answer.split(' ');
         let sequence = words.next().and_then(|word| word.parse().ok());
-        if self.unanswered.front().copied() != sequence || !matches!(words.next(), Some("OK" | "REFUSED")) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, answer));
+        match words.next() {
+            Some("OK" | "REFUSED") if self.unanswered.front().copied() == sequence => {}
+            Some("LATER") => return Err(io::ErrorKind::WouldBlock.into()),
+            _ => return Err(io::Error::new(io::ErrorKind::InvalidData, answer)),
         }
         self.unanswered.pop_front();
         if self.arguments.answers {
@@ -169,7 +175,7 @@ fn connect(server: SocketAddr) -> io::Result<TcpStream> {
                     format!("no server at {server}: {error}"),
                 ));
             }
-            Err(_) => thread::sleep(Duration::from_millis(20)),
+            Err(_) => thread::sleep(PAUSE),
             Ok(stream) => return stream.set_nodelay(true).map(|()| stream),
         }
     }

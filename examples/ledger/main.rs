@@ -14,7 +14,8 @@
 //!
 //! ```text
 //! HELLO CLIENT                                   WELCOME LAST-SEQUENCE
-//! SEQUENCE OPEN ACCOUNT FLOOR                    SEQUENCE OK POSITION, or SEQUENCE REFUSED POSITION WHY
+//! SEQUENCE OPEN ACCOUNT FLOOR                    SEQUENCE OK POSITION, or SEQUENCE REFUSED POSITION WHY, or
+//!                                                SEQUENCE LATER WHY: it is to be sent again
 //! SEQUENCE POST MEMO ACCOUNT CENTS ..            the same
 //! BALANCE ACCOUNT                                BALANCE ACCOUNT CENTS POSITION
 //! STATEMENT ACCOUNT COUNT                        STATEMENT ACCOUNT POSITION:CENTS:MEMO .., newest first
@@ -222,7 +223,8 @@ fn submitted<'e, P: Procedure<Abort = Refused>>(
         Ok(Err(error @ (TicketError::Forgotten { .. } | TicketError::Reused { .. }))) => {
             format!("{sequence} INVALID {error}")
         }
-        // Nobody knows what became of it, or nothing did for now: the next server tells when it is sent again.
+        Err(error) if error.is_temporary() => format!("{sequence} LATER {error}"),
+        // Nobody knows what became of it: the next server tells when it is sent again.
         Ok(Err(error)) => stop(&error),
         Err(error) => stop(&error),
     })
