@@ -35,7 +35,7 @@ struct Arguments {
     #[arg(long, default_value_t = 1000)]
     traders: u32,
     /// How many threads submit commands.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
     gateways: u64,
     /// How many commands of each gateway are on the way at a time.
     #[arg(long, default_value_t = 2048)]
@@ -109,7 +109,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 
     // The log says it all: whoever replays it, in whatever way, comes to the same state.
     let expected = engine.digest();
-    for (threads, mode) in [(1, Mode::Sequential), (4, Mode::Parallel)] {
+    for (threads, mode) in [(1, Mode::Sequential), (2, Mode::Auto), (4, Mode::Parallel)] {
         let oldest = checkpoint::Config { start: checkpoint::Start::Oldest, ..Default::default() };
         let replay = exchange().threads(threads).mode(mode).checkpoints(oldest).replay(log.clone())?;
         let digest = replay.to_end()?;

@@ -96,6 +96,16 @@ impl<'a> Client<'a> {
 
     /// The first number that was not used by an earlier run.
     fn next(&mut self) -> io::Result<u64> {
+        loop {
+            match self.greet() {
+                Err(error) if error.kind() != io::ErrorKind::InvalidData => thread::sleep(PAUSE),
+                last => return last.map(|last| last + 1),
+            }
+        }
+    }
+
+    /// Connects; tells the last number that the server knows of.
+    fn greet(&mut self) -> io::Result<u64> {
         let stream = connect(self.arguments.server)?;
         let mut output = BufWriter::new(stream.try_clone()?);
         writeln!(output, "HELLO {}", self.id)?;
@@ -104,7 +114,7 @@ impl<'a> Client<'a> {
         let welcome = answer(&mut input)?;
         self.connection = Some((input, output));
         let last: Option<u64> = welcome.strip_prefix("WELCOME ").and_then(|last| last.parse().ok());
-        last.map(|last| last + 1).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, welcome))
+        last.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, welcome))
     }
 
     /// Sends requests of these numbers, and waits for all answers.
@@ -127,7 +137,7 @@ impl<'a> Client<'a> {
     /// Sends as much as may be on the way, and takes the next answer.
     fn exchange(&mut self, numbers: &mut Range<u64>, request: &impl Fn(u64) -> String) -> io::Result<()> {
         if self.connection.is_none() {
-            self.next()?;
+            self.greet()?;
             let (_, output) = self.connection.as_mut().expect("it was made just now");
             for &sequence in &self.unanswered {
                 writeln!(output, "{sequence} {}", request(sequence))?;

@@ -127,7 +127,8 @@ fn converse(engine: &Engine, stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     // Who has more requests without answer than may be repeated is not read on.
     let (answers, queue) = sync_channel(ANSWERS_KEPT as usize);
-    thread::scope(|scope| {
+    // The sender goes when the reader ends, and the writer with it.
+    thread::scope(move |scope| {
         scope.spawn(move || {
             // What is wrong with a connection is told by who reads from it.
             let _ = answer(&queue, stream);

@@ -34,7 +34,7 @@ struct Arguments {
     #[arg(long, default_value_t = 20_000)]
     orders: u64,
     /// How many workers each of the steps has.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 16)]
     workers: u64,
     /// How long a claim lasts, in milliseconds.
     #[arg(long, default_value_t = 30)]
