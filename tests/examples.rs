@@ -2,9 +2,12 @@
 //! and audited from here.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Lines};
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Cargo tells tests where commands are, but not where examples are: in a directory beside them.
 fn example(name: &str) -> Command {
@@ -72,6 +75,25 @@ fn serve(log: &Path, listen: &str) -> (Child, String) {
     (child, address.to_owned())
 }
 
+/// Many clients come, say hello, ask for nonsense, and go: none of them leaves a thread of the server behind.
+fn greet_and_go(server: &Child, address: &str) {
+    const GUESTS: usize = 64;
+    for _ in 0..GUESTS {
+        let mut stream = TcpStream::connect(address).expect("it listens");
+        stream.write_all(b"HELLO 1\nBALANCE fees\n1 POST x\n").expect("it reads");
+        let answers: Vec<_> =
+            BufReader::new(stream).lines().take(3).map(|line| line.expect("UTF-8")).collect();
+        assert!(answers[0].starts_with("WELCOME ") && answers[1].starts_with("BALANCE fees "), "{answers:?}");
+        assert!(answers[2].starts_with("1 INVALID "), "{answers:?}");
+    }
+    let threads = || std::fs::read_dir(format!("/proc/{}/task", server.id())).expect("it runs").count();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while threads() >= GUESTS {
+        assert!(Instant::now() < deadline, "{} threads", threads());
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// What each payment, by its memo, was answered: whether it was accepted, and at which position of the log.
 type Answers = BTreeMap<String, (bool, u64)>;
 
@@ -114,6 +136,7 @@ fn ledger_killed_under_load_has_every_acknowledged_entry_once() {
     }
     take(&mut lines, &mut answers, usize::MAX);
     assert!(load.wait().expect("it is our child").success());
+    greet_and_go(&server, &address);
     server.kill().expect("it is our child");
     server.wait().expect("it is our child");
     assert_eq!(answers.len(), OPENING + CLIENTS * PAYMENTS);
