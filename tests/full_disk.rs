@@ -97,7 +97,7 @@ impl Store {
         for _ in 0..100 * ROWS {
             if let Err(error) = self.put() {
                 assert!(matches!(error, SubmitError::Append(AppendError::Full(_))), "{error}");
-                assert!(error.to_string().contains("no space left"), "{error}");
+                assert!(error.to_string().contains("no space left") && error.is_temporary(), "{error}");
                 return;
             }
         }

@@ -34,6 +34,10 @@ use crate::window::{CHUNK, Chunk, Window};
 ///
 /// The law, besides those of [`Merge`]: merging `delta` into a row makes its value greater by `delta`, as long as
 /// that does not overflow. An operator that breaks it makes replicas differ.
+#[diagnostic::on_unimplemented(
+    message = "rows of type `{Self}` cannot be added to with a bound",
+    note = "such rows are `Sum`, or a type of your own that implements `Merge<Delta = i64>` and `Counter`"
+)]
 pub trait Counter: Merge<Delta = i64> {
     /// The number that the row stands for, or its absence. Does not panic.
     fn value(row: Option<&Self>) -> i64;

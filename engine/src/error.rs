@@ -185,7 +185,7 @@ impl fmt::Display for Difference {
 #[non_exhaustive]
 pub enum SubmitError {
     /// The procedure was not named to [`Builder::procedure`](crate::Builder::procedure).
-    #[error("procedure {0:?} is not registered")]
+    #[error("procedure {0:?} is not registered: name it to Builder::procedure")]
     NotRegistered(&'static str),
     /// The log refused the entry.
     #[error(transparent)]
@@ -202,6 +202,18 @@ pub enum SubmitError {
         /// The limit, in bytes.
         limit: u64,
     },
+}
+
+impl SubmitError {
+    /// Whether the same submission may be taken by the same engine later, without anybody opening anything anew: there was
+    /// no memory, no space, or no answer from the log's cluster. Submit it again after a while.
+    #[must_use]
+    pub const fn is_temporary(&self) -> bool {
+        matches!(
+            self,
+            Self::OutOfMemory { .. } | Self::Append(AppendError::Full(_) | AppendError::Unavailable)
+        )
+    }
 }
 
 /// Why there is no snapshot at a position.

@@ -305,6 +305,41 @@ impl<'a> Footprint<'a> {
         found.into_iter().flatten().map(|(place, ())| place.into_parts())
     }
 
+    /// The rows with keys in `range` of an [`ordered`](Table::ordered) table, in a state of the recent past; the procedure
+    /// may read all of the range, which this declares. For the rest see [`get`](Self::get): nothing where the window is
+    /// executed one by one anyway.
+    ///
+    /// ```
+    /// # use mixlog_engine::{Footprint, Table};
+    /// const LINES: Table<(u64, u32), u64> = Table::new("lines").ordered();
+    /// const STOCK: Table<u64, u32> = Table::new("stock");
+    ///
+    /// /// Of a procedure that deletes an order with all its lines, and touches the stock of what they name.
+    /// fn footprint(order: u64, f: &mut Footprint<'_>) {
+    ///     for (key, article) in f.get_range(&LINES, (order, 0)..=(order, u32::MAX)) {
+    ///         f.write(&LINES, &key).write(&STOCK, &article);
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// Shape: `(K, V)`, in key order.
+    ///
+    /// Cost: a descent of the tree for every 64 rows, 32 in a grouped table, cache misses, and a copy of each row.
+    ///
+    /// # Panics
+    /// As [`Tx::range`](crate::Tx::range).
+    pub fn get_range<K: Key, V: Value, C: Codec<K> + Codec<V>, R: RangeBounds<K>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        range: R,
+    ) -> impl Iterator<Item = (K, V)> + use<'a, K, V, C, R> {
+        let store = self.store.table(table);
+        self.range_in(store, &range);
+        self.looked = true;
+        let found = self.past.map(|(at, _)| store.range_at(&range, at));
+        found.into_iter().flatten()
+    }
+
     /// The procedure may insert, move or delete the row of `key`, so that it comes to or goes from `by` in an index.
     /// Only needed where the row's place in the index changes.
     ///

@@ -247,6 +247,19 @@ impl<'e> Transaction<'e> {
         unsafe { self.speculative().get_mut(store, key) }
     }
 
+    /// The row of `key` to be changed; where there is none, what `make` returns is put there first.
+    pub fn get_or_put<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        key: K,
+        make: impl FnOnce() -> V,
+    ) -> &mut V {
+        if self.get(table, &key).is_none() {
+            self.put(table, key.clone(), make());
+        }
+        self.get_mut(table, &key).expect("it is there, or was put there")
+    }
+
     /// Inserts the row of `key`, or overwrites it: whatever it holds, unless it was read as well.
     pub fn put<K: Key, V: Value, C: Codec<K> + Codec<V>>(
         &mut self,
@@ -292,6 +305,8 @@ impl<'e> Transaction<'e> {
     /// The rows with keys in `range`, in key order; see [`Tx::range`]. It depends on the part of the range that was
     /// walked: a row that somebody else inserts there is a conflict.
     ///
+    /// Shape: `(K, &V)`.
+    ///
     /// # Panics
     /// As [`Tx::range`].
     pub fn range<K: Key, V: Value, C: Codec<K> + Codec<V>>(
@@ -327,6 +342,8 @@ impl<'e> Transaction<'e> {
     }
 
     /// The rows that an index finds for `range`; see [`Tx::range_by`].
+    ///
+    /// Shape: `(I, K)`, as many as rows.
     ///
     /// # Panics
     /// When the index is not registered.
@@ -422,7 +439,8 @@ impl Engine {
     /// Begins an interactive transaction on the newest committed state. While it lives, that state is retained.
     ///
     /// A [`Procedure`] is cheaper, needs no retry, and does not conflict: prefer it where the transaction's code can
-    /// run in the engine.
+    /// run in the engine. The code of this one runs here and nowhere else: it may look at clocks, ask others, take its
+    /// time; only what it read and wrote goes into the log.
     #[must_use]
     pub fn begin(&self) -> Transaction<'_> {
         Transaction::new(self)

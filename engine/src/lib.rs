@@ -68,5 +68,5 @@ pub use replica::Replica;
 pub use snapshot::Snapshot;
 pub use stats::{Memory, OneByOne, Stages, Stats, TableMemory};
 pub use table::{Key, Table, Value};
-pub use ticket::{Outcome, Ticket, TicketError};
+pub use ticket::{Outcome, Panicked, Ticket, TicketError};
 pub use tx::Tx;

@@ -16,6 +16,34 @@ use crate::table::Value;
 ///
 /// The laws: the same deltas in any order give the same row; and whether a row [`accepts`](Self::accepts) a
 /// delta is not changed by merges. An operator that breaks them makes replicas differ.
+///
+/// ```
+/// use mixlog_engine::{Merge, Position, Table};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Clone, Default, Serialize, Deserialize)]
+/// struct Turnover { trades: u64, cents: u64 }
+///
+/// impl Merge for Turnover {
+///     type Delta = Self;
+///
+///     fn merge(row: &mut Option<Self>, delta: Self, _: Position) {
+///         Self::combine(row.get_or_insert_default(), &delta);
+///     }
+///
+///     fn combine(delta: &mut Self, other: &Self) -> bool {
+///         delta.trades += other.trades;
+///         delta.cents += other.cents;
+///         true
+///     }
+/// }
+///
+/// const BY_DAY: Table<u32, Turnover> = Table::new("turnover.by_day");
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "rows of type `{Self}` cannot be merged into",
+    note = "rows that are sums are `Sum`, others `Maximum`, `Minimum`, `Appended`, `Members`; a type of your own can implement `Merge`"
+)]
 pub trait Merge: Value {
     /// What is merged into a row.
     type Delta: Serialize + DeserializeOwned + Clone + Send + Sync + 'static;

@@ -226,6 +226,8 @@ impl Snapshot {
     /// The rows with keys in `range`, in key order, from an [`ordered`](Table::ordered) table. In a
     /// [`grouped`](Table::grouped) one all of the range must lie in one granule. A range that is backwards is empty.
     ///
+    /// Shape: `(K, V)`.
+    ///
     /// Cost: rows are looked up as the iterator goes on, some at a time, and copied one by one.
     ///
     /// # Panics
@@ -238,7 +240,35 @@ impl Snapshot {
         self.shared.store.table(table).range_at(&range, self.stamp())
     }
 
+    /// The row with the least key in `range`; see [`range`](Self::range).
+    ///
+    /// # Panics
+    /// As [`range`](Self::range).
+    #[must_use]
+    pub fn first<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        table: &Table<K, V, C>,
+        range: impl RangeBounds<K>,
+    ) -> Option<(K, V)> {
+        self.range(table, range).next()
+    }
+
+    /// The row with the greatest key in `range`; see [`range`](Self::range).
+    ///
+    /// # Panics
+    /// As [`range`](Self::range).
+    #[must_use]
+    pub fn last<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        table: &Table<K, V, C>,
+        range: impl RangeBounds<K>,
+    ) -> Option<(K, V)> {
+        self.range(table, range).next_back()
+    }
+
     /// The rows that an index finds for `range` of what it orders by: that and the row's key, in this order.
+    ///
+    /// Shape: `(I, K)`, as many as rows.
     ///
     /// # Panics
     /// When the index is not registered.

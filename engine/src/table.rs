@@ -69,8 +69,10 @@ impl<K, V> Table<K, V, Serde> {
 }
 
 impl<K, V> Table<K, V, Fixed> {
-    /// A table whose keys and rows are plain fixed-size types without padding
-    /// (zerocopy's `IntoBytes + Immutable`): their digests cost nothing to encode.
+    /// A table whose keys and rows are plain fixed-size types without padding: their digests cost nothing to encode.
+    ///
+    /// Integers, arrays of them and [`Sum`](crate::Sum) are such types. Others derive `IntoBytes`, `TryFromBytes` and
+    /// `Immutable` of the crate `zerocopy`, version 0.8.
     #[must_use]
     pub const fn fixed(name: &'static str) -> Self {
         Self::coded(name)
@@ -103,6 +105,21 @@ impl<K, V, C> Table<K, V, C> {
     /// The granule, not the row, is the unit of conflict: a procedure declares granules and may touch any row
     /// in them. Tables that name one `domain` share their granules, so that one declaration covers rows of all.
     /// `granule` must be a pure function.
+    ///
+    /// ```
+    /// use mixlog_engine::{Footprint, Table};
+    ///
+    /// // An order and its lines are one unit: whoever declares the order may touch all of them.
+    /// const ORDERS: Table<u64, String> = Table::new("orders").grouped("order", |&order| order);
+    /// const LINES: Table<(u64, u32), String> = Table::new("lines").ordered().grouped("order", |&(order, _)| order);
+    ///
+    /// fn footprint(f: &mut Footprint<'_>) {
+    ///     f.write_granule(&ORDERS, 17);
+    /// }
+    /// ```
+    ///
+    /// Name it last: the closure's argument gets its type from the constant's. Before other calls it needs to be told, as
+    /// in `|&(order, _): &(u64, u32)| order`.
     #[must_use]
     pub const fn grouped(self, domain: &'static str, granule: fn(&K) -> u64) -> Self {
         Self { conflicts: Conflicts::Grouped { domain, granule }, ..self }

@@ -70,6 +70,50 @@ impl<P: Procedure> Outcome<P> {
         }
     }
 
+    /// What the procedure decided: its output, or its reason to abort. For callers to whom a panic is an error like a
+    /// stopped engine, and an abort is not.
+    ///
+    /// ```
+    /// # use mixlog_engine::{Engine, Procedure, Table, Tx};
+    /// # use serde::{Deserialize, Serialize};
+    /// # const ACCOUNTS: Table<u64, i64> = Table::new("accounts");
+    /// # #[derive(Serialize, Deserialize)]
+    /// # struct Withdraw { account: u64, cents: i64 }
+    /// # #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    /// # struct InsufficientFunds;
+    /// # impl Procedure for Withdraw {
+    /// #     const NAME: &'static str = "withdraw";
+    /// #     type Output = i64;
+    /// #     type Abort = InsufficientFunds;
+    /// #     fn run(&self, tx: &mut Tx<'_>) -> Result<i64, InsufficientFunds> {
+    /// #         let left = tx.get(&ACCOUNTS, &self.account).copied().unwrap_or(100) - self.cents;
+    /// #         if left < 0 {
+    /// #             return Err(InsufficientFunds);
+    /// #         }
+    /// #         tx.put(&ACCOUNTS, self.account, left);
+    /// #         Ok(left)
+    /// #     }
+    /// # }
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let log = std::sync::Arc::new(mixlog_log::MemoryLog::new());
+    /// # let engine = Engine::builder().table(&ACCOUNTS).procedure::<Withdraw>().open(log)?;
+    /// let withdraw = |cents| engine.submit(&Withdraw { account: 1, cents });
+    /// assert_eq!(withdraw(70)?.wait()?.decided()?, Ok(30));
+    /// assert_eq!(withdraw(70)?.wait()?.decided()?, Err(InsufficientFunds));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Panicked`]: it decided nothing.
+    pub fn decided(self) -> Result<Result<P::Output, P::Abort>, Panicked> {
+        match self {
+            Self::Committed { output, .. } => Ok(Ok(output)),
+            Self::Aborted { reason, .. } => Ok(Err(reason)),
+            Self::Panicked { position, message } => Err(Panicked { procedure: P::NAME, position, message }),
+        }
+    }
+
     /// The output, if the transaction committed.
     pub fn committed(self) -> Option<P::Output> {
         match self {
@@ -77,6 +121,18 @@ impl<P: Procedure> Outcome<P> {
             _ => None,
         }
     }
+}
+
+/// A procedure panicked; none of its changes remain. See [`Outcome::decided`].
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("procedure {procedure:?} panicked at position {position}: {message}")]
+pub struct Panicked {
+    /// Its name.
+    pub procedure: &'static str,
+    /// Where the transaction stands in the log.
+    pub position: Position,
+    /// The panic's message.
+    pub message: String,
 }
 
 /// Why a submitted transaction's outcome is not known here.

@@ -106,7 +106,9 @@ fn open_without_a_procedure_or_table_of_the_log_names_it() {
 fn submit_of_an_unregistered_procedure_is_refused_and_nothing_is_appended() {
     let log = log();
     let engine = builder().open(log.clone()).unwrap();
-    assert!(matches!(engine.submit(&Other), Err(SubmitError::NotRegistered("other"))));
+    let error = engine.submit(&Other).unwrap_err();
+    assert!(matches!(error, SubmitError::NotRegistered("other")) && !error.is_temporary());
+    assert!(error.to_string().contains("Builder::procedure"), "{error}");
     assert_eq!((log.tail().unwrap().tail.0, engine.in_flight()), (1, 0));
 }
 
@@ -169,7 +171,8 @@ fn a_row_that_cannot_be_serialized_stops_the_engine_and_leaves_nobody_waiting() 
     assert!(matches!(ticket.wait(), Err(TicketError::Stopped(text)) if text.contains("seventeen")));
     // Does not wait for the digest that will never be there.
     assert!(engine.digest().position <= Some(mixlog_engine::Position(0)));
-    assert!(matches!(engine.submit(&Set(1, 1)), Err(SubmitError::Stopped(_))));
+    let error = engine.submit(&Set(1, 1)).unwrap_err();
+    assert!(matches!(error, SubmitError::Stopped(_)) && !error.is_temporary());
     assert!(matches!(engine.close(), Err(OpenError::Panicked(text)) if text.contains("seventeen")));
 }
 

@@ -118,6 +118,8 @@ fn look(snapshot: &Snapshot) -> u128 {
         let all = (group, 0)..=(group, u64::MAX);
         let found: Vec<_> = queues.range(all.clone()).map(|(key, value)| (*key, value.clone())).collect();
         assert_eq!(snapshot.range(&QUEUES, all.clone()).collect::<Vec<_>>(), found, "{snapshot:?}");
+        assert_eq!(snapshot.first(&QUEUES, all.clone()).as_ref(), found.first());
+        assert_eq!(snapshot.last(&QUEUES, all).as_ref(), found.last());
         let mut from_both_ends = snapshot.range(&QUEUES, (group, 0)..);
         let (first, last) = (from_both_ends.next(), from_both_ends.next_back());
         assert_eq!((first.as_ref(), last.as_ref()), (found.first(), found.get(1..).and_then(<[_]>::last)));

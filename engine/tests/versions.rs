@@ -240,6 +240,7 @@ fn conversions_that_make_no_sense_are_refused_and_missing_ones_named() {
     const WRONG: Table<String, Vec<String>> = Table::new("sums");
     let error = open(third().convert(&WRONG, &NAMED, |key, _| (key, (0, 0))));
     assert!(error.contains("cannot be decoded"), "{error}");
+    assert!(error.contains("Table::version"), "{error}");
     let error = open(third().convert(&SUMS, &NAMED, |_, _| panic!("no such row")));
     assert!(error.contains("no such row"), "{error}");
     // Two keys that become one.

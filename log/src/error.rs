@@ -177,7 +177,7 @@ pub enum SealError {
 #[non_exhaustive]
 pub enum OpenError {
     /// Another process (or another log object in this one) has it open.
-    #[error("{path} is in use by another process")]
+    #[error("{path} is in use by another process, or opened already by this one")]
     Locked {
         /// The log's directory.
         path: PathBuf,

@@ -253,7 +253,10 @@ impl Loading<'_> {
     }
 
     fn decode_error(&self, table: &str, error: &DecodeError) -> OpenError {
-        self.error(&format!("a row of table {table:?} cannot be decoded: {error}"))
+        self.error(&format!(
+            "a row of table {table:?} cannot be decoded: {error}; if the type of its keys or rows has changed, the table \
+             needs another `Table::version` and a `Builder::convert`"
+        ))
     }
 
     fn load_block(&self, pipeline: &Pipeline, driver: &mut Driver, block: &Block) -> Result<(), OpenError> {

@@ -294,6 +294,9 @@ impl Builder {
         if self.threads == 0 || self.threads > 1024 {
             return refuse(format!("an engine runs on 1 to 1024 threads, not {}", self.threads));
         }
+        if self.lanes == 0 {
+            return refuse("at least 1 transaction must be run ahead at a time".to_owned());
+        }
         if self.window == 0 || u64::from(self.window) > WINDOW_GRID {
             return refuse(format!("a window holds 1 to {WINDOW_GRID} entries, not {}", self.window));
         }

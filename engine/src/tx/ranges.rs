@@ -14,6 +14,8 @@ impl Tx<'_> {
     /// The rows that an index finds for `range` of what it orders by: that and the row's key, in this order. Rows
     /// are looked at as they are asked for, as by [`range`](Self::range).
     ///
+    /// Shape: `(I, K)`, as many as rows; [`get`](Self::get) gives the row of a `K`.
+    ///
     /// # Panics
     /// When the index is not registered.
     pub fn range_by<K: IndexKey, V: Value, I: IndexKey, C: Codec<K> + Codec<V>>(
@@ -31,6 +33,8 @@ impl Tx<'_> {
     ///
     /// Rows are looked at as they are asked for: who takes three of them depends on those three and on nothing
     /// behind them.
+    ///
+    /// Shape: `(K, &V)`. Who wants to change rows on the way collects their keys first.
     ///
     /// Cost: a descent of the tree for every 64 rows, 32 in a grouped table.
     ///

@@ -73,6 +73,22 @@ impl Tx<'_> {
         }
     }
 
+    /// The row of `key` to be changed in place; where there is none, what `make` returns is put there first.
+    ///
+    /// Cost: a look-up more than [`get_mut`](Self::get_mut), two more for a new row.
+    #[inline]
+    pub fn get_or_put<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        key: K,
+        make: impl FnOnce() -> V,
+    ) -> &mut V {
+        if self.get(table, &key).is_none() {
+            self.put(table, key.clone(), make());
+        }
+        self.get_mut(table, &key).expect("it is there, or was put there")
+    }
+
     /// Inserts the row of `key`, or overwrites it.
     #[inline]
     pub fn put<K: Key, V: Value, C: Codec<K> + Codec<V>>(

@@ -71,7 +71,7 @@ fn memory_beyond_its_limit_refuses_submissions_while_reads_go_on_until_there_is_
         key += 1;
         assert!(key < 4096, "four gigabytes were taken");
     };
-    assert!(matches!(error, SubmitError::OutOfMemory { .. }), "{error}");
+    assert!(matches!(error, SubmitError::OutOfMemory { .. }) && error.is_temporary(), "{error}");
     assert_eq!(engine.snapshot().len(&ROWS) as u64, key);
     engine.set_max_memory(0);
     engine.submit(&Fill { key, bytes: 1 }).unwrap().wait().unwrap();
