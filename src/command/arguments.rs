@@ -535,9 +535,14 @@ const CHECKPOINT_EXAMPLES: &str = "Examples:
   mixlog checkpoint --log /var/tmp/bank
   mixlog checkpoint --log /var/tmp/bank --keep-checkpoints 1
   mixlog checkpoint --log corfu://127.0.0.1:4500 --beside /var/tmp/bank-checkpoints
+  mixlog checkpoint --log corfu://127.0.0.1:4500 --beside /var/tmp/bank-checkpoints --keep-log
 
 A log in a directory must not be open elsewhere. Programs that have one open take checkpoints themselves: see
-mixlog run --help, and Engine::checkpoint.";
+mixlog run --help, and Engine::checkpoint.
+
+A log on a cluster may be followed meanwhile, by mixlog replica for example. A follower that has not read it to its end
+then stops, since the log is trimmed before the oldest checkpoint that is kept, here. With --keep-log nothing is trimmed:
+mixlog cluster trim does that later, when all have said that they are further.";
 
 #[derive(Debug, Args)]
 #[command(after_help = CHECKPOINT_EXAMPLES)]
