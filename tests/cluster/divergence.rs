@@ -172,6 +172,8 @@ pub(crate) fn stops_and_is_rebuilt_from_the_checkpoint_of_another(cluster: &Clus
     let why = ["cannot be repaired", "on which nobody voted", "the log starts at position"];
     assert_says(&said, &why);
     assert_says(&said, &["newest checkpoint of one that agrees", "--beside DIR"]);
+    // Nothing tells which row it is, but which ones it can be.
+    assert_says(&said, &["in which it has no rows but those of [", "[\"t\",\"k17\"]"]);
     // The others go on.
     a.asks(READ);
     assert_says(&a.answer(), &[RIGHT]);
