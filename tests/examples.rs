@@ -64,19 +64,37 @@ fn workflow_run_again_goes_on_and_its_replicas_agree() {
     }
 }
 
+/// A server that is killed when nobody needs it any more, however the test ends.
+struct Server(Child);
+
+impl Server {
+    fn kill(&mut self) {
+        self.0.kill().expect("it is our child");
+        self.0.wait().expect("it is our child");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A server of the ledger, and where it listens.
-fn serve(log: &Path, listen: &str) -> (Child, String) {
+fn serve(log: &Path, listen: &str) -> (Server, String) {
     let mut command = example("ledger");
     command.args(["serve", "--listen", listen, "--log"]).arg(log);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the example starts");
+    let (stdout, server) = (child.stdout.take().expect("piped"), Server(child));
     let mut line = String::new();
-    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("UTF-8");
+    BufReader::new(stdout).read_line(&mut line).expect("UTF-8");
     let address = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("{line:?}"));
-    (child, address.to_owned())
+    (server, address.to_owned())
 }
 
 /// Many clients come, say hello, ask for nonsense, and go: none of them leaves a thread of the server behind.
-fn greet_and_go(server: &Child, address: &str) {
+fn greet_and_go(server: &Server, address: &str) {
     const GUESTS: usize = 64;
     for _ in 0..GUESTS {
         let mut stream = TcpStream::connect(address).expect("it listens");
@@ -86,7 +104,7 @@ fn greet_and_go(server: &Child, address: &str) {
         assert!(answers[0].starts_with("WELCOME ") && answers[1].starts_with("BALANCE fees "), "{answers:?}");
         assert!(answers[2].starts_with("1 INVALID "), "{answers:?}");
     }
-    let threads = || std::fs::read_dir(format!("/proc/{}/task", server.id())).expect("it runs").count();
+    let threads = || std::fs::read_dir(format!("/proc/{}/task", server.0.id())).expect("it runs").count();
     let deadline = Instant::now() + Duration::from_secs(30);
     while threads() >= GUESTS {
         assert!(Instant::now() < deadline, "{} threads", threads());
@@ -130,15 +148,13 @@ fn ledger_killed_under_load_has_every_acknowledged_entry_once() {
     let mut answers = Answers::new();
     for kill in 1..=4 {
         assert!(take(&mut lines, &mut answers, OPENING + kill * 700), "{answers:?}");
-        server.kill().expect("it is our child");
-        server.wait().expect("it is our child");
+        server.kill();
         server = serve(&log, &address).0;
     }
     take(&mut lines, &mut answers, usize::MAX);
     assert!(load.wait().expect("it is our child").success());
     greet_and_go(&server, &address);
-    server.kill().expect("it is our child");
-    server.wait().expect("it is our child");
+    server.kill();
     assert_eq!(answers.len(), OPENING + CLIENTS * PAYMENTS);
 
     let journal = output(example("ledger").args(["journal", "--log"]).arg(&log));

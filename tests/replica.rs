@@ -39,3 +39,28 @@ fn replicas_of_a_workload_agree_and_leave_a_log_that_is_the_same_to_others() {
     let empty = mixlog(&["replica"], &directory.path().join("nothing"));
     assert!(!empty.status.success());
 }
+
+#[test]
+fn member_of_several_processes_refuses_options_about_checkpoints_that_it_would_not_take() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let log = directory.path().join("log");
+    for (option, rest) in [
+        ("--checkpoint-bytes", &["1000000"][..]),
+        ("--checkpoint-seconds", &["5"]),
+        ("--keep-checkpoints", &["3"]),
+        ("--keep-log", &[]),
+        ("--max-memory", &["1000000000"]),
+    ] {
+        let options = [&[option], rest].concat();
+        let output =
+            mixlog(&[&["replica", "--member", "b", "--members", "a,b"], &options[..]].concat(), &log);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{option}: {error}");
+        let says = format!("{option} does not go with --member");
+        assert!(error.contains(&says) && error.contains("mixlog run or apply"), "{option}: {error}");
+        // Replicas of one process take checkpoints: what they miss is the log.
+        let output = mixlog(&[&["replica"], &options[..]].concat(), &log);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(!error.contains("does not go with"), "{option}: {error}");
+    }
+}

@@ -132,6 +132,19 @@ pub struct Differing {
     /// the last position that was agreed, which the ones that differ are among. None when no agreed state was at hand to
     /// compare with.
     pub keys: Vec<String>,
+    /// When no agreed state was at hand: all rows that it has in these buckets. Those that differ are among them, but for
+    /// rows that it lacks.
+    pub suspects: Option<Suspects>,
+}
+
+/// Rows in buckets of keys that differ, when it cannot be told which of them do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Suspects {
+    /// How many there are.
+    pub rows: u64,
+    /// Their keys, if there are 16 at most.
+    pub keys: Vec<String>,
 }
 
 /// An engine that has another state than the members agreed on, or than any other.
@@ -172,10 +185,19 @@ impl fmt::Display for Divergence {
         if self.tables.is_empty() {
             f.write_str("; the rows are the same, replies differ")?;
         }
-        for Differing { table, buckets, keys } in &self.tables {
+        for Differing { table, buckets, keys, suspects } in &self.tables {
             write!(f, "; table {table:?} differs in buckets {buckets:?} of {BUCKETS}")?;
             if !keys.is_empty() {
                 write!(f, ", keys {}", keys.join(", "))?;
+            }
+            match suspects {
+                Some(Suspects { rows, keys }) if keys.is_empty() => {
+                    write!(f, ", in which it has {rows} rows")?;
+                }
+                Some(Suspects { keys, .. }) => {
+                    write!(f, ", in which it has no rows but those of {}", keys.join(", "))?;
+                }
+                None => {}
             }
         }
         match &self.hindrance {
@@ -417,8 +439,10 @@ impl Watch {
 
     fn divergence(&self, own: &Point, other: &Vote, expected: Option<Digest>) -> Box<Divergence> {
         let mut tables = differing(&own.sums, &other.tables);
-        if let (Some((agreed, _)), Some(own)) = (self.agreed_state.newest(), &own.snapshot) {
-            name_keys(&mut tables, &agreed, own);
+        match (self.agreed_state.newest(), &own.snapshot) {
+            (Some((agreed, _)), Some(own)) => name_keys(&mut tables, &agreed, own),
+            (None, Some(own)) => name_suspects(&mut tables, own),
+            (_, None) => {}
         }
         Box::new(Divergence {
             member: self.membership.name.clone(),
@@ -441,14 +465,19 @@ fn differing(own: &Sums, other: &Sums) -> Vec<Differing> {
         let other = other.get(name.as_str()).copied().unwrap_or(&nothing);
         let pairs = (0u32..).zip(sums.iter().zip(other));
         let buckets: Vec<_> = pairs.filter(|(_, (a, b))| a != b).map(|(number, _)| number).collect();
-        (!buckets.is_empty()).then(|| Differing { table: name.clone(), buckets, keys: Vec::new() })
+        (!buckets.is_empty()).then(|| Differing {
+            table: name.clone(),
+            buckets,
+            keys: Vec::new(),
+            suspects: None,
+        })
     };
     own.iter().filter_map(differs).collect()
 }
 
 /// Fills in the keys, in the buckets that differ, whose rows are not the same in two states.
 pub(crate) fn name_keys(tables: &mut [Differing], one: &Snapshot, other: &Snapshot) {
-    for Differing { table, buckets, keys } in tables {
+    for Differing { table, buckets, keys, suspects } in tables {
         let (Some(first), Some(second)) = (one.store().number_of(table), other.store().number_of(table))
         else {
             continue;
@@ -462,6 +491,7 @@ pub(crate) fn name_keys(tables: &mut [Differing], one: &Snapshot, other: &Snapsh
             }
         });
         keys.clear();
+        *suspects = None;
         other.store().any(second).visit_hashes_at(other.stamp(), &mut |key, row, name| {
             if is_in(key) && rows.remove(&key) != Some(row) {
                 keys.push(name());
@@ -476,6 +506,27 @@ pub(crate) fn name_keys(tables: &mut [Differing], one: &Snapshot, other: &Snapsh
         }
         keys.sort_unstable();
         keys.truncate(NAMED);
+    }
+}
+
+/// Tells how many rows there are in the buckets that differ, and which, if they are few.
+fn name_suspects(tables: &mut [Differing], own: &Snapshot) {
+    for Differing { table, buckets, suspects, .. } in tables {
+        let Some(number) = own.store().number_of(table) else { continue };
+        let mut found = Suspects { rows: 0, keys: Vec::new() };
+        own.store().any(number).visit_hashes_at(own.stamp(), &mut |key, _, name| {
+            if buckets.contains(&bucket(key)) {
+                found.rows += 1;
+                if found.rows <= NAMED as u64 {
+                    found.keys.push(name());
+                }
+            }
+        });
+        if found.rows > NAMED as u64 {
+            found.keys.clear();
+        }
+        found.keys.sort_unstable();
+        *suspects = Some(found);
     }
 }
 

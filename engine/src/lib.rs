@@ -48,7 +48,7 @@ mod tx;
 mod verify;
 mod window;
 
-pub use agreement::{Differing, Divergence, Membership};
+pub use agreement::{Differing, Divergence, Membership, Suspects};
 pub use bounded::Counter;
 pub use clients::{ANSWERS_KEPT, Client, ClientId, Forget};
 pub use codec::{Codec, DecodeError, Fixed, Serde};

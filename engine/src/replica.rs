@@ -79,7 +79,9 @@ struct State {
 
 impl Replica {
     /// Starts to follow the log: from the newest checkpoint, if there is one, on a thread of its own. `make` describes the
-    /// engine, with its [`member`](Builder::member)ship; it is called again for each repair.
+    /// engine, with its [`member`](Builder::member)ship; it is called again for each repair. A replica takes no checkpoints
+    /// and no transactions: of [`checkpoints`](Builder::checkpoints) it heeds where they lie and where to start, and of
+    /// [`max_memory`](Builder::max_memory) nothing.
     ///
     /// # Errors
     /// [`OpenError`]: the configuration makes no sense, or the start of the log is gone and no checkpoint reaches it.

@@ -2,10 +2,19 @@
 //!
 //! The model: a write is durable when a later `sync_data` of its file succeeds; until then any subset of the
 //! 512-byte sectors that it touched may be on the disk. A directory entry is durable when a later
-//! `sync_directory` succeeds; until then each creation, rename and removal may have happened or not. A
-//! `sync_data` that fails leaves the written bytes readable and clean: a later one does not save them, though it does
-//! save what was written over them meanwhile, and lengths, which are no bytes. Directories are made durably, as
+//! `sync_directory` succeeds; until then each creation, rename and removal may have happened or not. What made a file
+//! longer may be there as a length alone, with zeros where the bytes should be. Directories are made durably, as
 //! [`Storage::create_directory`] promises.
+//!
+//! A `sync_data` that fails leaves the written bytes readable and clean: a later one does not save them, though it does
+//! save what was written over them meanwhile, and lengths, which are no bytes. That is what ext4 and XFS do (Rebello et
+//! al., Can Applications Recover from fsync Failures?, ATC 2020). The pages with such bytes need no longer be in memory,
+//! as those of btrfs are not: on a disk that is made to forget ([`Sim::set_forgetful`]) any read may find the
+//! disk's own bytes from then on. The kernel may also have tried to write, and failed, when nobody was there to be told
+//! ([`Cut::Unsaved`]): a process that comes later can sync what it reads, successfully and in vain.
+//!
+//! Left out: what file systems do whose own records cannot be written, since they let nobody write any more; and a
+//! `sync_data` that succeeds in vain, as with ext4's `data=journal`.
 //!
 //! Tests let a program run on a [`Sim`], take its trace, and start the program again on what each prefix of the trace
 //! leaves behind.
@@ -26,6 +35,9 @@ const SECTOR: usize = 512;
 
 /// The manifest has two copies so as not to rely on that, and is torn into these.
 const MANIFEST_PIECE: usize = 64;
+
+/// What the kernel forgets wholly or not at all.
+const PAGE: usize = 4096;
 
 /// A small generator of random numbers (splitmix64), so that a seed says all.
 pub struct Random(
@@ -91,6 +103,13 @@ pub enum Call {
         /// Number of the file.
         file: usize,
     },
+    /// Pages of a file whose bytes a failed sync lost were dropped from memory, and will be read from the disk.
+    Forget {
+        /// Number of the file.
+        file: usize,
+        /// Which pages, and what of them is on the disk.
+        seed: u64,
+    },
     /// A file was made.
     Create {
         /// Its name, with its directory.
@@ -152,6 +171,71 @@ struct Pending {
     bytes: Option<Vec<u8>>,
     /// A failed sync marked it clean, so no later one saves it.
     clean: bool,
+}
+
+impl Inode {
+    /// What was written and not synced is taken for saved.
+    fn lose(&mut self) {
+        self.pending.iter_mut().filter(|write| write.bytes.is_some()).for_each(|write| write.clean = true);
+    }
+
+    /// Drops pages from memory that nobody has written to since their bytes were lost; half of them. Which of these bytes
+    /// the disk has is seen from now on.
+    fn forget(&mut self, random: &mut Random) {
+        let pages = |write: &Pending| match &write.bytes {
+            Some(bytes) if !bytes.is_empty() => {
+                write.offset / PAGE..(write.offset + bytes.len()).div_ceil(PAGE)
+            }
+            _ => 0..0,
+        };
+        let of = |clean: bool| -> BTreeSet<usize> {
+            self.pending.iter().filter(|write| write.clean == clean).flat_map(pages).collect()
+        };
+        // While a cut is pending, what lies behind it is not settled.
+        if self.pending.iter().any(|write| write.bytes.is_none()) {
+            return;
+        }
+        let (lost, dirty) = (of(true), of(false));
+        for page in lost.difference(&dirty).copied().filter(|_| random.one_in(2)).collect::<Vec<_>>() {
+            let (start, end) = (page * PAGE, (page + 1) * PAGE);
+            let mut kept = Vec::new();
+            for write in std::mem::take(&mut self.pending) {
+                let Some(bytes) = &write.bytes else { unreachable!("no cut is pending") };
+                let here = start.max(write.offset)..end.min(write.offset + bytes.len());
+                if here.is_empty() {
+                    kept.push(write);
+                    continue;
+                }
+                let part = |from: usize, to: usize| bytes[from - write.offset..to - write.offset].to_vec();
+                let mut at = here.start;
+                while at < here.end {
+                    let next = here.end.min((at / SECTOR + 1) * SECTOR);
+                    if random.one_in(2) {
+                        put(&mut self.durable, at, &part(at, next));
+                    }
+                    at = next;
+                }
+                let clean = write.clean;
+                for (from, to) in [(write.offset, here.start), (here.end, write.offset + bytes.len())] {
+                    if from < to {
+                        kept.push(Pending { offset: from, bytes: Some(part(from, to)), clean });
+                    }
+                }
+            }
+            self.pending = kept;
+            // The length is none of the page's bytes.
+            let end = end.min(self.live.len());
+            for at in start..end {
+                self.live[at] = self.durable.get(at).copied().unwrap_or(0);
+            }
+            if self.durable.len() < end {
+                let zeros = vec![0; end - self.durable.len()];
+                // Before what was lost, which may be there all the same.
+                self.pending
+                    .insert(0, Pending { offset: self.durable.len(), bytes: Some(zeros), clean: false });
+            }
+        }
+    }
 }
 
 impl Pending {
@@ -223,8 +307,10 @@ fn apply_entry(names: &mut BTreeMap<String, usize>, entry: &Entry) {
 pub enum Cut {
     /// All of it is gone.
     Nothing,
-    /// All of it is there (as after the end of a process).
+    /// There was none, a process has ended: the kernel still has what was not synced, and a later cut may take it.
     Everything,
+    /// The same, and the kernel could not write what it had. Nobody was told, and it takes it for saved.
+    Unsaved,
     /// Any sectors and names of it are there.
     Some,
 }
@@ -264,22 +350,23 @@ impl Disk {
             }
             Call::Sync { file } => {
                 let inode = &mut self.inodes[*file];
-                let (mut lost, dirty): (Vec<_>, Vec<_>) =
-                    inode.pending.drain(..).partition(|write| write.clean);
-                for write in dirty {
+                let mut lost: Vec<Pending> = Vec::new();
+                for write in std::mem::take(&mut inode.pending) {
+                    if write.clean {
+                        lost.push(write);
+                        continue;
+                    }
                     match &write.bytes {
                         Some(bytes) => put(&mut inode.durable, write.offset, bytes),
                         None => inode.durable.truncate(write.offset),
                     }
                     // What is durable now is not taken back by what was there before.
-                    lost.iter_mut().for_each(|lost: &mut Pending| lost.give_way_to(&write));
+                    lost.iter_mut().for_each(|lost| lost.give_way_to(&write));
                 }
                 inode.pending = lost;
             }
-            Call::SyncFailed { file } => {
-                let written = self.inodes[*file].pending.iter_mut().filter(|write| write.bytes.is_some());
-                written.for_each(|write| write.clean = true);
-            }
+            Call::SyncFailed { file } => self.inodes[*file].lose(),
+            Call::Forget { file, seed } => self.inodes[*file].forget(&mut Random(*seed)),
             Call::Create { name, file } => {
                 assert_eq!(*file, self.inodes.len());
                 self.inodes.push(Inode::default());
@@ -311,11 +398,14 @@ impl Disk {
     /// The disk as it is found after a power cut now.
     #[must_use]
     pub fn after(&self, cut: Cut, random: &mut Random) -> Self {
-        let survives = |random: &mut Random| match cut {
-            Cut::Nothing => false,
-            Cut::Everything => true,
-            Cut::Some => random.one_in(2),
-        };
+        if matches!(cut, Cut::Everything | Cut::Unsaved) {
+            let mut kept = self.clone();
+            if matches!(cut, Cut::Unsaved) {
+                kept.inodes.iter_mut().for_each(Inode::lose);
+            }
+            return kept;
+        }
+        let survives = |random: &mut Random| matches!(cut, Cut::Some) && random.one_in(2);
         let mut names = self.durable.clone();
         for entry in &self.pending {
             if survives(random) {
@@ -343,6 +433,8 @@ impl Disk {
                     let end = end.min(bytes.len());
                     if survives(random) {
                         put(&mut image, write.offset + start, &bytes[start..end]);
+                    } else if image.len() < write.offset + end && survives(random) {
+                        image.resize(write.offset + end, 0);
                     }
                     start = end;
                 }
@@ -461,6 +553,8 @@ struct State {
     capacity: Option<u64>,
     /// Writes and reads are done in part now and then, or interrupted.
     fitful: Option<u64>,
+    /// What a failed sync lost is forgotten now and then.
+    forgetful: Option<Random>,
     shared_locks: usize,
     exclusive_lock: bool,
 }
@@ -559,6 +653,11 @@ impl Sim {
         self.state().fitful = Some(seed);
     }
 
+    /// Lets reads find now and then that pages with bytes which a failed sync lost are no longer in memory.
+    pub fn set_forgetful(&self, seed: u64) {
+        self.state().forgetful = Some(Random(seed));
+    }
+
     /// The bytes of all files together.
     #[must_use]
     pub fn used(&self) -> u64 {
@@ -611,6 +710,15 @@ impl State {
                 Err(io::ErrorKind::StorageFull.into())
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Before a read.
+    fn forget_some(&mut self, file: usize) {
+        let Some(random) = &mut self.forgetful else { return };
+        if random.one_in(2) && self.disk.inodes[file].pending.iter().any(|write| write.clean) {
+            let seed = random.next();
+            self.call(Call::Forget { file, seed });
         }
     }
 
@@ -751,6 +859,7 @@ impl StorageFile for SimFile {
         let mut state = self.sim.state();
         let portion = state.check_length(Kind::Read, buffer.len())?;
         let portion = state.portion(portion)?;
+        state.forget_some(self.file);
         let live = &state.disk.inodes[self.file].live;
         let start = live.len().min(usize::try_from(offset).unwrap());
         let count = portion.min(live.len() - start);

@@ -242,36 +242,62 @@ impl AgreeOptions {
 #[derive(Clone, Copy, Debug, Args)]
 #[command(next_help_heading = "Checkpoints and files")]
 pub(crate) struct KeepOptions {
-    /// Take a checkpoint for every so many bytes of log, 0 for never
-    #[arg(long, value_name = "BYTES", default_value_t = 256 << 20)]
-    pub(crate) checkpoint_bytes: u64,
+    /// Take a checkpoint for every so many bytes of log, 0 for never [default: 268435456]
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) checkpoint_bytes: Option<u64>,
     /// Take a checkpoint every so many seconds, too
     #[arg(long, value_name = "S", value_parser = seconds, allow_hyphen_values = true)]
     pub(crate) checkpoint_seconds: Option<f64>,
-    /// Keep so many checkpoints, and the log from the oldest of them on
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) keep_checkpoints: u32,
+    /// Keep so many checkpoints, and the log from the oldest of them on [default: 2]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) keep_checkpoints: Option<u32>,
     /// Keep the log from its start: every state of the past can be rebuilt
     #[arg(long)]
     pub(crate) keep_log: bool,
     /// Length of new files of the log: what trimming gives back at a time, and twice the largest transaction
     #[arg(long, value_name = "BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range(64 << 10..1 << 40))]
     pub(crate) segment_bytes: u64,
-    /// Refuse transactions while the process uses more memory than that, 0 for no limit
-    #[arg(long, value_name = "BYTES", default_value_t = 0)]
-    pub(crate) max_memory: u64,
+    /// Refuse transactions while the process uses more memory than that, 0 for no limit [default: 0]
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) max_memory: Option<u64>,
 }
 
 impl KeepOptions {
     pub(crate) fn apply(&self, builder: mixlog::Builder) -> mixlog::Builder {
+        let default = checkpoint::Config::default();
         let config = checkpoint::Config {
-            keep: self.keep_checkpoints as usize,
-            every_bytes: Some(self.checkpoint_bytes).filter(|&bytes| bytes > 0),
+            keep: self.keep_checkpoints.map_or(default.keep, |keep| keep as usize),
+            every_bytes: self.checkpoint_bytes.or(default.every_bytes).filter(|&bytes| bytes > 0),
             every: self.checkpoint_seconds.map(Duration::from_secs_f64),
             trim: !self.keep_log,
-            ..checkpoint::Config::default()
+            ..default
         };
-        builder.checkpoints(config).max_memory(self.max_memory)
+        builder.checkpoints(config).max_memory(self.max_memory.unwrap_or(0))
+    }
+
+    /// Refuses what means nothing to an engine that only follows: it takes no checkpoints and no transactions.
+    pub(crate) fn refuse_to_follower(&self) -> Result<(), Failure> {
+        let about_checkpoints = [
+            ("--checkpoint-bytes", self.checkpoint_bytes.is_some()),
+            ("--checkpoint-seconds", self.checkpoint_seconds.is_some()),
+            ("--keep-checkpoints", self.keep_checkpoints.is_some()),
+            ("--keep-log", self.keep_log),
+        ];
+        if let Some((name, _)) = about_checkpoints.into_iter().find(|(_, given)| *given) {
+            return Err(Failure::Refused(format!(
+                "{name} does not go with --member: such a replica takes no checkpoints, it starts from the newest one \
+                 below its --beside DIR. Give {name} to mixlog run or apply, which take them with --beside DIR, or to \
+                 mixlog checkpoint"
+            )));
+        }
+        if self.max_memory.is_some() {
+            return Err(Failure::Refused(
+                "--max-memory does not go with --member: a replica takes no transactions that it could refuse; give it \
+                 to mixlog run or apply"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
     }
 
     /// How the files of the log are made.
@@ -509,9 +535,14 @@ const CHECKPOINT_EXAMPLES: &str = "Examples:
   mixlog checkpoint --log /var/tmp/bank
   mixlog checkpoint --log /var/tmp/bank --keep-checkpoints 1
   mixlog checkpoint --log corfu://127.0.0.1:4500 --beside /var/tmp/bank-checkpoints
+  mixlog checkpoint --log corfu://127.0.0.1:4500 --beside /var/tmp/bank-checkpoints --keep-log
 
 A log in a directory must not be open elsewhere. Programs that have one open take checkpoints themselves: see
-mixlog run --help, and Engine::checkpoint.";
+mixlog run --help, and Engine::checkpoint.
+
+A log on a cluster may be followed meanwhile, by mixlog replica for example. A follower that has not read it to its end
+then stops, since the log is trimmed before the oldest checkpoint that is kept, here. With --keep-log nothing is trimmed:
+mixlog cluster trim does that later, when all have said that they are further.";
 
 #[derive(Debug, Args)]
 #[command(after_help = CHECKPOINT_EXAMPLES)]
@@ -546,7 +577,9 @@ is when that changes. A replica that was killed is started again with the same n
 
 It starts from the newest checkpoint in the directory that --beside names, if the members' votes do
 not speak against it, and takes none itself: mixlog run and apply do, with --beside, and mixlog
-checkpoint. Where the log was trimmed, it needs a copy of one of theirs (DIR/checkpoints/checkpoint-*).
+checkpoint. So --member refuses --checkpoint-bytes, --checkpoint-seconds, --keep-checkpoints and
+--keep-log, and --max-memory, too. Where the log was trimmed, it needs a copy of one of theirs
+(DIR/checkpoints/checkpoint-*).
 
 One that differs from most of the members says so, with position, tables and keys, and builds its
 state anew, one by one, from an earlier checkpoint or the start of the log. If that is what the others

@@ -22,7 +22,10 @@ const SAY: Duration = Duration::from_secs(1);
 pub(crate) fn replica(options: &ReplicaOptions) -> Result<(), Failure> {
     match options.member.membership()? {
         None => several(options),
-        Some(membership) => one(options, &membership),
+        Some(membership) => {
+            options.keep.refuse_to_follower()?;
+            one(options, &membership)
+        }
     }
 }
 

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use rustix::process::Signal;
+
 use crate::forge;
 use crate::processes::{Cluster, PATIENCE};
 use crate::replicas::{Follower, Writer, mixlog, says};
@@ -33,10 +35,17 @@ fn fill(cluster: &Cluster) {
     assert!(apply.wait().expect("it is our child").success());
 }
 
-/// Takes a checkpoint of all that is in the log, below a directory.
-fn checkpoint(cluster: &Cluster, beside: &Path, arguments: &[&str]) {
+/// Takes a checkpoint of all that is in the log, below a directory; tells its position.
+fn checkpoint(cluster: &Cluster, beside: &Path, arguments: &[&str]) -> u64 {
     let beside = beside.to_str().expect("UTF-8");
-    says(mixlog(cluster, &[&["checkpoint", "--beside", beside], arguments].concat()));
+    let text = says(mixlog(cluster, &[&["checkpoint", "--beside", beside], arguments].concat()));
+    let position = text.lines().find_map(|line| line.strip_prefix("position ")).expect("it prints one");
+    position.parse().expect("a number")
+}
+
+/// Gives up the log up to a position, that included.
+fn trim(cluster: &Cluster, last: u64) {
+    says(mixlog(cluster, &["cluster", "trim", "--before", &(last + 1).to_string()]));
 }
 
 /// The newest checkpoint below a directory, if there is one.
@@ -163,6 +172,8 @@ pub(crate) fn stops_and_is_rebuilt_from_the_checkpoint_of_another(cluster: &Clus
     let why = ["cannot be repaired", "on which nobody voted", "the log starts at position"];
     assert_says(&said, &why);
     assert_says(&said, &["newest checkpoint of one that agrees", "--beside DIR"]);
+    // Nothing tells which row it is, but which ones it can be.
+    assert_says(&said, &["in which it has no rows but those of [", "[\"t\",\"k17\"]"]);
     // The others go on.
     a.asks(READ);
     assert_says(&a.answer(), &[RIGHT]);
@@ -183,8 +194,11 @@ pub(crate) fn stops_and_is_rebuilt_from_the_checkpoint_of_another(cluster: &Clus
     }
     let (code, _, said) = a.ends();
     assert_eq!(code, Some(0), "{said}");
-    // By now the log is gone that follows from the wrong one.
-    checkpoint(cluster, &of_a, &["--keep-checkpoints", "1"]);
+    // Now the log goes that follows from the wrong one. Whoever trims it so far waits for no follower, and b is one: it has
+    // to read the end of it first, its own vote above all.
+    let last = checkpoint(cluster, &of_a, &["--keep-checkpoints", "1", "--keep-log"]);
+    b.reaches(last);
+    trim(cluster, last);
     let (code, said) = Follower::start_with(cluster, "c", &["--beside", text(&of_c)]).ends();
     assert_eq!(code, Some(2), "{said}");
     assert_says(&said, &["the log was trimmed", "newest checkpoint of one that agrees"]);
@@ -233,4 +247,28 @@ pub(crate) fn gives_no_answer(cluster: &Cluster, directory: &Path) {
     // Without that checkpoint it gives the right one.
     assert_whole(cluster, &c, &[], &[]);
     [b, c].iter().for_each(noticed_nothing);
+}
+
+/// One that stands still while a checkpoint is taken of more than it has executed, by somebody who compares with nobody,
+/// and the log is trimmed before that.
+pub(crate) fn ends_and_says_how_to_start_when_the_log_is_trimmed_past_it(
+    cluster: &Cluster,
+    directory: &Path,
+) {
+    let [of_a, of_b] = ["of-a", "of-b"].map(|name| directory.join(name));
+    fill(cluster);
+    let b = Follower::start_with(cluster, "b", &["--beside", text(&of_b)]);
+    b.reaches(checkpoint(cluster, &of_a, &["--keep-log"]));
+    b.signal(Signal::STOP);
+    fill(cluster);
+    checkpoint(cluster, &of_a, &["--keep-checkpoints", "1"]);
+    b.signal(Signal::CONT);
+    let (code, said) = b.ends();
+    assert_eq!(code, Some(2), "{said}");
+    assert_says(&said, &["trimmed", "newest checkpoint of one that agrees", "--beside DIR"]);
+    // As it was told.
+    copy(&of_a, &of_b);
+    let b = Follower::start_with(cluster, "b", &["--beside", text(&of_b)]);
+    let digest = digest(cluster, &["--beside", text(&of_a)]);
+    b.prints(&digest, |line| line.ends_with(&digest));
 }

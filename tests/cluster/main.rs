@@ -161,6 +161,11 @@ fn writer_from_a_wrong_checkpoint_gives_no_answer_and_stops() {
     with_cluster(divergence::gives_no_answer);
 }
 
+#[test]
+fn replica_past_which_the_log_is_trimmed_ends_and_says_how_to_start() {
+    with_cluster(divergence::ends_and_says_how_to_start_when_the_log_is_trimmed_past_it);
+}
+
 /// Exit code and stderr.
 fn fails(arguments: &[&str]) -> (i32, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_mixlog")).args(arguments).output().expect("it starts");

@@ -74,6 +74,21 @@ impl Follower {
         }
     }
 
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let process = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process");
+        kill_process(process, signal).expect("it is there");
+    }
+
+    /// Waits until it says that it has executed a position.
+    pub(crate) fn reaches(&self, position: u64) {
+        let reached = |line: &str| {
+            let executed = line.strip_prefix("position ").and_then(|rest| rest.split(' ').next());
+            executed.and_then(|executed| executed.parse().ok()) >= Some(position)
+        };
+        self.prints(&format!("position {position}"), reached);
+    }
+
     /// What it has said on stderr since it was asked last.
     pub(crate) fn said(&self) -> String {
         self.errors.try_iter().map(|line| line + "\n").collect()

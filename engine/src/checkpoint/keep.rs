@@ -133,6 +133,8 @@ impl Keeper {
             let bytes = opened
                 .map_err(|bad| self.error("read", &file_name(position))(io::Error::other(bad.to_string())))?
                 .bytes;
+            // A process that ended before it could sync may have named it: the next power cut would take it.
+            self.shelf.storage.sync_directory().map_err(self.error("sync", ""))?;
             Checkpoint { position, rows: self.shared.memory().rows, bytes, elapsed: begun.elapsed() }
         } else {
             let catalog = self.shared.known_catalog();

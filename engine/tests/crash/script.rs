@@ -5,7 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use mixlog_engine::checkpoint::{self, CheckpointError, Config};
 use mixlog_engine::{
@@ -140,9 +141,6 @@ pub(crate) const UNTIL_HEALED: &[Step] = FULL[0].1.split_at(11).0;
 /// What errors begin with that should be none: nothing fails any more.
 pub(crate) const THOUGH_HEALED: &str = "refused though there is space";
 
-/// What a submission is told while the disk is full.
-pub(crate) const NO_SPACE: &str = "no space left for the log";
-
 /// How often the space that was given up was written over, synced, cut, and given up in the first place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct WrittenOver {
@@ -273,6 +271,23 @@ pub(crate) fn run(sim: &Sim, durability: Durability, threads: usize, steps: &[St
     go_through(sim, durability, threads, (Keep::Two, steps), None, &mut Err)
 }
 
+/// Waits until the log has its next file, durably: it makes one in the background as soon as the one before is put to use.
+/// What there is space for when the disk is full would be a matter of chance.
+fn wait_for_next_segment(sim: &Sim) {
+    let begun = Instant::now();
+    let is_there = |trace: &[Call]| {
+        let made = trace.iter().rev().find_map(|call| match call {
+            Call::Create { name, file } if name == "segment.spare" => Some(*file),
+            _ => None,
+        });
+        made.is_some_and(|made| trace.iter().any(|call| matches!(call, Call::Sync { file } if *file == made)))
+    };
+    while !(sim.disk().names().iter().any(|name| name == "segment.spare") && is_there(&sim.trace())) {
+        assert!(begun.elapsed() < PATIENCE, "the log makes no further file");
+        thread::yield_now();
+    }
+}
+
 /// The same, and asks whether to go on with the next step when the disk has no space, or a checkpoint is not taken. The
 /// fault is set when the disk is filled for the first time.
 pub(crate) fn go_through(
@@ -284,7 +299,7 @@ pub(crate) fn go_through(
     refused: &mut dyn FnMut(String) -> Result<(), String>,
 ) -> Result<(), String> {
     let (mut running, mut fault) = (open_keeping(sim, durability, threads, keep)?, fault);
-    let mut healed = false;
+    let (mut filled, mut healed) = (false, false);
     let mut refused = |healed: bool, error: String| {
         if healed { Err(format!("{THOUGH_HEALED}: {error}")) } else { refused(error) }
     };
@@ -322,6 +337,10 @@ pub(crate) fn go_through(
                 Err(error) => return Err(error.to_string()),
             },
             Step::Free(bytes) => {
+                if !filled {
+                    wait_for_next_segment(sim);
+                    filled = true;
+                }
                 sim.set_capacity(Some(sim.used() + bytes));
                 if fault.is_some() {
                     sim.set_fault(fault.take());
