@@ -58,6 +58,8 @@ struct Kept {
     bad: Vec<Position>,
     /// The newest one's length.
     bytes: u64,
+    /// Whether it is certain that the newest one's name is durable.
+    synced: bool,
 }
 
 impl Keeper {
@@ -78,7 +80,7 @@ impl Keeper {
             position.next() < head || recovery.rejected.iter().any(|rejected| rejected.name == name)
         });
         let newest = good.last().and_then(|position| shelf.open(*position).ok());
-        let kept = Kept { good, bad, bytes: newest.map_or(0, |opened| opened.bytes) };
+        let kept = Kept { good, bad, bytes: newest.map_or(0, |opened| opened.bytes), synced: false };
         Ok(Self { shared, log, shelf, config, stop, agreed, kept: Mutex::new(kept) })
     }
 
@@ -134,7 +136,10 @@ impl Keeper {
                 .map_err(|bad| self.error("read", &file_name(position))(io::Error::other(bad.to_string())))?
                 .bytes;
             // A process that ended before it could sync may have named it: the next power cut would take it.
-            self.shelf.storage.sync_directory().map_err(self.error("sync", ""))?;
+            if !kept.synced {
+                self.shelf.storage.sync_directory().map_err(self.error("sync", ""))?;
+                kept.synced = true;
+            }
             Checkpoint { position, rows: self.shared.memory().rows, bytes, elapsed: begun.elapsed() }
         } else {
             let catalog = self.shared.known_catalog();
@@ -151,7 +156,7 @@ impl Keeper {
             let (rows, bytes) =
                 self.write_in_any_space(&mut kept, &mut closed, &header, &catalog, &snapshot)?;
             kept.good.push(position);
-            kept.bytes = bytes;
+            (kept.bytes, kept.synced) = (bytes, true);
             Checkpoint { position, rows, bytes, elapsed: begun.elapsed() }
         };
         drop(snapshot);

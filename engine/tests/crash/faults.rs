@@ -19,6 +19,9 @@ const STEPS: &[Step] = &[
     Step::Burst(2),
 ];
 
+/// What is said to who opens a log that is not the same when it is read twice.
+const FORGOTTEN: &str = "Open the log again";
+
 const EIO: Failure = Failure::Errno(5);
 const EINTR: Failure = Failure::Errno(4);
 const ENOSPC: Failure = Failure::Errno(28);
@@ -68,10 +71,21 @@ fn assert_kept(sim: &Sim, durability: Durability, random: &mut Random, what: &st
         let tail = script::assert_state(&running.engine);
         assert!(tail >= promise.at_least(durability, process_only), "{}: {tail}", what());
     }
-    // The same machine goes on: its memory holds bytes that the disk may not have.
-    let running = script::open(sim, durability, 1).unwrap_or_else(|error| panic!("{}: {error}", what()));
+    // The same machine goes on: its memory holds bytes that the disk may not have, or forgets them.
+    let forgets = random.one_in(2);
+    if forgets {
+        sim.set_forgetful(random.next());
+    }
+    let running = loop {
+        match script::open(sim, durability, 1) {
+            Ok(running) => break running,
+            // They were there when they were read first.
+            Err(error) if forgets && error.contains(FORGOTTEN) => {}
+            Err(error) => panic!("{}: {error}", what()),
+        }
+    };
     let seen = script::assert_state(&running.engine);
-    assert!(seen >= promise.at_least(durability, true), "{}", what());
+    assert!(seen >= promise.at_least(durability, !forgets), "{}", what());
     sim.set_capacity(None);
     let n = mixlog_log::SharedLog::tail(&*running.log).unwrap().tail.0;
     script::submit(&running.engine, n).unwrap().wait().unwrap();

@@ -20,6 +20,8 @@ pub(crate) struct Frames<'a> {
     window_start: u64,
     /// How much is read at a time, at least.
     ahead: usize,
+    /// Of the frame before.
+    generation: u32,
 }
 
 /// One verified frame.
@@ -43,7 +45,7 @@ pub(crate) enum Step<'a> {
 impl<'a> Frames<'a> {
     /// The frames from the one at `offset` on, reading `ahead` bytes at a time.
     pub(crate) fn new(file: &'a dyn StorageFile, salt: Salt, end: u64, offset: u64, ahead: usize) -> Self {
-        Self { file, salt, end, offset, window: Vec::new(), window_start: offset, ahead }
+        Self { file, salt, end, offset, window: Vec::new(), window_start: offset, ahead, generation: 0 }
     }
 
     /// Where the next frame starts, or the flaw stands.
@@ -65,6 +67,12 @@ impl<'a> Frames<'a> {
             Ok(header) => header,
             Err(flaw) => return Ok(Step::Flaw(flaw)),
         };
+        // Whoever opens a log overwrites what is torn, and writes as the next generation. If the flush of that failed, what
+        // is torn may be on the disk all the same, though it was read as zeros; it is not what comes next.
+        if header.generation < self.generation {
+            let (generation, after) = (header.generation, self.generation);
+            return Ok(Step::Flaw(Flaw::Stale { generation, after }));
+        }
         if header.first != expected {
             return Ok(Step::Flaw(Flaw::Order { expected, found: header.first }));
         }
@@ -79,6 +87,7 @@ impl<'a> Frames<'a> {
         }
         let offset = self.offset;
         self.offset += bytes as u64;
+        self.generation = header.generation;
         Ok(Step::Frame(Frame { offset, header, bytes: frame }))
     }
 

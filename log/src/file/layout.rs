@@ -88,6 +88,11 @@ pub(crate) enum Flaw {
         expected: Position,
         found: Position,
     },
+    /// Valid, but older than the frame before it: overwritten once, and the disk never got that.
+    Stale {
+        generation: u32,
+        after: u32,
+    },
     /// Valid, but in a format of this version.
     Version(u32),
 }
@@ -103,6 +108,9 @@ impl fmt::Display for Flaw {
             Self::Bounds => f.write_str("a length or count is out of bounds"),
             Self::BodyChecksum => f.write_str("the checksum of the entries is wrong"),
             Self::Order { expected, found } => write!(f, "position {expected} comes next, not {found}"),
+            Self::Stale { generation, after } => {
+                write!(f, "it is of generation {generation}, and the frame before it of generation {after}")
+            }
             Self::Version(version) => write!(f, "format version {version} is not known"),
         }
     }

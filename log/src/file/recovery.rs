@@ -69,6 +69,7 @@ pub(crate) struct Examined {
 /// A segment that was read from its start to `end`.
 pub(crate) struct Scanned {
     pub(crate) segment: Arc<Segment>,
+    header: SegmentHeader,
     pub(crate) file: Arc<dyn StorageFile>,
     /// The offset after the last frame.
     pub(crate) end: u64,
@@ -271,7 +272,7 @@ impl<'a> Examination<'a> {
         }
         let segment = Arc::new(Segment::new(header.log, number, header.first, header.bytes));
         self.so_far.tail = header.first;
-        self.so_far.segments.push(Scanned { segment, file: Arc::clone(&file), end: FRAMES_START });
+        self.so_far.segments.push(Scanned { segment, header, file: Arc::clone(&file), end: FRAMES_START });
         let flaw = self.scan_frames(name)?;
         let length = file.len().map_err(file_error(self.storage, "read", name))?;
         if length < header.bytes {
@@ -290,7 +291,7 @@ impl<'a> Examination<'a> {
     /// Reads the frames of the last segment, from where that ended, up to the flaw that ends them.
     fn scan_frames(&mut self, name: &str) -> Result<Flaw, End> {
         let so_far = &mut self.so_far;
-        let Scanned { segment, file, end } = so_far.segments.last_mut().expect("one is scanned");
+        let Scanned { segment, file, end, .. } = so_far.segments.last_mut().expect("one is scanned");
         let mut frames = Frames::new(&**file, segment.salt, segment.bytes, *end, AHEAD);
         let flaw = loop {
             match frames.next(so_far.tail).map_err(file_error(self.storage, "read", name))? {
@@ -327,7 +328,7 @@ impl<'a> Examination<'a> {
         };
         let (name, mut tried) = (self.last().segment.file_name(), None);
         loop {
-            let Scanned { segment, file, end } = self.last();
+            let Scanned { segment, file, end, .. } = self.last();
             let end = *end;
             let rest = frames::search_rest(&**file, segment.salt, end, segment.bytes).map_err(file_error(
                 self.storage,
@@ -393,7 +394,9 @@ impl<'a> Examination<'a> {
         if header.number != number {
             return Err(self.damage(name.to_owned(), 0, format!("it is segment {}", header.number)));
         }
-        Ok(Some(header))
+        // Whoever opens a log counts its segments and removes the others. If the flush of that failed, they may come back.
+        let is_stale = !is_counted && header.generation < self.so_far.manifest.slot().generation;
+        Ok((!is_stale).then_some(header))
     }
 }
 
@@ -510,22 +513,23 @@ fn repair(
 /// may be bytes that the disk never got: after a failed flush the kernel holds them for clean, and syncing alone would
 /// not write them.
 fn rewrite_unattested(scanned: &Scanned, durable: Position) -> io::Result<()> {
-    let Scanned { segment, file, end } = scanned;
+    let Scanned { segment, header, file, end } = scanned;
     // From the last frame on that certainly is on the disk: a watermark behind it need not be there itself.
-    let mut offset = if durable > segment.first {
-        segment.point(durable.previous().unwrap_or(Position::ZERO)).1
-    } else {
-        0
-    };
-    let mut buffer = vec![0; AHEAD];
-    while offset < *end {
-        let piece = usize::try_from(end - offset).unwrap_or(usize::MAX).min(buffer.len());
-        let piece = &mut buffer[..piece];
-        if storage::read_full(&**file, piece, offset)? < piece.len() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        storage::write_full(&**file, piece, offset)?;
-        offset += piece.len() as u64;
+    let (mut next, offset) = segment.point(durable.previous().unwrap_or(Position::ZERO));
+    if durable <= segment.first {
+        storage::write_full(&**file, &header.encode(), 0)?;
+    }
+    let mut frames = Frames::new(&**file, segment.salt, segment.bytes, offset, AHEAD);
+    while frames.offset() < *end {
+        // Verified once more: clean pages may be dropped at any time, and then the disk's own bytes are read. To write those
+        // would make damage of a loss that nobody was promised anything of.
+        let Step::Frame(frame) = frames.next(next)? else {
+            let changed =
+                "entries that were read a moment ago are gone: the disk never got them. Open the log again";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, changed));
+        };
+        next = frame.header.end();
+        storage::write_full(&**file, frame.bytes, frame.offset)?;
     }
     Ok(())
 }
@@ -546,6 +550,6 @@ fn add_first_segment(storage: &dyn Storage, config: &Config, log: &mut Recovered
     storage.sync_directory()?;
     log.manifest.update(|slot| slot.segments_end = header.number + 1)?;
     let segment = Arc::new(Segment::new(header.log, header.number, header.first, header.bytes));
-    log.segments.push(Scanned { segment, file, end: FRAMES_START });
+    log.segments.push(Scanned { segment, header, file, end: FRAMES_START });
     Ok(())
 }

@@ -1,12 +1,13 @@
 //! Power cuts at every call of small traces.
 
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use mixlog_log::{Durability, FileLog, OpenError, Position, SharedLog};
 
 use crate::script::{self, Promise, Step};
-use mixlog_simdisk::{Call, Cut, Disk, Note, Random, Sim};
+use mixlog_simdisk::{Call, Cut, Disk, Fault, Kind, Note, Random, Sim};
 
 /// Every mix of appends, segment switches, trims, seals and reopenings that fits in a small trace.
 const SCRIPTS: &[&[Step]] = &[
@@ -203,4 +204,85 @@ fn power_cut_while_a_buffered_log_is_flushed_and_grows_keeps_what_was_flushed() 
         }
         assert!(flushed > 0);
     }
+}
+
+/// Opens a log on a disk that forgets. What is read twice may not be the same twice: that is refused, and whoever comes
+/// next finds what there is.
+fn open_forgetful(sim: &Sim, durability: Durability, seed: u64) -> FileLog {
+    sim.set_forgetful(seed);
+    for _ in 0..20 {
+        match script::open(sim, durability) {
+            Ok(log) => return log,
+            Err(OpenError::Io { source, .. }) if source.kind() == ErrorKind::InvalidData => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("there is no end to what is forgotten")
+}
+
+/// Lets a process end after every call, and what it had not synced be lost, and forgotten while the next one opens the
+/// log: what that one shows is there after the next power cut.
+fn lose_everywhere(durability: Durability, seed: u64) {
+    let mut random = Random(seed);
+    for steps in SCRIPTS {
+        let sim = Sim::default();
+        script::run(&sim, durability, 1, steps).unwrap();
+        let (mut disk, mut promise) = (Disk::default(), Promise::default());
+        for call in sim.trace() {
+            disk.apply(&call);
+            if let Call::Note(note) = &call {
+                promise.add(note);
+            }
+            let at_least =
+                if durability == Durability::Flushed { promise.acknowledged } else { promise.trimmed };
+            for _ in 0..3 {
+                let sim = Sim::boot(disk.after(Cut::Unsaved, &mut random));
+                let log = open_forgetful(&sim, durability, random.next());
+                let tail = script::assert_entries(&log, u64::MAX);
+                assert!(tail.tail.0 >= at_least && tail.head.0 >= promise.trimmed, "{tail:?} {promise:?}");
+                drop(log);
+                let log = script::open(&Sim::boot(sim.disk().after(Cut::Nothing, &mut random)), durability);
+                assert_eq!(script::assert_entries(&log.unwrap(), u64::MAX), tail);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_shown_after_the_end_of_a_process_stays_though_the_disk_never_got_it() {
+    lose_everywhere(Durability::Flushed, 5);
+    lose_everywhere(Durability::Buffered, 6);
+}
+
+/// The flush of a recovery fails, which has overwritten a torn tail; the same machine opens the log again, and reads zeros
+/// there.
+#[test]
+fn torn_tail_that_was_overwritten_in_vain_does_not_come_back() {
+    let (mut random, mut failed) = (Random(7), 0);
+    let sim = Sim::default();
+    // Frames of one entry each, none of them flushed: those of the next process are as long, or differ.
+    script::run(&sim, Durability::Buffered, 1, &[Step::Append(1); 8]).unwrap();
+    let mut disk = Disk::default();
+    for call in sim.trace() {
+        disk.apply(&call);
+        for after in 0..6 {
+            let sim = Sim::boot(disk.after(Cut::Some, &mut random));
+            sim.set_fault(Some(Fault { kind: Kind::Sync, after, count: 1, error: ErrorKind::Other.into() }));
+            if script::open(&sim, Durability::Flushed).is_ok() {
+                break;
+            }
+            failed += 1;
+            sim.set_fault(None);
+            let log = script::open(&sim, Durability::Flushed).unwrap();
+            let tail = script::assert_entries(&log, u64::MAX).tail;
+            let count = 1 + random.below(2);
+            script::submit(&log, 2, tail.0, count).unwrap().wait().unwrap();
+            for _ in 0..4 {
+                let disk = sim.disk().after(Cut::Some, &mut random);
+                let log = script::open(&Sim::boot(disk), Durability::Flushed).unwrap();
+                assert_eq!(script::assert_entries(&log, tail.0).tail, tail.plus(count));
+            }
+        }
+    }
+    assert!(failed > 100, "{failed}");
 }
