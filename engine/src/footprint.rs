@@ -126,6 +126,7 @@ pub struct Footprint<'a> {
     /// Granules declared lately, by the low bits of their hash, with the mode in the lowest.
     granules: [u64; GRANULES],
     position: Position,
+    time_us: u64,
     unknown: bool,
     reconnoitre: bool,
     /// The state that [`get`](Self::get) looks at, and what runs beside; `None` where nobody will wait for anybody.
@@ -140,6 +141,7 @@ impl<'a> Footprint<'a> {
         store: &'a Store,
         declarations: &'a mut Declarations,
         position: Position,
+        time_us: u64,
         past: Option<(Stamp, Beside<'a>)>,
     ) -> Self {
         Self {
@@ -147,6 +149,7 @@ impl<'a> Footprint<'a> {
             declarations,
             granules: [0; GRANULES],
             position,
+            time_us,
             unknown: false,
             reconnoitre: false,
             past,
@@ -181,6 +184,12 @@ impl<'a> Footprint<'a> {
     #[must_use]
     pub const fn position(&self) -> Position {
         self.position
+    }
+
+    /// When the entry was submitted, as [`Tx::time_us`](crate::Tx::time_us), for procedures whose keys follow from it.
+    #[must_use]
+    pub const fn time_us(&self) -> u64 {
+        self.time_us
     }
 
     /// The procedure may read the row of `key`, whether it exists or not. In a [`grouped`](Table::grouped) table

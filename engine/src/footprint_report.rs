@@ -212,19 +212,25 @@ impl Snapshot {
             panic!("procedure {:?} does not decode what it encoded: {error}", P::NAME)
         });
         let position = self.position().map_or(Position::ZERO, Position::next);
+        let time_us = now_us();
 
         let (mut overlays, mut reply) = (Overlays::default(), Vec::new());
         let found = {
             let (store, at) = (self.store(), self.stamp());
-            let mut tx = Tx::speculative(store, &mut overlays, at, position, now_us(), Beside::Anybody);
+            let mut tx = Tx::speculative(store, &mut overlays, at, position, time_us, Beside::Anybody);
             speculate(&*calls, call, None, &mut tx, &mut reply)
         };
         let touched = Units::touched(self.store(), &overlays);
 
         let mut declarations = Declarations::default();
-        let mut footprint =
-            Footprint::new(self.store(), &mut declarations, position, Some((self.stamp(), Beside::Anybody)))
-                .with_names();
+        let mut footprint = Footprint::new(
+            self.store(),
+            &mut declarations,
+            position,
+            time_us,
+            Some((self.stamp(), Beside::Anybody)),
+        )
+        .with_names();
         let done = catch_unwind(AssertUnwindSafe(|| calls.footprint(call, &mut footprint)));
         let declared = match done {
             Err(payload) => Declared::Panicked(panic_message(&*payload).to_owned()),

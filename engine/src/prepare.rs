@@ -124,7 +124,8 @@ fn decode(
                 .map_err(|error| bad(format!("arguments of procedure {:?}: {error}", registered.name)))?;
             let beside =
                 past.map(|past| (past.at, Beside::Window { written: past.written, pause: Pause::NEVER }));
-            let mut footprint = Footprint::new(&shared.store, &mut chunk.declarations, position, beside);
+            let mut footprint =
+                Footprint::new(&shared.store, &mut chunk.declarations, position, time_us, beside);
             // A footprint that panics says nothing; its procedure then runs alone, and speaks for itself.
             let done = catch_unwind(AssertUnwindSafe(|| calls.footprint(call, &mut footprint)));
             let mut unknown = done.is_err() || footprint.is_unknown();
@@ -180,7 +181,8 @@ fn declare_found(shared: &Shared, window: &Window, chunk: &mut Chunk) {
             let has_lessons = shared.learned.has_any(procedure, window.number);
             let lessons =
                 has_lessons.then_some(|table| shared.learned.extent(procedure, table, window.number));
-            let mut footprint = Footprint::new(&shared.store, declarations, position, None);
+            let time_us = transaction.time_us;
+            let mut footprint = Footprint::new(&shared.store, declarations, position, time_us, None);
             let overlays = &lanes[usize::from(speculation.lane)].overlays;
             if declare(&shared.store, overlays, speculation, lessons, &mut footprint) {
                 shared.learned.note_writes(procedure);

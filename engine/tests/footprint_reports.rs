@@ -395,3 +395,36 @@ fn missing_accesses_are_reported_exactly_where_the_guard_stops_a_transaction() {
     }
     assert!((100..1400).contains(&incomplete), "{incomplete}");
 }
+
+/// Counts what happened at a time.
+#[derive(Debug, Serialize, Deserialize)]
+struct At;
+
+impl Procedure for At {
+    const NAME: &'static str = "at";
+    type Output = u64;
+    type Abort = ();
+
+    fn footprint(&self, f: &mut Footprint<'_>) {
+        let time = f.time_us();
+        f.write(&ROWS, &time);
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<u64, ()> {
+        *tx.get_or_put(&ROWS, tx.time_us(), || 0) += 1;
+        Ok(tx.time_us())
+    }
+}
+
+#[test]
+fn keys_that_follow_from_the_time_of_the_entry_can_be_declared() {
+    let builder = Engine::builder().table(&ROWS).procedure::<At>().threads(2).mode(Mode::Parallel);
+    let engine = builder.open(Arc::new(MemoryLog::new())).unwrap();
+    let tickets: Vec<_> = (0..500).map(|_| engine.submit(&At).unwrap()).collect();
+    for ticket in tickets {
+        let time = ticket.wait().unwrap().committed().unwrap();
+        assert!(engine.snapshot().get(&ROWS, &time) > Some(0));
+    }
+    assert_footprint!(&engine, [At]);
+    assert_eq!((engine.stats().replays, engine.stats().reconnoitred), (0, 0));
+}

@@ -369,7 +369,9 @@ impl Store {
         if other_types {
             panic!("table {name:?} is registered with other types")
         }
-        panic!("table {name:?} is not registered: name it to Builder::table")
+        panic!(
+            "table {name:?} is not registered: name it to Builder::table, or to Builder::index if it is an index"
+        )
     }
 
     #[inline]

@@ -46,11 +46,15 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         };
         match (of(range.start_bound()), of(range.end_bound())) {
             (Some(from), Some(to)) => {
-                assert_eq!(from, to, "a range lies in one granule");
+                let name = self.name;
+                assert!(
+                    from == to,
+                    "table {name:?}: a range must lie in one granule, and its bounds lie in two"
+                );
                 from
             }
             (Some(one), None) | (None, Some(one)) => one,
-            (None, None) => panic!("a range needs a bound that tells its granule"),
+            (None, None) => panic!("table {:?}: a range needs a bound that tells its granule", self.name),
         }
     }
 
@@ -83,7 +87,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
                 let (from, to) = (range.start_bound().cloned(), range.end_bound().cloned());
                 RowIds::Leaves { domain: self.domain, walk: indexes.1.walk(from, to) }
             }
-            Index::Hash(_) => panic!("table {} is not ordered: ranges need `Table::ordered`", self.name),
+            Index::Hash(_) => panic!("table {:?} is not ordered: ranges need Table::ordered", self.name),
         }
     }
 }
