@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::layout::{FRAMES_START, Salt, Stamp, encode_block};
-use super::{Config, FileLog};
+use super::layout::{FRAMES_START, Salt, SegmentHeader, Stamp, encode_block};
+use super::{Config, FileLog, segments};
 use crate::{Batch, Block, Entry, OpenError, Position, SharedLog};
 
 fn config() -> Config {
@@ -75,4 +75,70 @@ fn frame_behind_a_seal_is_damage() {
     write_frame(directory.path(), &Block::of(Position(1), batch()));
     let error = FileLog::open(directory.path(), config()).unwrap_err();
     assert!(matches!(error, OpenError::Corrupt { position: Position(2), .. }), "{error}");
+}
+
+/// Puts a segment of one entry behind the closed log in `directory`, as somebody did who opened it as `generation`, and
+/// whose entries may be lost.
+fn add_early_segment(directory: &Path, first: Position, generation: u32) {
+    let report = FileLog::verify(directory).unwrap();
+    let number = report.segments as u64;
+    let header = SegmentHeader {
+        generation,
+        log: report.id,
+        number,
+        first,
+        bytes: config().segment_bytes,
+        attests: false,
+    };
+    let stamp =
+        Stamp { salt: Salt::of(report.id, number), offset: FRAMES_START, durable: report.tail, generation };
+    let mut frame = Vec::new();
+    encode_block(&mut frame, stamp, &Block::of(first, batch()));
+    let file = fs::File::create(directory.join(segments::file_name(number))).unwrap();
+    file.write_all_at(&header.encode(), 0).unwrap();
+    file.write_all_at(&frame, FRAMES_START).unwrap();
+    file.set_len(header.bytes).unwrap();
+}
+
+#[test]
+fn segment_that_is_not_counted_goes_on_or_is_removed() {
+    // Where it starts, of which generation it is, counted from the log's, and where the log ends then.
+    for (skipped, generations, tail) in [(0, 0, 2), (1, 0, 1), (0, 1, 1)] {
+        let directory = tempfile::tempdir().unwrap();
+        append(directory.path());
+        append(directory.path());
+        FileLog::open(directory.path(), config()).unwrap().trim(Position(1)).unwrap();
+        let report = FileLog::verify(directory.path()).unwrap();
+        assert_eq!((report.tail, report.segments), (Position(2), 1));
+        add_early_segment(directory.path(), Position(2 + skipped), report.generation - generations);
+        let report = FileLog::verify(directory.path()).unwrap();
+        assert_eq!((report.tail, report.damage), (Position(1 + tail), None));
+        let log = FileLog::open(directory.path(), config()).unwrap();
+        assert_eq!(log.tail().unwrap().tail, Position(1 + tail));
+        log.append(&batch()).unwrap().wait().unwrap();
+        drop(log);
+        assert_eq!(directory.path().join(segments::file_name(1)).exists(), tail == 2);
+        let log = FileLog::open(directory.path(), config()).unwrap();
+        assert_eq!(log.tail().unwrap().tail, Position(2 + tail));
+    }
+}
+
+#[test]
+fn segment_that_is_not_counted_and_attests_what_is_missing_is_damage() {
+    let directory = tempfile::tempdir().unwrap();
+    append(directory.path());
+    let report = FileLog::verify(directory.path()).unwrap();
+    add_early_segment(directory.path(), Position(3), report.generation);
+    let path = directory.path().join(segments::file_name(1));
+    let header = SegmentHeader {
+        generation: report.generation,
+        log: report.id,
+        number: 1,
+        first: Position(3),
+        bytes: config().segment_bytes,
+        attests: true,
+    };
+    fs::OpenOptions::new().write(true).open(path).unwrap().write_all_at(&header.encode(), 0).unwrap();
+    let error = FileLog::open(directory.path(), config()).unwrap_err();
+    assert!(matches!(error, OpenError::Corrupt { position: Position(1), .. }), "{error}");
 }
