@@ -118,8 +118,8 @@ const GRANULES: usize = 16;
 /// The list that [`Procedure::footprint`](crate::Procedure::footprint) fills in.
 ///
 /// A footprint is a hint. What it leaves out is noticed before it does harm and costs speed (the window is
-/// replayed one by one); what it lists in vain makes others wait. It is a function of the procedure's arguments, and of
-/// rows that it [looks at](Self::get).
+/// replayed one by one); what it lists in vain makes others wait. It is a function of the procedure's arguments, of the
+/// entry's position and time, and of rows that it [looks at](Self::get).
 pub struct Footprint<'a> {
     store: &'a Store,
     pub(crate) declarations: &'a mut Declarations,

@@ -20,6 +20,9 @@
 //! leaves behind.
 #![forbid(unsafe_code)]
 
+mod inode;
+mod random;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
@@ -27,45 +30,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
+use inode::{Inode, Pending, put};
 use mixlog_log::Position;
 use mixlog_log::file::{Access, Lock, LockMode, Storage, StorageFile};
+pub use random::Random;
 
 /// What a power cut keeps wholly or not at all.
 const SECTOR: usize = 512;
 
 /// The manifest has two copies so as not to rely on that, and is torn into these.
 const MANIFEST_PIECE: usize = 64;
-
-/// What the kernel forgets wholly or not at all.
-const PAGE: usize = 4096;
-
-/// A small generator of random numbers (splitmix64), so that a seed says all.
-pub struct Random(
-    /// Where the sequence stands.
-    pub u64,
-);
-
-impl Random {
-    /// The next number.
-    #[expect(clippy::should_implement_trait, reason = "it never ends")]
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `bound`.
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    /// True once in `n` times.
-    pub fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-}
 
 /// One call that changed something, or one event of the test.
 #[derive(Clone, Debug)]
@@ -156,105 +130,6 @@ pub enum Note {
     Checkpointed(Position),
 }
 
-#[derive(Clone, Debug, Default)]
-struct Inode {
-    /// What a reader sees.
-    live: Vec<u8>,
-    durable: Vec<u8>,
-    pending: Vec<Pending>,
-}
-
-#[derive(Clone, Debug)]
-struct Pending {
-    offset: usize,
-    /// `None` when the file was cut there.
-    bytes: Option<Vec<u8>>,
-    /// A failed sync marked it clean, so no later one saves it.
-    clean: bool,
-}
-
-impl Inode {
-    /// What was written and not synced is taken for saved.
-    fn lose(&mut self) {
-        self.pending.iter_mut().filter(|write| write.bytes.is_some()).for_each(|write| write.clean = true);
-    }
-
-    /// Drops pages from memory that nobody has written to since their bytes were lost; half of them. Which of these bytes
-    /// the disk has is seen from now on.
-    fn forget(&mut self, random: &mut Random) {
-        let pages = |write: &Pending| match &write.bytes {
-            Some(bytes) if !bytes.is_empty() => {
-                write.offset / PAGE..(write.offset + bytes.len()).div_ceil(PAGE)
-            }
-            _ => 0..0,
-        };
-        let of = |clean: bool| -> BTreeSet<usize> {
-            self.pending.iter().filter(|write| write.clean == clean).flat_map(pages).collect()
-        };
-        // While a cut is pending, what lies behind it is not settled.
-        if self.pending.iter().any(|write| write.bytes.is_none()) {
-            return;
-        }
-        let (lost, dirty) = (of(true), of(false));
-        for page in lost.difference(&dirty).copied().filter(|_| random.one_in(2)).collect::<Vec<_>>() {
-            let (start, end) = (page * PAGE, (page + 1) * PAGE);
-            let mut kept = Vec::new();
-            for write in std::mem::take(&mut self.pending) {
-                let Some(bytes) = &write.bytes else { unreachable!("no cut is pending") };
-                let here = start.max(write.offset)..end.min(write.offset + bytes.len());
-                if here.is_empty() {
-                    kept.push(write);
-                    continue;
-                }
-                let part = |from: usize, to: usize| bytes[from - write.offset..to - write.offset].to_vec();
-                let mut at = here.start;
-                while at < here.end {
-                    let next = here.end.min((at / SECTOR + 1) * SECTOR);
-                    if random.one_in(2) {
-                        put(&mut self.durable, at, &part(at, next));
-                    }
-                    at = next;
-                }
-                let clean = write.clean;
-                for (from, to) in [(write.offset, here.start), (here.end, write.offset + bytes.len())] {
-                    if from < to {
-                        kept.push(Pending { offset: from, bytes: Some(part(from, to)), clean });
-                    }
-                }
-            }
-            self.pending = kept;
-            // The length is none of the page's bytes.
-            let end = end.min(self.live.len());
-            for at in start..end {
-                self.live[at] = self.durable.get(at).copied().unwrap_or(0);
-            }
-            if self.durable.len() < end {
-                let zeros = vec![0; end - self.durable.len()];
-                // Before what was lost, which may be there all the same.
-                self.pending
-                    .insert(0, Pending { offset: self.durable.len(), bytes: Some(zeros), clean: false });
-            }
-        }
-    }
-}
-
-impl Pending {
-    /// Makes bytes the same as those of a later write.
-    fn give_way_to(&mut self, later: &Self) {
-        let Some(bytes) = &mut self.bytes else { return };
-        let Some(over) = &later.bytes else {
-            bytes.truncate(later.offset.saturating_sub(self.offset));
-            return;
-        };
-        let start = self.offset.max(later.offset);
-        let end = (self.offset + bytes.len()).min(later.offset + over.len());
-        if start < end {
-            let over = &over[start - later.offset..end - later.offset];
-            bytes[start - self.offset..end - self.offset].copy_from_slice(over);
-        }
-    }
-}
-
 #[derive(Clone, Debug)]
 enum Entry {
     Create(String, usize),
@@ -271,13 +146,6 @@ pub struct Disk {
     pending: Vec<Entry>,
     /// With a slash at the end.
     directories: BTreeSet<String>,
-}
-
-fn put(image: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
-    if image.len() < offset + bytes.len() {
-        image.resize(offset + bytes.len(), 0);
-    }
-    image[offset..offset + bytes.len()].copy_from_slice(bytes);
 }
 
 /// Whether a name lies in a directory itself, and not in one below it.

@@ -25,14 +25,20 @@ fn bytes_that_a_failed_sync_lost_may_be_there_until_others_are_synced_over_them(
     assert_eq!(found(&sim), BTreeSet::from([b"other".to_vec()]));
 }
 
-#[test]
-fn length_is_saved_by_the_sync_after_one_that_failed() {
+/// A file that was "long", durably, and was cut to "lo" since.
+fn cut() -> (Sim, Arc<dyn StorageFile>) {
     let sim = Sim::default();
     let file = sim.open("file", Access::CreateNew).unwrap();
     sim.sync_directory().unwrap();
     file.write_at(b"long", 0).unwrap();
     file.sync_data().unwrap();
     file.truncate(2).unwrap();
+    (sim, file)
+}
+
+#[test]
+fn length_is_saved_by_the_sync_after_one_that_failed() {
+    let (sim, file) = cut();
     sim.set_fault(Some(Fault { kind: Kind::Sync, after: 0, count: 1, error: Failure::Errno(5) }));
     file.sync_data().unwrap_err();
     assert_eq!(found(&sim), BTreeSet::from([b"lo".to_vec(), b"long".to_vec()]));
@@ -117,12 +123,7 @@ fn end_of_a_process_saves_nothing() {
 
 #[test]
 fn bytes_that_were_lost_behind_an_earlier_cut_may_be_there() {
-    let sim = Sim::default();
-    let file = sim.open("file", Access::CreateNew).unwrap();
-    sim.sync_directory().unwrap();
-    file.write_at(b"long", 0).unwrap();
-    file.sync_data().unwrap();
-    file.truncate(2).unwrap();
+    let (sim, file) = cut();
     file.write_at(b"st", 2).unwrap();
     sim.set_fault(Some(Fault { kind: Kind::Sync, after: 0, count: 1, error: Failure::Errno(5) }));
     file.sync_data().unwrap_err();

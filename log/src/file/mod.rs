@@ -114,9 +114,9 @@ struct Shared {
     spare: Mutex<Option<Spare>>,
     /// The switches to other segments that are not durable yet, in order.
     switches: Mutex<VecDeque<Switch>>,
-    /// The number after the last segment that is durable to its end, or counts as one in the manifest. Whoever makes
-    /// segments durable holds it, before the manifest and after the writer.
-    counted: Mutex<u64>,
+    /// Held by whoever makes segments durable and counts them in the manifest; after the writer's lock, before the
+    /// manifest's.
+    settling: Mutex<()>,
 }
 
 /// The mean of numbers, the newest of which count most. One thread at a time records them.
@@ -397,7 +397,7 @@ impl Shared {
             manifest: Mutex::new(manifest),
             spare: Mutex::new(None),
             switches: Mutex::default(),
-            counted: Mutex::new(slot.segments_end),
+            settling: Mutex::new(()),
             storage,
         }
     }
@@ -444,7 +444,7 @@ impl Shared {
         if position <= self.durable() {
             return Ok(());
         }
-        let mut counted = self.counted.lock().expect(UNPOISONED);
+        let _settling = self.settling.lock().expect(UNPOISONED);
         while position > self.durable() {
             let next = {
                 let switches = self.switches.lock().expect(UNPOISONED);
@@ -452,11 +452,12 @@ impl Shared {
                 switches.front().cloned().ok_or_else(|| self.segments.active())
             };
             match next {
-                Ok(switch) => self.settle(&switch, &mut counted)?,
+                Ok(switch) => self.settle(&switch)?,
                 Err((number, file)) => {
                     file.sync_data()?;
-                    if number >= *counted {
-                        self.count(number + 1, position, &mut counted)?;
+                    let is_counted = number < self.manifest().slot().segments_end;
+                    if !is_counted {
+                        self.count(number + 1, position)?;
                     }
                     self.raise_durable(position);
                 }
@@ -466,31 +467,29 @@ impl Shared {
     }
 
     /// Makes the segment before a switch durable, which is the oldest one.
-    fn settle(&self, switch: &Switch, counted: &mut u64) -> io::Result<()> {
+    fn settle(&self, switch: &Switch) -> io::Result<()> {
         switch.before.sync_data()?;
-        self.count(switch.number, switch.first, counted)?;
+        self.count(switch.number, switch.first)?;
         self.raise_durable(switch.first);
         self.switches.lock().expect(UNPOISONED).pop_front();
         Ok(())
     }
 
     /// Writes down that the segments before number `end` are there, whose entries before `durable` are durable.
-    fn count(&self, end: u64, durable: Position, counted: &mut u64) -> io::Result<()> {
+    fn count(&self, end: u64, durable: Position) -> io::Result<()> {
         self.storage.sync_directory()?;
         self.update_manifest(|slot| {
             slot.segments_end = slot.segments_end.max(end);
             slot.durable = slot.durable.max(durable);
-        })?;
-        *counted = end.max(*counted);
-        Ok(())
+        })
     }
 
     /// Makes the newest segment's header and name durable. What stands before it is.
     fn count_newest(&self, first: Position) -> io::Result<()> {
-        let mut counted = self.counted.lock().expect(UNPOISONED);
+        let _settling = self.settling.lock().expect(UNPOISONED);
         let (number, file) = self.segments.active();
         file.sync_data()?;
-        self.count(number + 1, first, &mut counted)
+        self.count(number + 1, first)
     }
 
     /// The log goes on in `segment`. Becomes durable in the background.
@@ -510,10 +509,10 @@ impl Shared {
             is_late.then(|| oldest.clone())
         };
         while too_late().is_some() {
-            let mut counted = self.counted.lock().expect(UNPOISONED);
+            let _settling = self.settling.lock().expect(UNPOISONED);
             // Somebody else may have settled it meanwhile.
             if let Some(oldest) = too_late() {
-                self.settle(&oldest, &mut counted)?;
+                self.settle(&oldest)?;
             }
         }
         Ok(())

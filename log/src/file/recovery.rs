@@ -59,6 +59,8 @@ pub(crate) struct Examined {
     pub(crate) frames: u64,
     pub(crate) frame_bytes: u64,
     pub(crate) torn: Option<Torn>,
+    /// The offset after the last byte of the last segment that is not zero.
+    rest_end: u64,
     /// Segments behind the last entry, in order: their entries followed others that are lost.
     dropped: Vec<String>,
     /// The first damage. Then the rest describes what stands before it.
@@ -181,6 +183,7 @@ impl<'a> Examination<'a> {
             frames: 0,
             frame_bytes: 0,
             torn: None,
+            rest_end: 0,
             dropped: Vec::new(),
             damage: None,
             leftovers: Vec::new(),
@@ -205,13 +208,12 @@ impl<'a> Examination<'a> {
     fn scan(&mut self, inventory: Inventory) -> Result<(), End> {
         let slot = *self.so_far.manifest.slot();
         self.so_far.leftovers = inventory.leftovers;
-        let mut files = inventory.segments;
+        let mut trimmed = inventory.segments;
         // A crash between the trim's manifest and its removals left these.
-        let kept = files.split_off(&slot.segments_start);
-        self.so_far.leftovers.extend(files.into_values());
+        let mut files = trimmed.split_off(&slot.segments_start);
+        self.so_far.leftovers.extend(trimmed.into_values());
 
         // The manifest counts what is there for good. What was put to use since may be lost, in part or wholly.
-        let mut files = kept;
         let mut ended = None;
         for number in slot.segments_start.. {
             let Some(name) = files.get(&number) else {
@@ -322,7 +324,7 @@ impl<'a> Examination<'a> {
             bytes += self.look_behind(&name, number)?;
             self.so_far.dropped.push(name);
         }
-        let Some(flaw) = ended else {
+        let Some(mut flaw) = ended else {
             let start = segments::file_name(self.so_far.manifest.slot().segments_start);
             return self.end_at(start, 0, Flaw::Blank, bytes);
         };
@@ -339,10 +341,11 @@ impl<'a> Examination<'a> {
             // that it was durable, it is complete now, or damaged.
             let is_attested = rest.durable.is_some_and(|durable| self.so_far.tail < durable);
             if self.writer == Writer::Perhaps && is_attested && tried.replace(end) != Some(end) {
-                self.scan_frames(&name)?;
+                flaw = self.scan_frames(&name)?;
                 continue;
             }
             self.so_far.durable = self.so_far.durable.max(rest.durable.unwrap_or_default());
+            self.so_far.rest_end = rest.end;
             return self.end_at(name, end, flaw, rest.end - end + bytes);
         }
     }
@@ -438,9 +441,9 @@ pub(crate) fn recover(
     if let Some(damage) = examined.damage {
         return Err(damage.into());
     }
-    let Examined { manifest, segments, tail, durable, torn, dropped, leftovers, .. } = examined;
+    let Examined { manifest, segments, tail, durable, rest_end, dropped, leftovers, .. } = examined;
     let mut recovered = Recovered { manifest, segments, tail };
-    repair(storage, &mut recovered, durable, torn.is_some(), &dropped)
+    repair(storage, &mut recovered, durable, rest_end, &dropped)
         .map_err(io_error(storage, "repair the log at"))?;
     remove(storage, &leftovers)?;
     if recovered.segments.is_empty() {
@@ -466,24 +469,22 @@ fn remove(storage: &dyn Storage, names: &[String]) -> Result<(), OpenError> {
     if names.is_empty() { Ok(()) } else { storage.sync_directory().map_err(io_error(storage, "sync")) }
 }
 
-/// Makes what was accepted durable, and what is `torn` or `dropped` disappear, before anybody sees either.
+/// Makes what was accepted durable, and what is torn, up to `rest_end` of the last segment and in those that are `dropped`,
+/// disappear, before anybody sees either.
 fn repair(
     storage: &dyn Storage,
     log: &mut Recovered,
     durable: Position,
-    torn: bool,
+    rest_end: u64,
     dropped: &[String],
 ) -> io::Result<()> {
     log.manifest.settle()?;
-    if let Some(last) = log.segments.last()
-        && torn
-    {
+    if let Some(last) = log.segments.last() {
         // Otherwise frames that survived behind the tear would stand behind the new ones one day.
-        let rest = frames::search_rest(&*last.file, last.segment.salt, last.end, last.segment.bytes)?;
-        let (mut offset, end) = (last.end, rest.end);
-        let zeros = vec![0; usize::try_from((end - offset).min(AHEAD as u64)).expect("a small number")];
-        while offset < end {
-            let piece = usize::try_from(end - offset).unwrap_or(usize::MAX).min(zeros.len());
+        let mut offset = last.end;
+        let zeros = vec![0; AHEAD];
+        while offset < rest_end {
+            let piece = usize::try_from(rest_end - offset).unwrap_or(usize::MAX).min(zeros.len());
             storage::write_full(&*last.file, &zeros[..piece], offset)?;
             offset += piece as u64;
         }

@@ -188,8 +188,8 @@ impl Writer {
     }
 
     /// Goes on in the spare segment. In a flushed log the old one is durable before, and the new one is there for good
-    /// before anything in it is acknowledged. A buffered one goes on at once: both become durable in the background, and
-    /// before the log goes on to yet another one.
+    /// before anything in it is acknowledged. A buffered one goes on at once, unless it is too far ahead of its disk: both become
+    /// durable in the background.
     fn rotate(&mut self, shared: &Shared) -> io::Result<()> {
         self.write_buffer()?;
         let attests = shared.durability == Durability::Flushed;
