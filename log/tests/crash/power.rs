@@ -166,9 +166,9 @@ fn power_cut_while_a_buffered_log_is_flushed_and_grows_keeps_what_was_flushed() 
     for _ in 0..4 {
         let sim = Sim::default();
         let log = script::open(&sim, Durability::Buffered).unwrap();
-        let done = AtomicBool::new(false);
+        let (once, done) = (AtomicBool::new(false), AtomicBool::new(false));
         thread::scope(|scope| {
-            for _ in 0..2 {
+            let flushers = [(); 2].map(|()| {
                 scope.spawn(|| {
                     let mut before = Position::ZERO;
                     while !done.load(Ordering::Relaxed) {
@@ -176,12 +176,21 @@ fn power_cut_while_a_buffered_log_is_flushed_and_grows_keeps_what_was_flushed() 
                         if flushed > before {
                             sim.note(Note::Trimmed(flushed));
                             before = flushed;
+                            once.store(true, Ordering::Relaxed);
                         }
                     }
-                });
-            }
+                })
+            });
             for n in 0..400 {
                 drop(script::submit(&log, 1, n, 1).unwrap());
+                // Half of it at least grows beside flushers that have got going.
+                while n == 200 && !once.load(Ordering::Relaxed) {
+                    assert!(
+                        !flushers.iter().all(thread::ScopedJoinHandle::is_finished),
+                        "no flusher is left"
+                    );
+                    thread::yield_now();
+                }
             }
             done.store(true, Ordering::Relaxed);
         });
