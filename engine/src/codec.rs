@@ -5,6 +5,8 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 use zerocopy::{Immutable, IntoBytes, TryFromBytes};
 
+use crate::infer::Leaves;
+
 /// Canonical bytes of a key or row: equal values give equal bytes on every machine.
 ///
 /// Chosen per table: [`Serde`] takes any serde type, [`Fixed`] the bytes of a plain fixed-size type as they
@@ -24,6 +26,14 @@ pub trait Codec<T>: Send + Sync + 'static {
     /// # Errors
     /// [`DecodeError`] for any other bytes; it must not panic.
     fn from_bytes(bytes: &[u8]) -> Result<T, DecodeError>;
+
+    /// Takes a key apart into what it may have been made of, so that the engine can tell how keys follow from arguments.
+    /// Tells whether it did; not for codecs whose bytes it does not know.
+    #[doc(hidden)]
+    fn take_apart(value: &T, leaves: &mut Leaves) -> bool {
+        let _ = (value, leaves);
+        false
+    }
 
     /// The value as people read it, for reports: its bytes in hexadecimal, unless the codec knows better. Nothing is
     /// computed from it, and it may change.
@@ -66,6 +76,10 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for Serde {
         decode(bytes)
     }
 
+    fn take_apart(value: &T, leaves: &mut Leaves) -> bool {
+        leaves.take_key_apart(value)
+    }
+
     /// As JSON.
     fn describe(value: &T) -> String {
         serde_json::to_string(value).unwrap_or_else(|_| Self::with_bytes(value, &mut Vec::new(), hexadecimal))
@@ -85,6 +99,10 @@ impl<T: IntoBytes + Immutable + TryFromBytes> Codec<T> for Fixed {
         T::try_read_from_bytes(bytes).map_err(|_| {
             DecodeError::new(format!("{} bytes are no {}", bytes.len(), std::any::type_name::<T>()))
         })
+    }
+
+    fn take_apart(value: &T, leaves: &mut Leaves) -> bool {
+        leaves.take_bytes_apart(value.as_bytes(), align_of::<T>())
     }
 
     /// As the unsigned integers of which a plain type without padding most likely consists: those of its alignment.

@@ -468,6 +468,18 @@ impl<'a> Footprint<'a> {
         self
     }
 
+    /// Where the declarations end so far, for [`take_back`](Self::take_back).
+    pub(crate) const fn mark(&self) -> (usize, usize) {
+        (self.declarations.accesses.len(), self.declarations.located.len())
+    }
+
+    /// Takes back what was declared since, other than bounded adds.
+    pub(crate) fn take_back(&mut self, (accesses, located): (usize, usize)) {
+        self.declarations.accesses.truncate(accesses);
+        self.declarations.located.truncate(located);
+        self.granules = [0; GRANULES];
+    }
+
     /// Whether the engine is to find out.
     pub(crate) const fn is_to_be_found(&self) -> bool {
         self.reconnoitre

@@ -16,6 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 use mixlog_log::Position;
+use mixlog_mixer::Mode;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -100,13 +101,13 @@ impl Procedure for Intention {
     fn footprint(&self, f: &mut Footprint<'_>) {
         let store = f.store();
         for read in &self.reads {
-            table(store, read.table).declare_bytes(&read.key, false, f).expect(FOREIGN);
+            table(store, read.table).declare_bytes(&read.key, Mode::Read, f).expect(FOREIGN);
         }
         for scan in &self.scans {
             table(store, scan.table).declare_range(scan.from.as_ref(), scan.to.as_ref(), f).expect(FOREIGN);
         }
         for write in &self.writes {
-            table(store, write.table).declare_bytes(&write.key, true, f).expect(FOREIGN);
+            table(store, write.table).declare_bytes(&write.key, Mode::Write, f).expect(FOREIGN);
         }
     }
 

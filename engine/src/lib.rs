@@ -27,6 +27,7 @@ mod footprint_report;
 mod handover;
 mod in_flight;
 mod index;
+mod infer;
 mod interactive;
 mod learned;
 mod memory_limit;

@@ -25,6 +25,7 @@ pub(crate) struct Committed {
     pub(crate) panics: u64,
     pub(crate) reconnoitred: u64,
     pub(crate) adopted: u64,
+    pub(crate) inferred: u64,
 }
 
 /// Tells the recorder what the metrics mean. Whoever installs one later has to do without.
@@ -39,6 +40,11 @@ pub(crate) fn describe() {
         "Transactions that ran ahead to find their footprint"
     );
     describe_counter!("mixlog_adopted_total", count, "Transactions whose result from running ahead was used");
+    describe_counter!(
+        "mixlog_inferred_total",
+        count,
+        "Transactions whose footprint was inferred from their arguments"
+    );
     describe_counter!(
         "mixlog_violations_total",
         count,
@@ -122,13 +128,14 @@ pub(crate) fn mixed(window: &Window, batches: u32, parallelism: f64) {
 }
 
 pub(crate) fn committed(committed: &Committed, mode: &'static str) {
-    let &Committed { entries, transactions, aborts, panics, reconnoitred, adopted } = committed;
+    let &Committed { entries, transactions, aborts, panics, reconnoitred, adopted, inferred } = committed;
     counter!("mixlog_windows_total", "mode" => mode).increment(1);
     counter!("mixlog_transactions_total").increment(transactions);
     counter!("mixlog_aborts_total").increment(aborts);
     counter!("mixlog_panics_total").increment(panics);
     counter!("mixlog_reconnoitred_total").increment(reconnoitred);
     counter!("mixlog_adopted_total").increment(adopted);
+    counter!("mixlog_inferred_total").increment(inferred);
     histogram!("mixlog_window_entries").record(entries);
     trace!(target: "mixlog", transactions, aborts, panics, "committed");
 }

@@ -14,10 +14,11 @@ use mixlog_log::{Entry, Position};
 use mixlog_mixer::{self as mixer, Declared, KeyHash, Mixer, Mode};
 
 use crate::ahead::{self, Pause, Stacks};
-use crate::clients::Once;
+use crate::clients::{ANSWERS, Once};
 use crate::entry::{self, Call, Content};
 use crate::error::OpenError;
 use crate::footprint::{Declarations, Footprint, NOWHERE, Of};
+use crate::infer::Seen;
 use crate::learned::Extent;
 use crate::pipeline::Shared;
 use crate::reply::Status;
@@ -90,6 +91,7 @@ fn decode(
         accesses_end: chunk.declarations.accesses.len() as u32,
         located_end: chunk.declarations.located.len() as u32,
         unknown: false,
+        inferred: false,
         writes_known: false,
         speculation: None,
         time_us: 0,
@@ -117,6 +119,7 @@ fn decode(
             let registered = shared.procedures.get(index);
             if chunk.calls.is_empty() {
                 chunk.calls.resize_with(shared.procedures.len(), || None);
+                chunk.rules.resize(shared.procedures.len(), None);
             }
             let calls = chunk.calls[usize::from(index)].get_or_insert_with(|| registered.calls());
             let call = calls
@@ -139,14 +142,30 @@ fn decode(
             if looked {
                 shared.speculates.store(true, Ordering::Relaxed);
             }
-            let mut writes_known = false;
+            let (mut writes_known, mut inferred) = (false, false);
             if (footprint.is_to_be_found() || looked) && !unknown && past.is_some() {
                 let to_be_found = footprint.is_to_be_found();
                 writes_known = to_be_found && !shared.learned.writes(index);
                 unknown = shared.learned.has_any(index, window.number)
                     && shared.learned.greatest(index, window.number) == Extent::Anything;
                 if to_be_found && !unknown {
-                    chunk.to_find.push(chunk.transactions.len() as u32);
+                    let rules = &mut chunk.rules[usize::from(index)];
+                    let rules = rules.get_or_insert_with(|| shared.inference.rules(index));
+                    let leaves = &mut chunk.leaves;
+                    inferred = rules.as_ref().is_some_and(|rules| {
+                        calls.take_apart(call, leaves, rules.until())
+                            && rules.declare(
+                                leaves,
+                                position,
+                                time_us,
+                                &shared.store,
+                                &mut footprint,
+                                &mut chunk.bytes,
+                            )
+                    });
+                    if !inferred {
+                        chunk.to_find.push(chunk.transactions.len() as u32);
+                    }
                 }
             }
             Ok(Prepared {
@@ -154,6 +173,7 @@ fn decode(
                 accesses_end: chunk.declarations.accesses.len() as u32,
                 located_end: chunk.declarations.located.len() as u32,
                 unknown,
+                inferred,
                 writes_known,
                 speculation: None,
                 once,
@@ -166,7 +186,8 @@ fn decode(
 
 /// Puts what the chunk's speculations touched into the footprints of their transactions.
 fn declare_found(shared: &Shared, window: &Window, chunk: &mut Chunk) {
-    let Chunk { transactions, declarations, declared, speculations, lanes, first, .. } = chunk;
+    let Chunk { transactions, declarations, declared, speculations, lanes, first, calls, leaves, .. } = chunk;
+    let answers = shared.store.table(&ANSWERS).number();
     // Footprints stand one after another, so all move.
     std::mem::swap(declarations, declared);
     declarations.clear();
@@ -174,10 +195,11 @@ fn declare_found(shared: &Shared, window: &Window, chunk: &mut Chunk) {
     let mut starts = (0, 0, 0);
     let mut found = (0u32..).zip(speculations).peekable();
     for (index, transaction) in (0u32..).zip(transactions) {
+        let start = declarations.accesses.len();
         starts = declarations.append(declared, starts, transaction);
         if let Some((number, speculation)) = found.next_if(|(_, speculation)| speculation.index == index) {
             let position = window.first().plus(u64::from(*first + index));
-            let (procedure, _) = transaction.call.expect("it is a call");
+            let (procedure, call) = transaction.call.expect("it is a call");
             let has_lessons = shared.learned.has_any(procedure, window.number);
             let lessons =
                 has_lessons.then_some(|table| shared.learned.extent(procedure, table, window.number));
@@ -191,6 +213,25 @@ fn declare_found(shared: &Shared, window: &Window, chunk: &mut Chunk) {
             if transaction.once.is_some() && speculation.status == Status::Aborted {
                 // Its answer is kept when it runs at its turn.
                 (speculation.still, speculation.reusable) = (false, false);
+            }
+            if !has_lessons
+                && shared.inference.looks_at(procedure, window.number)
+                && matches!(speculation.status, Status::Committed | Status::Aborted)
+                && calls[usize::from(procedure)]
+                    .as_deref()
+                    .is_some_and(|c| c.take_apart(call, leaves, u32::MAX))
+            {
+                let seen = Seen {
+                    leaves,
+                    position,
+                    time_us,
+                    committed: speculation.status == Status::Committed,
+                    overlays,
+                    touched: overlays.touched(speculation.touched.clone()),
+                    accesses: &declarations.accesses[start..],
+                    except: answers,
+                };
+                shared.inference.show(procedure, &shared.store, window.number, &seen);
             }
             transaction.unknown |= speculation.touched.len() > MOST_TOUCHED;
             transaction.speculation = Some(number);

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, DecodeError};
 use crate::footprint::Footprint;
+use crate::infer::Leaves;
 use crate::reply::Status;
 use crate::tx::Tx;
 
@@ -128,6 +129,8 @@ pub(crate) trait Calls: Send + Sync + Any {
     /// Adds a call, and returns its index.
     fn push(&mut self, arguments: &[u8]) -> Result<u32, DecodeError>;
     fn footprint(&self, call: u32, f: &mut Footprint<'_>);
+    /// See [`Leaves::take_apart`].
+    fn take_apart(&self, call: u32, leaves: &mut Leaves, until: u32) -> bool;
     /// Runs a call, and appends its reply to `reply`.
     fn run(&self, call: u32, tx: &mut Tx<'_>, reply: &mut Vec<u8>) -> Ended;
     fn clear(&mut self);
@@ -143,6 +146,10 @@ impl<P: Procedure> Calls for CallsOf<P> {
 
     fn footprint(&self, call: u32, f: &mut Footprint<'_>) {
         self.0[call as usize].footprint(f);
+    }
+
+    fn take_apart(&self, call: u32, leaves: &mut Leaves, until: u32) -> bool {
+        leaves.take_apart(&self.0[call as usize], until)
     }
 
     fn run(&self, call: u32, tx: &mut Tx<'_>, reply: &mut Vec<u8>) -> Ended {

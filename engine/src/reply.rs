@@ -42,6 +42,8 @@ pub(crate) struct Replies {
     /// Transactions that ran ahead, and of those the ones whose result was used as it stood.
     pub(crate) reconnoitred: u64,
     pub(crate) adopted: u64,
+    /// Transactions whose footprint was inferred from their arguments.
+    pub(crate) inferred: u64,
     /// The same by procedure; empty unless the engine is to explain.
     pub(crate) tallies: Vec<Tally>,
 }
@@ -61,6 +63,7 @@ impl Replies {
         self.repeated = 0;
         self.reconnoitred = 0;
         self.adopted = 0;
+        self.inferred = 0;
         self.tallies.fill(Tally::default());
     }
 

@@ -21,6 +21,9 @@ pub struct Stats {
     pub reconnoitred: u64,
     /// Of those, the ones whose result was used as it stood, since nothing that they had read had changed.
     pub adopted: u64,
+    /// Transactions whose footprint the engine inferred from their arguments, as it had seen others of their procedure run
+    /// ahead.
+    pub inferred: u64,
     /// Transactions that paranoid mode ran twice.
     pub run_twice: u64,
     /// Transactions found to touch what they had not declared.

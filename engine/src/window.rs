@@ -14,6 +14,7 @@ use crate::clients::Once;
 use crate::error::OpenError;
 use crate::execute::Release;
 use crate::footprint::{Access, Declarations, Details, Located};
+use crate::infer::{Leaves, Rules};
 use crate::procedure::Calls;
 use crate::reply::Status;
 use crate::store::Written;
@@ -34,6 +35,8 @@ pub(crate) struct Prepared {
     pub(crate) located_end: u32,
     /// Whether it is not known what it touches.
     pub(crate) unknown: bool,
+    /// Whether its footprint was inferred from its arguments.
+    pub(crate) inferred: bool,
     /// Whether it is known all the same what it may write.
     pub(crate) writes_known: bool,
     /// The chunk's speculation that ran it ahead, if one did.
@@ -72,6 +75,11 @@ pub(crate) struct Chunk {
     pub(crate) declared: Declarations,
     /// By index of procedure.
     pub(crate) calls: Vec<Option<Box<dyn Calls>>>,
+    /// By index of procedure, the rules for its footprints, once they were asked for: they stay the same for the chunk.
+    pub(crate) rules: Vec<Option<Option<Arc<Rules>>>>,
+    /// Room to take arguments apart, and to put keys together.
+    pub(crate) leaves: Leaves,
+    pub(crate) bytes: Vec<u8>,
     /// Of the calls that clients submitted.
     pub(crate) onces: Vec<Once>,
     /// The index in the window of the first transaction.
@@ -88,6 +96,7 @@ impl Chunk {
         self.to_find.clear();
         self.onces.clear();
         self.declarations.clear();
+        self.rules.fill(None);
         for calls in self.calls.iter_mut().flatten() {
             calls.clear();
         }

@@ -40,6 +40,7 @@ pub struct Builder {
     paranoid: u32,
     unguarded: bool,
     lanes: usize,
+    infer: bool,
     max_in_flight: usize,
     retain: u64,
     explain: u32,
@@ -74,6 +75,7 @@ impl Default for Builder {
             paranoid: 0,
             unguarded: false,
             lanes: ahead::LANES,
+            infer: true,
             max_in_flight: 1 << 20,
             retain: 0,
             explain: 0,
@@ -187,6 +189,15 @@ impl Builder {
     /// Cost: 2 MiB of address space for each and each thread, of which what is used takes memory.
     pub const fn lanes(mut self, transactions: usize) -> Self {
         self.lanes = transactions;
+        self
+    }
+
+    /// Whether footprints are inferred from the arguments of procedures that declare nothing, once it was seen from
+    /// transactions that ran ahead how they follow from these. Default: yes. Without, all such transactions run ahead.
+    ///
+    /// Cost: the keys that follow from the arguments, instead of a second run; a search of some milliseconds now and then.
+    pub const fn infer(mut self, infer: bool) -> Self {
+        self.infer = infer;
         self
     }
 
@@ -373,6 +384,10 @@ impl Builder {
             self.membership.is_some(),
         );
         shared.conversions = self.conversions;
+        // A guess that nobody compares with what is touched would be a promise.
+        if !self.infer || self.unguarded {
+            shared.inference.disable();
+        }
         let shared = Arc::new(shared);
         let (threads, window, mode, paranoid) = (self.threads, self.window, self.mode, self.paranoid);
         let config = Config {

@@ -34,6 +34,8 @@ pub(crate) struct Violation {
     pub(crate) table: &'static str,
     /// Whether it wrote, though it was taken for one that only reads.
     pub(crate) wrote: bool,
+    /// Whether its footprint was inferred.
+    pub(crate) inferred: bool,
 }
 
 /// A transaction whose turn it is.
@@ -92,7 +94,9 @@ unsafe fn run(shared: &Shared, driver: &mut Driver, turn: &Turn<'_>) -> Option<V
                 }
                 return None;
             }
-            Err(table) => return Some(Violation { position, procedure, table, wrote: false }),
+            Err(table) => {
+                return Some(Violation { position, procedure, table, wrote: false, inferred: false });
+            }
         }
     }
     let attempt = Attempt {
@@ -106,6 +110,7 @@ unsafe fn run(shared: &Shared, driver: &mut Driver, turn: &Turn<'_>) -> Option<V
         position,
         time_us: prepared.time_us,
     };
+    replies.inferred += u64::from(prepared.inferred && matches!(guard, Guard::Stop(_)));
     let mut violation = None;
     let status = replies.add(position, prepared.sequence, |reply| {
         // SAFETY: the caller's promise.
@@ -118,7 +123,7 @@ unsafe fn run(shared: &Shared, driver: &mut Driver, turn: &Turn<'_>) -> Option<V
         };
         violation = ran.outside.map(|table| {
             let wrote = guard.allows_reading_anything();
-            Violation { position, procedure, table, wrote }
+            Violation { position, procedure, table, wrote, inferred: prepared.inferred }
         });
         ran.status
     });

@@ -61,7 +61,13 @@ impl Pipeline {
         for violation in violations.iter().filter(|violation| violation.wrote) {
             self.shared.learned.note_writes(violation.procedure);
         }
-        let mut lessons: Vec<_> = violations.iter().map(|v| (v.procedure, v.table)).collect();
+        let mut wrong: Vec<_> = violations.iter().filter(|v| v.inferred).map(|v| v.procedure).collect();
+        wrong.sort_unstable();
+        wrong.dedup();
+        wrong.into_iter().for_each(|procedure| self.shared.inference.forget(procedure, window));
+        // What was inferred says nothing of what would have been found.
+        let found = violations.iter().filter(|violation| !violation.inferred);
+        let mut lessons: Vec<_> = found.map(|v| (v.procedure, v.table)).collect();
         lessons.sort_unstable();
         lessons.dedup();
         for (procedure, name) in lessons {
@@ -119,6 +125,7 @@ impl Pipeline {
             sums.reconnoitred += std::mem::take(&mut driver.replies.reconnoitred);
             stats.run_twice += std::mem::take(&mut driver.paranoid.run_twice);
             sums.adopted += std::mem::take(&mut driver.replies.adopted);
+            sums.inferred += std::mem::take(&mut driver.replies.inferred);
             stats.stages += std::mem::take(&mut driver.stages);
         }
         stats.transactions += sums.transactions;
@@ -126,6 +133,7 @@ impl Pipeline {
         stats.panics += sums.panics;
         stats.reconnoitred += sums.reconnoitred;
         stats.adopted += sums.adopted;
+        stats.inferred += sums.inferred;
         stats.windows += 1;
         drop(stats);
         if let Some(explainer) = &self.shared.explainer {

@@ -15,6 +15,7 @@ use crate::error::OpenError;
 use crate::explain::Explainer;
 use crate::explanation::Explanation;
 use crate::in_flight::InFlight;
+use crate::infer::Inference;
 use crate::learned::Learned;
 use crate::memory_limit::MemoryLimit;
 use crate::procedure::Procedures;
@@ -46,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) stats: Mutex<Stats>,
     /// What violations taught about footprints that are found.
     pub(crate) learned: Learned,
+    /// How footprints follow from arguments.
+    pub(crate) inference: Inference,
     /// Whether any transaction ever ran ahead.
     pub(crate) speculates: AtomicBool,
     /// `None` unless somebody wants to know.
@@ -76,6 +79,7 @@ impl Shared {
         compares: bool,
     ) -> Self {
         let table_names = own_tables(&store).map(|table| table.name()).collect();
+        let inference = Inference::new(procedures.len());
         let learned = Learned::new(procedures.len(), store.tables().len());
         let explainer = (explain > 0).then(|| Explainer::new(&store, &procedures, explain));
         Self {
@@ -87,6 +91,7 @@ impl Shared {
             snapshots: Registry::new(retain),
             stats: Mutex::default(),
             learned,
+            inference,
             speculates: AtomicBool::new(false),
             explainer,
             catalog: Mutex::default(),

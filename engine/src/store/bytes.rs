@@ -48,11 +48,10 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     pub(super) fn declare_bytes(
         &self,
         key: &[u8],
-        write: bool,
+        mode: Mode,
         f: &mut Footprint<'_>,
     ) -> Result<(), DecodeError> {
         let key: K = C::from_bytes(key)?;
-        let mode = if write { Mode::Write } else { Mode::Read };
         f.access(self, &key, self.key_hash(&key), NOWHERE, mode);
         Ok(())
     }

@@ -28,6 +28,8 @@ use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow, Range};
 use std::ptr::NonNull;
 
+use mixlog_mixer::Mode;
+
 pub(crate) use merging::{AnyMerging, Merging};
 pub(crate) use overlay::{Beside, Did, Overlays, Speculative, Through, Touched, TouchedRow};
 pub(crate) use pool::Pool;
@@ -40,6 +42,7 @@ pub(crate) use written::Written;
 use crate::checkpoint::RowFormat;
 use crate::codec::{Codec, DecodeError};
 use crate::footprint::Footprint;
+use crate::infer::Leaves;
 use crate::interactive::Intention;
 use crate::stats::TableMemory;
 use crate::table::{Key, Table, TableId, Value};
@@ -178,8 +181,14 @@ pub(crate) trait AnyTable: Any + Send + Sync {
     /// Whether its granules are parts of ranges, which nobody can name.
     fn has_ranges(&self) -> bool;
 
+    /// Takes the key of a row that a speculation touched apart; see [`Codec::take_apart`].
+    fn take_key_apart(&self, overlays: &Overlays, touched: &TouchedRow, leaves: &mut Leaves) -> bool;
+    /// The number of the granule that is such a row's unit of conflict, if one is.
+    fn granule_number(&self, overlays: &Overlays, touched: &TouchedRow) -> Option<u64>;
+    /// Declares an access to the granule of this number.
+    fn declare_granule(&self, number: u64, mode: Mode, f: &mut Footprint<'_>);
     /// Declares an access to the row of a key, by its bytes.
-    fn declare_bytes(&self, key: &[u8], write: bool, f: &mut Footprint<'_>) -> Result<(), DecodeError>;
+    fn declare_bytes(&self, key: &[u8], mode: Mode, f: &mut Footprint<'_>) -> Result<(), DecodeError>;
     /// Declares a range, by the bytes of its bounds.
     fn declare_range(
         &self,

@@ -14,6 +14,7 @@ use crate::agreement::{BUCKETS, bucket};
 use crate::checkpoint::RowFormat;
 use crate::codec::{Codec, DecodeError};
 use crate::footprint::Footprint;
+use crate::infer::Leaves;
 use crate::interactive::Intention;
 use crate::stats::TableMemory;
 use crate::store::overlay::{Overlays, TouchedRow};
@@ -135,8 +136,21 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
         unsafe { Self::adopt(self, worker, overlays, touched, window, me) }
     }
 
-    fn declare_bytes(&self, key: &[u8], write: bool, f: &mut Footprint<'_>) -> Result<(), DecodeError> {
-        Self::declare_bytes(self, key, write, f)
+    fn take_key_apart(&self, overlays: &Overlays, touched: &TouchedRow, leaves: &mut Leaves) -> bool {
+        <C as Codec<K>>::take_apart(&overlays.of::<K, V>(self.number).get(touched.number).key, leaves)
+    }
+
+    fn granule_number(&self, overlays: &Overlays, touched: &TouchedRow) -> Option<u64> {
+        let Conflicts::Grouped { granule, .. } = &self.conflicts else { return None };
+        Some(granule.of(&overlays.of::<K, V>(self.number).get(touched.number).key))
+    }
+
+    fn declare_granule(&self, number: u64, mode: Mode, f: &mut Footprint<'_>) {
+        f.granule(self.number, self.granule_hash(number), mode);
+    }
+
+    fn declare_bytes(&self, key: &[u8], mode: Mode, f: &mut Footprint<'_>) -> Result<(), DecodeError> {
+        Self::declare_bytes(self, key, mode, f)
     }
 
     fn declare_range(

@@ -1,0 +1,519 @@
+//! A value as what it consists of: numbers and texts, in the order in which serde names them.
+//!
+//! ```text
+//! Order { account: 7, side: Buy, lines: [Line { item: 1, count: 2 }, Line { item: 9, count: 1 }] }
+//!
+//! outer      7, variant 0                 shape: that the variant is 0
+//! list 0     element 0: 1, 2              each with a shape of its own
+//!            element 1: 9, 1
+//! ```
+//!
+//! Values of one shape have their leaves in the same places.
+
+use std::fmt;
+
+use serde::ser::{self, Serialize};
+
+/// How many leaves outside of lists are kept, and how many of an element. Whatever follows is passed over.
+pub(super) const MOST_OUTER: usize = 32;
+pub(super) const MOST_INNER: usize = 16;
+/// How many elements of lists are kept in all.
+const MOST_ELEMENTS: usize = 256;
+/// Values with more leaves than this, whether they are kept or not, are too long to look at.
+const MOST: u32 = 8192;
+
+/// What a leaf is, as far as its bytes in a key tell it apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// One byte in postcard's format.
+    Byte,
+    /// A variable-length integer in postcard's format.
+    Unsigned,
+    /// The same, with the sign in the lowest bit.
+    Signed,
+    Char,
+    /// The place of a text, or of bytes, among the texts.
+    Text,
+    /// So many bytes in the order of the machine.
+    Native(u8),
+    /// So many bytes, the lowest first.
+    Little(u8),
+    /// Nothing that a key can be made of.
+    Other,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Leaf {
+    pub(super) kind: Kind,
+    /// Signed integers as two's complement. For texts, where they start (upper half) and how long they are.
+    pub(super) number: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Element {
+    pub(super) shape: u64,
+    /// Its leaves among the inner ones.
+    pub(super) start: u32,
+    pub(super) end: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ListOf {
+    /// Where its elements end; they start where those of the list before end.
+    end: u32,
+    /// How many leaves and lists there were outside of lists, this one included.
+    pub(super) seen: u32,
+    /// Whether it had more elements than were kept.
+    pub(super) is_cut: bool,
+}
+
+/// See the module's documentation. Reused: its buffers stay.
+#[derive(Clone, Debug, Default)]
+pub struct Leaves {
+    pub(super) outer: Vec<Leaf>,
+    pub(super) shape: u64,
+    pub(super) lists: Vec<ListOf>,
+    pub(super) elements: Vec<Element>,
+    inner: Vec<Leaf>,
+    texts: Vec<u8>,
+    /// How many lists enclose what is looked at.
+    depth: u32,
+    /// How many leaves there were in all.
+    leaves: u32,
+    /// Whether the list at hand has more elements than are kept.
+    is_cut: bool,
+    /// Of the element at hand.
+    element_shape: u64,
+    /// How many leaves and lists there were outside of lists, after how many to stop, and whether it did.
+    seen: u32,
+    until: u32,
+    enough: bool,
+    /// How many there were when the newest variant was seen, which tells shapes apart.
+    pub(super) shaped: u32,
+}
+
+impl Leaves {
+    fn clear(&mut self) {
+        self.outer.clear();
+        self.lists.clear();
+        self.elements.clear();
+        self.inner.clear();
+        self.texts.clear();
+        (self.shape, self.depth, self.element_shape) = (0, 0, 0);
+        (self.seen, self.shaped, self.leaves) = (0, 0, 0);
+        (self.enough, self.is_cut) = (false, false);
+    }
+
+    /// Takes a value apart, up to so many leaves and lists outside of lists. Tells whether that could be done.
+    pub(crate) fn take_apart<T: Serialize + ?Sized>(&mut self, value: &T, until: u32) -> bool {
+        self.clear();
+        self.until = until;
+        value.serialize(&mut *self).is_ok() || self.enough
+    }
+
+    /// Takes a key apart, of which all is needed.
+    pub(crate) fn take_key_apart<T: Serialize>(&mut self, key: &T) -> bool {
+        self.take_apart(key, u32::MAX) && self.lists.is_empty() && self.seen as usize == self.outer.len()
+    }
+
+    /// Takes the bytes of a plain fixed-size type apart: the integers of which it most likely consists.
+    pub(crate) fn take_bytes_apart(&mut self, bytes: &[u8], align: usize) -> bool {
+        self.clear();
+        let number = |word: &[u8]| {
+            let mut wide = [0; 8];
+            wide.get_mut(..word.len())
+                .map(|wide| wide.copy_from_slice(word))
+                .map(|()| u64::from_le_bytes(wide))
+        };
+        match align {
+            1 => {
+                // Such as the integers of `zerocopy`, which have a byte order of their own.
+                let Some(number) = number(bytes) else { return false };
+                self.outer.push(Leaf { kind: Kind::Little(bytes.len() as u8), number });
+            }
+            2 | 4 | 8 if bytes.len() / align <= MOST_OUTER => {
+                for word in bytes.chunks(align) {
+                    let number = match *word {
+                        [a, b] => u64::from(u16::from_ne_bytes([a, b])),
+                        [a, b, c, d] => u64::from(u32::from_ne_bytes([a, b, c, d])),
+                        [a, b, c, d, e, f, g, h] => u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+                        _ => return false,
+                    };
+                    self.outer.push(Leaf { kind: Kind::Native(align as u8), number });
+                }
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// After how many leaves and lists outside of lists the outer leaf with this number was seen.
+    pub(super) fn seen_with(&self, outer: usize) -> u32 {
+        self.lists.iter().fold(outer as u32 + 1, |seen, list| seen + u32::from(list.seen <= seen))
+    }
+
+    pub(super) fn list(&self, list: usize) -> &[Element] {
+        let Some(of) = self.lists.get(list) else { return &[] };
+        let start = if list == 0 { 0 } else { self.lists[list - 1].end };
+        &self.elements[start as usize..of.end as usize]
+    }
+
+    #[inline]
+    pub(super) fn inner(&self, element: &Element) -> &[Leaf] {
+        &self.inner[element.start as usize..element.end as usize]
+    }
+
+    /// The bytes of a text.
+    pub(super) fn text(&self, leaf: Leaf) -> &[u8] {
+        let (start, length) = ((leaf.number >> 32) as usize, leaf.number as u32 as usize);
+        &self.texts[start..start + length]
+    }
+
+    /// Counts a leaf or list outside of lists.
+    #[inline]
+    const fn see(&mut self) -> Result<(), Stop> {
+        if self.seen == self.until {
+            self.enough = true;
+            return Err(Stop);
+        }
+        self.seen += 1;
+        Ok(())
+    }
+
+    #[inline]
+    fn leaf(&mut self, kind: Kind, number: u64) -> Result<(), Stop> {
+        self.leaves += 1;
+        if self.leaves > MOST {
+            return Err(Stop);
+        }
+        if self.depth == 0 {
+            self.see()?;
+            if self.outer.len() < MOST_OUTER {
+                self.outer.push(Leaf { kind, number });
+            }
+        } else if !self.is_cut
+            && let Some(element) = self.elements.last()
+            && self.inner.len() - (element.start as usize) < MOST_INNER
+        {
+            self.inner.push(Leaf { kind, number });
+        }
+        Ok(())
+    }
+
+    fn put_text(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        let start = self.texts.len() as u64;
+        self.texts.extend_from_slice(bytes);
+        self.leaf(Kind::Text, start << 32 | bytes.len() as u64)
+    }
+
+    /// What tells shapes apart.
+    #[inline]
+    fn mark(&mut self, mark: u64) {
+        let shape = if self.depth == 0 { &mut self.shape } else { &mut self.element_shape };
+        *shape = (*shape ^ (mark + 1)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
+        if self.depth == 0 {
+            self.shaped = self.seen;
+        }
+    }
+
+    #[inline]
+    fn variant(&mut self, index: u32) -> Result<(), Stop> {
+        self.leaf(Kind::Unsigned, u64::from(index))?;
+        self.mark(u64::from(index));
+        Ok(())
+    }
+
+    #[inline]
+    fn flag(&mut self, flag: bool) -> Result<(), Stop> {
+        self.leaf(Kind::Byte, u64::from(flag))?;
+        self.mark(u64::from(flag));
+        Ok(())
+    }
+}
+
+/// Enough was seen, or too much.
+#[derive(Debug)]
+pub struct Stop;
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not taken apart any further")
+    }
+}
+impl std::error::Error for Stop {}
+impl ser::Error for Stop {
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Self
+    }
+}
+
+/// The elements of a list, or the entries of a map.
+pub struct List<'a> {
+    leaves: &'a mut Leaves,
+    elements: u64,
+}
+
+impl List<'_> {
+    #[inline]
+    fn begin(&mut self) {
+        self.elements += 1;
+        let leaves = &mut *self.leaves;
+        if leaves.depth != 1 {
+        } else if leaves.elements.len() == MOST_ELEMENTS {
+            leaves.is_cut = true;
+        } else {
+            leaves.element_shape = 0;
+            let start = leaves.inner.len() as u32;
+            leaves.elements.push(Element { shape: 0, start, end: start });
+        }
+    }
+
+    #[inline]
+    fn end(&mut self) {
+        let leaves = &mut *self.leaves;
+        if leaves.depth == 1
+            && !leaves.is_cut
+            && let Some(element) = leaves.elements.last_mut()
+        {
+            (element.shape, element.end) = (leaves.element_shape, leaves.inner.len() as u32);
+        }
+    }
+
+    fn close(self) {
+        let leaves = self.leaves;
+        if leaves.depth == 1 {
+            let (end, is_cut) = (leaves.elements.len() as u32, std::mem::take(&mut leaves.is_cut));
+            leaves.lists.push(ListOf { end, seen: leaves.seen, is_cut });
+        } else {
+            // A list within an element: its leaves are the element's.
+            leaves.mark(self.elements);
+        }
+        leaves.depth -= 1;
+    }
+}
+
+impl ser::SerializeSeq for List<'_> {
+    type Ok = ();
+    type Error = Stop;
+
+    #[inline]
+    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Stop> {
+        self.begin();
+        value.serialize(&mut *self.leaves)?;
+        self.end();
+        Ok(())
+    }
+
+    fn end(self) -> Result<(), Stop> {
+        self.close();
+        Ok(())
+    }
+}
+
+impl ser::SerializeMap for List<'_> {
+    type Ok = ();
+    type Error = Stop;
+
+    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Stop> {
+        self.begin();
+        key.serialize(&mut *self.leaves)
+    }
+
+    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Stop> {
+        value.serialize(&mut *self.leaves)?;
+        self.end();
+        Ok(())
+    }
+
+    fn end(self) -> Result<(), Stop> {
+        self.close();
+        Ok(())
+    }
+}
+
+/// What has a fixed number of parts: its leaves are those of its parts.
+macro_rules! parts {
+    ($($trait:ident :: $method:ident ( $($name:ident: $type:ty)? )),*) => {$(
+        impl ser::$trait for &mut Leaves {
+            type Ok = ();
+            type Error = Stop;
+
+            #[inline]
+            fn $method<T: Serialize + ?Sized>(&mut self, $($name: $type,)? value: &T) -> Result<(), Stop> {
+                value.serialize(&mut **self)
+            }
+
+            #[inline]
+            fn end(self) -> Result<(), Stop> {
+                Ok(())
+            }
+        }
+    )*};
+}
+
+parts!(
+    SerializeTuple::serialize_element(),
+    SerializeTupleStruct::serialize_field(),
+    SerializeTupleVariant::serialize_field(),
+    SerializeStruct::serialize_field(_key: &'static str),
+    SerializeStructVariant::serialize_field(_key: &'static str)
+);
+
+macro_rules! leaves {
+    ($($method:ident($type:ty) => $kind:ident),*) => {$(
+        #[inline]
+        fn $method(self, value: $type) -> Result<(), Stop> {
+            self.leaf(Kind::$kind, value as u64)
+        }
+    )*};
+}
+
+impl<'a> ser::Serializer for &'a mut Leaves {
+    type Ok = ();
+    type Error = Stop;
+    type SerializeSeq = List<'a>;
+    type SerializeTuple = Self;
+    type SerializeTupleStruct = Self;
+    type SerializeTupleVariant = Self;
+    type SerializeMap = List<'a>;
+    type SerializeStruct = Self;
+    type SerializeStructVariant = Self;
+
+    leaves!(
+        serialize_u8(u8) => Byte,
+        serialize_i8(i8) => Byte,
+        serialize_u16(u16) => Unsigned,
+        serialize_u32(u32) => Unsigned,
+        serialize_u64(u64) => Unsigned,
+        serialize_i16(i16) => Signed,
+        serialize_i32(i32) => Signed,
+        serialize_i64(i64) => Signed,
+        serialize_char(char) => Char
+    );
+
+    fn serialize_bool(self, value: bool) -> Result<(), Stop> {
+        self.flag(value)
+    }
+
+    fn serialize_f32(self, _: f32) -> Result<(), Stop> {
+        self.leaf(Kind::Other, 0)
+    }
+
+    fn serialize_f64(self, _: f64) -> Result<(), Stop> {
+        self.leaf(Kind::Other, 0)
+    }
+
+    fn serialize_i128(self, _: i128) -> Result<(), Stop> {
+        self.leaf(Kind::Other, 0)
+    }
+
+    fn serialize_u128(self, _: u128) -> Result<(), Stop> {
+        self.leaf(Kind::Other, 0)
+    }
+
+    fn serialize_str(self, value: &str) -> Result<(), Stop> {
+        self.put_text(value.as_bytes())
+    }
+
+    fn serialize_bytes(self, value: &[u8]) -> Result<(), Stop> {
+        self.put_text(value)
+    }
+
+    fn serialize_none(self) -> Result<(), Stop> {
+        self.flag(false)
+    }
+
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Stop> {
+        self.flag(true)?;
+        value.serialize(self)
+    }
+
+    #[inline]
+    fn serialize_unit(self) -> Result<(), Stop> {
+        Ok(())
+    }
+
+    #[inline]
+    fn serialize_unit_struct(self, _: &'static str) -> Result<(), Stop> {
+        Ok(())
+    }
+
+    #[inline]
+    fn serialize_unit_variant(self, _: &'static str, index: u32, _: &'static str) -> Result<(), Stop> {
+        self.variant(index)
+    }
+
+    #[inline]
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Result<(), Stop> {
+        value.serialize(self)
+    }
+
+    #[inline]
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        index: u32,
+        _: &'static str,
+        value: &T,
+    ) -> Result<(), Stop> {
+        self.variant(index)?;
+        value.serialize(self)
+    }
+
+    fn serialize_seq(self, _: Option<usize>) -> Result<List<'a>, Stop> {
+        if self.depth == 0 {
+            self.see()?;
+        }
+        self.depth += 1;
+        Ok(List { leaves: self, elements: 0 })
+    }
+
+    fn serialize_map(self, length: Option<usize>) -> Result<List<'a>, Stop> {
+        self.serialize_seq(length)
+    }
+
+    #[inline]
+    fn serialize_tuple(self, _: usize) -> Result<Self, Stop> {
+        Ok(self)
+    }
+
+    #[inline]
+    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Self, Stop> {
+        Ok(self)
+    }
+
+    #[inline]
+    fn serialize_tuple_variant(
+        self,
+        _: &'static str,
+        index: u32,
+        _: &'static str,
+        _: usize,
+    ) -> Result<Self, Stop> {
+        self.variant(index)?;
+        Ok(self)
+    }
+
+    #[inline]
+    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Self, Stop> {
+        Ok(self)
+    }
+
+    #[inline]
+    fn serialize_struct_variant(
+        self,
+        _: &'static str,
+        index: u32,
+        _: &'static str,
+        _: usize,
+    ) -> Result<Self, Stop> {
+        self.variant(index)?;
+        Ok(self)
+    }
+
+    /// As in the log.
+    #[inline]
+    fn is_human_readable(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,257 @@
+//! Rules: how a procedure's footprint follows from its arguments.
+
+use mixlog_log::Position;
+use mixlog_mixer::Mode;
+
+use super::affine::Sum;
+use super::leaves::{Element, Kind, Leaf, Leaves};
+use crate::footprint::Footprint;
+use crate::store::Store;
+
+/// What a number of a key can be made of, counted through: the element's leaves, the element's place in its list, the
+/// leaves outside of lists, the time and the position.
+pub(super) const INDEX: u16 = super::leaves::MOST_INNER as u16;
+pub(super) const OUTER: u16 = INDEX + 1;
+pub(super) const TIME: u16 = OUTER + super::leaves::MOST_OUTER as u16;
+pub(super) const POSITION: u16 = TIME + 1;
+
+/// A transaction's arguments, and where and when it stands in the log.
+#[derive(Clone, Copy)]
+pub(super) struct At<'a> {
+    pub(super) leaves: &'a Leaves,
+    pub(super) position: Position,
+    pub(super) time_us: u64,
+    /// An element of a list, and its place there.
+    pub(super) element: Option<(&'a Element, u32)>,
+}
+
+impl At<'_> {
+    /// The leaf of this column, if there is one.
+    #[inline]
+    pub(super) fn leaf(&self, column: u16) -> Option<Leaf> {
+        if column < INDEX {
+            let (element, _) = self.element?;
+            return self.leaves.inner(element).get(usize::from(column)).copied();
+        }
+        self.leaves.outer.get(usize::from(column.checked_sub(OUTER)?)).copied()
+    }
+
+    /// The number in this column. 0 where there is none: rules are for the shapes that they were found for.
+    #[inline]
+    pub(super) fn number(&self, column: u16) -> u64 {
+        match column {
+            INDEX => self.element.map_or(0, |(_, index)| u64::from(index)),
+            TIME => self.time_us,
+            POSITION => self.position.0,
+            _ => self.leaf(column).map_or(0, |leaf| leaf.number),
+        }
+    }
+}
+
+/// Where a part of a key comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    Number(Sum),
+    /// The text in a column.
+    Text(u16),
+    /// The same text always.
+    Constant(Vec<u8>),
+}
+
+/// What a rule declares an access to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// The row whose key has these parts.
+    Row(Vec<(Kind, Source)>),
+    /// The granule of this number.
+    Granule(Sum),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Rule {
+    pub(super) table: u16,
+    pub(super) mode: Mode,
+    pub(super) target: Target,
+}
+
+impl Rule {
+    /// The columns that it uses.
+    fn columns(&self) -> Vec<u16> {
+        let of_sum = |sum: &Sum| sum.terms.iter().map(|&(column, _)| column).collect();
+        match &self.target {
+            Target::Granule(sum) => of_sum(sum),
+            Target::Row(parts) => parts
+                .iter()
+                .flat_map(|(_, source)| match source {
+                    Source::Number(sum) => of_sum(sum),
+                    Source::Text(column) => vec![*column],
+                    Source::Constant(_) => Vec::new(),
+                })
+                .collect(),
+        }
+    }
+
+    /// Declares the access. Tells whether there is such a key.
+    fn declare(&self, at: &At<'_>, store: &Store, f: &mut Footprint<'_>, bytes: &mut Vec<u8>) -> bool {
+        let table = store.any(self.table);
+        match &self.target {
+            Target::Granule(sum) => {
+                table.declare_granule(sum.of(|column| at.number(column)), self.mode, f);
+                true
+            }
+            Target::Row(parts) => {
+                bytes.clear();
+                parts.iter().all(|(kind, source)| put(*kind, source, at, bytes))
+                    && table.declare_bytes(bytes, self.mode, f).is_ok()
+            }
+        }
+    }
+}
+
+/// Appends a part of a key to its bytes. Tells whether it is such a part.
+#[inline]
+fn put(kind: Kind, source: &Source, at: &At<'_>, bytes: &mut Vec<u8>) -> bool {
+    let sum = match source {
+        Source::Number(sum) => sum,
+        Source::Text(column) => {
+            let text = at.leaf(*column).filter(|leaf| leaf.kind == Kind::Text);
+            return text.is_some_and(|leaf| put_text(at.leaves.text(leaf), bytes));
+        }
+        Source::Constant(text) => return put_text(text, bytes),
+    };
+    let number = sum.of(|column| at.number(column));
+    let fits = |bytes: u8| bytes == 8 || number >> (8 * bytes) == 0;
+    match kind {
+        Kind::Byte => {
+            bytes.push(number as u8);
+            // Below zero all higher bits are set.
+            fits(1) || (number as i64) < 0 && number as i64 >= i64::from(i8::MIN)
+        }
+        Kind::Unsigned => put_varint(number, bytes),
+        Kind::Signed => put_varint((number << 1) ^ ((number as i64) >> 63) as u64, bytes),
+        Kind::Char => {
+            let Some(character) = u32::try_from(number).ok().and_then(char::from_u32) else { return false };
+            put_text(character.encode_utf8(&mut [0; 4]).as_bytes(), bytes)
+        }
+        Kind::Little(size) => {
+            bytes.extend_from_slice(&number.to_le_bytes()[..usize::from(size)]);
+            fits(size)
+        }
+        Kind::Native(size) => {
+            match size {
+                2 => bytes.extend_from_slice(&(number as u16).to_ne_bytes()),
+                4 => bytes.extend_from_slice(&(number as u32).to_ne_bytes()),
+                _ => bytes.extend_from_slice(&number.to_ne_bytes()),
+            }
+            fits(size)
+        }
+        Kind::Text | Kind::Other => false,
+    }
+}
+
+fn put_varint(mut number: u64, bytes: &mut Vec<u8>) -> bool {
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+    true
+}
+
+fn put_text(text: &[u8], bytes: &mut Vec<u8>) -> bool {
+    put_varint(text.len() as u64, bytes);
+    bytes.extend_from_slice(text);
+    true
+}
+
+/// The rules for the elements of one list that have one shape.
+#[derive(Clone, Debug)]
+pub(super) struct OfElements {
+    pub(super) list: usize,
+    pub(super) shape: u64,
+    pub(super) rules: Vec<Rule>,
+}
+
+/// The rules for arguments of one shape.
+#[derive(Clone, Debug)]
+pub(super) struct OfShape {
+    pub(super) shape: u64,
+    pub(super) outer: Vec<Rule>,
+    /// Of the lists that have any.
+    pub(super) elements: Vec<OfElements>,
+    /// Those lists, each with all shapes of its elements among the above.
+    pub(super) lists: Vec<usize>,
+}
+
+impl OfShape {
+    /// After how many leaves and lists of such arguments as these nothing counts any more.
+    pub(super) fn until(&self, leaves: &Leaves) -> u32 {
+        let rules = self.outer.iter().chain(self.elements.iter().flat_map(|of| &of.rules));
+        let outer = rules.flat_map(Rule::columns).filter(|column| (OUTER..TIME).contains(column));
+        let outer = outer.map(|column| leaves.seen_with(usize::from(column - OUTER)));
+        outer.chain(self.lists.iter().map(|&list| leaves.lists[list].seen)).fold(leaves.shaped, u32::max)
+    }
+
+    /// Declares the footprint that follows from the arguments. Tells whether one does; if not, part of it may be
+    /// declared.
+    pub(super) fn declare(
+        &self,
+        at: &At<'_>,
+        store: &Store,
+        f: &mut Footprint<'_>,
+        bytes: &mut Vec<u8>,
+    ) -> bool {
+        if !self.outer.iter().all(|rule| rule.declare(at, store, f, bytes)) {
+            return false;
+        }
+        for &list in &self.lists {
+            if at.leaves.lists.get(list).is_none_or(|list| list.is_cut) {
+                return false;
+            }
+            for (index, element) in (0u32..).zip(at.leaves.list(list)) {
+                let known = |of: &&OfElements| of.list == list && of.shape == element.shape;
+                let Some(of) = self.elements.iter().find(known) else { return false };
+                let at = At { element: Some((element, index)), ..*at };
+                if !of.rules.iter().all(|rule| rule.declare(&at, store, f, bytes)) {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}
+
+/// See the module's documentation.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rules {
+    pub(super) shapes: Vec<OfShape>,
+    /// After how many leaves and lists of the arguments nothing counts any more.
+    pub(super) until: u32,
+}
+
+impl Rules {
+    /// After how many leaves and lists of the arguments nothing counts any more.
+    pub(crate) const fn until(&self) -> u32 {
+        self.until
+    }
+
+    /// Declares the footprint of a transaction whose arguments were taken apart. Tells whether it could be told; if not,
+    /// nothing is declared.
+    pub(crate) fn declare(
+        &self,
+        leaves: &Leaves,
+        position: Position,
+        time_us: u64,
+        store: &Store,
+        f: &mut Footprint<'_>,
+        bytes: &mut Vec<u8>,
+    ) -> bool {
+        let Some(of) = self.shapes.iter().find(|of| of.shape == leaves.shape) else { return false };
+        let start = f.mark();
+        let told = of.declare(&At { leaves, position, time_us, element: None }, store, f, bytes);
+        if !told {
+            f.take_back(start);
+        }
+        told
+    }
+}
