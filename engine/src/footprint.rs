@@ -456,7 +456,12 @@ impl<'a> Footprint<'a> {
     /// nothing that was read has changed since; else the procedure runs again at its position. What else is declared
     /// counts too.
     ///
-    /// Cost: a copy of every row that is touched; and a second run for those whose rows are hot.
+    /// Most keys follow from the arguments. Once the engine has seen how, from some dozens of transactions, it infers the
+    /// footprints of the next ones instead of running them ahead, for as long as that turns out right
+    /// ([`Builder::infer`](crate::Builder::infer)).
+    ///
+    /// Cost: where it is inferred, about that of a declared one; else a copy of every row that is changed, and a second
+    /// run for those whose rows are hot.
     pub const fn reconnoitre(&mut self) -> &mut Self {
         self.reconnoitre = true;
         self

@@ -4,6 +4,8 @@
 //! `16 * warehouse + district`. Solved by elimination in the integers modulo the prime 2^61 - 1, which is exact whatever
 //! the size of the numbers; coefficients of less than 2^60 are told from their residues.
 
+use smallvec::{SmallVec, smallvec};
+
 /// 2^61 - 1.
 const P: u64 = (1 << 61) - 1;
 
@@ -18,7 +20,7 @@ const MOST_SOLVED: usize = 96;
 pub(super) struct Sum {
     pub(super) constant: u64,
     /// Columns and their factors.
-    pub(super) terms: Vec<(u16, u64)>,
+    pub(super) terms: SmallVec<[(u16, u64); 3]>,
 }
 
 impl Sum {
@@ -84,11 +86,11 @@ impl Examples {
             return None;
         }
         // What is one of the columns as it stands is hardly a sum of others.
-        let one = |column: u16| Sum { constant: 0, terms: vec![(column, 1)] };
+        let one = |column: u16| Sum { constant: 0, terms: smallvec![(column, 1)] };
         if let Some(sum) = (0..columns as u16).map(one).find(|sum| self.holds(sum)) {
             return Some(sum);
         }
-        let constant = Sum { constant: self.numbers[0], terms: Vec::new() };
+        let constant = Sum { constant: self.numbers[0], terms: SmallVec::new() };
         if self.holds(&constant) {
             return Some(constant);
         }
@@ -161,7 +163,7 @@ mod tests {
     #[test]
     fn solve_finds_columns_constants_and_packed_keys() {
         let solve = |number: fn(&[u64]) -> u64| examples(64, &[1000, 10, 100_000, 1], number).solve();
-        let terms = |terms: &[(u16, u64)], constant| Some(Sum { constant, terms: terms.to_vec() });
+        let terms = |terms: &[(u16, u64)], constant| Some(Sum { constant, terms: terms.into() });
         assert_eq!(solve(|row| row[2]), terms(&[(2, 1)], 0));
         assert_eq!(solve(|_| 7), terms(&[], 7));
         assert_eq!(
@@ -190,6 +192,6 @@ mod tests {
         below_zero.numbers = below_zero.rows.iter().map(|row| row[0].wrapping_sub(row[1])).collect();
         assert_eq!(below_zero.solve(), None, "sums of large numbers that wrap");
         (below_zero.signed, below_zero.signed_number) = (vec![true, true], true);
-        assert_eq!(below_zero.solve(), Some(Sum { constant: 0, terms: vec![(0, 1), (1, u64::MAX)] }));
+        assert_eq!(below_zero.solve(), Some(Sum { constant: 0, terms: smallvec![(0, 1), (1, u64::MAX)] }));
     }
 }

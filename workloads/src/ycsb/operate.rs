@@ -69,7 +69,7 @@ pub struct Operation {
 
 /// The operations of a transaction, in order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Vec<Operation>", into = "Vec<Operation>")]
+#[serde(transparent)]
 pub struct Operations(SmallVec<[Operation; 10]>);
 
 impl Operations {
@@ -83,18 +83,6 @@ impl Operations {
     #[must_use]
     pub fn as_slice(&self) -> &[Operation] {
         &self.0
-    }
-}
-
-impl From<Vec<Operation>> for Operations {
-    fn from(list: Vec<Operation>) -> Self {
-        Self(list.into())
-    }
-}
-
-impl From<Operations> for Vec<Operation> {
-    fn from(operations: Operations) -> Self {
-        operations.0.into_vec()
     }
 }
 

@@ -1,0 +1,471 @@
+//! Footprints inferred from arguments: of what kinds of keys and arguments, and what happens when they are wrong.
+
+use std::sync::Arc;
+
+use mixlog_engine::{Builder, ClientId, Digest, Engine, Footprint, Mode, Never, Procedure, Stats, Table, Tx};
+use mixlog_log::{MemoryLog, SharedLog};
+use serde::{Deserialize, Serialize};
+use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes, little_endian};
+
+type Log = Arc<dyn SharedLog>;
+
+fn record(builder: Builder, calls: impl Fn(&Engine)) -> Log {
+    let log: Log = Arc::new(MemoryLog::new());
+    let engine = builder.threads(1).mode(Mode::Sequential).open(Arc::clone(&log)).unwrap();
+    calls(&engine);
+    engine.close().unwrap();
+    log
+}
+
+fn replay(log: &Log, builder: Builder) -> (Digest, Stats) {
+    let replay = builder.replay(Arc::clone(log)).unwrap();
+    let digest = replay.to_end().unwrap();
+    assert_eq!(replay.snapshot().state_digest(), digest.state);
+    (digest, replay.stats())
+}
+
+/// Replays with several numbers of threads and windows, each with the result of one by one; gives what was counted.
+fn replays(log: &Log, builder: impl Fn() -> Builder) -> Vec<Stats> {
+    let expected = replay(log, builder().threads(1).mode(Mode::Sequential)).0;
+    let all = [(1, 256), (2, 16), (2, 256), (4, 64), (8, 1024)].map(|(threads, window)| {
+        let (digest, stats) = replay(log, builder().threads(threads).window(window).mode(Mode::Parallel));
+        assert_eq!(digest, expected, "{threads} threads, window {window}");
+        (threads, stats)
+    });
+    // A single thread executes one by one, and needs no footprints.
+    all.into_iter().filter(|(threads, _)| *threads > 1).map(|(_, stats)| stats).collect()
+}
+
+/// Splitmix64.
+fn random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Of so many transactions so many must have had their footprints inferred, and none wrongly.
+#[track_caller]
+fn assert_inferred(all: &[Stats], at_least: u64) {
+    for stats in all {
+        assert_eq!((stats.violations, stats.replays), (0, 0), "{stats:?}");
+        assert!(stats.inferred >= at_least, "{at_least} of {stats:?}");
+    }
+}
+
+const ACCOUNTS: Table<u64, i64> = Table::new("accounts");
+const NAMED: Table<(String, u8), i64> = Table::new("named");
+const PACKED: Table<u64, i64, mixlog_engine::Fixed> = Table::fixed("packed");
+const BALANCES: Table<Balance, i64> = Table::new("balances");
+const JOURNAL: Table<u64, i64> = Table::new("journal").ordered();
+const STOCK: Table<Place, i64, mixlog_engine::Fixed> =
+    Table::fixed("stock").watched(|place| place.shelf.get().into());
+const ORDERS: Table<(u32, u32), Vec<u32>> =
+    Table::new("orders").grouped("shop", |&(shop, _)| u64::from(shop));
+const NUMBERS: Table<u32, u32> = Table::new("numbers").grouped("shop", |&shop| u64::from(shop));
+const POINTER: Table<u8, u64> = Table::new("pointer");
+
+fn builder() -> Builder {
+    let builder = Engine::builder().table(&ACCOUNTS).table(&NAMED).table(&PACKED).table(&BALANCES);
+    let builder = builder.table(&JOURNAL).table(&STOCK).table(&ORDERS).table(&NUMBERS).table(&POINTER);
+    let builder =
+        builder.procedure::<Transfer>().procedure::<Book>().procedure::<Pick>().procedure::<PlaceOrder>();
+    let builder =
+        builder.procedure::<Follow>().procedure::<Scatter>().procedure::<Turn>().procedure::<Refuse>();
+    builder.procedure::<Attach>()
+}
+
+/// A key that is an enum.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+enum Balance {
+    Cash(i32),
+    Of { name: char, part: Option<u16> },
+}
+
+/// A key that lies in memory as bytes.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, IntoBytes, TryFromBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+struct Place {
+    shelf: little_endian::U32,
+    item: little_endian::U32,
+}
+
+/// Moves an amount between two accounts.
+#[derive(Debug, Serialize, Deserialize)]
+struct Transfer {
+    from: u64,
+    to: u64,
+    amount: i64,
+}
+
+impl Procedure for Transfer {
+    const NAME: &'static str = "transfer";
+    type Output = i64;
+    type Abort = i64;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<i64, i64> {
+        let from = tx.get_or_put(&ACCOUNTS, self.from, || 100);
+        *from -= self.amount;
+        let left = *from;
+        *tx.get_or_put(&ACCOUNTS, self.to, || 100) += self.amount;
+        if left < -50 { Err(left) } else { Ok(left) }
+    }
+}
+
+#[test]
+fn keys_that_are_arguments_are_inferred_and_aborts_are_no_matter() {
+    let log = record(builder(), |engine| {
+        let mut seed = 1;
+        for _ in 0..3000 {
+            let (from, to, amount) =
+                (random(&mut seed) % 300, random(&mut seed) % 300, random(&mut seed) % 60);
+            drop(engine.submit(&Transfer { from, to, amount: amount as i64 }).unwrap());
+        }
+    });
+    let all = replays(&log, builder);
+    assert_inferred(&all, 1800);
+    assert!(all.iter().all(|stats| stats.aborts > 100), "{all:?}");
+    for stats in replays(&log, || builder().infer(false)) {
+        assert_eq!((stats.inferred, stats.reconnoitred), (0, 3000));
+    }
+}
+
+#[test]
+fn transactions_of_clients_are_inferred_too_and_have_one_effect() {
+    let log = record(builder(), |engine| {
+        let clients: Vec<_> = (0..5).map(|id| engine.client(ClientId(id))).collect();
+        let mut seed = 2;
+        for number in 0..3000u64 {
+            let transfer = Transfer { from: random(&mut seed) % 300, to: random(&mut seed) % 300, amount: 1 };
+            let client = &clients[number as usize % 5];
+            drop(client.submit(number / 5, &transfer).unwrap());
+            if number % 7 == 0 {
+                drop(client.submit(number / 5, &transfer).unwrap());
+            }
+        }
+    });
+    let all = replays(&log, builder);
+    assert_inferred(&all, 1800);
+    assert!(all.iter().all(|stats| stats.repeats > 400), "{all:?}");
+}
+
+/// Texts, characters, signed numbers, options and enums in keys, a row at the transaction's position.
+#[derive(Debug, Serialize, Deserialize)]
+struct Book {
+    note: String,
+    name: String,
+    initial: char,
+    district: u8,
+    warehouse: u16,
+    part: Option<u16>,
+    cash: i32,
+}
+
+impl Procedure for Book {
+    const NAME: &'static str = "book";
+    type Output = ();
+    type Abort = Never;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<(), Never> {
+        *tx.get_or_put(&NAMED, (self.name.clone(), 200), || 0) += 1;
+        *tx.get_or_put(&NAMED, ("total".to_owned(), self.district), || 0) += 1;
+        *tx.get_or_put(&PACKED, u64::from(self.warehouse) << 40 | u64::from(self.district), || 0) += 1;
+        tx.get_or_put(&BALANCES, Balance::Cash(self.cash), || 0);
+        *tx.get_or_put(&BALANCES, Balance::Of { name: self.initial, part: self.part }, || 0) += 1;
+        tx.put(&JOURNAL, tx.position().0, self.cash.into());
+        Ok(())
+    }
+}
+
+#[test]
+fn keys_of_many_types_are_inferred() {
+    let log = record(builder(), |engine| {
+        let mut seed = 3;
+        for _ in 0..3000 {
+            let r = random(&mut seed);
+            let name = ["ada", "bob", "cy", "d"][r as usize % 4].to_owned();
+            let initial = ['a', 'ö', '東', '\u{1f600}'][(r >> 8) as usize % 4];
+            let part = (r & 1 << 20 != 0).then_some((r >> 24) as u16 % 30);
+            let (district, warehouse, cash) = ((r >> 32) as u8, (r >> 40) as u16, (r >> 50) as i32 % 40 - 20);
+            let note = "n".repeat((r >> 16) as usize % 9);
+            drop(engine.submit(&Book { note, name, initial, district, warehouse, part, cash }).unwrap());
+        }
+    });
+    assert_inferred(&replays(&log, builder), 1800);
+}
+
+/// What is done with an item.
+#[derive(Debug, Serialize, Deserialize)]
+enum Action {
+    Look,
+    Take(u16),
+    Skip,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Item {
+    shelf: Option<u32>,
+    item: u32,
+    action: Action,
+}
+
+/// Items of a list, each in its own way; a shelf of its own or the order's.
+#[derive(Debug, Serialize, Deserialize)]
+struct Pick {
+    shelf: u32,
+    items: Vec<Item>,
+    /// Of no interest, and long.
+    label: Vec<u8>,
+}
+
+impl Procedure for Pick {
+    const NAME: &'static str = "pick";
+    type Output = i64;
+    type Abort = Never;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<i64, Never> {
+        let mut sum = 0;
+        for Item { shelf, item, action } in &self.items {
+            let place = Place { shelf: shelf.unwrap_or(self.shelf).into(), item: (*item).into() };
+            match action {
+                Action::Look => sum += tx.get(&STOCK, &place).copied().unwrap_or(-1),
+                Action::Take(count) => *tx.get_or_put(&STOCK, place, || 1000) -= i64::from(*count),
+                Action::Skip => {}
+            }
+        }
+        Ok(sum)
+    }
+}
+
+#[test]
+fn keys_of_list_elements_are_inferred_by_what_kind_of_element_it_is() {
+    let log = record(builder(), |engine| {
+        let mut seed = 4;
+        for _ in 0..3000 {
+            let mut item = || {
+                let r = random(&mut seed);
+                let action = match r % 4 {
+                    0 => Action::Skip,
+                    1 => Action::Look,
+                    _ => Action::Take(1),
+                };
+                Item {
+                    shelf: (r & 64 != 0).then_some((r >> 8) as u32 % 20),
+                    item: (r >> 16) as u32 % 5000,
+                    action,
+                }
+            };
+            let items = (0..8).map(|_| item()).collect();
+            let r = random(&mut seed);
+            let label = vec![7; r as usize % 300];
+            drop(engine.submit(&Pick { shelf: (r >> 32) as u32 % 20, items, label }).unwrap());
+        }
+    });
+    let all = replays(&log, builder);
+    assert_inferred(&all, 1500);
+    // What is only looked at is not declared as written.
+    let parallelism =
+        |builder: Builder| replay(&log, builder.threads(2).mode(Mode::Parallel)).1.parallelism();
+    let (inferred, found) = (parallelism(builder()), parallelism(builder().infer(false)));
+    assert!(inferred > found * 0.9, "{inferred} {found}");
+}
+
+/// The next order of a shop: its number is in a row, but in the same granule as the order.
+#[derive(Debug, Serialize, Deserialize)]
+struct PlaceOrder {
+    shop: u32,
+    lines: Vec<u32>,
+}
+
+impl Procedure for PlaceOrder {
+    const NAME: &'static str = "place_order";
+    type Output = u32;
+    type Abort = Never;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<u32, Never> {
+        let number = tx.get_or_put(&NUMBERS, self.shop, || 0);
+        *number += 1;
+        let number = *number;
+        tx.put(&ORDERS, (self.shop, number), self.lines.clone());
+        tx.delete(&ORDERS, &(self.shop, number / 2));
+        Ok(number)
+    }
+}
+
+#[test]
+fn granules_are_inferred_where_rows_cannot_be() {
+    let log = record(builder(), |engine| {
+        let mut seed = 5;
+        for _ in 0..3000 {
+            let shop = random(&mut seed) as u32 % 50;
+            drop(engine.submit(&PlaceOrder { shop, lines: vec![shop; shop as usize % 5] }).unwrap());
+        }
+    });
+    assert_inferred(&replays(&log, builder), 1800);
+}
+
+/// Writes where a row points to, and something else turns that row.
+#[derive(Debug, Serialize, Deserialize)]
+struct Follow(u64);
+
+impl Procedure for Follow {
+    const NAME: &'static str = "follow";
+    type Output = u64;
+    type Abort = Never;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<u64, Never> {
+        let offset = tx.get(&POINTER, &0).copied().unwrap_or(0);
+        *tx.get_or_put(&ACCOUNTS, self.0 + offset, || 0) += 1;
+        Ok(offset)
+    }
+}
+
+/// Sets what [`Follow`] follows.
+#[derive(Debug, Serialize, Deserialize)]
+struct Turn(u64);
+
+impl Procedure for Turn {
+    const NAME: &'static str = "turn";
+    type Output = ();
+    type Abort = Never;
+
+    fn footprint(&self, f: &mut Footprint<'_>) {
+        f.write(&POINTER, &0);
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<(), Never> {
+        tx.put(&POINTER, 0, self.0);
+        Ok(())
+    }
+}
+
+#[test]
+fn rules_that_were_right_for_long_cost_a_replay_when_they_are_wrong_and_are_found_anew() {
+    let log = record(builder(), |engine| {
+        let mut seed = 6;
+        for number in 0..12_000 {
+            if number % 4000 == 2000 {
+                drop(engine.submit(&Turn(number)).unwrap());
+            }
+            drop(engine.submit(&Follow(random(&mut seed) % 1000)).unwrap());
+        }
+    });
+    for stats in replays(&log, builder) {
+        // One for each turn, and now and then one whose guess was made before the turn.
+        assert!((1..=9).contains(&stats.replays), "{stats:?}");
+        assert!(stats.inferred > 1000 || stats.windows < 30, "{stats:?}");
+        assert!(stats.inferred > 6000 || stats.windows < 500, "{stats:?}");
+    }
+}
+
+/// Writes where nothing but a run can tell.
+#[derive(Debug, Serialize, Deserialize)]
+struct Scatter(u64);
+
+impl Procedure for Scatter {
+    const NAME: &'static str = "scatter";
+    type Output = u64;
+    type Abort = Never;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<u64, Never> {
+        let place = random(&mut self.0.clone()) % 5000;
+        *tx.get_or_put(&ACCOUNTS, place, || 0) += 1;
+        Ok(place)
+    }
+}
+
+#[test]
+fn what_does_not_follow_from_arguments_runs_ahead_as_ever() {
+    let log = record(builder(), |engine| (0..5000).for_each(|i| drop(engine.submit(&Scatter(i)).unwrap())));
+    for stats in replays(&log, builder) {
+        assert_eq!((stats.inferred, stats.violations, stats.reconnoitred), (0, 0, 5000), "{stats:?}");
+    }
+}
+
+/// Touches one row more when it refuses or panics, which the others do not.
+#[derive(Debug, Serialize, Deserialize)]
+struct Refuse(u64);
+
+impl Procedure for Refuse {
+    const NAME: &'static str = "refuse";
+    type Output = u64;
+    type Abort = u64;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<u64, u64> {
+        *tx.get_or_put(&ACCOUNTS, self.0, || 0) += 1;
+        if self.0 % 97 == 0 {
+            *tx.get_or_put(&ACCOUNTS, self.0 / 97 + 10_000, || 0) += 1;
+        }
+        assert!(self.0 % 101 != 0, "one in a hundred and one");
+        if self.0 % 97 == 1 { Err(self.0) } else { Ok(self.0) }
+    }
+}
+
+#[test]
+fn rare_ways_of_a_procedure_end_in_replays_that_get_rarer() {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !info.to_string().contains("one in a hundred and one") {
+            hook(info);
+        }
+    }));
+    let log = record(builder(), |engine| {
+        let mut seed = 7;
+        (0..20_000).for_each(|_| drop(engine.submit(&Refuse(random(&mut seed) % 5000)).unwrap()));
+    });
+    for stats in replays(&log, builder) {
+        assert!(stats.panics > 100 && stats.aborts > 100, "{stats:?}");
+        // 200 of the transactions take the rare way.
+        assert!(stats.replays < 12, "{stats:?}");
+    }
+}
+
+/// What most transactions do not do, and later ones do.
+#[derive(Debug, Serialize, Deserialize)]
+enum Attach {
+    One(u64),
+    Two { account: u64, other: u64 },
+    Many(Vec<u64>),
+}
+
+impl Procedure for Attach {
+    const NAME: &'static str = "attach";
+    type Output = ();
+    type Abort = Never;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<(), Never> {
+        let accounts = match self {
+            Self::One(account) => vec![*account],
+            Self::Two { account, other } => vec![*account, *other],
+            Self::Many(accounts) => accounts.clone(),
+        };
+        for account in accounts {
+            *tx.get_or_put(&ACCOUNTS, account, || 0) += 1;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn arguments_of_another_shape_run_ahead_until_they_have_rules_of_their_own() {
+    let log = record(builder(), |engine| {
+        let mut seed = 8;
+        for number in 0..6000 {
+            let r = random(&mut seed);
+            let (account, other) = (r % 1000, (r >> 32) % 1000);
+            let attach = match number {
+                0..2000 => Attach::One(account),
+                2000..4000 => Attach::Two { account, other },
+                _ if r & 1 << 20 == 0 => {
+                    Attach::Many((0..r >> 60).map(|i| (account + i * other) % 1000).collect())
+                }
+                _ => Attach::One(account),
+            };
+            drop(engine.submit(&attach).unwrap());
+        }
+    });
+    assert_inferred(&replays(&log, builder), 3500);
+}
