@@ -68,7 +68,9 @@ fn replay<W: Workload>(
     mode: Mode,
 ) -> (f64, Digest) {
     let builder = workload.register(Engine::builder()).threads(threads).window(window).mode(mode);
-    let builder = builder.lanes(setting("LANES", 8));
+    let explains = std::env::var_os("EXPLAIN").is_some();
+    let builder = builder.lanes(setting("LANES", 8)).infer(setting("INFER", true));
+    let builder = if explains { builder.explain(1) } else { builder };
     let replay = builder.replay(Arc::clone(&recorded.log) as Arc<dyn SharedLog>).expect("it opens");
     replay.to(recorded.populated).expect("the population replays");
     let before = replay.stats().stages;
@@ -92,6 +94,9 @@ fn replay<W: Workload>(
             s.windows,
             s.sequential_windows,
         );
+    }
+    if explains {
+        println!("{}", replay.explain());
     }
     (recorded.transactions as f64 / seconds / 1e6, digest)
 }

@@ -168,6 +168,7 @@ pub(crate) struct Tally {
     panics: u64,
     reconnoitred: u64,
     adopted: u64,
+    inferred: u64,
     timed: u64,
     time: Duration,
 }
@@ -194,13 +195,19 @@ impl Tally {
         self.adopted += u64::from(adopted);
     }
 
+    pub(crate) const fn was_inferred(&mut self) {
+        self.inferred += 1;
+    }
+
     fn take(&mut self, other: &mut Self) {
-        let Self { transactions, aborts, panics, reconnoitred, adopted, timed, time } = std::mem::take(other);
+        let Self { transactions, aborts, panics, reconnoitred, adopted, inferred, timed, time } =
+            std::mem::take(other);
         self.transactions += transactions;
         self.aborts += aborts;
         self.panics += panics;
         self.reconnoitred += reconnoitred;
         self.adopted += adopted;
+        self.inferred += inferred;
         self.timed += timed;
         self.time += time;
     }
@@ -495,6 +502,7 @@ impl Counts {
                     .sum(),
                 reconnoitred: tally.reconnoitred,
                 adopted: tally.adopted,
+                inferred: tally.inferred,
                 waiting,
                 waits,
                 execute_ns_mean: (tally.timed > 0)

@@ -132,6 +132,8 @@ pub struct ProcedureCounts {
     pub reconnoitred: u64,
     /// Of those, the ones whose result was used as it stood.
     pub adopted: u64,
+    /// Those whose footprint was inferred from their arguments.
+    pub inferred: u64,
     /// In windows that were looked at: its transactions that waited for an earlier one.
     pub waiting: u64,
     /// In windows that were looked at: their waits.
@@ -337,6 +339,7 @@ impl Explanation {
                 "violations",
                 "ahead",
                 "adopted",
+                "inferred",
                 "waited",
                 "waits",
                 "mean ns",
@@ -352,6 +355,7 @@ impl Explanation {
                 &p.violations,
                 &p.reconnoitred,
                 &p.adopted,
+                &p.inferred,
                 &p.waiting,
                 &p.waits,
                 &mean,

@@ -28,21 +28,30 @@ pub(crate) enum Extent {
     Anything,
 }
 
-/// A lesson in one word: until which window it is remembered, how often it was learned, and the extent.
+/// A lesson in one word: in which window it was learned last, how often, and the extent.
 #[derive(Clone, Copy, Debug, Default)]
 struct Lesson(u64);
 
 impl Lesson {
-    const fn new(until: u64, learned: u64, extent: Extent) -> Self {
-        Self(until << 8 | learned << 2 | extent as u64)
+    const fn new(since: u64, learned: u64, extent: Extent) -> Self {
+        Self(since << 8 | learned << 2 | extent as u64)
     }
 
-    const fn until(self) -> u64 {
+    const fn since(self) -> u64 {
         self.0 >> 8
     }
 
+    /// 0 for no lesson.
     const fn learned(self) -> u64 {
         self.0 >> 2 & 0x3f
+    }
+
+    /// The first window that does not remember it.
+    const fn until(self) -> u64 {
+        match self.learned() {
+            0 => 0,
+            learned => self.since() + (WINDOWS << (learned - 1)),
+        }
     }
 
     const fn extent(self, window: u64) -> Extent {
@@ -111,14 +120,17 @@ impl Learned {
     pub(crate) fn learn(&self, procedure: u16, table: u16, has_granules: bool, window: u64) {
         let lesson = self.lesson(procedure, table);
         let before = Lesson(lesson.load(Ordering::Relaxed));
+        // The next window was prepared by then, and knows nothing of it.
+        if before.learned() > 0 && window <= before.since() + 1 {
+            return;
+        }
         let extent = match before.extent(window) {
             Extent::Rows if has_granules => Extent::Granules,
             Extent::Rows | Extent::Granules | Extent::Anything => Extent::Anything,
         };
-        let until = window + (WINDOWS << before.learned());
-        let learned = (before.learned() + 1).min(DOUBLED);
-        lesson.store(Lesson::new(until, learned, extent).0, Ordering::Relaxed);
-        self.until[usize::from(procedure)].fetch_max(until, Ordering::Relaxed);
+        let new = Lesson::new(window, (before.learned() + 1).min(DOUBLED + 1), extent);
+        lesson.store(new.0, Ordering::Relaxed);
+        self.until[usize::from(procedure)].fetch_max(new.until(), Ordering::Relaxed);
     }
 }
 
@@ -134,6 +146,8 @@ mod tests {
         assert!(learned.has_any(1, 11) && !learned.has_any(0, 11));
         assert_eq!(learned.extent(1, 2, 11), Extent::Granules);
         assert_eq!(learned.extent(1, 1, 11), Extent::Rows);
+        learned.learn(1, 2, true, 11);
+        assert_eq!(learned.extent(1, 2, 12), Extent::Granules, "the window that was prepared by then");
         learned.learn(1, 2, true, 12);
         assert_eq!((learned.extent(1, 2, 13), learned.greatest(1, 13)), (Extent::Anything, Extent::Anything));
         assert_eq!(learned.extent(1, 2, 12 + 2 * WINDOWS - 1), Extent::Anything);
@@ -144,8 +158,9 @@ mod tests {
         learned.learn(0, 0, false, 5);
         assert_eq!(learned.extent(0, 0, 6), Extent::Anything);
         for window in 0..100 {
-            learned.learn(0, 0, false, window);
+            learned.learn(0, 0, false, 6 + 2 * window);
         }
-        assert_eq!(learned.extent(0, 0, 99 + (WINDOWS << DOUBLED)), Extent::Rows);
+        assert_eq!(learned.extent(0, 0, 204 + (WINDOWS << DOUBLED) - 1), Extent::Anything);
+        assert_eq!(learned.extent(0, 0, 204 + (WINDOWS << DOUBLED)), Extent::Rows);
     }
 }

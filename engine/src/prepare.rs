@@ -214,8 +214,7 @@ fn declare_found(shared: &Shared, window: &Window, chunk: &mut Chunk) {
                 // Its answer is kept when it runs at its turn.
                 (speculation.still, speculation.reusable) = (false, false);
             }
-            if !has_lessons
-                && shared.inference.looks_at(procedure, window.number)
+            if shared.inference.looks_at(procedure, window.number)
                 && matches!(speculation.status, Status::Committed | Status::Aborted)
                 && calls[usize::from(procedure)]
                     .as_deref()

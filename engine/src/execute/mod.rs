@@ -110,7 +110,12 @@ unsafe fn run(shared: &Shared, driver: &mut Driver, turn: &Turn<'_>) -> Option<V
         position,
         time_us: prepared.time_us,
     };
-    replies.inferred += u64::from(prepared.inferred && matches!(guard, Guard::Stop(_)));
+    if prepared.inferred && matches!(guard, Guard::Stop(_)) {
+        replies.inferred += 1;
+        if explains {
+            replies.tallies[usize::from(procedure)].was_inferred();
+        }
+    }
     let mut violation = None;
     let status = replies.add(position, prepared.sequence, |reply| {
         // SAFETY: the caller's promise.

@@ -47,7 +47,7 @@ const EXAMPLES: usize = 64;
 const REST: u64 = 16;
 const DOUBLED: u32 = 12;
 /// More rows than this are not looked at.
-const MOST_TOUCHED: usize = 128;
+const MOST_TOUCHED: usize = 512;
 
 /// A transaction that ran ahead, and what it touched.
 #[derive(Debug)]
@@ -210,7 +210,7 @@ impl Example {
                     (Vec::new(), Vec::new())
                 };
                 let granule = table.granule_number(overlays, row);
-                Some(Touch { table: row.table, mode, key: parts, texts, granule })
+                Some(Touch { table: row.table, mode, key: parts, texts, key_hash: row.key_hash, granule })
             }
             Touched::Row(_) | Touched::Granule { .. } | Touched::Merge { .. } => None,
         });

@@ -75,6 +75,16 @@ pub(super) struct Rule {
 }
 
 impl Rule {
+    /// Whether a number that it gives is, in part, the same always.
+    pub(super) fn has_constant(&self) -> bool {
+        match &self.target {
+            Target::Granule(sum) => sum.constant != 0,
+            Target::Row(parts) => {
+                parts.iter().any(|(_, source)| matches!(source, Source::Number(sum) if sum.constant != 0))
+            }
+        }
+    }
+
     /// The columns that it uses.
     fn columns(&self) -> Vec<u16> {
         let of_sum = |sum: &Sum| sum.terms.iter().map(|&(column, _)| column).collect();

@@ -21,7 +21,7 @@ use crate::store::Store;
 /// From how many transactions of a shape its rules are told.
 const FEWEST: usize = 12;
 /// How many rows of a table a transaction touches at most besides those of lists.
-const MOST_ROWS: usize = 8;
+const MOST_ROWS: usize = 16;
 /// How many shapes elements of a list have at most.
 const MOST_SHAPES: usize = 6;
 
@@ -33,7 +33,8 @@ pub(super) struct Touch {
     /// The parts of its key, and its texts; none if the key cannot be taken apart.
     pub(super) key: Vec<Leaf>,
     pub(super) texts: Vec<Vec<u8>>,
-    /// The number of its granule, in a grouped table.
+    pub(super) key_hash: u64,
+    /// The number of its granule, if it is a unit of conflict or can be read as one.
     pub(super) granule: Option<u64>,
 }
 
@@ -64,10 +65,16 @@ pub(super) fn search(store: &Store, examples: &[&Example]) -> Option<OfShape> {
     }
     let mut of = OfShape { shape: first.leaves.shape, outer: Vec::new(), elements, lists: Vec::new() };
     for table in tables {
-        let found = by_rank(&committed, table).map(|rules| of.outer.extend(rules)).is_some()
-            || by_element(&committed, table, &mut of.elements);
-        if !found && let Some(rules) = by_granule(&committed, table) {
-            of.outer.extend(rules);
+        let is_grouped = store.any(table).domain().is_some();
+        let by_granule = || by_granule(&committed, table, is_grouped);
+        match by_rank(&committed, table) {
+            // A number that is the same in all that was seen may yet change: the granule knows it already.
+            Some(rules) if is_grouped && rules.iter().any(Rule::has_constant) => {
+                of.outer.extend(by_granule().unwrap_or(rules));
+            }
+            Some(rules) => of.outer.extend(rules),
+            None if by_element(&committed, table, &mut of.elements) => {}
+            None => of.outer.extend(by_granule().unwrap_or_default()),
         }
     }
     of.lists = (0..lists)
@@ -81,7 +88,19 @@ pub(super) fn search(store: &Store, examples: &[&Example]) -> Option<OfShape> {
     };
     of.outer.sort_by_key(order);
     of.elements.iter_mut().for_each(|of| of.rules.sort_by_key(order));
-    covers(store, &of, examples).then_some(of)
+    if !covers(store, &of, examples) {
+        return None;
+    }
+    // Tables that share granules need not declare them again.
+    for number in (0..of.outer.len()).rev() {
+        if matches!(of.outer[number].target, Target::Granule(_)) {
+            let rule = of.outer.remove(number);
+            if !covers(store, &of, examples) {
+                of.outer.insert(number, rule);
+            }
+        }
+    }
+    Some(of)
 }
 
 /// A transaction without its list elements.
@@ -160,8 +179,9 @@ fn by_element(examples: &[&Example], table: u16, elements: &mut [OfElements]) ->
     false
 }
 
-/// The rules for a grouped table in which the granules follow from the arguments, whatever the rows.
-fn by_granule(examples: &[&Example], table: u16) -> Option<Vec<Rule>> {
+/// The rules for a table in which the granules follow from the arguments, whatever the rows. `grouped`: if not, granules
+/// can be read only.
+fn by_granule(examples: &[&Example], table: u16, grouped: bool) -> Option<Vec<Rule>> {
     let mut of_each: Vec<(At<'_>, Vec<u64>)> = Vec::new();
     let mut mode = None;
     for example in examples {
@@ -172,6 +192,9 @@ fn by_granule(examples: &[&Example], table: u16) -> Option<Vec<Rule>> {
                 granules.push(granule);
             }
             mode = Some(joined(mode, if touch.mode == Mode::Read { Mode::Read } else { Mode::Write }));
+        }
+        if !grouped && mode == Some(Mode::Write) {
+            return None;
         }
         of_each.push((at(example), granules));
     }
@@ -287,7 +310,15 @@ fn covers(store: &Store, of: &OfShape, examples: &[&Example]) -> bool {
         declared += declarations.accesses.len();
         touched += example.accesses.len();
         let accesses = &declarations.accesses;
-        let is_covered = |access: &Access| accesses.iter().any(|own| own.covers(access.key, access.mode));
+        let declares = |key, mode| accesses.iter().any(|own| own.covers(key, mode));
+        let is_covered = |access: &Access| {
+            declares(access.key, access.mode) || {
+                let is_it = |touch: &&Touch| access.is_row() && touch.key_hash == access.key;
+                let granule = example.touched.iter().find(is_it).and_then(|touch| touch.granule);
+                let hash = |number| store.any(access.table).granule_hash(number);
+                access.mode == Mode::Read && granule.is_some_and(|number| declares(hash(number), Mode::Read))
+            }
+        };
         example.accesses.iter().all(is_covered)
     });
     all && declared <= 2 * touched + examples.len()

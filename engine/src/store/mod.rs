@@ -183,8 +183,10 @@ pub(crate) trait AnyTable: Any + Send + Sync {
 
     /// Takes the key of a row that a speculation touched apart; see [`Codec::take_apart`].
     fn take_key_apart(&self, overlays: &Overlays, touched: &TouchedRow, leaves: &mut Leaves) -> bool;
-    /// The number of the granule that is such a row's unit of conflict, if one is.
+    /// The number of the granule that such a row is in, in a grouped or watched table.
     fn granule_number(&self, overlays: &Overlays, touched: &TouchedRow) -> Option<u64>;
+    /// The hash of the granule of this number.
+    fn granule_hash(&self, number: u64) -> u64;
     /// Declares an access to the granule of this number.
     fn declare_granule(&self, number: u64, mode: Mode, f: &mut Footprint<'_>);
     /// Declares an access to the row of a key, by its bytes.

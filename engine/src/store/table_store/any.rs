@@ -141,8 +141,14 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
     }
 
     fn granule_number(&self, overlays: &Overlays, touched: &TouchedRow) -> Option<u64> {
-        let Conflicts::Grouped { granule, .. } = &self.conflicts else { return None };
+        let (Conflicts::Grouped { granule, .. } | Conflicts::Watched(granule)) = &self.conflicts else {
+            return None;
+        };
         Some(granule.of(&overlays.of::<K, V>(self.number).get(touched.number).key))
+    }
+
+    fn granule_hash(&self, number: u64) -> u64 {
+        Self::granule_hash(self, number)
     }
 
     fn declare_granule(&self, number: u64, mode: Mode, f: &mut Footprint<'_>) {
