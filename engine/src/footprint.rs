@@ -112,6 +112,28 @@ pub(crate) struct Details<'a> {
     pub(crate) bounded: &'a [Bounded],
 }
 
+/// What a footprint says besides, in bits of one word: who asks for one of several flags that were just written byte by
+/// byte waits until they are in the cache, behind all that was written before.
+#[derive(Clone, Copy, Debug)]
+struct Says(u32);
+
+impl Says {
+    /// The procedure may touch anything.
+    const UNKNOWN: u32 = 1;
+    /// The engine is to find out.
+    const RECONNOITRE: u32 = 2;
+    /// It follows from rows.
+    const LOOKED: u32 = 4;
+
+    const fn has(self, flag: u32) -> bool {
+        self.0 & flag != 0
+    }
+
+    const fn add(&mut self, flag: u32) {
+        self.0 |= flag;
+    }
+}
+
 /// How many granules a footprint remembers.
 const GRANULES: usize = 16;
 
@@ -127,11 +149,9 @@ pub struct Footprint<'a> {
     granules: [u64; GRANULES],
     position: Position,
     time_us: u64,
-    unknown: bool,
-    reconnoitre: bool,
+    says: Says,
     /// The state that [`get`](Self::get) looks at, and what runs beside; `None` where nobody will wait for anybody.
     past: Option<(Stamp, Beside<'a>)>,
-    looked: bool,
     /// What stands behind the hashes, for those who want to know.
     names: Option<Vec<(u64, String)>>,
 }
@@ -150,10 +170,8 @@ impl<'a> Footprint<'a> {
             granules: [0; GRANULES],
             position,
             time_us,
-            unknown: false,
-            reconnoitre: false,
+            says: Says(0),
             past,
-            looked: false,
             names: None,
         }
     }
@@ -177,7 +195,7 @@ impl<'a> Footprint<'a> {
 
     /// Whether the procedure said that it may touch anything.
     pub(crate) const fn is_unknown(&self) -> bool {
-        self.unknown
+        self.says.has(Says::UNKNOWN)
     }
 
     /// The position of the entry, for procedures that use it as a key.
@@ -224,14 +242,14 @@ impl<'a> Footprint<'a> {
         key: &K,
     ) -> Option<V> {
         self.read(table, key);
-        self.looked = true;
+        self.says.add(Says::LOOKED);
         let (at, beside) = self.past?;
         self.store.table(table).peek(key, at, beside)
     }
 
     /// Whether the footprint follows from rows.
     pub(crate) const fn has_looked(&self) -> bool {
-        self.looked
+        self.says.has(Says::LOOKED)
     }
 
     /// The procedure may read, write, insert or delete the row of `key`.
@@ -309,7 +327,7 @@ impl<'a> Footprint<'a> {
     ) -> impl Iterator<Item = (I, K)> + use<'a, K, V, I, C, R> {
         let (store, range) = (self.store.table(&index.places()), places::<I, K>(&range));
         self.range_in(store, &range);
-        self.looked = true;
+        self.says.add(Says::LOOKED);
         let found = self.past.map(|(at, _)| store.range_at(&range, at));
         found.into_iter().flatten().map(|(place, ())| place.into_parts())
     }
@@ -344,7 +362,7 @@ impl<'a> Footprint<'a> {
     ) -> impl Iterator<Item = (K, V)> + use<'a, K, V, C, R> {
         let store = self.store.table(table);
         self.range_in(store, &range);
-        self.looked = true;
+        self.says.add(Says::LOOKED);
         let found = self.past.map(|(at, _)| store.range_at(&range, at));
         found.into_iter().flatten()
     }
@@ -463,13 +481,13 @@ impl<'a> Footprint<'a> {
     /// Cost: where it is inferred, about that of a declared one; else a copy of every row that is changed, and a second
     /// run for those whose rows are hot.
     pub const fn reconnoitre(&mut self) -> &mut Self {
-        self.reconnoitre = true;
+        self.says.add(Says::RECONNOITRE);
         self
     }
 
     /// The procedure may touch anything: it runs alone, between all transactions before and after it.
     pub const fn unknown(&mut self) -> &mut Self {
-        self.unknown = true;
+        self.says.add(Says::UNKNOWN);
         self
     }
 
@@ -487,7 +505,7 @@ impl<'a> Footprint<'a> {
 
     /// Whether the engine is to find out.
     pub(crate) const fn is_to_be_found(&self) -> bool {
-        self.reconnoitre
+        self.says.has(Says::RECONNOITRE)
     }
 
     /// Adds an access to a row that a speculation touched, in a table whose rows conflict one by one.

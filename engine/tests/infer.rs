@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use mixlog_engine::{Builder, ClientId, Digest, Engine, Footprint, Mode, Never, Procedure, Stats, Table, Tx};
-use mixlog_log::{MemoryLog, SharedLog};
+use mixlog_engine::{
+    Builder, ClientId, Digest, Engine, Footprint, Merge, Mode, Never, Procedure, Stats, Sum, Table, Tx,
+};
+use mixlog_log::{MemoryLog, Position, SharedLog};
 use serde::{Deserialize, Serialize};
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes, little_endian};
 
@@ -65,6 +67,8 @@ const ORDERS: Table<(u32, u32), Vec<u32>> =
     Table::new("orders").grouped("shop", |&(shop, _)| u64::from(shop));
 const NUMBERS: Table<u32, u32> = Table::new("numbers").grouped("shop", |&shop| u64::from(shop));
 const POINTER: Table<u8, u64> = Table::new("pointer");
+const TOTALS: Table<u64, Sum> = Table::new("totals");
+const OPEN: Table<u64, Open> = Table::new("open");
 
 fn builder() -> Builder {
     let builder = Engine::builder().table(&ACCOUNTS).table(&NAMED).table(&PACKED).table(&BALANCES);
@@ -73,7 +77,7 @@ fn builder() -> Builder {
         builder.procedure::<Transfer>().procedure::<Book>().procedure::<Pick>().procedure::<PlaceOrder>();
     let builder =
         builder.procedure::<Follow>().procedure::<Scatter>().procedure::<Turn>().procedure::<Refuse>();
-    builder.procedure::<Attach>()
+    builder.table(&TOTALS).table(&OPEN).procedure::<Attach>().procedure::<Count>()
 }
 
 /// A key that is an enum.
@@ -396,10 +400,10 @@ impl Procedure for Refuse {
 
     fn run(&self, tx: &mut Tx<'_>) -> Result<u64, u64> {
         *tx.get_or_put(&ACCOUNTS, self.0, || 0) += 1;
-        if self.0 % 97 == 0 {
+        if self.0.is_multiple_of(97) {
             *tx.get_or_put(&ACCOUNTS, self.0 / 97 + 10_000, || 0) += 1;
         }
-        assert!(self.0 % 101 != 0, "one in a hundred and one");
+        assert!(!self.0.is_multiple_of(101), "one in a hundred and one");
         if self.0 % 97 == 1 { Err(self.0) } else { Ok(self.0) }
     }
 }
@@ -468,4 +472,43 @@ fn arguments_of_another_shape_run_ahead_until_they_have_rules_of_their_own() {
         }
     });
     assert_inferred(&replays(&log, builder), 3500);
+}
+
+/// A row that must be there to be merged into.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Open(i64);
+
+impl Merge for Open {
+    type Delta = i64;
+
+    fn accepts(row: Option<&Self>) -> bool {
+        row.is_some()
+    }
+
+    fn merge(row: &mut Option<Self>, delta: i64, _: Position) {
+        row.as_mut().expect("it accepts merges").0 += delta;
+    }
+}
+
+/// Merges into a total, and into a row that nobody opens, if it may.
+#[derive(Debug, Serialize, Deserialize)]
+struct Count(u64);
+
+impl Procedure for Count {
+    const NAME: &'static str = "count";
+    type Output = bool;
+    type Abort = Never;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<bool, Never> {
+        tx.merge(&TOTALS, self.0, 1);
+        Ok(tx.can_merge(&OPEN, &self.0) && tx.merge(&OPEN, self.0, 1))
+    }
+}
+
+#[test]
+fn merges_are_inferred_and_asking_whether_a_row_takes_one_is_reading_it() {
+    let log = record(builder(), |engine| (0..3000).for_each(|i| drop(engine.submit(&Count(i % 7)).unwrap())));
+    let all = replays(&log, builder);
+    assert_inferred(&all, 1800);
+    assert!(all.iter().all(|stats| stats.pooled_merges > 1800), "{all:?}");
 }

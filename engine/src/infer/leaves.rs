@@ -19,7 +19,7 @@ pub(super) const MOST_OUTER: usize = 32;
 pub(super) const MOST_INNER: usize = 16;
 /// How many elements of lists are kept in all.
 const MOST_ELEMENTS: usize = 256;
-/// Values with more leaves than this, whether they are kept or not, are too long to look at.
+/// Values with more leaves outside of lists than this, or elements, whether they are kept or not, are too long to look at.
 const MOST: u32 = 8192;
 
 /// What a leaf is, as far as its bytes in a key tell it apart.
@@ -78,10 +78,12 @@ pub struct Leaves {
     texts: Vec<u8>,
     /// How many lists enclose what is looked at.
     depth: u32,
-    /// How many leaves there were in all.
-    leaves: u32,
+    /// How many elements there were in all, those of lists within elements included.
+    entered: u32,
     /// Whether the list at hand has more elements than are kept.
     is_cut: bool,
+    /// Up to how many inner leaves those of the element at hand are kept.
+    room: usize,
     /// Of the element at hand.
     element_shape: u64,
     /// How many leaves and lists there were outside of lists, after how many to stop, and whether it did.
@@ -100,7 +102,7 @@ impl Leaves {
         self.inner.clear();
         self.texts.clear();
         (self.shape, self.depth, self.element_shape) = (0, 0, 0);
-        (self.seen, self.shaped, self.leaves) = (0, 0, 0);
+        (self.seen, self.shaped, self.entered) = (0, 0, 0);
         (self.enough, self.is_cut) = (false, false);
     }
 
@@ -172,8 +174,8 @@ impl Leaves {
     /// Counts a leaf or list outside of lists.
     #[inline]
     const fn see(&mut self) -> Result<(), Stop> {
-        if self.seen == self.until {
-            self.enough = true;
+        if self.seen == self.until || self.seen == MOST {
+            self.enough = self.seen == self.until;
             return Err(Stop);
         }
         self.seen += 1;
@@ -182,19 +184,12 @@ impl Leaves {
 
     #[inline]
     fn leaf(&mut self, kind: Kind, number: u64) -> Result<(), Stop> {
-        self.leaves += 1;
-        if self.leaves > MOST {
-            return Err(Stop);
-        }
         if self.depth == 0 {
             self.see()?;
             if self.outer.len() < MOST_OUTER {
                 self.outer.push(Leaf { kind, number });
             }
-        } else if !self.is_cut
-            && let Some(element) = self.elements.last()
-            && self.inner.len() - (element.start as usize) < MOST_INNER
-        {
+        } else if self.inner.len() < self.room {
             self.inner.push(Leaf { kind, number });
         }
         Ok(())
@@ -255,17 +250,23 @@ pub struct List<'a> {
 
 impl List<'_> {
     #[inline]
-    fn begin(&mut self) {
+    fn begin(&mut self) -> Result<(), Stop> {
         self.elements += 1;
         let leaves = &mut *self.leaves;
-        if leaves.depth != 1 {
-        } else if leaves.elements.len() == MOST_ELEMENTS {
-            leaves.is_cut = true;
-        } else {
-            leaves.element_shape = 0;
-            let start = leaves.inner.len() as u32;
-            leaves.elements.push(Element { shape: 0, start, end: start });
+        leaves.entered += 1;
+        if leaves.entered > MOST {
+            return Err(Stop);
         }
+        if leaves.depth == 1 {
+            let start = leaves.inner.len();
+            leaves.is_cut = leaves.elements.len() == MOST_ELEMENTS;
+            leaves.room = if leaves.is_cut { 0 } else { start + MOST_INNER };
+            leaves.element_shape = 0;
+            if !leaves.is_cut {
+                leaves.elements.push(Element { shape: 0, start: start as u32, end: start as u32 });
+            }
+        }
+        Ok(())
     }
 
     #[inline]
@@ -298,7 +299,7 @@ impl ser::SerializeSeq for List<'_> {
 
     #[inline]
     fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Stop> {
-        self.begin();
+        self.begin()?;
         value.serialize(&mut *self.leaves)?;
         self.end();
         Ok(())
@@ -315,7 +316,7 @@ impl ser::SerializeMap for List<'_> {
     type Error = Stop;
 
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Stop> {
-        self.begin();
+        self.begin()?;
         key.serialize(&mut *self.leaves)
     }
 

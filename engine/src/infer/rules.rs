@@ -110,6 +110,11 @@ impl Rule {
                 true
             }
             Target::Row(parts) => {
+                // One word, as most keys are.
+                if let [(Kind::Native(8), Source::Number(sum))] = &**parts {
+                    let key = sum.of(|column| at.number(column)).to_ne_bytes();
+                    return table.declare_bytes(&key, self.mode, f).is_ok();
+                }
                 bytes.clear();
                 parts.iter().all(|(kind, source)| put(*kind, source, at, bytes))
                     && table.declare_bytes(bytes, self.mode, f).is_ok()
@@ -214,6 +219,7 @@ impl OfShape {
         if !self.outer.iter().all(|rule| rule.declare(at, store, f, bytes)) {
             return false;
         }
+        let mut at = *at;
         for &list in &self.lists {
             if at.leaves.lists.get(list).is_none_or(|list| list.is_cut) {
                 return false;
@@ -221,7 +227,7 @@ impl OfShape {
             for (index, element) in (0u32..).zip(at.leaves.list(list)) {
                 let known = |of: &&OfElements| of.list == list && of.shape == element.shape;
                 let Some(of) = self.elements.iter().find(known) else { return false };
-                let at = At { element: Some((element, index)), ..*at };
+                at.element = Some((element, index));
                 if !of.rules.iter().all(|rule| rule.declare(&at, store, f, bytes)) {
                     return false;
                 }

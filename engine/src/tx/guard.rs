@@ -142,15 +142,19 @@ impl InPlace<'_> {
             return None;
         }
         let key_hash = store.key_hash(key);
-        let mut merges = None;
+        let (mut merges, mut reads) = (None, false);
         for access in accesses.iter().filter(|access| access.key == key_hash) {
             match access.mode {
                 Mode::Write => return None,
                 Mode::Merge => merges = Some(access.of == Of::PooledRow),
-                Mode::Read => {}
+                Mode::Read => reads = true,
             }
         }
         if merges.is_none() {
+            // Who may read the row may see whether it takes merges.
+            if reads {
+                return None;
+            }
             self.violated(store);
         }
         if !matches!(store.conflicts, Conflicts::Rows) {
