@@ -56,6 +56,28 @@ fn head(log: &Path) -> u64 {
     line["head ".len()..].parse().expect("a position")
 }
 
+/// The position of the newest checkpoint beside a log, by the names that only those have which are whole.
+fn newest_checkpoint(log: &Path) -> Option<u64> {
+    let names = std::fs::read_dir(log.join("checkpoints")).ok()?;
+    let names = names.map(|entry| entry.expect("a directory's entry").file_name());
+    // The one that is being written, and the space for the next, have no number.
+    names.filter_map(|name| u64::from_str_radix(name.to_str()?.strip_prefix("checkpoint-")?, 16).ok()).max()
+}
+
+/// Whether this one is killed right after a checkpoint, while it gives up what that makes superfluous, or at the next. The
+/// more rows there are, the less often that happens by itself.
+const fn after_a_checkpoint(round: u64) -> bool {
+    round % 10 == 1
+}
+
+/// Waits until a process that is at work has taken a checkpoint.
+fn wait_for_checkpoint(log: &Path, before: Option<u64>, child: &mut Child) {
+    while newest_checkpoint(log) <= before {
+        assert!(child.try_wait().expect("it is our child").is_none(), "it ended without a checkpoint");
+        thread::sleep(Duration::from_micros(100));
+    }
+}
+
 fn transaction(id: u64) -> String {
     format!(
         "{{\"id\":\"{id}\",\"ops\":[[\"add\",\"sum\",\"a\",{id}],[\"put\",\"ids\",\"{id}\",{id}],[\"add\",\"sum\",\"b\",{id}]]}}\n"
@@ -87,7 +109,9 @@ fn apply_killed_again_and_again_keeps_every_acknowledged_transaction_once() {
     let log = directory.path().join("store");
     let (mut random, mut answered, mut next) = (Random(1), BTreeSet::new(), 0u64);
     let (mut unanswered, mut rejected, mut at_work) = (BTreeSet::<u64>::new(), 0, 0);
+    let mut took_some = 0;
     for round in 0..kills() {
+        let before = newest_checkpoint(&log);
         let durability = if round % 2 == 0 { "buffered" } else { "flushed" };
         let threads = if round % 4 < 3 { "1" } else { "2" };
         let mut arguments = vec!["apply", "--durability", durability, "--threads", threads, "--window", "16"];
@@ -129,8 +153,12 @@ fn apply_killed_again_and_again_keeps_every_acknowledged_transaction_once() {
             assert_eq!(answer["status"], "committed");
             answered.insert(*id);
         }
+        if after_a_checkpoint(round) {
+            wait_for_checkpoint(&log, before, &mut child);
+        }
         thread::sleep(Duration::from_micros(random.below(1000)));
         kill(&mut child);
+        took_some += u64::from(newest_checkpoint(&log) > before);
         // What it had written into the pipe was answered, too, if the line is whole.
         for line in answers {
             let Ok(line) = line else { break };
@@ -154,15 +182,21 @@ fn apply_killed_again_and_again_keeps_every_acknowledged_transaction_once() {
             );
             let sum: u64 = ids.iter().sum();
             assert_eq!(sums, [sum; 2], "round {round}: a transaction is there twice, or half");
-            // The more rows there are, the less often a process lives long enough for one.
-            output(mixlog(&log, &["checkpoint"]).args(KEEP));
+            // And one that ends as it should.
+            output(&mut mixlog(&log, &["checkpoint"]));
         }
     }
     assert_eq!(rejected, 0, "no checkpoint gets its name before it is whole");
     assert!(head(&log) > 0, "the log was trimmed");
+    assert!(took_some >= kills() / 10, "{took_some} were killed after a checkpoint of their own");
     assert!(at_work > kills() / 2, "it was killed at work {at_work} times");
     assert!(answered.len() as u64 > kills(), "{} answers", answered.len());
-    println!("{} kills, {at_work} at work, {} answers, head {}", kills(), answered.len(), head(&log));
+    println!(
+        "{} kills, {at_work} at work, {took_some} after a checkpoint, {} answers, head {}",
+        kills(),
+        answered.len(),
+        head(&log)
+    );
 }
 
 #[test]
@@ -177,7 +211,9 @@ fn tpcc_killed_again_and_again_keeps_every_acknowledged_transaction_whole() {
     };
     output(mixlog(&log, &small).args(KEEP).args(["--transactions", "100", "--durability", "buffered"]));
     let (mut random, mut last, mut acknowledged) = (Random(2), position(), 0);
+    let mut took_some = 0;
     for round in 0..kills() {
+        let before = newest_checkpoint(&log);
         let durability = if round % 2 == 0 { "buffered" } else { "flushed" };
         let mut child = mixlog(&log, &small)
             .args(["--segment-bytes", "262144", "--checkpoint-bytes", "30000", "--durability", durability])
@@ -201,8 +237,12 @@ fn tpcc_killed_again_and_again_keeps_every_acknowledged_transaction_whole() {
                 (told, lines) = (count, lines + 1);
             }
         }
+        if after_a_checkpoint(round) {
+            wait_for_checkpoint(&log, before, &mut child);
+        }
         thread::sleep(Duration::from_micros(random.below(2000)));
         kill(&mut child);
+        took_some += u64::from(newest_checkpoint(&log) > before);
         told = stderr.map_while(Result::ok).filter_map(|line| count(&line)).last().unwrap_or(told);
         acknowledged += told;
         if round % 10 == 9 || round % 25 == 24 || round + 1 == kills() {
@@ -218,4 +258,6 @@ fn tpcc_killed_again_and_again_keeps_every_acknowledged_transaction_whole() {
         }
     }
     assert!(head(&log) > 0, "the log was trimmed");
+    assert!(took_some >= kills() / 10, "{took_some} were killed after a checkpoint of their own");
+    println!("{} kills, {took_some} after a checkpoint", kills());
 }
