@@ -15,7 +15,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use mixlog_log::{AppendError, Batch, Durability, Position, SharedLog};
 
 pub use builder::Builder;
-pub(crate) use builder::Built;
 pub use describe::procedures_in;
 pub use replay::Replay;
 

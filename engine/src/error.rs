@@ -138,6 +138,16 @@ pub enum OpenError {
     Panicked(String),
 }
 
+impl OpenError {
+    /// Whether the log was trimmed past what is needed: a newer checkpoint may help.
+    pub(crate) const fn is_trimmed(&self) -> bool {
+        matches!(
+            self,
+            Self::Trimmed { .. } | Self::NoCheckpoint { .. } | Self::Read(ReadError::Trimmed { .. })
+        )
+    }
+}
+
 impl From<TailError> for OpenError {
     fn from(error: TailError) -> Self {
         Self::Read(error.into())

@@ -80,6 +80,11 @@ pub(crate) fn rejected(name: &str, reason: &impl std::fmt::Display) {
     warn!(target: "mixlog", name, %reason, "a checkpoint cannot be used, an earlier one is tried");
 }
 
+/// The log was trimmed where somebody starts or follows, who tries again from a newer checkpoint.
+pub(crate) fn started_anew(error: &OpenError) {
+    warn!(target: "mixlog", %error, "the log was trimmed meanwhile, a newer checkpoint is tried");
+}
+
 /// A checkpoint is on the disk for good.
 pub(crate) fn checkpointed(checkpoint: &Checkpoint) {
     let &Checkpoint { position, rows, bytes, elapsed } = checkpoint;

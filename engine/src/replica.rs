@@ -26,7 +26,7 @@ use mixlog_log::{Position, SharedLog};
 use crate::agreement::{self, Divergence, Watch, name_keys};
 use crate::checkpoint::{self, Recovery, Source};
 use crate::digest::Digest;
-use crate::engine::{Builder, Built};
+use crate::engine::Builder;
 use crate::error::{OpenError, SubmitError};
 use crate::observe;
 use crate::pipeline::{self, Pipeline, Shared, Until};
@@ -80,7 +80,8 @@ struct State {
 impl Replica {
     /// Starts to follow the log: from the newest checkpoint, if there is one, on a thread of its own. `make` describes the
     /// engine, with its [`member`](Builder::member)ship; it is called again for each repair. A replica takes no checkpoints
-    /// and no transactions: of [`checkpoints`](Builder::checkpoints) it heeds where they lie and where to start, and of
+    /// and no transactions. Where the log was trimmed past what it has executed, it goes on from a newer checkpoint, if it
+    /// finds one. Of [`checkpoints`](Builder::checkpoints) it heeds where they lie and where to start, and of
     /// [`max_memory`](Builder::max_memory) nothing.
     ///
     /// # Errors
@@ -248,16 +249,19 @@ fn start(
     settling_before: Position,
     one_by_one_before: Position,
 ) -> Result<(Pipeline, Recovery), OpenError> {
-    let built = builder.build_one_by_one_before(one_by_one_before)?;
-    let Built { pipeline, checkpoints, on_load, membership, .. } = built;
+    let builder = builder.completed();
+    let Builder { checkpoints, on_load, membership, .. } = &builder;
     let shelf = checkpoints.shelf(log);
     let from =
         Source { log, shelf: shelf.as_ref(), start: checkpoints.start, membership: membership.as_ref() };
-    let recovery = checkpoint::recover(&pipeline, &from, before, on_load.as_ref())?;
-    if let Some(membership) = membership {
-        pipeline.watch(Watch::new(membership, vote_from, settling_before, Arc::default()));
-    }
-    Ok((pipeline, recovery))
+    checkpoint::start(shelf.as_ref(), || {
+        let pipeline = builder.build(one_by_one_before)?;
+        let recovery = checkpoint::recover(&pipeline, &from, before, on_load.as_ref())?;
+        if let Some(membership) = membership {
+            pipeline.watch(Watch::new(membership.clone(), vote_from, settling_before, Arc::default()));
+        }
+        Ok((pipeline, recovery))
+    })
 }
 
 impl Inner {
@@ -267,11 +271,21 @@ impl Inner {
 
     /// Follows the log until it is told to stop, or cannot go on.
     fn run(&self) {
+        // How often in a row it started from a checkpoint, and executed nothing before the log was trimmed again.
+        let mut in_vain = 0;
         loop {
             let pipeline = Arc::clone(&self.state().pipeline);
+            let first = pipeline.shared().snapshots.tail();
             let outcome = pipeline.run(&*self.log, &Until::Stopped(&self.stop), None);
+            in_vain = if pipeline.shared().snapshots.tail() > first { 0 } else { in_vain + 1 };
             let failed = match outcome {
                 Ok(()) => None,
+                Err(error) if error.is_trimmed() && in_vain < checkpoint::ATTEMPTS => {
+                    match self.start_anew(&pipeline, &error) {
+                        Ok(()) => continue,
+                        Err(_) => Some(error),
+                    }
+                }
                 Err(OpenError::Diverged(divergence)) => match self.repair(&pipeline, *divergence) {
                     Ok(()) => continue,
                     Err(error) => Some(error),
@@ -284,6 +298,22 @@ impl Inner {
             self.changed.notify_all();
             return;
         }
+    }
+
+    /// Goes on from a newer checkpoint, since the log was trimmed past where this is. The error is that there is none.
+    fn start_anew(&self, old: &Pipeline, trimmed: &OpenError) -> Result<(), OpenError> {
+        let reached = old.shared().snapshots.tail();
+        let tail = self.log.tail()?.tail;
+        // It has not voted on what it did not reach.
+        let (new, recovery) = start((self.make)(), &*self.log, Position::MAX, reached, tail, Position::ZERO)?;
+        observe::started_anew(trimmed);
+        // Whoever waits there goes on to wait for the next state.
+        old.shared().stop("the log was trimmed, and it goes on from a newer checkpoint");
+        let mut state = self.state();
+        (state.pipeline, state.recovery) = (Arc::new(new), recovery);
+        drop(state);
+        self.changed.notify_all();
+        Ok(())
     }
 
     /// Builds the state anew and goes on from there. The error is that it cannot, or that it comes to another state than

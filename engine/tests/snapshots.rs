@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use mixlog_engine::{
     Builder, Engine, Footprint, Mode, Position, Procedure, Snapshot, SnapshotError, Table, Tx,
@@ -413,4 +413,60 @@ fn snapshot_at_where_nothing_is_retained_tells_what_is() {
     assert_eq!((again.len(&NUMBERS), at(17).unwrap().len(&NUMBERS)), (6, 17));
     drop(again);
     assert!(matches!(at(6), Err(SnapshotError::NoLongerRetained { .. })));
+}
+
+static COPIES: AtomicU64 = AtomicU64::new(0);
+
+/// A row that counts how often one is copied.
+#[derive(Serialize, Deserialize)]
+struct Counted(u64);
+
+impl Clone for Counted {
+    fn clone(&self) -> Self {
+        COPIES.fetch_add(1, Ordering::Relaxed);
+        Self(self.0)
+    }
+}
+
+const COUNTED: Table<u64, Counted> = Table::new("counted");
+
+/// Puts a row, or deletes it.
+#[derive(Serialize, Deserialize)]
+struct Keep(u64, bool);
+
+impl Procedure for Keep {
+    const NAME: &'static str = "keep";
+    type Output = ();
+    type Abort = ();
+
+    fn footprint(&self, f: &mut Footprint<'_>) {
+        f.write(&COUNTED, &self.0);
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<(), ()> {
+        if self.1 {
+            tx.put(&COUNTED, self.0, Counted(self.0));
+        } else {
+            tx.delete(&COUNTED, &self.0);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn is_empty_finds_a_row_of_the_past_and_copies_none() {
+    let builder = Engine::builder().table(&COUNTED).procedure::<Keep>();
+    let engine = builder.open(Arc::new(MemoryLog::new())).expect("a new log");
+    let all = |keep| {
+        let tickets: Vec<_> = (0..1000).map(|key| engine.submit(&Keep(key, keep)).unwrap()).collect();
+        tickets.into_iter().for_each(|ticket| assert!(ticket.wait().unwrap().committed().is_some()));
+        engine.snapshot()
+    };
+    let before = engine.snapshot();
+    let (full, emptied) = (all(true), all(false));
+    let copies = COPIES.load(Ordering::Relaxed);
+    let are_empty = [&before, &full, &emptied].map(|snapshot| snapshot.is_empty(&COUNTED));
+    assert_eq!(COPIES.load(Ordering::Relaxed), copies, "rows were copied");
+    assert_eq!(are_empty, [true, false, true]);
+    assert_eq!([&before, &full, &emptied].map(|snapshot| snapshot.len(&COUNTED)), [0, 1000, 0]);
 }

@@ -540,9 +540,10 @@ const CHECKPOINT_EXAMPLES: &str = "Examples:
 A log in a directory must not be open elsewhere. Programs that have one open take checkpoints themselves: see
 mixlog run --help, and Engine::checkpoint.
 
-A log on a cluster may be followed meanwhile, by mixlog replica for example. A follower that has not read it to its end
-then stops, since the log is trimmed before the oldest checkpoint that is kept, here. With --keep-log nothing is trimmed:
-mixlog cluster trim does that later, when all have said that they are further.";
+A log on a cluster may be followed meanwhile, by mixlog replica for example. It is trimmed before the oldest checkpoint
+that is kept, here: a follower that has not read it that far goes on from a newer checkpoint in its own --beside DIR, and
+stops if there is none. With --keep-log nothing is trimmed: mixlog cluster trim does that later, when all have said that
+they are further.";
 
 #[derive(Debug, Args)]
 #[command(after_help = CHECKPOINT_EXAMPLES)]

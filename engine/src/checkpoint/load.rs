@@ -83,8 +83,10 @@ pub(crate) fn recover(
                 continue;
             }
         };
-        if position >= tail.tail {
-            return Err(OpenError::LogTooShort { name: opened.name, position, tail: tail.tail });
+        // The log may have become longer since, and the checkpoint be one of what was appended.
+        let end = log.tail()?.tail;
+        if position >= end {
+            return Err(OpenError::LogTooShort { name: opened.name, position, tail: end });
         }
         // Every byte of it is as it was written; that does not make its state the right one.
         let (own, agreed) = (opened.header.digest(), from.agreed_on(position)?);
@@ -137,7 +139,7 @@ pub(crate) fn catalog_of(log: &dyn SharedLog, shelf: Option<&Shelf>) -> Result<C
     }
 }
 
-fn list(shelf: &Shelf) -> Result<Vec<Position>, OpenError> {
+pub(super) fn list(shelf: &Shelf) -> Result<Vec<Position>, OpenError> {
     shelf.list().map_err(|source| OpenError::Checkpoints {
         path: shelf.storage.path().to_path_buf(),
         source: Arc::new(source),
@@ -233,7 +235,7 @@ fn tables<'a>(pipeline: &'a Pipeline, opened: &Opened) -> Result<Vec<Target<'a>>
             return Ok(Target { number, conversion: None });
         }
         let (name, written) = (&entry.name, &entry.format);
-        let conversion = shared.conversions.iter().find(|conversion| {
+        let conversion = shared.conversions.iter().map(|conversion| &**conversion).find(|conversion| {
             conversion.names[0] == name && conversion.from == *written && conversion.to == registered
         });
         if conversion.is_some() {

@@ -22,6 +22,7 @@ mod layout;
 mod load;
 mod read;
 mod shelf;
+mod start;
 mod write;
 
 use std::fmt;
@@ -34,7 +35,7 @@ use mixlog_log::file::Storage;
 use mixlog_log::{FlushError, Position, SharedLog, TrimError};
 use thiserror::Error;
 
-use shelf::{BESIDE, Shelf};
+use shelf::BESIDE;
 
 pub(crate) use backup::of_running;
 pub use backup::{Backup, BackupError, backup};
@@ -43,6 +44,8 @@ pub(crate) use due::Due;
 pub(crate) use keep::Keeper;
 pub(crate) use layout::RowFormat;
 pub(crate) use load::{Source, catalog_of, recover};
+pub(crate) use shelf::Shelf;
+pub(crate) use start::{ATTEMPTS, start};
 
 /// Whether and how an engine keeps checkpoints; see the module's documentation.
 ///

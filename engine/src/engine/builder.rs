@@ -1,6 +1,6 @@
 //! What an engine consists of, whether that makes sense, and how it is opened.
 
-use std::any::TypeId;
+use std::any::{Any, TypeId};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -10,9 +10,9 @@ use mixlog_log::{Batch, Position, SharedLog};
 
 use super::replay::Replay;
 use super::{Engine, random};
-use crate::agreement::{Membership, Watch};
+use crate::agreement::{AgreedState, Membership, Watch};
 use crate::ahead;
-use crate::checkpoint::{self, Conversion, Keeper, OnLoad, Source};
+use crate::checkpoint::{self, Conversion, Keeper, OnLoad, Recovery, Shelf, Source};
 use crate::clients::{ANSWERS, Forget};
 use crate::codec::Codec;
 use crate::entry;
@@ -28,12 +28,14 @@ use crate::table::{Conflicts, Key, Table, TableId, Value};
 /// Names what an engine consists of, and opens it.
 #[must_use]
 pub struct Builder {
-    tables: Vec<(&'static str, TypeId, MakeTable)>,
-    indexes: Indexes,
+    tables: Vec<(&'static str, TypeId)>,
+    /// Makes each table, as often as is asked for.
+    makers: Vec<MakeTable>,
+    indexes: Vec<(TableId, MakeIndex)>,
     /// Of each index: its name, its table's name and type.
     indexed: Vec<(&'static str, &'static str, TypeId)>,
     procedures: Vec<Registered>,
-    conversions: Vec<Conversion>,
+    conversions: Vec<Arc<Conversion>>,
     threads: usize,
     window: u32,
     mode: Mode,
@@ -44,27 +46,22 @@ pub struct Builder {
     max_in_flight: usize,
     retain: u64,
     explain: u32,
-    progress: Option<Progress>,
-    checkpoints: checkpoint::Config,
-    on_load: Option<OnLoad>,
-    max_memory: u64,
-    membership: Option<Membership>,
-}
-
-/// What a builder builds: a pipeline that has executed nothing, and what is needed to give it a state.
-pub(crate) struct Built {
-    pub(crate) pipeline: Pipeline,
-    progress: Option<Progress>,
+    pub(super) progress: Option<Progress>,
     pub(crate) checkpoints: checkpoint::Config,
     pub(crate) on_load: Option<OnLoad>,
+    max_memory: u64,
     pub(crate) membership: Option<Membership>,
 }
+
+/// Makes a `Box<dyn Maintain<K, V>>`.
+type MakeIndex = Box<dyn Fn() -> Box<dyn Any + Send> + Send + Sync>;
 
 impl Default for Builder {
     fn default() -> Self {
         let threads = thread::available_parallelism().map_or(1, usize::from);
         Self {
             tables: Vec::new(),
+            makers: Vec::new(),
             indexes: Vec::new(),
             indexed: Vec::new(),
             procedures: Vec::new(),
@@ -91,14 +88,15 @@ impl Default for Builder {
 impl Builder {
     /// Adds a table.
     pub fn table<K: Key, V: Value, C: Codec<K> + Codec<V>>(mut self, table: &Table<K, V, C>) -> Self {
-        self.add_table(table, table.conflicts().map(GranuleOf::Key));
+        let description = *table;
+        self.add_table(table, move || description.conflicts().map(GranuleOf::Key));
         self
     }
 
     fn add_table<K: Key, V: Value, C: Codec<K> + Codec<V>>(
         &mut self,
         table: &Table<K, V, C>,
-        conflicts: Conflicts<GranuleOf<K>>,
+        conflicts: impl Fn() -> Conflicts<GranuleOf<K>> + Send + Sync + 'static,
     ) {
         let description = *table;
         let make: MakeTable = Box::new(move |number, workers, indexes| -> Box<dyn AnyTable> {
@@ -106,9 +104,10 @@ impl Builder {
             let own =
                 own.map(|(_, index)| *index.downcast().expect("the types of an index's table were compared"));
             let own = own.collect();
-            Box::new(TableStore::new(&description, conflicts, number, workers, own))
+            Box::new(TableStore::new(&description, conflicts(), number, workers, own))
         });
-        self.tables.push((table.name(), TypeId::of::<Table<K, V, C>>(), make));
+        self.tables.push((table.name(), TypeId::of::<Table<K, V, C>>()));
+        self.makers.push(make);
     }
 
     /// Adds an index of a table, which has to be added, too. It needs no place in the log: it may be added to a
@@ -117,10 +116,14 @@ impl Builder {
         mut self,
         index: &Index<K, V, I, C>,
     ) -> Self {
-        let maintain: Box<dyn Maintain<K, V>> = Box::new(*index);
-        self.indexes.push((index.table().id(), Box::new(maintain)));
+        let description = *index;
+        let make: MakeIndex = Box::new(move || {
+            let maintain: Box<dyn Maintain<K, V>> = Box::new(description);
+            Box::new(maintain)
+        });
+        self.indexes.push((index.table().id(), make));
         self.indexed.push((index.name(), index.table().name(), TypeId::of::<Table<K, V, C>>()));
-        self.add_table(&index.places(), index.conflicts());
+        self.add_table(&index.places(), move || description.conflicts());
         self
     }
 
@@ -153,7 +156,7 @@ impl Builder {
         C0: Codec<K0> + Codec<V0>,
         C: Codec<K> + Codec<V>,
     {
-        self.conversions.push(Conversion::new(from, to, convert));
+        self.conversions.push(Arc::new(Conversion::new(from, to, convert)));
         self
     }
 
@@ -291,13 +294,56 @@ impl Builder {
         self
     }
 
-    pub(crate) fn build(self) -> Result<Built, OpenError> {
-        self.build_one_by_one_before(Position::ZERO)
+    /// With the tables and procedures of the engine itself. To be called once, before pipelines are built.
+    pub(crate) fn completed(self) -> Self {
+        self.table(&ANSWERS).procedure::<Intention>().procedure::<Forget>()
     }
 
-    /// Windows that end before `position` will be executed one by one.
-    pub(crate) fn build_one_by_one_before(mut self, position: Position) -> Result<Built, OpenError> {
-        self = self.table(&ANSWERS);
+    /// A pipeline that has executed nothing. Windows that end before `one_by_one_before` will be executed one by one.
+    pub(crate) fn build(&self, one_by_one_before: Position) -> Result<Pipeline, OpenError> {
+        self.check()?;
+        let procedures = Procedures::new(self.procedures.clone()).map_err(|(a, b)| {
+            OpenError::Configuration(if a == b {
+                format!("procedure {a:?} is registered twice")
+            } else {
+                format!("the names of procedures {a:?} and {b:?} collide: rename one")
+            })
+        })?;
+        let indexes: Indexes = self.indexes.iter().map(|(table, make)| (*table, make())).collect();
+        let (store, workers) = Store::new(&self.makers, indexes, self.threads);
+        self.check_conversions(&store)?;
+        let mut shared = Shared::new(
+            store,
+            procedures,
+            random(),
+            self.max_in_flight,
+            self.retain,
+            self.explain,
+            self.membership.is_some(),
+        );
+        shared.conversions.clone_from(&self.conversions);
+        // A guess that nobody compares with what is touched would be a promise.
+        if !self.infer || self.unguarded {
+            shared.inference.disable();
+        }
+        let config = Config {
+            threads: self.threads,
+            window: self.window,
+            mode: self.mode,
+            paranoid: self.paranoid,
+            unguarded: self.unguarded,
+            lanes: self.lanes,
+            one_by_one_before,
+        };
+        let pipeline = Pipeline::new(Arc::new(shared), workers, config).map_err(|error| {
+            OpenError::Configuration(format!("cannot start {} threads: {error}", self.threads))
+        })?;
+        pipeline.shared().memory_limit.set(self.max_memory);
+        Ok(pipeline)
+    }
+
+    /// Refuses what makes no sense.
+    fn check(&self) -> Result<(), OpenError> {
         let refuse = |message: String| Err(OpenError::Configuration(message));
         if self.checkpoints.keep == 0 {
             return refuse("at least 1 checkpoint must be kept".to_owned());
@@ -331,7 +377,7 @@ impl Builder {
         }
         for &(index, table, types) in &self.indexed {
             match self.tables.iter().find(|(name, ..)| *name == table) {
-                Some((_, found, _)) if *found == types => {}
+                Some((_, found)) if *found == types => {}
                 Some(_) => return refuse(format!("index {index:?} is of table {table:?} with other types")),
                 None => {
                     return refuse(format!("index {index:?} is of table {table:?}, which is not registered"));
@@ -341,20 +387,13 @@ impl Builder {
         if self.tables.len() > 2048 || self.procedures.len() > usize::from(u16::MAX) {
             return refuse("an engine has at most 2,048 tables and 65,535 procedures".to_owned());
         }
-        self.procedures.push(Registered::new::<Intention>());
-        self.procedures.push(Registered::new::<Forget>());
-        let procedures = Procedures::new(self.procedures).map_err(|(a, b)| {
-            OpenError::Configuration(if a == b {
-                format!("procedure {a:?} is registered twice")
-            } else {
-                format!("the names of procedures {a:?} and {b:?} collide: rename one")
-            })
-        })?;
-        let makers = self.tables.into_iter().map(|(.., make)| make).collect();
-        let (store, workers) = Store::new(makers, self.indexes, self.threads);
-        for (i, Conversion { names: [from, to], from: old, to: new, .. }) in
-            self.conversions.iter().enumerate()
-        {
+        Ok(())
+    }
+
+    fn check_conversions(&self, store: &Store) -> Result<(), OpenError> {
+        let refuse = |message: String| Err(OpenError::Configuration(message));
+        for (i, conversion) in self.conversions.iter().enumerate() {
+            let Conversion { names: [from, to], from: old, to: new, .. } = &**conversion;
             let registered = store.number_of(to).map(|number| store.any(number).row_format());
             if from != to {
                 return refuse(format!(
@@ -374,37 +413,7 @@ impl Builder {
                 return refuse(format!("rows of table {to:?} are converted twice from {old}"));
             }
         }
-        let mut shared = Shared::new(
-            store,
-            procedures,
-            random(),
-            self.max_in_flight,
-            self.retain,
-            self.explain,
-            self.membership.is_some(),
-        );
-        shared.conversions = self.conversions;
-        // A guess that nobody compares with what is touched would be a promise.
-        if !self.infer || self.unguarded {
-            shared.inference.disable();
-        }
-        let shared = Arc::new(shared);
-        let (threads, window, mode, paranoid) = (self.threads, self.window, self.mode, self.paranoid);
-        let config = Config {
-            threads,
-            window,
-            mode,
-            paranoid,
-            unguarded: self.unguarded,
-            lanes: self.lanes,
-            one_by_one_before: position,
-        };
-        let pipeline = Pipeline::new(shared, workers, config).map_err(|error| {
-            OpenError::Configuration(format!("cannot start {} threads: {error}", self.threads))
-        })?;
-        pipeline.shared().memory_limit.set(self.max_memory);
-        let Self { progress, checkpoints, on_load, membership, .. } = self;
-        Ok(Built { pipeline, progress, checkpoints, on_load, membership })
+        Ok(())
     }
 
     /// Opens an engine on the log: loads the newest checkpoint that is whole, executes all that is in the log after it,
@@ -413,26 +422,14 @@ impl Builder {
     /// # Errors
     /// [`OpenError`]; the log is unchanged.
     pub fn open(self, log: Arc<dyn SharedLog>) -> Result<Engine, OpenError> {
-        let Built { pipeline, progress, checkpoints, on_load, membership } = self.build()?;
-        observe::describe();
-        let shelf = checkpoints.shelf(&*log);
-        let (begun, tail) = (Instant::now(), log.tail()?.tail);
-        let from = Source {
-            log: &*log,
-            shelf: shelf.as_ref(),
-            start: checkpoints.start,
-            membership: membership.as_ref(),
-        };
-        let mut recovery = checkpoint::recover(&pipeline, &from, Position::MAX, on_load.as_ref())?;
-        let mut agreed = None;
-        if let Some(membership) = membership {
-            let state = agreed.insert(Arc::default());
-            pipeline.watch(Watch::new(membership, tail, tail, Arc::clone(state)));
-        }
-        let (start, first) = (Instant::now(), pipeline.shared().snapshots.tail());
-        pipeline.run(&*log, &Until::Tail(log.tail()?.tail), progress.as_ref())?;
+        let builder = self.completed();
+        let shelf = builder.checkpoints.shelf(&*log);
+        let begun = Instant::now();
+        let (pipeline, recovery, agreed) =
+            checkpoint::start(shelf.as_ref(), || builder.caught_up(&*log, shelf.as_ref()))?;
+        let Self { progress, checkpoints, .. } = builder;
         let shared = Arc::clone(pipeline.shared());
-        (recovery.entries, recovery.replay) = (shared.snapshots.tail().since(first), start.elapsed());
+        observe::describe();
         observe::opened(shared.snapshots.tail(), begun.elapsed());
         append_catalog(&shared, &*log)?;
         // So that the state after opening does not depend on how soon the catalog is read.
@@ -478,14 +475,40 @@ impl Builder {
         Ok(engine)
     }
 
+    /// A pipeline that has executed all that is in the log, and how it came there; the state that members agreed on, if
+    /// there are any.
+    fn caught_up(
+        &self,
+        log: &dyn SharedLog,
+        shelf: Option<&Shelf>,
+    ) -> Result<(Pipeline, Recovery, Option<Arc<AgreedState>>), OpenError> {
+        let pipeline = self.build(Position::ZERO)?;
+        let tail = log.tail()?.tail;
+        let membership = self.membership.as_ref();
+        let from = Source { log, shelf, start: self.checkpoints.start, membership };
+        let mut recovery = checkpoint::recover(&pipeline, &from, Position::MAX, self.on_load.as_ref())?;
+        let mut agreed = None;
+        if let Some(membership) = membership {
+            let state = agreed.insert(Arc::default());
+            pipeline.watch(Watch::new(membership.clone(), tail, tail, Arc::clone(state)));
+        }
+        let (start, first) = (Instant::now(), pipeline.shared().snapshots.tail());
+        pipeline.run(log, &Until::Tail(log.tail()?.tail), self.progress.as_ref())?;
+        recovery.entries = pipeline.shared().snapshots.tail().since(first);
+        recovery.replay = start.elapsed();
+        Ok((pipeline, recovery, agreed))
+    }
+
     /// Executes a log without taking part in it: nothing is appended, no checkpoint is taken, and the caller says how far
     /// to go. It starts from a checkpoint, if there is one before that position (see [`checkpoint::Config::start`]).
     ///
     /// # Errors
     /// [`OpenError`]: the configuration makes no sense.
     pub fn replay(self, log: Arc<dyn SharedLog>) -> Result<Replay, OpenError> {
-        let Built { pipeline, progress, checkpoints, on_load, .. } = self.build()?;
-        Ok(Replay { pipeline, progress, log, checkpoints, on_load, recovery: Mutex::default() })
+        let mut builder = self.completed();
+        builder.membership = None;
+        let pipeline = Mutex::new(Arc::new(builder.build(Position::ZERO)?));
+        Ok(Replay { builder, pipeline, log, recovery: Mutex::default() })
     }
 }
 

@@ -3,7 +3,7 @@
 use mixlog_log::{Entry, Position, SharedLog};
 use serde_json::{Value, json};
 
-use crate::checkpoint;
+use crate::checkpoint::{self, Shelf};
 use crate::entry::{self, Call};
 use crate::error::OpenError;
 use crate::procedure::Procedures;
@@ -15,10 +15,17 @@ use crate::procedure::Procedures;
 /// [`OpenError::Entry`] when the log was not begun by an engine, [`OpenError::Read`] when it cannot be read, and those of
 /// opening a log that was trimmed.
 pub fn procedures_in(log: &dyn SharedLog) -> Result<Option<Vec<(String, u32)>>, OpenError> {
+    let shelf = checkpoint::Config::default().shelf(log);
+    checkpoint::start(shelf.as_ref(), || first_procedures(log, shelf.as_ref()))
+}
+
+fn first_procedures(
+    log: &dyn SharedLog,
+    shelf: Option<&Shelf>,
+) -> Result<Option<Vec<(String, u32)>>, OpenError> {
     let mut position = log.tail()?.head;
     if position > Position::ZERO {
-        let shelf = checkpoint::Config::default().shelf(log);
-        return checkpoint::catalog_of(log, shelf.as_ref()).map(|catalog| Some(catalog.procedures));
+        return checkpoint::catalog_of(log, shelf).map(|catalog| Some(catalog.procedures));
     }
     loop {
         let Some(block) = log.read(position)? else { return Ok(None) };

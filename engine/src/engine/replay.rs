@@ -5,34 +5,42 @@ use std::time::Instant;
 
 use mixlog_log::{Entry, Position, SharedLog};
 
+use super::Builder;
 use super::describe::describe;
-use crate::checkpoint::{self, OnLoad, Recovery, Source};
+use crate::checkpoint::{self, Recovery, Shelf, Source};
 use crate::digest::Digest;
 use crate::error::{OpenError, SnapshotError};
 use crate::explanation::Explanation;
-use crate::pipeline::{Pipeline, Progress, Until};
+use crate::pipeline::{Pipeline, Shared, Until};
 use crate::snapshot::Snapshot;
 use crate::stats::{Memory, Stats};
 
 /// An engine that only follows a log, as far as it is told: to look at a state of the past, to compare digests,
 /// to measure.
 pub struct Replay {
-    pub(super) pipeline: Pipeline,
-    pub(super) progress: Option<Progress>,
+    pub(super) builder: Builder,
+    /// Replaced when the first step has to start anew.
+    pub(super) pipeline: Mutex<Arc<Pipeline>>,
     pub(super) log: Arc<dyn SharedLog>,
-    pub(super) checkpoints: checkpoint::Config,
-    pub(super) on_load: Option<OnLoad>,
     /// `None` until the first step, which tells which checkpoints are early enough.
     pub(super) recovery: Mutex<Option<Recovery>>,
 }
 
 impl Replay {
+    fn pipeline(&self) -> Arc<Pipeline> {
+        Arc::clone(&self.pipeline.lock().expect("no panic in a short section"))
+    }
+
+    fn shared(&self) -> Arc<Shared> {
+        Arc::clone(self.pipeline().shared())
+    }
+
     /// Executes up to `position` and including it, and returns the digest there.
     ///
     /// # Errors
     /// [`OpenError`]; what came before the error is executed. Going back is an error: start another replay.
     pub fn to(&self, position: Position) -> Result<Digest, OpenError> {
-        let done = self.pipeline.shared().snapshots.tail();
+        let done = self.shared().snapshots.tail();
         if position.next() < done {
             return Err(OpenError::Configuration(format!(
                 "the replay is at position {} already and does not go back to {position}",
@@ -43,7 +51,7 @@ impl Replay {
         if position >= tail {
             return Err(OpenError::BeyondTail { position, tail });
         }
-        self.to_tail(position.next())
+        self.to_tail(|| Ok(position.next()))
     }
 
     /// Executes all that is in the log now, and returns the digest there.
@@ -51,24 +59,42 @@ impl Replay {
     /// # Errors
     /// [`OpenError`]; what came before the error is executed.
     pub fn to_end(&self) -> Result<Digest, OpenError> {
-        self.to_tail(self.log.tail()?.tail)
+        self.to_tail(|| Ok(self.log.tail()?.tail))
     }
 
-    fn to_tail(&self, tail: Position) -> Result<Digest, OpenError> {
+    fn to_tail(&self, tail: impl Fn() -> Result<Position, OpenError>) -> Result<Digest, OpenError> {
         let mut recovery = self.recovery.lock().expect("a replay that panicked does not go on");
-        if recovery.is_none() {
-            let shelf = self.checkpoints.shelf(&*self.log);
-            let start = self.checkpoints.start;
-            let from = Source { log: &*self.log, shelf: shelf.as_ref(), start, membership: None };
-            *recovery = Some(checkpoint::recover(&self.pipeline, &from, tail, self.on_load.as_ref())?);
-        }
-        let (start, first) = (Instant::now(), self.pipeline.shared().snapshots.tail());
-        self.pipeline.run(&*self.log, &Until::Tail(tail), self.progress.as_ref())?;
-        if let Some(recovery) = &mut *recovery {
-            recovery.entries += self.pipeline.shared().snapshots.tail().since(first);
-            recovery.replay += start.elapsed();
-        }
-        Ok(self.pipeline.shared().digest())
+        let Some(recovery) = &mut *recovery else {
+            let shelf = self.builder.checkpoints.shelf(&*self.log);
+            let mut first = true;
+            *recovery = Some(checkpoint::start(shelf.as_ref(), || {
+                if !std::mem::take(&mut first) {
+                    let anew = self.builder.build(Position::ZERO)?;
+                    *self.pipeline.lock().expect("no panic in a short section") = Arc::new(anew);
+                }
+                self.first_step(shelf.as_ref(), tail()?)
+            })?);
+            return Ok(self.shared().digest());
+        };
+        self.go_on(recovery, tail()?)?;
+        Ok(self.shared().digest())
+    }
+
+    fn first_step(&self, shelf: Option<&Shelf>, tail: Position) -> Result<Recovery, OpenError> {
+        let Builder { checkpoints, on_load, .. } = &self.builder;
+        let from = Source { log: &*self.log, shelf, start: checkpoints.start, membership: None };
+        let mut recovery = checkpoint::recover(&self.pipeline(), &from, tail, on_load.as_ref())?;
+        self.go_on(&mut recovery, tail)?;
+        Ok(recovery)
+    }
+
+    fn go_on(&self, recovery: &mut Recovery, tail: Position) -> Result<(), OpenError> {
+        let pipeline = self.pipeline();
+        let (start, first) = (Instant::now(), pipeline.shared().snapshots.tail());
+        pipeline.run(&*self.log, &Until::Tail(tail), self.builder.progress.as_ref())?;
+        recovery.entries += pipeline.shared().snapshots.tail().since(first);
+        recovery.replay += start.elapsed();
+        Ok(())
     }
 
     /// From which checkpoint it started, and how long all of it took; `None` before the first step.
@@ -83,7 +109,7 @@ impl Replay {
     /// A view of the state where the replay stands.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot::new(Arc::clone(self.pipeline.shared()))
+        Snapshot::new(self.shared())
     }
 
     /// As [`Engine::snapshot_at`](crate::Engine::snapshot_at).
@@ -91,42 +117,42 @@ impl Replay {
     /// # Errors
     /// As there.
     pub fn snapshot_at(&self, position: Position) -> Result<Snapshot, SnapshotError> {
-        Snapshot::at(Arc::clone(self.pipeline.shared()), position)
+        Snapshot::at(self.shared(), position)
     }
 
     /// As [`Engine::retained`](crate::Engine::retained).
     #[must_use]
     pub fn retained(&self) -> Vec<Position> {
-        self.pipeline.shared().snapshots.retained()
+        self.shared().snapshots.retained()
     }
 
     /// As [`Engine::memory`](crate::Engine::memory).
     #[must_use]
     pub fn memory(&self) -> Memory {
-        self.pipeline.shared().memory()
+        self.shared().memory()
     }
 
     /// What was counted so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.pipeline.shared().stats.lock().expect("no panic in a short section").clone()
+        self.shared().stats.lock().expect("no panic in a short section").clone()
     }
 
     /// Which keys and tables made transactions wait: see [`Engine::explain`](crate::Engine::explain).
     #[must_use]
     pub fn explain(&self) -> Explanation {
-        self.pipeline.shared().explain()
+        self.shared().explain()
     }
 
     /// An entry of the log as JSON, for people: position, and what stands there.
     #[must_use]
     pub fn describe(&self, position: Position, entry: Entry<'_>) -> serde_json::Value {
-        describe(&self.pipeline.shared().procedures, position, entry)
+        describe(&self.shared().procedures, position, entry)
     }
 }
 
 impl std::fmt::Debug for Replay {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Replay").field("config", self.pipeline.config()).finish_non_exhaustive()
+        f.debug_struct("Replay").field("config", self.pipeline().config()).finish_non_exhaustive()
     }
 }

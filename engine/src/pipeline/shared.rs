@@ -39,7 +39,7 @@ pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) procedures: Procedures,
     /// From older versions of tables' rows.
-    pub(crate) conversions: Vec<Conversion>,
+    pub(crate) conversions: Vec<Arc<Conversion>>,
     /// Marks this engine's own entries.
     pub(crate) origin: u64,
     pub(crate) in_flight: InFlight,

@@ -313,14 +313,14 @@ unsafe impl Send for Entry {}
 
 /// Makes one table of the store, given its number, the number of workers, and the indexes of all tables, of which it
 /// takes its own.
-pub(crate) type MakeTable = Box<dyn FnOnce(u16, usize, &mut Indexes) -> Box<dyn AnyTable> + Send>;
+pub(crate) type MakeTable = Box<dyn Fn(u16, usize, &mut Indexes) -> Box<dyn AnyTable> + Send + Sync>;
 
 /// Indexes, each a `Box<dyn Maintain<K, V>>`, by the table that they index.
 pub(crate) type Indexes = Vec<(TableId, Box<dyn Any + Send>)>;
 
 impl Store {
     /// The tables, and the right to be each of `workers` workers.
-    pub(crate) fn new(makers: Vec<MakeTable>, mut indexes: Indexes, workers: usize) -> (Self, Vec<Worker>) {
+    pub(crate) fn new(makers: &[MakeTable], mut indexes: Indexes, workers: usize) -> (Self, Vec<Worker>) {
         let tables: Vec<_> =
             (0u16..).zip(makers).map(|(number, make)| make(number, workers, &mut indexes)).collect();
         let (directory, multiplier, shift) = Self::directory(&tables);

@@ -428,7 +428,7 @@ mod tests {
         let make: crate::store::MakeTable = Box::new(|number, workers, _| {
             Box::new(TableStore::new(&TABLE, Conflicts::Rows, number, workers, Vec::new()))
         });
-        let (store, mut workers) = Store::new(vec![make], Vec::new(), 1);
+        let (store, mut workers) = Store::new(&[make], Vec::new(), 1);
         let worker = &mut workers[0];
         for number in (0..20_000).step_by(2) {
             // Row 0 is there and gone in turn, row 1 is deleted every time; the others come and go once.

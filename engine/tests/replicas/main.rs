@@ -3,6 +3,7 @@
 #![cfg(not(loom))]
 
 mod checkpoints;
+mod trimmed;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

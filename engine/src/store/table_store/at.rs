@@ -89,6 +89,11 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         }
     }
 
+    /// Whether no row has a value at `at`. For registered snapshots.
+    pub(crate) fn is_empty_at(&self, at: Stamp) -> bool {
+        (0..self.rows.len()).all(|id| self.at(id, at, |_, _, _| ()).is_none())
+    }
+
     /// The key of the row with this number, if there is one, with a value or without. Any time.
     pub(super) fn key_of(&self, id: RowId) -> Option<K> {
         let row = self.row(id);

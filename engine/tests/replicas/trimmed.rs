@@ -1,0 +1,224 @@
+//! Who starts, or follows, while somebody else trims the log goes on from the newer checkpoint that there is by then.
+
+use std::path::Path;
+use std::sync::Mutex;
+
+use mixlog_engine::checkpoint::Config;
+use mixlog_log::file::{FsStorage, Storage};
+use mixlog_log::{
+    AppendError, Batch, Block, LogId, ReadError, SealError, Tail, TailError, Ticket, TrimError,
+};
+use tempfile::TempDir;
+
+use super::*;
+
+/// What happens meanwhile, and before how many more reads of the log it does.
+type Meanwhile = (usize, Box<dyn FnMut() + Send>);
+
+/// A log in memory with a place for checkpoints, in which something happens right before it is read.
+struct Racing {
+    log: Arc<dyn SharedLog>,
+    beside: std::path::PathBuf,
+    meanwhile: Mutex<Option<Meanwhile>>,
+}
+
+impl Racing {
+    fn new(log: &Arc<dyn SharedLog>, beside: &Path) -> Arc<Self> {
+        Arc::new(Self { log: Arc::clone(log), beside: beside.to_path_buf(), meanwhile: Mutex::default() })
+    }
+
+    /// Has `happens` happen before each of so many reads.
+    fn before_reads(&self, reads: usize, happens: impl FnMut() + Send + 'static) {
+        *self.meanwhile.lock().unwrap() = Some((reads, Box::new(happens)));
+    }
+
+    /// Whether all of it has happened.
+    fn has_happened(&self) -> bool {
+        self.meanwhile.lock().unwrap().is_none()
+    }
+}
+
+impl SharedLog for Racing {
+    fn read(&self, position: Position) -> Result<Option<Arc<Block>>, ReadError> {
+        // Under the lock: nobody is told that it has happened before that is so.
+        let mut meanwhile = self.meanwhile.lock().unwrap();
+        if let Some((reads, happens)) = &mut *meanwhile {
+            happens();
+            *reads -= 1;
+            if *reads == 0 {
+                *meanwhile = None;
+            }
+        }
+        drop(meanwhile);
+        self.log.read(position)
+    }
+
+    fn beside(&self, name: &str) -> Option<Arc<dyn Storage>> {
+        Some(Arc::new(FsStorage::new(self.beside.join(name))))
+    }
+
+    fn append(&self, batch: &Batch) -> Result<Ticket, AppendError> {
+        self.log.append(batch)
+    }
+
+    fn tail(&self) -> Result<Tail, TailError> {
+        self.log.tail()
+    }
+
+    fn wait_past(&self, position: Position, timeout: Option<Duration>) -> Result<Tail, ReadError> {
+        self.log.wait_past(position, timeout)
+    }
+
+    fn trim(&self, before: Position) -> Result<(), TrimError> {
+        self.log.trim(before)
+    }
+
+    fn seal(&self) -> Result<Position, SealError> {
+        self.log.seal()
+    }
+
+    fn durability(&self) -> Durability {
+        self.log.durability()
+    }
+
+    fn id(&self) -> LogId {
+        self.log.id()
+    }
+}
+
+fn builder() -> Builder {
+    Engine::builder().table(&ROWS).table(&OTHERS).procedure::<Add<NONE>>().threads(1)
+}
+
+/// Somebody who keeps one checkpoint and trims the log before it; what the others are given to read it; the transactions
+/// that were submitted so far.
+struct Scene {
+    engine: Arc<Engine>,
+    racing: Arc<Racing>,
+    submitted: u64,
+    directory: TempDir,
+}
+
+/// 100 more transactions, and a checkpoint before the last of them.
+fn go_on(engine: &Engine, first: u64) {
+    submit(engine, first..first + 99);
+    engine.checkpoint().unwrap();
+    submit(engine, first + 99..first + 100);
+}
+
+fn scene(checkpoints: u64) -> Scene {
+    let (directory, log) = (tempfile::tempdir().unwrap(), memory());
+    let racing = Racing::new(&log, directory.path());
+    let storage = racing.beside("checkpoints");
+    let config = Config { storage, keep: 1, every_bytes: None, ..Config::default() };
+    let engine = Arc::new(builder().checkpoints(config).open(log).unwrap());
+    submit(&engine, 0..100);
+    for taken in 0..checkpoints {
+        go_on(&engine, 100 + 100 * taken);
+    }
+    Scene { engine, racing, submitted: 100 + 100 * checkpoints, directory }
+}
+
+impl Scene {
+    /// Trims the log right before each of so many reads.
+    fn trim_before_reads(&self, reads: usize) {
+        let (engine, mut next) = (Arc::clone(&self.engine), self.submitted);
+        self.racing.before_reads(reads, move || {
+            go_on(&engine, next);
+            next += 100;
+        });
+    }
+
+    fn newest(&self) -> Option<Position> {
+        self.engine.checkpoints().last().copied()
+    }
+}
+
+#[test]
+fn engine_that_opens_while_the_log_is_trimmed_starts_from_the_newer_checkpoint() {
+    for (checkpoints, reads) in [(0, 1), (1, 1), (1, 3)] {
+        let scene = scene(checkpoints);
+        let before = scene.newest();
+        scene.trim_before_reads(reads);
+        // It looks at the checkpoints of the other one, and trims nothing.
+        let config = Config { every_bytes: None, ..Config::default() };
+        let opened = builder().checkpoints(config).open(Arc::<Racing>::clone(&scene.racing)).unwrap();
+        assert!(scene.racing.has_happened());
+        assert!(opened.recovery().checkpoint > before, "{:?}", opened.recovery());
+        assert_eq!(opened.recovery().checkpoint, scene.newest());
+        let position = opened.position().unwrap();
+        wait_for("the end of the log", || scene.engine.position() == Some(position));
+        assert_eq!(opened.digest(), scene.engine.digest());
+    }
+}
+
+#[test]
+fn replay_that_begins_while_the_log_is_trimmed_starts_from_the_newer_checkpoint() {
+    let scene = scene(1);
+    scene.trim_before_reads(2);
+    let replay = builder().replay(Arc::<Racing>::clone(&scene.racing)).unwrap();
+    replay.to_end().unwrap();
+    assert!(scene.racing.has_happened());
+    assert_eq!(replay.recovery().unwrap().checkpoint, scene.newest());
+    // The one who trims has gone on since.
+    assert_eq!(replay.to_end().unwrap(), scene.engine.digest());
+    assert_eq!(replay.snapshot().state_digest(), scene.engine.digest().state);
+}
+
+#[test]
+fn procedures_are_found_though_the_log_is_trimmed_meanwhile() {
+    let scene = scene(0);
+    scene.trim_before_reads(1);
+    let procedures = mixlog_engine::procedures_in(&*scene.racing).unwrap().unwrap();
+    assert!(scene.racing.has_happened());
+    assert!(procedures.contains(&("add".to_owned(), 1)), "{procedures:?}");
+}
+
+#[test]
+fn replica_that_starts_or_follows_while_the_log_is_trimmed_goes_on_from_the_newer_checkpoint() {
+    let scene = scene(1);
+    scene.trim_before_reads(2);
+    let log: Arc<dyn SharedLog> = Arc::<Racing>::clone(&scene.racing);
+    let replica = Replica::follow(builder, log).unwrap();
+    wait_for("what happens while it starts", || scene.racing.has_happened());
+    let reached = |replica: &Replica| replica.wait(scene.engine.position().unwrap(), PATIENCE);
+    assert!(reached(&replica), "{:?}", replica.failed());
+    assert_eq!(replica.digest(), scene.engine.digest());
+    assert_eq!(replica.recovery().checkpoint, scene.newest());
+    // Later it is as far as the log reaches, and loses a race once more.
+    let first = scene.submitted + 200;
+    let engine = Arc::clone(&scene.engine);
+    scene.racing.before_reads(1, move || {
+        go_on(&engine, first + 1);
+    });
+    submit(&scene.engine, first..first + 1);
+    wait_for("what happens while it follows", || scene.racing.has_happened());
+    assert!(reached(&replica), "{:?}", replica.failed());
+    assert_eq!(replica.recovery().checkpoint, scene.newest());
+    assert_eq!(replica.digest(), scene.engine.digest());
+    replica.close().unwrap();
+}
+
+#[test]
+fn who_starts_on_a_trimmed_log_gives_up_when_there_is_no_newer_checkpoint_or_again_and_again_one() {
+    let scene = scene(1);
+    // Beside another directory, where nothing is.
+    let elsewhere = Racing::new(&scene.racing.log, &scene.directory.path().join("elsewhere"));
+    let trimmed = |outcome: Result<(), OpenError>| match outcome {
+        Err(OpenError::Trimmed { .. }) => {}
+        other => panic!("{other:?}"),
+    };
+    trimmed(builder().open(Arc::<Racing>::clone(&elsewhere)).map(drop));
+    trimmed(Replica::follow(builder, Arc::<Racing>::clone(&elsewhere)).map(drop));
+    trimmed(mixlog_engine::procedures_in(&*elsewhere).map(drop));
+    // Whoever trims is always faster.
+    scene.trim_before_reads(usize::MAX);
+    let replay = builder().replay(Arc::<Racing>::clone(&scene.racing)).unwrap();
+    let error = replay.to_end().unwrap_err();
+    assert!(matches!(error, OpenError::Read(ReadError::Trimmed { .. })), "{error}");
+    let log: Arc<dyn SharedLog> = Arc::<Racing>::clone(&scene.racing);
+    let replica = Replica::follow(builder, log).unwrap();
+    wait_for("the end of its attempts", || replica.failed().is_some());
+    let error = replica.close().unwrap_err();
+    assert!(matches!(error, OpenError::Read(ReadError::Trimmed { .. })), "{error}");
+}
