@@ -49,7 +49,6 @@ fn member_of_several_processes_refuses_options_about_checkpoints_that_it_would_n
         ("--checkpoint-seconds", &["5"]),
         ("--keep-checkpoints", &["3"]),
         ("--keep-log", &[]),
-        ("--max-memory", &["1000000000"]),
     ] {
         let options = [&[option], rest].concat();
         let output =

@@ -28,6 +28,7 @@ use crate::checkpoint::{self, Recovery, Source};
 use crate::digest::Digest;
 use crate::engine::Builder;
 use crate::error::{OpenError, SubmitError};
+use crate::explanation::Explanation;
 use crate::observe;
 use crate::pipeline::{self, Pipeline, Shared, Until};
 use crate::snapshot::Snapshot;
@@ -170,6 +171,13 @@ impl Replica {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.shared().stats.lock().expect("no panic in a short section").clone()
+    }
+
+    /// Which keys and tables made transactions wait since it started, or since its last repair: see
+    /// [`Engine::explain`](crate::Engine::explain).
+    #[must_use]
+    pub fn explain(&self) -> Explanation {
+        self.shared().explain()
     }
 
     /// From which checkpoint it started, or started anew for its last repair.

@@ -7,6 +7,7 @@
 //! One thread submits, so the order of lines is that of the log; tickets travel in that order, and so do answers. A
 //! line that is no transaction takes its place among them.
 
+use std::cell::Cell;
 use std::io::{self, BufRead, BufWriter, Read, Write};
 use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError};
 use std::sync::{Arc, RwLock};
@@ -17,9 +18,9 @@ use mixlog::log::AppendError;
 use mixlog::{Engine, Outcome, Position, SubmitError, Ticket};
 use serde::Serialize;
 
-use super::arguments::ApplyOptions;
+use super::arguments::{ApplyOptions, Place};
 use super::failure::Failure;
-use super::run::{Asking, is_read, open_engine, open_log, wait_agreed};
+use super::run::{Asking, Wanted, is_read, open_engine, open_log, wait_agreed};
 
 /// How many transactions wait for their answer to be printed, at most.
 const IN_FLIGHT: usize = 4_096;
@@ -42,16 +43,16 @@ type Shared = Arc<RwLock<Option<Engine>>>;
 
 /// Applies what comes on stdin until it ends.
 pub(crate) fn apply(options: &ApplyOptions) -> Result<(), Failure> {
+    let membership = options.agree.membership(Place::of(Some(&options.log), options.durability))?;
     let (log, _directory) =
         open_log(Some(&options.log), options.durability, &options.keep, &options.on_cluster)?;
-    let membership = options.agree.membership()?;
     let mut builder = options.keep.apply(options.engine.apply(kv::register(Engine::builder())));
     if let Some((membership, _)) = &membership {
         builder = builder.member(membership.clone());
     }
     let engine: Shared = Arc::new(RwLock::new(Some(open_engine(builder, log, "apply")?)));
-    let members = membership.and_then(|(_, members)| members);
-    let agreement = Agreement { engine: Arc::clone(&engine), members };
+    let (members, count) = membership.map_or((Vec::new(), None), |(own, count)| (own.members, count));
+    let agreement = Agreement { engine: Arc::clone(&engine), members, count, told: Cell::new(false) };
     let (sender, receiver) = mpsc::sync_channel(IN_FLIGHT);
     let reader = Arc::clone(&engine);
     thread::Builder::new()
@@ -60,7 +61,11 @@ pub(crate) fn apply(options: &ApplyOptions) -> Result<(), Failure> {
     let printed = print_answers(&receiver, &agreement);
     // If the engine stopped, it knows better than its submissions why.
     let engine = engine.write().expect("no panic while submitting").take();
-    engine.map_or(Ok(()), Engine::close)?;
+    if let Some(engine) = engine {
+        // Beside what programs read.
+        eprint!("{}", options.engine.explained(|| engine.explain()));
+        engine.close()?;
+    }
     printed
 }
 
@@ -204,22 +209,26 @@ fn json(line: &impl Serialize) -> Result<String, Failure> {
 /// How many members have to come to the same result before an answer is given.
 struct Agreement {
     engine: Shared,
+    members: Vec<String>,
     /// `None`: nobody is waited for.
-    members: Option<usize>,
+    count: Option<usize>,
+    /// See [`Wanted`].
+    told: Cell<bool>,
 }
 
 impl Agreement {
     /// Waits for the members; `before` is called if they do not agree yet.
     fn wait(&self, position: Position, before: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
         let engine = self.engine.read().expect("no panic while submitting");
-        let (Some(engine), Some(members)) = (&*engine, self.members) else { return Ok(()) };
-        if engine.agreed(members) >= Some(position) {
+        let (Some(engine), Some(count)) = (&*engine, self.count) else { return Ok(()) };
+        if engine.agreed(count) >= Some(position) {
             return Ok(());
         }
         before()?;
-        wait_agreed(engine, position, members, Asking::default())?;
+        let wanted = Wanted { count, members: &self.members, told: &self.told };
+        wait_agreed(engine, position, wanted, Asking::default())?;
         if engine.has_stopped() {
-            return Err(Failure::Io(format!("the engine stopped before {members} members agreed")));
+            return Err(Failure::Io(format!("the engine stopped before {count} members agreed")));
         }
         Ok(())
     }

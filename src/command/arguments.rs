@@ -1,13 +1,13 @@
 //! What the command line may say.
 
 mod cluster;
+mod keep;
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use mixlog::log::file;
-use mixlog::{Membership, Mode, Position, checkpoint};
+use mixlog::log::corfu::Home;
+use mixlog::{Explanation, Membership, Mode, Position};
 
 use super::failure::Failure;
 
@@ -15,6 +15,7 @@ pub(crate) use cluster::{
     ClusterCommand, ClusterOptions, OnClusterOptions, ProjectionsOptions, RoleOptions, SequencerOptions,
     UnitOptions, UpOptions,
 };
+pub(crate) use keep::{KeepOptions, RetainOptions};
 
 const EXIT_CODES: &str = "Exit codes:
   0  everything went well, and every check passed
@@ -128,6 +129,26 @@ impl From<Durability> for mixlog::log::Durability {
     }
 }
 
+/// Where a log lies: what some options mean depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Memory,
+    Directory,
+    Cluster,
+}
+
+impl Place {
+    /// Where the log is that is named so; without a name it is in a temporary directory.
+    pub(crate) fn of(log: Option<&Path>, durability: Option<Durability>) -> Self {
+        match log {
+            Some(log) if log.to_str().is_some_and(Home::is_meant) => Self::Cluster,
+            Some(log) if log == Path::new("memory") => Self::Memory,
+            None if durability == Some(Durability::Memory) => Self::Memory,
+            _ => Self::Directory,
+        }
+    }
+}
+
 /// How windows are executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ModeName {
@@ -172,6 +193,11 @@ pub(crate) struct EngineOptions {
 }
 
 impl EngineOptions {
+    /// What goes behind everything else that is printed, if it was asked for.
+    pub(crate) fn explained(&self, explain: impl FnOnce() -> Explanation) -> String {
+        self.explain.map_or_else(String::new, |_| format!("\n{}", explain()))
+    }
+
     pub(crate) fn apply(&self, builder: mixlog::Builder) -> mixlog::Builder {
         let builder = builder.window(self.window).mode(self.mode.into());
         let builder = builder.paranoid(self.paranoid.unwrap_or(0)).explain(self.explain.unwrap_or(0));
@@ -226,85 +252,22 @@ pub(crate) struct AgreeOptions {
 
 impl AgreeOptions {
     /// Who this one is, and how many are to agree.
-    pub(crate) fn membership(&self) -> Result<Option<(Membership, Option<usize>)>, Failure> {
+    pub(crate) fn membership(&self, place: Place) -> Result<Option<(Membership, Option<usize>)>, Failure> {
         let Some(membership) = self.member.membership()? else { return Ok(None) };
         match self.agree {
+            _ if place == Place::Memory => Err(Failure::Refused(
+                "--member does not go with a log in memory: no other member can read it".to_owned(),
+            )),
+            Some(agree) if agree > 1 && place == Place::Directory => Err(Failure::Refused(format!(
+                "--agree {agree} does not go with a log in a directory: no other member can vote while this one has it \
+                 open. Members share a log on a cluster: --log corfu://HOST:PORT"
+            ))),
             Some(agree) if usize::from(agree) > membership.members.len() => Err(Failure::Refused(format!(
                 "{agree} members cannot agree: there are {}",
                 membership.members.len()
             ))),
             agree => Ok(Some((membership, agree.map(usize::from)))),
         }
-    }
-}
-
-/// What becomes of the log, and of the state before it.
-#[derive(Clone, Copy, Debug, Args)]
-#[command(next_help_heading = "Checkpoints and files")]
-pub(crate) struct KeepOptions {
-    /// Take a checkpoint for every so many bytes of log, 0 for never [default: 268435456]
-    #[arg(long, value_name = "BYTES")]
-    pub(crate) checkpoint_bytes: Option<u64>,
-    /// Take a checkpoint every so many seconds, too
-    #[arg(long, value_name = "S", value_parser = seconds, allow_hyphen_values = true)]
-    pub(crate) checkpoint_seconds: Option<f64>,
-    /// Keep so many checkpoints, and the log from the oldest of them on [default: 2]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) keep_checkpoints: Option<u32>,
-    /// Keep the log from its start: every state of the past can be rebuilt
-    #[arg(long)]
-    pub(crate) keep_log: bool,
-    /// Length of new files of the log: what trimming gives back at a time, and twice the largest transaction
-    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range(64 << 10..1 << 40))]
-    pub(crate) segment_bytes: u64,
-    /// Refuse transactions while the process uses more memory than that, 0 for no limit [default: 0]
-    #[arg(long, value_name = "BYTES")]
-    pub(crate) max_memory: Option<u64>,
-}
-
-impl KeepOptions {
-    pub(crate) fn apply(&self, builder: mixlog::Builder) -> mixlog::Builder {
-        let default = checkpoint::Config::default();
-        let config = checkpoint::Config {
-            keep: self.keep_checkpoints.map_or(default.keep, |keep| keep as usize),
-            every_bytes: self.checkpoint_bytes.or(default.every_bytes).filter(|&bytes| bytes > 0),
-            every: self.checkpoint_seconds.map(Duration::from_secs_f64),
-            trim: !self.keep_log,
-            ..default
-        };
-        builder.checkpoints(config).max_memory(self.max_memory.unwrap_or(0))
-    }
-
-    /// Refuses what means nothing to an engine that only follows: it takes no checkpoints and no transactions.
-    pub(crate) fn refuse_to_follower(&self) -> Result<(), Failure> {
-        let about_checkpoints = [
-            ("--checkpoint-bytes", self.checkpoint_bytes.is_some()),
-            ("--checkpoint-seconds", self.checkpoint_seconds.is_some()),
-            ("--keep-checkpoints", self.keep_checkpoints.is_some()),
-            ("--keep-log", self.keep_log),
-        ];
-        if let Some((name, _)) = about_checkpoints.into_iter().find(|(_, given)| *given) {
-            return Err(Failure::Refused(format!(
-                "{name} does not go with --member: such a replica takes no checkpoints, it starts from the newest one \
-                 below its --beside DIR. Give {name} to mixlog run or apply, which take them with --beside DIR, or to \
-                 mixlog checkpoint"
-            )));
-        }
-        if self.max_memory.is_some() {
-            return Err(Failure::Refused(
-                "--max-memory does not go with --member: a replica takes no transactions that it could refuse; give it \
-                 to mixlog run or apply"
-                    .to_owned(),
-            ));
-        }
-        Ok(())
-    }
-
-    /// How the files of the log are made.
-    pub(crate) fn files(&self) -> file::Config {
-        let default = file::Config::default();
-        let max_batch_bytes = ((self.segment_bytes - 8192) / 2).min(default.max_batch_bytes as u64) as usize;
-        file::Config { segment_bytes: self.segment_bytes, max_batch_bytes, ..default }
     }
 }
 
@@ -554,7 +517,7 @@ pub(crate) struct CheckpointOptions {
     #[command(flatten)]
     pub(crate) engine: EngineOptions,
     #[command(flatten)]
-    pub(crate) keep: KeepOptions,
+    pub(crate) retain: RetainOptions,
     #[command(flatten)]
     pub(crate) on_cluster: OnClusterOptions,
 }
@@ -579,8 +542,11 @@ is when that changes. A replica that was killed is started again with the same n
 It starts from the newest checkpoint in the directory that --beside names, if the members' votes do
 not speak against it, and takes none itself: mixlog run and apply do, with --beside, and mixlog
 checkpoint. So --member refuses --checkpoint-bytes, --checkpoint-seconds, --keep-checkpoints and
---keep-log, and --max-memory, too. Where the log was trimmed, it needs a copy of one of theirs
+--keep-log. Where the log was trimmed, it needs a copy of one of theirs
 (DIR/checkpoints/checkpoint-*).
+
+With --explain, those that end say what made transactions wait: without --member the first of them,
+with --member one that is run with --once.
 
 One that differs from most of the members says so, with position, tables and keys, and builds its
 state anew, one by one, from an earlier checkpoint or the start of the log. If that is what the others

@@ -145,11 +145,15 @@ pub(super) fn named_log(
 ) -> Result<Option<Arc<dyn SharedLog>>, Failure> {
     match name.and_then(named) {
         Some(home) => {
-            let (patience, beside) = (Duration::from_secs_f64(options.patience), options.beside.clone());
+            let patience = options.patience.map_or(PATIENCE, Duration::from_secs_f64);
+            let beside = options.beside.clone();
             log(&home?, Config { patience, beside, ..Config::default() }).map(Some)
         }
         None if options.beside.is_some() => Err(Failure::Refused(
             "--beside is for logs on clusters: a log in a directory keeps its checkpoints there".to_owned(),
+        )),
+        None if options.patience.is_some() => Err(Failure::Refused(
+            "--patience is for logs on clusters: others are in this process, or on its disk".to_owned(),
         )),
         None => Ok(None),
     }

@@ -67,16 +67,22 @@ fn print_digest(
     let executed = execute(log, engine, to, start)?;
     let digest = executed.as_ref().map_or_else(Digest::default, |&(_, digest)| digest);
     let position = digest.position.map_or_else(|| "none".to_owned(), |position| position.to_string());
-    let explained = match (&executed, engine.explain) {
-        (Some((replay, _)), Some(_)) => format!("\n{}", replay.explain()),
-        _ => String::new(),
-    };
+    let explained =
+        executed.as_ref().map_or_else(String::new, |(replay, _)| engine.explained(|| replay.explain()));
     print_to_stdout(&format!("position {position}\ndigest {digest}\n{explained}"))?;
     Ok(digest)
 }
 
 /// Executes a log, prints where it ended, and compares.
 pub(crate) fn replay(options: &ReplayOptions) -> Result<(), Failure> {
+    if options.from_checkpoint
+        && cluster::named(&options.log).is_some()
+        && options.on_cluster.beside.is_none()
+    {
+        return Err(Failure::Refused(
+            "--from-checkpoint needs --beside DIR here: a cluster has no place for checkpoints".to_owned(),
+        ));
+    }
     let start = if options.from_checkpoint { Start::Newest } else { Start::Oldest };
     let log = open(&options.log, &options.on_cluster)?;
     let digest = print_digest(&log, &options.engine, options.to, start)?;
@@ -107,6 +113,8 @@ pub(crate) fn dump_state(options: &StateOptions) -> Result<(), Failure> {
         )));
     }
     let Some((replay, _)) = execute(&log, &options.engine, options.at, Start::Newest)? else { return Ok(()) };
+    // Beside what programs read.
+    eprint!("{}", options.engine.explained(|| replay.explain()));
     let mut rows = Vec::new();
     replay.snapshot().for_each(&kv::ROWS, |key, value| rows.push((key.clone(), value.clone())));
     rows.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));

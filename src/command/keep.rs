@@ -7,7 +7,7 @@ use mixlog::Engine;
 use mixlog::checkpoint::{self, CheckpointError};
 use mixlog::log::{FileLog, SharedLog, file};
 
-use super::arguments::{BackupOptions, CheckpointOptions, KeepOptions, OnClusterOptions};
+use super::arguments::{BackupOptions, CheckpointOptions, OnClusterOptions};
 use super::cluster;
 use super::failure::Failure;
 use super::inspect::procedures;
@@ -17,13 +17,13 @@ use super::workload;
 /// A log to go on with.
 pub(super) fn open_existing(
     log: &Path,
-    keep: &KeepOptions,
+    files: file::Config,
     on_cluster: &OnClusterOptions,
 ) -> Result<Arc<dyn SharedLog>, Failure> {
     if let Some(log) = cluster::named_log(Some(log), on_cluster)? {
         return Ok(log);
     }
-    let config = file::Config { create: file::Create::Never, ..keep.files() };
+    let config = file::Config { create: file::Create::Never, ..files };
     Ok(Arc::new(FileLog::open(log, config)?))
 }
 
@@ -34,17 +34,18 @@ pub(crate) fn checkpoint(options: &CheckpointOptions) -> Result<(), Failure> {
             "a cluster has no place for checkpoints: name a directory for them with --beside".to_owned(),
         ));
     }
-    let log = open_existing(&options.log, &options.keep, &options.on_cluster)?;
+    let log = open_existing(&options.log, file::Config::default(), &options.on_cluster)?;
     let Some(procedures) = procedures(&*log)? else {
         return Err(CheckpointError::Empty.into());
     };
     let builder = options.engine.apply(workload::register(&procedures, Engine::builder())?);
-    let engine = open_engine(options.keep.apply(builder), Arc::clone(&log), "checkpoint")?;
+    let engine = open_engine(options.retain.apply(builder), Arc::clone(&log), "checkpoint")?;
     let taken = engine.checkpoint()?;
     let kept: Vec<_> = engine.checkpoints().iter().map(ToString::to_string).collect();
+    let explained = options.engine.explained(|| engine.explain());
     engine.close()?;
     print_to_stdout(&format!(
-        "position {}\nrows {}\nbytes {}\nhead {}\ncheckpoints {}\n",
+        "position {}\nrows {}\nbytes {}\nhead {}\ncheckpoints {}\n{explained}",
         taken.position,
         taken.rows,
         taken.bytes,

@@ -7,7 +7,7 @@ use mixlog::checkpoint::Recovery;
 use mixlog::log::{ReadError, SharedLog};
 use mixlog::{Builder, Engine, Membership, OpenError, Position, Replica};
 
-use super::arguments::ReplicaOptions;
+use super::arguments::{Place, ReplicaOptions};
 use super::cluster;
 use super::failure::Failure;
 use super::inspect::procedures;
@@ -20,17 +20,26 @@ const SAY: Duration = Duration::from_secs(1);
 
 /// Executes a log on several replicas, or as one of them.
 pub(crate) fn replica(options: &ReplicaOptions) -> Result<(), Failure> {
-    match options.member.membership()? {
-        None => several(options),
-        Some(membership) => {
-            options.keep.refuse_to_follower()?;
-            one(options, &membership)
+    let membership = options.member.membership()?;
+    options.keep.refuse_max_memory()?;
+    if membership.is_some() {
+        options.keep.refuse_to_follower()?;
+        if options.engine.explain.is_some() && !options.once {
+            return Err(Failure::Refused(
+                "--explain goes with --member if --once does, too: what made transactions wait is told at the end"
+                    .to_owned(),
+            ));
         }
+    }
+    options.keep.refuse_in_vain(Place::of(Some(&options.log), None), &options.on_cluster)?;
+    match membership {
+        None => several(options),
+        Some(membership) => one(options, &membership),
     }
 }
 
 fn open(options: &ReplicaOptions) -> Result<Arc<dyn SharedLog>, Failure> {
-    open_existing(&options.log, &options.keep, &options.on_cluster)
+    open_existing(&options.log, options.keep.files(), &options.on_cluster)
 }
 
 fn empty() -> Failure {
@@ -80,11 +89,12 @@ fn several(options: &ReplicaOptions) -> Result<(), Failure> {
         .map(|divergence| format!("repaired: {divergence}\n"))
         .collect();
     let digest = engine.digest();
+    let explained = options.engine.explained(|| engine.explain());
     engine.close()?;
     for replica in replicas {
         replica.close()?;
     }
-    print_to_stdout(&format!("{repaired}position {position}\nreplicas {count}\ndigest {digest}\n"))
+    print_to_stdout(&format!("{repaired}position {position}\nreplicas {count}\ndigest {digest}\n{explained}"))
 }
 
 /// Follows the log as one of its members, until all agree on what is in it now, or for ever.
@@ -125,7 +135,9 @@ fn one(options: &ReplicaOptions, membership: &Membership) -> Result<(), Failure>
             }
         }
     }
-    replica.close().map_err(cannot_go_on)
+    let explained = options.engine.explained(|| replica.explain());
+    replica.close().map_err(cannot_go_on)?;
+    print_to_stdout(&explained)
 }
 
 /// The procedures that the log's entries call, when there are any.

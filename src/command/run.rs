@@ -1,5 +1,6 @@
 //! `mixlog run`: a workload from population to audit.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
@@ -15,7 +16,7 @@ use mixlog::{Engine, Explanation, OpenError, Position, SubmitError};
 use serde::Serialize;
 use tempfile::TempDir;
 
-use super::arguments::{Durability, KeepOptions, OnClusterOptions, RunOptions};
+use super::arguments::{Durability, KeepOptions, OnClusterOptions, Place, RunOptions};
 use super::cluster;
 use super::failure::Failure;
 use super::workload::{self, Visit};
@@ -133,9 +134,9 @@ impl Visit for Run<'_> {
             ));
         }
         // The temporary directory goes last, after the log was closed.
+        let membership = options.agree.membership(Place::of(options.log.as_deref(), options.durability))?;
         let (log, _directory) =
             open_log(options.log.as_deref(), options.durability, &options.keep, &options.on_cluster)?;
-        let membership = options.agree.membership()?;
         let builder = options.keep.apply(options.engine.apply(workload.register(Engine::builder())));
         let builder = match &membership {
             Some((membership, _)) => builder.member(membership.clone()),
@@ -143,11 +144,12 @@ impl Visit for Run<'_> {
         };
         let engine = open_engine(builder, log, &workload.name())?;
         let report = populate_and_run(&engine, workload, options);
-        if let (Some((_, agree)), Ok(_)) = (membership, &report) {
+        if let (Some((membership, agree)), Ok(_)) = (membership, &report) {
             // The others vote on all of it.
             let position = engine.pad()?;
-            if let Some(members) = agree {
-                wait_agreed(&engine, position, members, Asking::begun())?;
+            if let Some(count) = agree {
+                let wanted = Wanted { count, members: &membership.members, told: &Cell::new(false) };
+                wait_agreed(&engine, position, wanted, Asking::begun())?;
             }
         }
         // Whoever waits for a ticket learns that the engine has stopped; the engine knows what for.
@@ -230,21 +232,34 @@ impl Asking {
     }
 }
 
+/// How many members are to agree, and of which.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) count: usize,
+    pub(super) members: &'a [String],
+    /// Whether it was told what is waited for.
+    pub(super) told: &'a Cell<bool>,
+}
+
 /// Waits until so many members agree on all up to a position, or the engine stops, which closing it will tell.
 pub(super) fn wait_agreed(
     engine: &Engine,
     position: Position,
-    members: usize,
+    wanted: Wanted<'_>,
     mut asking: Asking,
 ) -> Result<(), Failure> {
+    /// Who waits longer is told what for, once, also where no terminal shows how long.
+    const LONG: Duration = Duration::from_secs(3);
+    let Wanted { count, members, told } = wanted;
     let (mut line, begun) = (Line::new(), Instant::now());
+    let what = || format!("waiting for {count} of {} to agree on position {position}", members.join(", "));
     // A busy log comes to the next vote by itself.
-    while !engine.wait_agreed(position, members, LOOK) && !engine.has_stopped() {
+    while !engine.wait_agreed(position, count, LOOK) && !engine.has_stopped() {
         asking.ask(|| engine.pad())?;
-        line.show(|| {
-            let seconds = begun.elapsed().as_secs();
-            format!("waiting for {members} members to agree on position {position}: {seconds} s")
-        });
+        line.show(|| format!("{}: {} s", what(), begun.elapsed().as_secs()));
+        if !line.on && begun.elapsed() >= LONG && !told.replace(true) {
+            eprintln!("mixlog: {}", what());
+        }
     }
     line.clear();
     Ok(())
@@ -310,6 +325,7 @@ pub(super) fn open_log(
     keep: &KeepOptions,
     on_cluster: &OnClusterOptions,
 ) -> Result<(Arc<dyn SharedLog>, Option<TempDir>), Failure> {
+    keep.refuse_in_vain(Place::of(log, durability), on_cluster)?;
     if let Some(log) = cluster::named_log(log, on_cluster)? {
         return match durability.map(shared_log::Durability::from) {
             Some(wanted) if wanted != log.durability() => Err(Failure::Refused(format!(

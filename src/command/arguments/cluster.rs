@@ -202,9 +202,9 @@ pub(crate) struct UpOptions {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Logs on clusters")]
 pub(crate) struct OnClusterOptions {
-    /// Fail when the cluster has not answered for so many seconds
-    #[arg(long, value_name = "S", default_value_t = 30.0, value_parser = seconds)]
-    pub(crate) patience: f64,
+    /// Fail when the cluster has not answered for so many seconds [default: 30]
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    pub(crate) patience: Option<f64>,
     /// Keep the log's checkpoints below this directory, made if missing: a cluster has no place for them. Who takes some
     /// trims the log for everybody, unless --keep-log says otherwise
     #[arg(long, value_name = "DIR")]
