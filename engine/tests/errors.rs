@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use mixlog_engine::{
     Engine, Footprint, Mode, Never, OpenError, Outcome, Procedure, SubmitError, Table, TicketError, Tx,
+    checkpoint,
 };
+use mixlog_log::file::{FsStorage, Storage};
 use mixlog_log::{Batch, MemoryLog, SharedLog};
 use serde::{Deserialize, Serialize};
 
@@ -78,6 +80,47 @@ fn open_with_a_configuration_that_makes_no_sense_is_refused() {
         builder().max_in_flight(0),
         builder().table(&NUMBERS),
         builder().procedure::<Set>(),
+    ] {
+        assert!(matches!(builder.open(log()), Err(OpenError::Configuration(_))));
+    }
+}
+
+#[test]
+fn open_with_zeros_or_huge_numbers_is_refused_or_works() {
+    let checkpoints = |config: checkpoint::Config| {
+        let directory = tempfile::tempdir().unwrap();
+        let storage: Option<Arc<dyn Storage>> = Some(Arc::new(FsStorage::new(directory.path())));
+        (directory, builder().checkpoints(checkpoint::Config { storage, ..config }))
+    };
+    let default = checkpoint::Config::default;
+    let never = checkpoint::Config { every: Some(Duration::MAX), every_bytes: None, ..default() };
+    let seldom = checkpoint::Config { every_bytes: Some(1 << 50), keep: usize::MAX, ..default() };
+    let often = checkpoint::Config { every_bytes: Some(0), ..default() };
+    let kept = [never, seldom, often].map(checkpoints);
+    let (_directories, kept): (Vec<_>, Vec<_>) = kept.into_iter().unzip();
+    let others = [
+        builder().max_in_flight(usize::MAX),
+        builder().max_in_flight(1),
+        builder().lanes(4096),
+        builder().retain(u64::MAX),
+        builder().explain(u32::MAX),
+        builder().paranoid(u32::MAX),
+        builder().max_memory(u64::MAX),
+    ];
+    for builder in kept.into_iter().chain(others) {
+        let engine = builder.open(log()).unwrap();
+        let tickets: Vec<_> = (100..500).map(|n| engine.submit(&Set(n, n)).unwrap()).collect();
+        tickets.into_iter().for_each(|ticket| assert!(ticket.wait().unwrap().committed().is_some()));
+        engine.close().unwrap();
+    }
+    for builder in [
+        builder().lanes(0),
+        builder().lanes(usize::MAX),
+        builder().threads(usize::MAX),
+        builder().window(u32::MAX),
+        checkpoints(checkpoint::Config { keep: 0, ..default() }).1,
+        checkpoints(checkpoint::Config { every: Some(Duration::ZERO), ..default() }).1,
+        checkpoints(checkpoint::Config { every_bytes: Some(u64::MAX), ..default() }).1,
     ] {
         assert!(matches!(builder.open(log()), Err(OpenError::Configuration(_))));
     }

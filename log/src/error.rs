@@ -176,6 +176,9 @@ pub enum SealError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum OpenError {
+    /// The configuration makes no sense; the message says what would. Nothing was looked at.
+    #[error("{0}")]
+    Configuration(String),
     /// Another process (or another log object in this one) has it open.
     #[error("{path} is in use by another process, or opened already by this one")]
     Locked {

@@ -162,7 +162,7 @@ impl Keeper {
         drop(snapshot);
         observe::checkpointed(&checkpoint);
         self.tidy(&mut kept)?;
-        let ahead = 2 * self.config.every_bytes.unwrap_or(0) / u64::from(RETRY_SHARE);
+        let ahead = self.config.every_bytes.unwrap_or(0).saturating_mul(2) / u64::from(RETRY_SHARE);
         if let Err(full) = self.reserve(&kept, ahead) {
             closed.get_or_insert_with(|| self.shared.due.close(Arc::new(full)));
         }
@@ -298,7 +298,7 @@ impl Keeper {
         if kept.good.len() > 1 {
             return self.shelf.give_back();
         }
-        let reserved = self.shelf.reserve(kept.bytes + executed);
+        let reserved = self.shelf.reserve(kept.bytes.saturating_add(executed));
         if reserved.is_err() {
             // Often that is enough, as rows are replaced.
             let _ = self.shelf.reserve(kept.bytes);
@@ -358,11 +358,11 @@ impl Keeper {
                 {
                     (scarce, looked_at) = (true, executed);
                 }
-                let (enough, next) = (taken_at + bytes, executed + step);
+                let (enough, next) = (taken_at.saturating_add(bytes), executed.saturating_add(step));
                 due.wake_at(if enough > executed { next.min(enough) } else { next });
             }
             let share = if failed { RETRY_SHARE } else { 1 };
-            let deadline = self.config.every.map(|every| Instant::now() + every / share);
+            let deadline = self.config.every.and_then(|every| Instant::now().checked_add(every / share));
             match if scarce { Wake::Due } else { due.wait(deadline) } {
                 Wake::Stop => return,
                 Wake::Space => {

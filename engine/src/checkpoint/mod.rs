@@ -65,10 +65,11 @@ pub struct Config {
     /// How many are kept, at least 1. Default: 2, so that there is another one when the newest cannot be read. More
     /// cost disk space, also of the log, which is kept from the oldest one on.
     pub keep: usize,
-    /// Takes one whenever so many bytes of entries were executed since the last. Default: 256 MiB; `None` for never. Less
-    /// makes opening faster and the log smaller, and costs the writing of all rows more often.
+    /// Takes one whenever so many bytes of entries were executed since the last. Default: 256 MiB; `None` for never, at
+    /// most 2^50. Less makes opening faster and the log smaller, and costs the writing of all rows more often.
     pub every_bytes: Option<u64>,
-    /// Takes one whenever so much time has passed since the last, if anything was executed. Default: `None`, never.
+    /// Takes one whenever so much time has passed since the last, if anything was executed. Default: `None`, never. Not
+    /// zero.
     pub every: Option<Duration>,
     /// Whether the log is trimmed before the oldest one that is kept. Default: yes. Without, the log grows for ever, and
     /// every state of the past can be rebuilt.

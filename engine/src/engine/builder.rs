@@ -4,7 +4,7 @@ use std::any::{Any, TypeId};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mixlog_log::{Batch, Position, SharedLog};
 
@@ -24,6 +24,12 @@ use crate::pipeline::{self, Config, Mode, Pipeline, Progress, Shared, Until, WIN
 use crate::procedure::{Procedure, Procedures, Registered};
 use crate::store::{AnyTable, GranuleOf, Indexes, MakeTable, Store, TableStore};
 use crate::table::{Conflicts, Key, Table, TableId, Value};
+
+/// More than fit into a window.
+const LANES_MAX: usize = WINDOW_GRID as usize;
+
+/// Space for what is executed until the next checkpoint is kept: nobody has more.
+const CHECKPOINT_BYTES_MAX: u64 = 1 << 50;
 
 /// Names what an engine consists of, and opens it.
 #[must_use]
@@ -187,7 +193,7 @@ impl Builder {
 
     /// How many transactions that declare nothing a driver runs ahead at a time, each on a stack of its own, switching
     /// at accesses so that their cache misses overlap. Default: 8; 1 runs them one after another, for procedures that hold
-    /// a lock across accesses, which would meet themselves on one thread.
+    /// a lock across accesses, which would meet themselves on one thread. At most [`WINDOW_GRID`].
     ///
     /// Cost: 2 MiB of address space for each and each thread, of which what is used takes memory.
     pub const fn lanes(mut self, transactions: usize) -> Self {
@@ -348,11 +354,24 @@ impl Builder {
         if self.checkpoints.keep == 0 {
             return refuse("at least 1 checkpoint must be kept".to_owned());
         }
+        if self.checkpoints.every == Some(Duration::ZERO) {
+            return refuse(
+                "checkpoints cannot be taken all the time: name more than no time between them".to_owned(),
+            );
+        }
+        if self.checkpoints.every_bytes.is_some_and(|bytes| bytes > CHECKPOINT_BYTES_MAX) {
+            return refuse(format!(
+                "a checkpoint is taken for every {CHECKPOINT_BYTES_MAX} bytes of log at most, or for none (None)"
+            ));
+        }
         if self.threads == 0 || self.threads > 1024 {
             return refuse(format!("an engine runs on 1 to 1024 threads, not {}", self.threads));
         }
-        if self.lanes == 0 {
-            return refuse("at least 1 transaction must be run ahead at a time".to_owned());
+        if self.lanes == 0 || self.lanes > LANES_MAX {
+            return refuse(format!(
+                "from 1 transaction to {LANES_MAX} must be run ahead at a time, and not {}",
+                self.lanes
+            ));
         }
         if self.window == 0 || u64::from(self.window) > WINDOW_GRID {
             return refuse(format!("a window holds 1 to {WINDOW_GRID} entries, not {}", self.window));

@@ -53,12 +53,14 @@ pub(crate) struct Opened {
 impl Journal {
     /// The journal as it was left, or a new one.
     pub(crate) fn open(config: &Config) -> Result<Opened, OpenError> {
-        let max_batch_bytes = config.run_bytes + 2 * OVERHEAD;
+        let max_batch_bytes = config.run_bytes.saturating_add(2 * OVERHEAD);
         let storage = Arc::clone(&config.storage);
         let config = file::Config {
             durability: config.durability,
             create: Create::IfMissing,
-            segment_bytes: config.segment_bytes.max(2 * max_batch_bytes as u64 + 8192),
+            segment_bytes: config
+                .segment_bytes
+                .max((max_batch_bytes as u64).saturating_mul(2).saturating_add(8192)),
             max_batch_bytes,
             // The unit keeps the newest runs itself.
             cache_bytes: 0,

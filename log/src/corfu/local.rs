@@ -30,7 +30,7 @@ pub const LOCAL_SEQUENCER: SequencerNumber = SequencerNumber(1);
 /// What a cluster inside a process is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalConfig {
-    /// How many chains share the positions; default 1.
+    /// How many chains share the positions; default 1. There are at most 1,024 units.
     pub chains: u32,
     /// How many units a chain has; default 2.
     pub replicas: u32,
@@ -71,6 +71,9 @@ impl Default for LocalConfig {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum LocalError {
+    /// The configuration makes no sense; the message says what would.
+    #[error("{0}")]
+    Configuration(String),
     /// A unit's files cannot be opened.
     #[error("unit {unit}: {source}")]
     Unit {
@@ -104,11 +107,19 @@ impl LocalCluster {
     ///
     /// # Errors
     /// [`LocalError`].
-    ///
-    /// # Panics
-    /// When `config` asks for no chain, no unit, or stripes without positions.
     pub fn open(config: LocalConfig) -> Result<Arc<Self>, LocalError> {
-        assert!(config.chains > 0 && config.replicas > 0 && config.width > 0, "a cluster has units");
+        const UNITS_MAX: u64 = 1024;
+        let units = u64::from(config.chains) * u64::from(config.replicas);
+        if !(1..=UNITS_MAX).contains(&units) {
+            return Err(LocalError::Configuration(format!(
+                "a cluster inside a process has from 1 to {UNITS_MAX} units, and not {} chains of {}",
+                config.chains, config.replicas
+            )));
+        }
+        if config.width == 0 {
+            return Err(LocalError::Configuration("a stripe has at least 1 position".to_owned()));
+        }
+        config.timing.check().map_err(|problem| LocalError::Configuration(problem.to_owned()))?;
         let store: Box<dyn ProjectionStore> = match &config.storage {
             LocalStorage::Memory => Box::new(MemoryStore::default()),
             LocalStorage::Files(files) => Box::new(FileStore::open(files.directory.join("projections"))?),

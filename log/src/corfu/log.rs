@@ -104,6 +104,9 @@ impl Default for Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ConnectError {
+    /// The configuration makes no sense; the message says why.
+    #[error("{0}")]
+    Configuration(&'static str),
     /// The projection store did not answer in time.
     #[error("the projection store could not be reached in time")]
     Unavailable,
@@ -176,6 +179,7 @@ impl CorfuLog {
     /// # Errors
     /// [`ConnectError`].
     pub fn connect(transport: Arc<dyn Transport>, config: Config) -> Result<Self, ConnectError> {
+        config.timing.check().map_err(ConnectError::Configuration)?;
         let latest = transport::latest(&*transport, &config.timing, config.patience);
         let projection = latest.ok_or(ConnectError::Unavailable)?.ok_or(ConnectError::NotSetUp)?;
         let phase = if projection.sealed() { Phase::Sealed(projection.tail) } else { Phase::Open };

@@ -211,7 +211,8 @@ impl Queue {
         let mut state = self.state.lock().expect(UNPOISONED);
         loop {
             match state.phase {
-                Phase::Open if state.bytes < self.limit => break,
+                // One at a time is always taken.
+                Phase::Open if state.bytes < self.limit || state.bytes == 0 => break,
                 Phase::Open | Phase::Sealing => state = self.changed.wait(state).expect(UNPOISONED),
                 Phase::Sealed(tail) => return Err(AppendError::Sealed { tail }),
                 Phase::Closed => return Err(AppendError::Closed),

@@ -7,6 +7,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::log::FOR_EVER;
 use super::message::{Epoch, Node, Reply, Request, StoreReply, StoreRequest};
 use super::operation::{Call, Input, Operation, Outbox, Outgoing, Pause};
 use super::projection::Projection;
@@ -58,7 +59,7 @@ impl fmt::Debug for ReplyTo {
     }
 }
 
-/// How long a client waits for what.
+/// How long a client waits for what: each at most 2^32 seconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timing {
     /// The first pause after something was refused or lost; each further one is twice as long. Default 1 ms.
@@ -89,6 +90,19 @@ impl Default for Timing {
             silence: Duration::from_millis(100),
             doubt: Duration::from_millis(100),
             answer: Duration::from_secs(2),
+        }
+    }
+}
+
+impl Timing {
+    /// The error says which is too long: the end of it might not be a time.
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        let Self { retry, retry_at_most, hole, silence, doubt, answer } = self;
+        let all = [retry, retry_at_most, hole, silence, doubt, answer];
+        if all.into_iter().all(|time| *time <= FOR_EVER) {
+            Ok(())
+        } else {
+            Err("a time is at most 2^32 seconds")
         }
     }
 }

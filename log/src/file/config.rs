@@ -1,8 +1,15 @@
 //! What a file log can be told when it is opened.
 
-use crate::Durability;
+use crate::{Durability, OpenError};
 
 use super::layout;
+
+/// An empty entry.
+const BATCH_BYTES_MIN: usize = 4;
+/// Frames tell their length in 32 bits.
+const BATCH_BYTES_END: usize = 1 << 31;
+/// More than files of that length are good for.
+const SEGMENT_BYTES_MAX: u64 = 1 << 40;
 
 /// Whether a log is created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,7 +23,8 @@ pub enum Create {
     New,
 }
 
-/// How a [`FileLog`](crate::FileLog) is opened. All but `segment_bytes` of existing segments may differ from
+/// How a [`FileLog`](crate::FileLog) is opened, which refuses what is out of bounds
+/// ([`OpenError::Configuration`](crate::OpenError::Configuration)). All but `segment_bytes` of existing segments may differ from
 /// one time to the next.
 ///
 /// ```
@@ -40,20 +48,20 @@ pub struct Config {
     /// More: fewer switches between files, each of which costs three or four flushes; opening takes longer,
     /// because the last segment is searched to its end; more of a buffered log may wait for its disk, which is up to four
     /// segments. Less: trimming gives space back in smaller pieces,
-    /// and a small log takes less of the disk. At least 8 KiB more than twice `max_batch_bytes`.
+    /// and a small log takes less of the disk. At least 8 KiB more than twice `max_batch_bytes`, at most 1 TiB.
     pub segment_bytes: u64,
 
     /// The largest batch that an append takes, in bytes, its entries' bytes and 4 for each entry; default 4
     /// MiB.
     ///
-    /// More: larger transactions. Less: smaller segments are possible.
+    /// More: larger transactions; below 2 GiB. Less: smaller segments are possible; at least 4.
     pub max_batch_bytes: usize,
 
     /// How many bytes may wait to be written before [`append`](crate::SharedLog::append) blocks; default 32
     /// MiB.
     ///
     /// More: longer bursts are taken without waiting, and there is more to lose with the process. Less:
-    /// submitters feel the disk's speed sooner.
+    /// submitters feel the disk's speed sooner; with 0 one batch waits at a time.
     pub queue_bytes: usize,
 
     /// How many bytes are written and flushed as one group, or one batch if that is more; default 8 MiB.
@@ -83,20 +91,28 @@ impl Default for Config {
 }
 
 impl Config {
-    /// # Panics
-    /// When a field is out of its documented bounds.
-    pub(crate) fn check(&self) {
-        assert!(
-            self.durability != Durability::Memory,
-            "a file log is buffered or flushed; for less, use MemoryLog"
-        );
-        assert!(
-            self.segment_bytes >= 2 * self.max_batch_bytes as u64 + 8192,
-            "a segment of {} bytes cannot hold two batches of {} bytes",
-            self.segment_bytes,
-            self.max_batch_bytes,
-        );
-        assert!(self.max_batch_bytes < 1 << 31, "a batch holds less than 2 GiB");
+    /// # Errors
+    /// [`OpenError::Configuration`]: a field is out of its documented bounds.
+    pub(crate) fn check(&self) -> Result<(), OpenError> {
+        let refuse = |text: String| Err(OpenError::Configuration(text));
+        let &Self { segment_bytes, max_batch_bytes, .. } = self;
+        if self.durability == Durability::Memory {
+            return refuse("a file log is buffered or flushed; for less, use MemoryLog".to_owned());
+        }
+        // So that the other bounds can be computed.
+        if !(BATCH_BYTES_MIN..BATCH_BYTES_END).contains(&max_batch_bytes) {
+            return refuse(format!(
+                "the largest batch of a file log has from {BATCH_BYTES_MIN} bytes to below 2 GiB, and not {max_batch_bytes}"
+            ));
+        }
+        let (least, most) = (2 * max_batch_bytes as u64 + 8192, SEGMENT_BYTES_MAX);
+        if !(least..=most).contains(&segment_bytes) {
+            return refuse(format!(
+                "a segment for two batches of {max_batch_bytes} bytes has from {least} to {most} bytes, and not \
+                 {segment_bytes}"
+            ));
+        }
+        Ok(())
     }
 
     pub(crate) fn segment_bytes(&self) -> u64 {
@@ -114,19 +130,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn config_by_default_is_within_its_bounds() {
-        Config::default().check();
-    }
-
-    #[test]
-    #[should_panic(expected = "use MemoryLog")]
-    fn config_with_memory_durability_panics() {
-        Config { durability: Durability::Memory, ..Config::default() }.check();
-    }
-
-    #[test]
-    #[should_panic(expected = "cannot hold two batches")]
-    fn config_with_segments_too_small_panics() {
-        Config { segment_bytes: 1 << 20, ..Config::default() }.check();
+    fn config_out_of_its_bounds_is_refused_and_says_what_would_do() {
+        let default = Config::default;
+        assert!(default().check().is_ok());
+        let longest = Config { max_batch_bytes: BATCH_BYTES_END - 1, segment_bytes: 1 << 32, ..default() };
+        assert!(longest.check().is_err() && Config { segment_bytes: 1 << 33, ..longest }.check().is_ok());
+        for (config, says) in [
+            (Config { durability: Durability::Memory, ..default() }, "use MemoryLog"),
+            (Config { segment_bytes: 1 << 20, ..default() }, "from 8396800 to"),
+            (Config { segment_bytes: 0, ..default() }, "and not 0"),
+            (Config { segment_bytes: u64::MAX, ..default() }, "to 1099511627776 bytes"),
+            (Config { max_batch_bytes: 0, ..default() }, "from 4 bytes"),
+            (Config { max_batch_bytes: 1 << 31, segment_bytes: 1 << 40, ..default() }, "below 2 GiB"),
+            (Config { max_batch_bytes: usize::MAX, ..default() }, "below 2 GiB"),
+        ] {
+            let error = config.check().unwrap_err();
+            assert!(
+                matches!(error, OpenError::Configuration(_)) && error.to_string().contains(says),
+                "{error}"
+            );
+        }
     }
 }

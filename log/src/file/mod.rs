@@ -159,9 +159,6 @@ impl FileLog {
     ///
     /// # Errors
     /// [`OpenError`]: whatever was there is as it was, unless it is [`OpenError::Io`].
-    ///
-    /// # Panics
-    /// When a field of `config` is out of its bounds.
     pub fn open(directory: impl AsRef<Path>, config: Config) -> Result<Self, OpenError> {
         Self::open_with_storage(Arc::new(FsStorage::new(directory.as_ref())), &config)
     }
@@ -169,9 +166,6 @@ impl FileLog {
     /// Like [`open`](Self::open), on a file system of the caller's making.
     ///
     /// # Errors
-    /// Like [`open`](Self::open).
-    ///
-    /// # Panics
     /// Like [`open`](Self::open).
     pub fn open_with_storage(storage: Arc<dyn Storage>, config: &Config) -> Result<Self, OpenError> {
         Self::open_or_begin(storage, config, Origin::first())
@@ -182,9 +176,6 @@ impl FileLog {
     ///
     /// # Errors
     /// [`OpenError::Exists`] when there is a log already, and like [`open`](Self::open).
-    ///
-    /// # Panics
-    /// Like [`open`](Self::open).
     pub fn continue_with_storage(
         storage: Arc<dyn Storage>,
         config: &Config,
@@ -204,7 +195,7 @@ impl FileLog {
     }
 
     fn open_or_begin(storage: Arc<dyn Storage>, config: &Config, origin: Origin) -> Result<Self, OpenError> {
-        config.check();
+        config.check()?;
         if !recovery::directory_exists(&*storage)? {
             if config.create == Create::Never {
                 return Err(OpenError::Missing { path: storage.path().to_path_buf() });
