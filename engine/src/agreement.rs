@@ -210,25 +210,28 @@ impl fmt::Display for Divergence {
 /// How far members agree, for those who wait for it.
 #[derive(Default)]
 pub(crate) struct Agreed {
-    /// Of each number of members, less 1: the last position on which so many had the same digest.
-    confirmed: Mutex<Vec<Option<Position>>>,
+    /// Of each number of members, less 1: the digest at the last position on which so many had the same.
+    confirmed: Mutex<Vec<Digest>>,
     advanced: Condvar,
 }
 
 impl Agreed {
-    /// The last position on which `members` had the same digest.
-    pub(crate) fn by(&self, members: usize) -> Option<Position> {
+    /// The digest at the last position on which `members` had the same.
+    pub(crate) fn by(&self, members: usize) -> Option<Digest> {
         let confirmed = self.confirmed.lock().expect("no panic in a short section");
-        members.checked_sub(1).and_then(|index| confirmed.get(index).copied().flatten())
+        members.checked_sub(1).and_then(|index| confirmed.get(index).copied())
     }
 
-    fn note(&self, position: Position, members: usize) {
+    fn note(&self, digest: Digest, members: usize) {
         let mut confirmed = self.confirmed.lock().expect("no panic in a short section");
         if confirmed.len() < members {
-            confirmed.resize(members, None);
+            confirmed.resize(members, digest);
         }
         for known in &mut confirmed[..members] {
-            *known = (*known).max(Some(position));
+            // Another one at the same position comes from a vote that was cast anew, and is what counts.
+            if known.position <= digest.position {
+                *known = digest;
+            }
         }
         self.advanced.notify_all();
     }
@@ -251,8 +254,8 @@ impl Agreed {
         let begun = Instant::now();
         let mut confirmed = self.confirmed.lock().expect("no panic in a short section");
         loop {
-            let known = members.checked_sub(1).and_then(|index| confirmed.get(index).copied().flatten());
-            if known >= Some(position) {
+            let known = members.checked_sub(1).and_then(|index| confirmed.get(index));
+            if known.and_then(|digest| digest.position) >= Some(position) {
                 return true;
             }
             let Some(left) = timeout.checked_sub(begun.elapsed()) else { return false };
@@ -388,10 +391,16 @@ impl Watch {
         // However many agree on another state, they do not stand for this one and its replies. A digest that is not at
         // hand any more was agreed before.
         let own = self.points.iter().find(|point| point.position == position);
-        let count = own.map_or_else(|| tally.most().1, |own| tally.like(&own.digest));
+        let (digest, count) = own.map_or_else(
+            || {
+                let (vote, count) = tally.most();
+                (vote.digest(), count)
+            },
+            |own| (own.digest, tally.like(&own.digest)),
+        );
         let judged = self.judge(position);
         // Whoever is woken by it finds the state that was agreed.
-        agreed.note(position, count);
+        agreed.note(digest, count);
         judged
     }
 

@@ -204,10 +204,12 @@ impl Engine {
         &self.recovery
     }
 
-    /// The last position on which at least so many members had the same digest, as far as their votes were read here;
-    /// `None` before the first, and without [`Builder::member`].
+    /// The last position on which at least so many members had the same digest, and that digest, as far as their votes were
+    /// read here; `None` before the first, and without [`Builder::member`].
+    ///
+    /// Shape: [`Digest::position`] is the position, a multiple of [`WINDOW_GRID`](crate::WINDOW_GRID), less 1.
     #[must_use]
-    pub fn agreed(&self, members: usize) -> Option<Position> {
+    pub fn agreed(&self, members: usize) -> Option<Digest> {
         self.shared.agreed.by(members)
     }
 

@@ -467,6 +467,7 @@ impl Explainer {
                 serial: since(stats.one_by_one.serial, before.one_by_one.serial),
                 after_serial: since(stats.one_by_one.after_serial, before.one_by_one.after_serial),
             },
+            footprint_panics: since(stats.footprint_panics, before.footprint_panics),
             violations: since(stats.violations, before.violations),
             replays: since(stats.replays, before.replays),
             explained_windows: counts.windows,
@@ -478,7 +479,7 @@ impl Explainer {
             tables: tables.collect(),
             keys: keys.collect(),
             conflicts: conflicts.collect(),
-            procedures: counts.procedures(&shared.procedures),
+            procedures: counts.procedures(&shared.procedures, &stats),
             missed: missed.collect(),
             longest_path,
         }
@@ -486,7 +487,12 @@ impl Explainer {
 }
 
 impl Counts {
-    fn procedures(&self, procedures: &Procedures) -> Vec<ProcedureCounts> {
+    fn procedures(&self, procedures: &Procedures, stats: &Stats) -> Vec<ProcedureCounts> {
+        let panicked = |stats: &Stats, name: &str| {
+            let counts = &stats.footprint_panics_by_procedure;
+            counts.iter().find(|(known, _)| *known == name).map_or(0, |(_, count)| *count)
+        };
+        let since = |name| panicked(stats, name).saturating_sub(panicked(&self.before, name));
         let all = procedures.iter().zip(0u16..).zip(self.tallies.iter().zip(&self.waits_of));
         let mut list: Vec<_> = all
             .map(|((procedure, index), (tally, &(waiting, waits)))| ProcedureCounts {
@@ -494,6 +500,7 @@ impl Counts {
                 transactions: tally.transactions,
                 aborts: tally.aborts,
                 panics: tally.panics,
+                footprint_panics: since(procedure.name),
                 violations: self
                     .missed
                     .range((index, "")..)

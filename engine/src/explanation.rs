@@ -29,6 +29,8 @@ pub struct Explanation {
     pub mixed_windows: u64,
     /// Windows executed one by one, by reason.
     pub one_by_one: OneByOne,
+    /// Transactions whose footprint panicked: they run alone.
+    pub footprint_panics: u64,
     /// Transactions found to touch what they had not declared.
     pub violations: u64,
     /// Windows that were replayed because of that.
@@ -126,6 +128,8 @@ pub struct ProcedureCounts {
     pub aborts: u64,
     /// Those that panicked.
     pub panics: u64,
+    /// Those whose footprint panicked.
+    pub footprint_panics: u64,
     /// Those that touched what they had not declared.
     pub violations: u64,
     /// Those whose footprint the engine found by running them ahead.
@@ -364,6 +368,9 @@ impl Explanation {
         write!(f, "\n{columns}")?;
         if self.replays > 0 {
             writeln!(f, "\n{} violations, {} replays", self.violations, self.replays)?;
+        }
+        for p in self.procedures.iter().filter(|p| p.footprint_panics > 0) {
+            writeln!(f, "  footprints of {} that panicked: {}", p.name, p.footprint_panics)?;
         }
         for Missed { procedure, table, transactions } in &self.missed {
             writeln!(f, "  undeclared accesses of {procedure} to {table}: {transactions}")?;

@@ -40,6 +40,7 @@ pub(crate) fn describe() {
         "Transactions that ran ahead to find their footprint"
     );
     describe_counter!("mixlog_adopted_total", count, "Transactions whose result from running ahead was used");
+    describe_counter!("mixlog_footprint_panics_total", count, "Transactions whose footprint panicked");
     describe_counter!(
         "mixlog_inferred_total",
         count,
@@ -143,6 +144,20 @@ pub(crate) fn committed(committed: &Committed, mode: &'static str) {
     counter!("mixlog_inferred_total").increment(inferred);
     histogram!("mixlog_window_entries").record(entries);
     trace!(target: "mixlog", transactions, aborts, panics, "committed");
+}
+
+/// A footprint panicked; with a message, it is the first one of its procedure.
+pub(crate) fn footprint_panicked(procedure: &'static str, position: Position, message: Option<&str>) {
+    counter!("mixlog_footprint_panics_total", "procedure" => procedure).increment(1);
+    if let Some(message) = message {
+        warn!(
+            target: "mixlog",
+            procedure,
+            position = position.0,
+            message,
+            "a footprint panicked: its transactions run alone"
+        );
+    }
 }
 
 /// A window diverged, and was replayed.

@@ -132,6 +132,9 @@ fn decode(
             // A footprint that panics says nothing; its procedure then runs alone, and speaks for itself.
             let done = catch_unwind(AssertUnwindSafe(|| calls.footprint(call, &mut footprint)));
             let mut unknown = done.is_err() || footprint.is_unknown();
+            if let Err(panic) = done {
+                shared.note_footprint_panic(index, position, &*panic);
+            }
             let once = client.map(|(client, sequence)| {
                 let once = Once::new(client, sequence, procedure, arguments);
                 once.declare(&mut footprint);

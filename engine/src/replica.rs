@@ -134,7 +134,7 @@ impl Replica {
 
     /// As [`Engine::agreed`](crate::Engine::agreed).
     #[must_use]
-    pub fn agreed(&self, members: usize) -> Option<Position> {
+    pub fn agreed(&self, members: usize) -> Option<Digest> {
         self.shared().agreed.by(members)
     }
 

@@ -26,6 +26,10 @@ pub struct Stats {
     pub inferred: u64,
     /// Transactions that paranoid mode ran twice.
     pub run_twice: u64,
+    /// Transactions whose footprint panicked: they ran alone.
+    pub footprint_panics: u64,
+    /// The same by procedure, those without any left out.
+    pub footprint_panics_by_procedure: Vec<(&'static str, u64)>,
     /// Transactions found to touch what they had not declared.
     pub violations: u64,
     /// The same by procedure, those without any left out. Windows that go one by one are not looked at.

@@ -312,6 +312,54 @@ fn explain_of_windows_that_go_one_by_one_tells_why() {
     assert_eq!(explanation.keys[0].key, "\"account 7\"");
 }
 
+/// Its footprint panics, if it is told to.
+#[derive(Serialize, Deserialize)]
+struct Shy {
+    panics: bool,
+}
+
+impl Procedure for Shy {
+    const NAME: &'static str = "shy";
+    type Output = ();
+    type Abort = Never;
+
+    fn footprint(&self, f: &mut Footprint<'_>) {
+        assert!(!self.panics, "it cannot be told");
+        f.read(&TOTALS, &1);
+    }
+
+    fn run(&self, _: &mut Tx<'_>) -> Result<(), Never> {
+        Ok(())
+    }
+}
+
+#[test]
+fn footprints_that_panic_are_counted_by_procedure_in_every_mode() {
+    for (mode, threads) in [(Mode::Parallel, 2), (Mode::Sequential, 1)] {
+        let builder = builder().procedure::<Shy>().mode(mode).threads(threads);
+        let engine = builder.open(Arc::new(MemoryLog::new())).expect("it opens");
+        let run = |panics| {
+            let tickets: Vec<_> =
+                (0..7).map(|_| engine.submit(&Shy { panics }).expect("it is taken")).collect();
+            tickets.into_iter().for_each(|ticket| assert!(ticket.wait().unwrap().committed().is_some()));
+        };
+        run(true);
+        let pay = engine.submit(&Pay { account: 1, total: 1 }).expect("it is taken");
+        assert!(pay.wait().unwrap().committed().is_some());
+        let (stats, explanation) = (engine.stats(), engine.explain());
+        assert_eq!((stats.footprint_panics, stats.panics, stats.violations), (7, 0, 0));
+        assert_eq!(stats.footprint_panics_by_procedure, [("shy", 7)]);
+        let of = |name| explanation.procedures.iter().find(|p| p.name == name).map(|p| p.footprint_panics);
+        assert_eq!((explanation.footprint_panics, of("shy"), of("pay")), (7, Some(7), Some(0)));
+        assert!(explanation.to_string().contains("footprints of shy that panicked: 7"), "{explanation}");
+        engine.explain_anew();
+        run(false);
+        let explanation = engine.explain();
+        assert_eq!(explanation.footprint_panics, 0);
+        assert!(!explanation.to_string().contains("that panicked"), "{explanation}");
+    }
+}
+
 #[test]
 fn explain_without_being_asked_for_is_empty() {
     let log = log(|engine| (0..500).for_each(|i| submit(engine, &Pay { account: 7, total: i })));

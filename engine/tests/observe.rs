@@ -134,6 +134,25 @@ impl Procedure for Put {
     }
 }
 
+/// Its footprint panics.
+#[derive(Serialize, Deserialize)]
+struct Shy(u64);
+
+impl Procedure for Shy {
+    const NAME: &'static str = "shy";
+    type Output = ();
+    type Abort = Never;
+
+    fn footprint(&self, _: &mut Footprint<'_>) {
+        panic!("the footprint of {} cannot be told", self.0);
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<(), Never> {
+        tx.put(&ROWS, self.0, 1);
+        Ok(())
+    }
+}
+
 #[test]
 fn recorder_and_subscriber_are_told_of_windows_and_not_of_transactions() {
     let (recorded, told) = (Recorded::default(), Told::default());
@@ -147,6 +166,7 @@ fn recorder_and_subscriber_are_told_of_windows_and_not_of_transactions() {
         .table(&ROWS)
         .table(&OTHERS)
         .procedure::<Put>()
+        .procedure::<Shy>()
         .threads(2)
         .mode(Mode::Parallel)
         .checkpoints(checkpoint::Config { storage: Some(disk.storage()), ..Default::default() })
@@ -155,6 +175,8 @@ fn recorder_and_subscriber_are_told_of_windows_and_not_of_transactions() {
     let put = |key| engine.submit(&Put { key, honest: key != 700 }).expect("it is taken");
     let tickets: Vec<_> = (0..1_000).map(put).collect();
     tickets.into_iter().for_each(|ticket| drop(ticket.wait().expect("it is executed")));
+    let shy: Vec<_> = (0..5).map(|key| engine.submit(&Shy(key)).expect("it is taken")).collect();
+    shy.into_iter().for_each(|ticket| assert!(ticket.wait().expect("it is executed").committed().is_some()));
     let position = engine.position().expect("something was executed").0;
     engine.checkpoint().expect_err("the disk is full");
     disk.set_capacity(None);
@@ -163,8 +185,9 @@ fn recorder_and_subscriber_are_told_of_windows_and_not_of_transactions() {
     engine.close().expect("it ran");
     let windows = recorded.get("mixlog_windows_total mode=parallel");
 
-    assert_eq!(recorded.get("mixlog_transactions_total"), 1_000);
+    assert_eq!(recorded.get("mixlog_transactions_total"), 1_005);
     assert_eq!((recorded.get("mixlog_aborts_total"), recorded.get("mixlog_panics_total")), (0, 1));
+    assert_eq!(recorded.get("mixlog_footprint_panics_total procedure=shy"), 5);
     assert_eq!(recorded.get("mixlog_replays_total"), 1);
     assert_eq!(recorded.get("mixlog_violations_total procedure=put"), 1);
     assert_eq!(recorded.get("mixlog_window_entries sum"), position + 1);
@@ -196,7 +219,13 @@ fn recorder_and_subscriber_are_told_of_windows_and_not_of_transactions() {
     assert!(info.len() == 3 && info[0].contains("opened") && info[2].contains("closed"), "{info:?}");
     assert!(info[1].contains("checkpoint"), "{info:?}");
     let warnings: Vec<_> = at(Level::WARN).collect();
-    assert!(warnings.len() == 1, "{warnings:?}");
+    assert!(warnings.len() == 2, "{warnings:?}");
+    // Once, and not for each.
+    for field in
+        ["footprint panicked", "procedure=\"shy\"", "position=1001", "the footprint of 0 cannot be told"]
+    {
+        assert!(warnings[1].contains(field), "{warnings:?}");
+    }
     for field in ["violations=1", "position=701", "procedure=\"put\"", "table=\"others\""] {
         assert!(warnings[0].contains(field), "{warnings:?}");
     }

@@ -221,7 +221,7 @@ impl Agreement {
     fn wait(&self, position: Position, before: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
         let engine = self.engine.read().expect("no panic while submitting");
         let (Some(engine), Some(count)) = (&*engine, self.count) else { return Ok(()) };
-        if engine.agreed(count) >= Some(position) {
+        if engine.agreed(count).and_then(|agreed| agreed.position) >= Some(position) {
             return Ok(());
         }
         before()?;

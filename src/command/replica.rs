@@ -117,7 +117,7 @@ fn one(options: &ReplicaOptions, membership: &Membership) -> Result<(), Failure>
     let until = if options.once { Some(replica.pad()?) } else { None };
     let (mut said, mut asking) = (Said::default(), Asking::begun());
     while replica.failed().is_none() {
-        let agreed = replica.agreed(count);
+        let agreed = replica.agreed(count).and_then(|agreed| agreed.position);
         if until.is_some_and(|until| agreed >= Some(until)) {
             said.say(&replica, count, true)?;
             break;
@@ -220,7 +220,8 @@ impl Said {
         }
         let due = now || self.last.is_none_or(|last| last.elapsed() >= SAY);
         let digest = replica.digest();
-        let (position, agreed) = (digest.position, replica.agreed(members));
+        let agreed = replica.agreed(members).and_then(|agreed| agreed.position);
+        let position = digest.position;
         if due && (position, agreed) != (self.position, self.agreed) {
             let text = |position: Option<Position>| {
                 position.map_or_else(|| "none".to_owned(), |position| position.to_string())

@@ -1,5 +1,6 @@
 //! What all drivers, submitters and snapshots share: the state, what is known of the log, and what was published of both.
 
+use std::any::Any;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -12,12 +13,14 @@ use crate::clients::ANSWERS;
 use crate::digest::Digest;
 use crate::entry::{self, Catalog};
 use crate::error::OpenError;
+use crate::execute::panic_message;
 use crate::explain::Explainer;
 use crate::explanation::Explanation;
 use crate::in_flight::InFlight;
 use crate::infer::Inference;
 use crate::learned::Learned;
 use crate::memory_limit::MemoryLimit;
+use crate::observe;
 use crate::procedure::Procedures;
 use crate::snapshot::{Registry, Snapshot};
 use crate::stats::{Memory, Stats};
@@ -202,6 +205,23 @@ impl Shared {
         let _digest = self.digest.0.lock().expect("no panic in a short section");
         self.digest.1.notify_all();
         self.agreed.wake();
+    }
+
+    /// A footprint panicked: counts it, and tells of the first one of each procedure.
+    pub(crate) fn note_footprint_panic(&self, procedure: u16, position: Position, panic: &(dyn Any + Send)) {
+        let name = self.procedures.get(procedure).name;
+        let mut stats = self.stats.lock().expect("no panic in a short section");
+        stats.footprint_panics += 1;
+        let counts = &mut stats.footprint_panics_by_procedure;
+        let index = counts.binary_search_by_key(&name, |(name, _)| name);
+        let index = index.unwrap_or_else(|index| {
+            counts.insert(index, (name, 0));
+            index
+        });
+        counts[index].1 += 1;
+        let is_first = counts[index].1 == 1;
+        drop(stats);
+        observe::footprint_panicked(name, position, is_first.then(|| panic_message(panic)));
     }
 
     pub(super) fn publish_digest(&self, last: Option<Position>, state: u128, replies: u128) {

@@ -175,7 +175,12 @@ fn replicas_of_any_threads_and_windows_agree_and_a_late_one_catches_up() {
         assert_eq!(replica.digest(), engine.digest());
         assert_eq!((replica.divergences(), replica.failed().map(|e| e.to_string())), (vec![], None));
     }
-    assert!(look.agreed(3) >= Some(three));
+    let agreed = look.agreed(3).unwrap();
+    assert!(agreed.position >= Some(three));
+    // What a replay finds there, in state and replies.
+    let replay = member::<NONE>("e", &THREE, 2).replay(Arc::clone(&log)).unwrap();
+    assert_eq!(replay.to(agreed.position.unwrap()).unwrap(), agreed);
+    assert_eq!((engine.agreed(3), look.agreed(4)), (Some(agreed), None));
     for replica in [b, c, look] {
         replica.close().unwrap();
     }
@@ -354,7 +359,8 @@ fn engine_that_answers_clients_stops_when_the_others_agree_on_another_state() {
     let position = Position(2 * WINDOW_GRID - 1);
     // It may stop before it can pad.
     let _padded = engine.pad();
-    wait_for("the agreement", || b.agreed(2) >= Some(position) && c.agreed(2) >= Some(position));
+    let agreed = |replica: &Replica| replica.agreed(2).and_then(|agreed| agreed.position);
+    wait_for("the agreement", || agreed(&b) >= Some(position) && agreed(&c) >= Some(position));
     let is_stopped = || engine.submit(&Add::<FLIP_OF_ENGINE> { n: 1 }).is_err();
     wait_for("the stop", is_stopped);
     // Two agree, and neither of them with this one: they do not stand for its answers.
