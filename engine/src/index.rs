@@ -59,6 +59,9 @@ impl<K, V, I, C> Index<K, V, I, C> {
     /// table, an access to a granule covers both, and a procedure need not know what its rows are found by. All of a
     /// range must then lie in one granule. `granule` must be a pure function.
     ///
+    /// In a domain that its table is not grouped in, the index has granules of its own: a procedure that declares its rows
+    /// declares their places, too, as in an index that is not grouped. Otherwise each change of a place is a violation.
+    ///
     /// Not grouped, an index is cut into leaves of some hundred rows, which are its units of conflict, and a procedure
     /// that writes rows declares their places by [`Footprint::write_by`](crate::Footprint::write_by).
     #[must_use]

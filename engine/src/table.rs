@@ -1,5 +1,6 @@
 //! Typed descriptions of tables.
 
+use std::fmt;
 use std::hash::{BuildHasher, Hash};
 use std::marker::PhantomData;
 
@@ -40,8 +41,28 @@ pub struct Table<K, V, C = Serde> {
 /// The group of rows that a key belongs to.
 pub(crate) type Granule<K> = fn(&K) -> u64;
 
+/// What a table's description says besides names and types. The functions that tell groups are left out: whether two of
+/// them are the same cannot be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    conflicts: Conflicts<()>,
+    ordered: bool,
+    version: u32,
+}
+
+impl fmt::Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.conflicts {
+            Conflicts::Rows | Conflicts::Ranges => f.write_str("not grouped")?,
+            Conflicts::Watched(()) => f.write_str("watched")?,
+            Conflicts::Grouped { domain, .. } => write!(f, "grouped in domain {domain:?}")?,
+        }
+        write!(f, ", {}ordered, version {}", if self.ordered { "" } else { "not " }, self.version)
+    }
+}
+
 /// What conflicts with what in a table, whose groups are told by a `G`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Conflicts<G> {
     /// Each row is a unit.
     Rows,
@@ -172,6 +193,11 @@ impl<K, V, C> Table<K, V, C> {
 
     pub(crate) const fn conflicts(&self) -> Conflicts<Granule<K>> {
         self.conflicts
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        let (ordered, version) = (self.ordered, self.version);
+        Settings { conflicts: self.conflicts.map(|_| ()), ordered, version }
     }
 
     /// Its rows follow from those of other tables: no digest counts them.

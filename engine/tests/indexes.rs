@@ -318,6 +318,91 @@ fn a_grouped_index_is_covered_by_the_granules_of_its_table() {
     }
 }
 
+/// Rows conflict one by one; a granule is how a city is ranked.
+const SOLO: Table<(u32, u32), u32> = Table::new("solo");
+const SOLO_RANKING: Index<(u32, u32), u32, (u32, u32)> =
+    Index::new("solo.ranking", SOLO, |(city, _), score| Some((*city, *score)))
+        .grouped("rankings", |(city, _)| *city as u64);
+
+/// Somebody scores, and learns who is first.
+#[derive(Serialize, Deserialize)]
+struct Score<const DECLARES: bool> {
+    city: u32,
+    player: u32,
+    score: u32,
+}
+
+impl<const DECLARES: bool> Procedure for Score<DECLARES> {
+    const NAME: &'static str = "score";
+    type Output = Option<u32>;
+    type Abort = ();
+
+    fn footprint(&self, f: &mut Footprint<'_>) {
+        let key = (self.city, self.player);
+        f.write(&SOLO, &key);
+        if DECLARES {
+            f.write_by(&SOLO_RANKING, (self.city, self.score), key);
+        }
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<Option<u32>, ()> {
+        tx.put(&SOLO, (self.city, self.player), self.score);
+        Ok(tx.range_by(&SOLO_RANKING, of_city(self.city)).next_back().map(|(_, (_, player))| player))
+    }
+}
+
+#[test]
+fn an_index_grouped_in_a_domain_of_its_own_has_granules_of_its_own() {
+    fn run<const DECLARES: bool>(mode: Mode) -> (Vec<Option<u32>>, u64) {
+        let builder = Engine::builder().table(&SOLO).index(&SOLO_RANKING).procedure::<Score<DECLARES>>();
+        let engine = builder.threads(2).mode(mode).open(Arc::new(MemoryLog::new())).unwrap();
+        let mut random = Random(3);
+        let mut below = |bound| random.below(bound) as u32;
+        let scores: Vec<_> = (0..2000)
+            .map(|_| Score::<DECLARES> { city: below(7), player: below(30), score: below(1000) })
+            .collect();
+        let tickets: Vec<_> = scores.iter().map(|score| engine.submit(score).unwrap()).collect();
+        let first = tickets.into_iter().map(|ticket| ticket.wait().unwrap().committed().unwrap()).collect();
+        (first, engine.stats().violations)
+    }
+    let (expected, _) = run::<true>(Mode::Sequential);
+    assert_eq!(run::<true>(Mode::Parallel), (expected.clone(), 0));
+    // Who leaves it out is noticed, and gets the same results.
+    let (first, violations) = run::<false>(Mode::Parallel);
+    assert!(first == expected && violations > 0);
+}
+
+#[test]
+fn tables_that_are_described_in_two_ways_are_refused_by_name() {
+    const ROWS: Table<u64, u64> = Table::new("rows");
+    const GROUPED: Table<u64, u64> = Table::new("rows").grouped("tens", |key| key / 10);
+    const OTHERWISE: Table<u64, u64> = Table::new("rows").grouped("hundreds", |key| key / 100);
+    let refused = |builder: mixlog_engine::Builder| match builder.open(Arc::new(MemoryLog::new())) {
+        Err(OpenError::Configuration(text)) => text,
+        other => panic!("{other:?}"),
+    };
+    let same = refused(Engine::builder().table(&ROWS).table(&ROWS));
+    assert_eq!(same, "table \"rows\" is registered twice");
+    let text = refused(Engine::builder().table(&ROWS).table(&GROUPED));
+    assert!(
+        text.contains("\"rows\" is registered twice: not grouped") && text.contains("\"tens\""),
+        "{text}"
+    );
+    for (registered, indexed) in [
+        (ROWS, GROUPED),
+        (GROUPED, ROWS),
+        (GROUPED, OTHERWISE),
+        (ROWS, ROWS.ordered()),
+        (ROWS, ROWS.version(2)),
+    ] {
+        let index = Index::new("rows.by_value", indexed, |_, value| Some(*value));
+        let text = refused(Engine::builder().table(&registered).index(&index));
+        assert!(text.contains("index \"rows.by_value\" is of table \"rows\" as "), "{text}");
+        let builder = Engine::builder().table(&indexed).index(&index);
+        builder.open(Arc::new(MemoryLog::new())).unwrap().close().unwrap();
+    }
+}
+
 #[test]
 fn index_without_its_table_is_refused() {
     let error = Engine::builder().index(&BY_NAME).open(Arc::new(MemoryLog::new())).unwrap_err();

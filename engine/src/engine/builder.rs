@@ -23,7 +23,7 @@ use crate::observe;
 use crate::pipeline::{self, Config, Mode, Pipeline, Progress, Shared, Until, WINDOW_GRID};
 use crate::procedure::{Procedure, Procedures, Registered};
 use crate::store::{AnyTable, GranuleOf, Indexes, MakeTable, Store, TableStore};
-use crate::table::{Conflicts, Key, Table, TableId, Value};
+use crate::table::{Conflicts, Key, Settings, Table, TableId, Value};
 
 /// More than fit into a window.
 const LANES_MAX: usize = WINDOW_GRID as usize;
@@ -34,12 +34,12 @@ const CHECKPOINT_BYTES_MAX: u64 = 1 << 50;
 /// Names what an engine consists of, and opens it.
 #[must_use]
 pub struct Builder {
-    tables: Vec<(&'static str, TypeId)>,
+    tables: Vec<(&'static str, TypeId, Settings)>,
     /// Makes each table, as often as is asked for.
     makers: Vec<MakeTable>,
     indexes: Vec<(TableId, MakeIndex)>,
-    /// Of each index: its name, its table's name and type.
-    indexed: Vec<(&'static str, &'static str, TypeId)>,
+    /// Of each index: its name, and its table as it describes it.
+    indexed: Vec<(&'static str, (&'static str, TypeId, Settings))>,
     procedures: Vec<Registered>,
     conversions: Vec<Arc<Conversion>>,
     threads: usize,
@@ -92,7 +92,8 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// Adds a table.
+    /// Adds a table. What its description says here holds; other descriptions of the same name and types, in procedures for
+    /// example, only name it.
     pub fn table<K: Key, V: Value, C: Codec<K> + Codec<V>>(mut self, table: &Table<K, V, C>) -> Self {
         let description = *table;
         self.add_table(table, move || description.conflicts().map(GranuleOf::Key));
@@ -112,11 +113,11 @@ impl Builder {
             let own = own.collect();
             Box::new(TableStore::new(&description, conflicts(), number, workers, own))
         });
-        self.tables.push((table.name(), TypeId::of::<Table<K, V, C>>()));
+        self.tables.push((table.name(), TypeId::of::<Table<K, V, C>>(), table.settings()));
         self.makers.push(make);
     }
 
-    /// Adds an index of a table, which has to be added, too. It needs no place in the log: it may be added to a
+    /// Adds an index of a table, which has to be added, too, with the settings that the index describes it with. It needs no place in the log: it may be added to a
     /// program, or left out, while its log exists.
     pub fn index<K: IndexKey, V: Value, I: IndexKey, C: Codec<K> + Codec<V>>(
         mut self,
@@ -128,7 +129,8 @@ impl Builder {
             Box::new(maintain)
         });
         self.indexes.push((index.table().id(), make));
-        self.indexed.push((index.name(), index.table().name(), TypeId::of::<Table<K, V, C>>()));
+        let table = index.table();
+        self.indexed.push((index.name(), (table.name(), TypeId::of::<Table<K, V, C>>(), table.settings())));
         self.add_table(&index.places(), move || description.conflicts());
         self
     }
@@ -384,9 +386,13 @@ impl Builder {
         if self.max_in_flight == 0 {
             return refuse("at least 1 submission must be allowed in flight".to_owned());
         }
-        for (i, (name, ..)) in self.tables.iter().enumerate() {
-            if self.tables[..i].iter().any(|(other, ..)| other == name) {
-                return refuse(format!("table {name:?} is registered twice"));
+        for (i, (name, _, settings)) in self.tables.iter().enumerate() {
+            if let Some((.., other)) = self.tables[..i].iter().find(|(other, ..)| other == name) {
+                return refuse(if other == settings {
+                    format!("table {name:?} is registered twice")
+                } else {
+                    format!("table {name:?} is registered twice: {other}; and {settings}")
+                });
             }
             if let Some((other, ..)) =
                 self.tables[..i].iter().find(|(o, ..)| TableId::of(o) == TableId::of(name))
@@ -394,9 +400,15 @@ impl Builder {
                 return refuse(format!("the names of tables {name:?} and {other:?} collide: rename one"));
             }
         }
-        for &(index, table, types) in &self.indexed {
+        for &(index, (table, types, settings)) in &self.indexed {
             match self.tables.iter().find(|(name, ..)| *name == table) {
-                Some((_, found)) if *found == types => {}
+                // What holds is what was registered: whoever wrote the other one believes in something else.
+                Some((_, found, registered)) if *found == types && *registered != settings => {
+                    return refuse(format!(
+                        "index {index:?} is of table {table:?} as {settings}, which is registered as {registered}"
+                    ));
+                }
+                Some((_, found, _)) if *found == types => {}
                 Some(_) => return refuse(format!("index {index:?} is of table {table:?} with other types")),
                 None => {
                     return refuse(format!("index {index:?} is of table {table:?}, which is not registered"));
