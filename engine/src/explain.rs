@@ -479,7 +479,7 @@ impl Explainer {
             tables: tables.collect(),
             keys: keys.collect(),
             conflicts: conflicts.collect(),
-            procedures: counts.procedures(&shared.procedures, &stats),
+            procedures: counts.procedures(&shared.procedures, stats),
             missed: missed.collect(),
             longest_path,
         }

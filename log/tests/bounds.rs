@@ -17,7 +17,9 @@ fn works(log: &dyn SharedLog) {
             log.append(&batch).unwrap()
         })
         .collect();
-    tickets.iter().for_each(|ticket| drop(ticket.wait().unwrap()));
+    for ticket in tickets {
+        ticket.wait().unwrap();
+    }
     let mut next = Position(0);
     while next < log.tail().unwrap().tail {
         let block = log.read(next).unwrap().expect("before the tail");
