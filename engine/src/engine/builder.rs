@@ -117,8 +117,8 @@ impl Builder {
         self.makers.push(make);
     }
 
-    /// Adds an index of a table, which has to be added, too, with the settings that the index describes it with. It needs no place in the log: it may be added to a
-    /// program, or left out, while its log exists.
+    /// Adds an index of a table, which has to be added, too, with the settings that the index describes it with. It needs
+    /// no place in the log: it may be added to a program, or left out, while its log exists.
     pub fn index<K: IndexKey, V: Value, I: IndexKey, C: Codec<K> + Codec<V>>(
         mut self,
         index: &Index<K, V, I, C>,
@@ -455,12 +455,12 @@ impl Builder {
     pub fn open(self, log: Arc<dyn SharedLog>) -> Result<Engine, OpenError> {
         let builder = self.completed();
         let shelf = builder.checkpoints.shelf(&*log);
+        observe::describe();
         let begun = Instant::now();
         let (pipeline, recovery, agreed) =
             checkpoint::start(shelf.as_ref(), || builder.caught_up(&*log, shelf.as_ref()))?;
         let Self { progress, checkpoints, .. } = builder;
         let shared = Arc::clone(pipeline.shared());
-        observe::describe();
         observe::opened(shared.snapshots.tail(), begun.elapsed());
         append_catalog(&shared, &*log)?;
         // So that the state after opening does not depend on how soon the catalog is read.

@@ -7,7 +7,7 @@ use mixlog_log::{Entry, Position, SharedLog};
 
 use super::Builder;
 use super::describe::describe;
-use crate::checkpoint::{self, Recovery, Shelf, Source};
+use crate::checkpoint::{self, Recovery, Source};
 use crate::digest::Digest;
 use crate::error::{OpenError, SnapshotError};
 use crate::explanation::Explanation;
@@ -64,28 +64,27 @@ impl Replay {
 
     fn to_tail(&self, tail: impl Fn() -> Result<Position, OpenError>) -> Result<Digest, OpenError> {
         let mut recovery = self.recovery.lock().expect("a replay that panicked does not go on");
-        let Some(recovery) = &mut *recovery else {
-            let shelf = self.builder.checkpoints.shelf(&*self.log);
-            let mut first = true;
-            *recovery = Some(checkpoint::start(shelf.as_ref(), || {
-                if !std::mem::take(&mut first) {
-                    let anew = self.builder.build(Position::ZERO)?;
-                    *self.pipeline.lock().expect("no panic in a short section") = Arc::new(anew);
-                }
-                self.first_step(shelf.as_ref(), tail()?)
-            })?);
+        if let Some(recovery) = &mut *recovery {
+            self.go_on(recovery, tail()?)?;
             return Ok(self.shared().digest());
-        };
-        self.go_on(recovery, tail()?)?;
-        Ok(self.shared().digest())
-    }
-
-    fn first_step(&self, shelf: Option<&Shelf>, tail: Position) -> Result<Recovery, OpenError> {
+        }
         let Builder { checkpoints, on_load, .. } = &self.builder;
-        let from = Source { log: &*self.log, shelf, start: checkpoints.start, membership: None };
-        let mut recovery = checkpoint::recover(&self.pipeline(), &from, tail, on_load.as_ref())?;
-        self.go_on(&mut recovery, tail)?;
-        Ok(recovery)
+        let shelf = checkpoints.shelf(&*self.log);
+        let (shelf, start) = (shelf.as_ref(), checkpoints.start);
+        let mut is_first = true;
+        checkpoint::start(shelf, || {
+            if !std::mem::take(&mut is_first) {
+                let anew = self.builder.build(Position::ZERO)?;
+                *self.pipeline.lock().expect("no panic in a short section") = Arc::new(anew);
+                *recovery = None;
+            }
+            let tail = tail()?;
+            let from = Source { log: &*self.log, shelf, start, membership: None };
+            let recovered = checkpoint::recover(&self.pipeline(), &from, tail, on_load.as_ref())?;
+            // Whatever comes next, the next step goes on from here.
+            self.go_on(recovery.insert(recovered), tail)
+        })?;
+        Ok(self.shared().digest())
     }
 
     fn go_on(&self, recovery: &mut Recovery, tail: Position) -> Result<(), OpenError> {

@@ -20,11 +20,14 @@ struct Racing {
     log: Arc<dyn SharedLog>,
     beside: std::path::PathBuf,
     meanwhile: Mutex<Option<Meanwhile>>,
+    /// From where on the next read is not answered.
+    silent_from: Mutex<Option<Position>>,
 }
 
 impl Racing {
     fn new(log: &Arc<dyn SharedLog>, beside: &Path) -> Arc<Self> {
-        Arc::new(Self { log: Arc::clone(log), beside: beside.to_path_buf(), meanwhile: Mutex::default() })
+        let (log, beside) = (Arc::clone(log), beside.to_path_buf());
+        Arc::new(Self { log, beside, meanwhile: Mutex::default(), silent_from: Mutex::default() })
     }
 
     /// Has `happens` happen before each of so many reads.
@@ -50,6 +53,9 @@ impl SharedLog for Racing {
             }
         }
         drop(meanwhile);
+        if self.silent_from.lock().unwrap().take_if(|from| position >= *from).is_some() {
+            return Err(ReadError::Unavailable);
+        }
         self.log.read(position)
     }
 
@@ -163,6 +169,23 @@ fn replay_that_begins_while_the_log_is_trimmed_starts_from_the_newer_checkpoint(
     // The one who trims has gone on since.
     assert_eq!(replay.to_end().unwrap(), scene.engine.digest());
     assert_eq!(replay.snapshot().state_digest(), scene.engine.digest().state);
+}
+
+#[test]
+fn replay_whose_first_step_ends_half_way_goes_on_from_there() {
+    for checkpoints in [0, 1] {
+        let scene = scene(checkpoints);
+        let half_way = scene.engine.position().unwrap().next().plus(40);
+        submit(&scene.engine, scene.submitted..scene.submitted + 100);
+        *scene.racing.silent_from.lock().unwrap() = Some(half_way);
+        let replay = builder().window(16).replay(Arc::<Racing>::clone(&scene.racing)).unwrap();
+        let error = replay.to_end().unwrap_err();
+        assert!(matches!(error, OpenError::Read(ReadError::Unavailable)), "{error}");
+        assert_eq!(replay.recovery().map(|recovery| recovery.checkpoint), Some(scene.newest()));
+        assert!(replay.snapshot().position() > Some(Position(16)));
+        assert_eq!(replay.to_end().unwrap(), scene.engine.digest());
+        assert_eq!(replay.snapshot().state_digest(), scene.engine.digest().state);
+    }
 }
 
 #[test]
