@@ -476,6 +476,7 @@ impl Explainer {
             waits: counts.waits,
             batches: counts.batches,
             parallelism: over(counts.batches),
+            inferred: shared.inference.shown(&shared.procedures, &shared.store),
             tables: tables.collect(),
             keys: keys.collect(),
             conflicts: conflicts.collect(),

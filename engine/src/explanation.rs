@@ -57,8 +57,40 @@ pub struct Explanation {
     pub procedures: Vec<ProcedureCounts>,
     /// What wrong footprints left out. Windows that go one by one are not looked at.
     pub missed: Vec<Missed>,
+    /// How footprints follow from the arguments of procedures that declare nothing, as far as that is known by now.
+    pub inferred: Vec<Inferred>,
     /// The longest critical path of a window.
     pub longest_path: Option<Path>,
+}
+
+/// The footprint that arguments of one shape have: the same variants, options and flags. What a procedure could declare.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Inferred {
+    /// The procedure's name.
+    pub procedure: &'static str,
+    /// What makes the shape, such as `customer is LastName`.
+    pub when: Vec<String>,
+    /// What is accessed, in about the order in which it is.
+    pub accesses: Vec<InferredAccess>,
+}
+
+/// An access that follows from arguments.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct InferredAccess {
+    /// `read`, `write` or `merge`.
+    pub mode: &'static str,
+    /// The table's name.
+    pub table: &'static str,
+    /// Whether it is to a granule as a whole, whose number `key` is.
+    pub is_granule: bool,
+    /// The parts of the key, of fields' names where there are any: `16 * warehouse + district, item`.
+    pub key: String,
+    /// The list of whose elements each has this access.
+    pub each: Option<String>,
+    /// What makes the shape of those elements.
+    pub when: Vec<String>,
 }
 
 /// What the conflicts in one table cost.
@@ -307,6 +339,32 @@ impl Explanation {
         write!(f, "{columns}")
     }
 
+    fn inferred(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.inferred.is_empty() {
+            return Ok(());
+        }
+        let condition = |when: &[String]| {
+            if when.is_empty() { String::new() } else { format!(" if {}", when.join(", ")) }
+        };
+        writeln!(f, "\nfootprints that follow from arguments")?;
+        for Inferred { procedure, when, accesses } in &self.inferred {
+            writeln!(f, "  {procedure}{}", condition(when))?;
+            let mut columns = Columns::new(5, [""; 5]);
+            columns.rows.clear();
+            for InferredAccess { mode, table, is_granule, key, each, when } in accesses {
+                let granule = if *is_granule { "granule " } else { "" };
+                let each = each
+                    .as_ref()
+                    .map_or_else(String::new, |list| format!("for each of {list}{}", condition(when)));
+                columns.row([&"  ", mode, table, &format!("{granule}{key}"), &each]);
+            }
+            if !columns.rows.is_empty() {
+                write!(f, "{columns}")?;
+            }
+        }
+        Ok(())
+    }
+
     fn path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(Path { window, entries, batches, links }) = &self.longest_path else { return Ok(()) };
         writeln!(f, "\nlongest path: {batches} of the {entries} entries from position {window}")?;
@@ -386,6 +444,7 @@ impl fmt::Display for Explanation {
             self.places(f)?;
             self.path(f)?;
         }
-        self.procedures(f)
+        self.procedures(f)?;
+        self.inferred(f)
     }
 }

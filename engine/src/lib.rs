@@ -56,7 +56,9 @@ pub use codec::{Codec, DecodeError, Fixed, Serde};
 pub use digest::Digest;
 pub use engine::{Builder, Engine, Replay, procedures_in};
 pub use error::{Difference, OpenError, SnapshotError, SubmitError};
-pub use explanation::{Contention, Explanation, HotKey, Link, Missed, Path, ProcedureCounts, WaitsFor};
+pub use explanation::{
+    Contention, Explanation, HotKey, Inferred, InferredAccess, Link, Missed, Path, ProcedureCounts, WaitsFor,
+};
 pub use footprint::Footprint;
 pub use footprint_report::{Access, AccessMode, Declared, Ending, FootprintReport, InVain};
 pub use index::{Index, IndexKey};

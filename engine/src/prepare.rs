@@ -18,7 +18,7 @@ use crate::clients::{ANSWERS, Once};
 use crate::entry::{self, Call, Content};
 use crate::error::OpenError;
 use crate::footprint::{Declarations, Footprint, NOWHERE, Of};
-use crate::infer::Seen;
+use crate::infer::{Leaves, Seen};
 use crate::learned::Extent;
 use crate::pipeline::Shared;
 use crate::reply::Status;
@@ -221,7 +221,7 @@ fn declare_found(shared: &Shared, window: &Window, chunk: &mut Chunk) {
                 && matches!(speculation.status, Status::Committed | Status::Aborted)
                 && calls[usize::from(procedure)]
                     .as_deref()
-                    .is_some_and(|c| c.take_apart(call, leaves, u32::MAX))
+                    .is_some_and(|c| c.take_apart(call, leaves, Leaves::ALL))
             {
                 let seen = Seen {
                     leaves,

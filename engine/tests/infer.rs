@@ -512,3 +512,43 @@ fn merges_are_inferred_and_asking_whether_a_row_takes_one_is_reading_it() {
     assert_inferred(&all, 1800);
     assert!(all.iter().all(|stats| stats.pooled_merges > 1800), "{all:?}");
 }
+
+#[test]
+fn rules_are_explained_in_the_words_of_the_arguments() {
+    let log = record(builder(), |engine| {
+        let mut seed = 9;
+        for _ in 0..400 {
+            let r = random(&mut seed);
+            let (from, to) = (r % 300, (r >> 16) % 300);
+            drop(engine.submit(&Transfer { from, to, amount: 1 }).unwrap());
+            let item = |i: u64| Item {
+                shelf: (r >> i & 1 == 1).then_some(random(&mut (r + i)) as u32 % 20),
+                item: random(&mut (r + 2 * i)) as u32 % 5000,
+                action: if r >> (i + 20) & 1 == 1 { Action::Look } else { Action::Take(1) },
+            };
+            let items = (0..1 + r % 8).map(item).collect();
+            drop(engine.submit(&Pick { shelf: (r >> 32) as u32 % 20, items, label: Vec::new() }).unwrap());
+            drop(engine.submit(&PlaceOrder { shop: r as u32 % 50, lines: Vec::new() }).unwrap());
+        }
+    });
+    let replay = builder().threads(2).mode(Mode::Parallel).explain(1).replay(log).unwrap();
+    replay.to_end().unwrap();
+    let explanation = replay.explain();
+    let text = explanation.to_string();
+    let text = &text[text.find("footprints that follow").expect("there are some")..];
+    let expected = [
+        "footprints that follow from arguments",
+        "  transfer",
+        "    write  accounts  from",
+        "    write  accounts  to",
+        "  pick",
+        "    read   stock  4294967296 * item + shelf  for each of items if shelf is none, action is Look",
+        "    read   stock  shelf + 4294967296 * item  for each of items if shelf is some, action is Look",
+        "    write  stock  4294967296 * item + shelf  for each of items if shelf is none, action is Take",
+        "    write  stock  shelf + 4294967296 * item  for each of items if shelf is some, action is Take",
+        "  place_order",
+        "    write  numbers  shop",
+        "",
+    ];
+    assert_eq!(text.split('\n').collect::<Vec<_>>(), expected);
+}

@@ -67,6 +67,36 @@ pub(super) struct ListOf {
     pub(super) is_cut: bool,
 }
 
+/// What the parts of a value are called, for people.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Names {
+    /// The field at hand.
+    field: &'static str,
+    pub(super) outer: Vec<&'static str>,
+    inner: Vec<&'static str>,
+    pub(super) lists: Vec<&'static str>,
+    /// What tells shapes apart: which element it is of, if it is of one, the field, and what is there.
+    marks: Vec<(Option<u32>, &'static str, &'static str)>,
+}
+
+impl Names {
+    pub(super) fn inner(&self, element: &Element) -> &[&'static str] {
+        self.inner.get(element.start as usize..element.end as usize).unwrap_or_default()
+    }
+
+    /// What makes the shape of the value, or of an element.
+    pub(super) fn shape(&self, element: Option<u32>) -> Vec<String> {
+        let of_it = self.marks.iter().filter(|(of, ..)| *of == element);
+        of_it
+            .map(
+                |(_, field, what)| {
+                    if field.is_empty() { (*what).to_owned() } else { format!("{field} is {what}") }
+                },
+            )
+            .collect()
+    }
+}
+
 /// See the module's documentation. Reused: its buffers stay.
 #[derive(Clone, Debug, Default)]
 pub struct Leaves {
@@ -76,6 +106,8 @@ pub struct Leaves {
     pub(super) elements: Vec<Element>,
     inner: Vec<Leaf>,
     texts: Vec<u8>,
+    /// Empty unless all of the value was taken apart.
+    pub(super) names: Names,
     /// How many lists enclose what is looked at.
     depth: u32,
     /// How many elements there were in all, those of lists within elements included.
@@ -101,21 +133,34 @@ impl Leaves {
         self.elements.clear();
         self.inner.clear();
         self.texts.clear();
+        for names in [&mut self.names.outer, &mut self.names.inner, &mut self.names.lists] {
+            names.clear();
+        }
+        self.names.marks.clear();
+        self.names.field = "";
         (self.shape, self.depth, self.element_shape) = (0, 0, 0);
         (self.seen, self.shaped, self.entered) = (0, 0, 0);
         (self.enough, self.is_cut) = (false, false);
     }
 
-    /// Takes a value apart, up to so many leaves and lists outside of lists. Tells whether that could be done.
+    /// Takes a value apart, up to so many leaves and lists outside of lists, or all of it ([`ALL`](Self::ALL)), and notes
+    /// what its parts are called. Tells whether that could be done.
     pub(crate) fn take_apart<T: Serialize + ?Sized>(&mut self, value: &T, until: u32) -> bool {
         self.clear();
         self.until = until;
         value.serialize(&mut *self).is_ok() || self.enough
     }
 
+    /// More than any value has.
+    pub(crate) const ALL: u32 = u32::MAX;
+
+    const fn names_parts(&self) -> bool {
+        self.until == Self::ALL
+    }
+
     /// Takes a key apart, of which all is needed.
     pub(crate) fn take_key_apart<T: Serialize>(&mut self, key: &T) -> bool {
-        self.take_apart(key, u32::MAX) && self.lists.is_empty() && self.seen as usize == self.outer.len()
+        self.take_apart(key, Self::ALL - 1) && self.lists.is_empty() && self.seen as usize == self.outer.len()
     }
 
     /// Takes the bytes of a plain fixed-size type apart: the integers of which it most likely consists.
@@ -156,8 +201,12 @@ impl Leaves {
 
     pub(super) fn list(&self, list: usize) -> &[Element] {
         let Some(of) = self.lists.get(list) else { return &[] };
-        let start = if list == 0 { 0 } else { self.lists[list - 1].end };
-        &self.elements[start as usize..of.end as usize]
+        &self.elements[self.start_of(list) as usize..of.end as usize]
+    }
+
+    /// Where the elements of a list start among all.
+    pub(super) fn start_of(&self, list: usize) -> u32 {
+        list.checked_sub(1).map_or(0, |before| self.lists[before].end)
     }
 
     #[inline]
@@ -188,9 +237,15 @@ impl Leaves {
             self.see()?;
             if self.outer.len() < MOST_OUTER {
                 self.outer.push(Leaf { kind, number });
+                if self.names_parts() {
+                    self.names.outer.push(self.names.field);
+                }
             }
         } else if self.inner.len() < self.room {
             self.inner.push(Leaf { kind, number });
+            if self.names_parts() {
+                self.names.inner.push(self.names.field);
+            }
         }
         Ok(())
     }
@@ -201,9 +256,13 @@ impl Leaves {
         self.leaf(Kind::Text, start << 32 | bytes.len() as u64)
     }
 
-    /// What tells shapes apart.
+    /// What tells shapes apart, and what people call it.
     #[inline]
-    fn mark(&mut self, mark: u64) {
+    fn mark(&mut self, mark: u64, name: &'static str) {
+        if self.names_parts() {
+            let element = (self.depth > 0).then(|| self.elements.len() as u32 - 1);
+            self.names.marks.push((element, self.names.field, name));
+        }
         let shape = if self.depth == 0 { &mut self.shape } else { &mut self.element_shape };
         *shape = (*shape ^ (mark + 1)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
         if self.depth == 0 {
@@ -212,16 +271,16 @@ impl Leaves {
     }
 
     #[inline]
-    fn variant(&mut self, index: u32) -> Result<(), Stop> {
+    fn variant(&mut self, index: u32, name: &'static str) -> Result<(), Stop> {
         self.leaf(Kind::Unsigned, u64::from(index))?;
-        self.mark(u64::from(index));
+        self.mark(u64::from(index), name);
         Ok(())
     }
 
     #[inline]
-    fn flag(&mut self, flag: bool) -> Result<(), Stop> {
+    fn flag(&mut self, flag: bool, name: &'static str) -> Result<(), Stop> {
         self.leaf(Kind::Byte, u64::from(flag))?;
-        self.mark(u64::from(flag));
+        self.mark(u64::from(flag), name);
         Ok(())
     }
 }
@@ -287,7 +346,7 @@ impl List<'_> {
             leaves.lists.push(ListOf { end, seen: leaves.seen, is_cut });
         } else {
             // A list within an element: its leaves are the element's.
-            leaves.mark(self.elements);
+            leaves.mark(self.elements, "a list");
         }
         leaves.depth -= 1;
     }
@@ -341,6 +400,7 @@ macro_rules! parts {
 
             #[inline]
             fn $method<T: Serialize + ?Sized>(&mut self, $($name: $type,)? value: &T) -> Result<(), Stop> {
+                $(self.names.field = $name;)?
                 value.serialize(&mut **self)
             }
 
@@ -356,8 +416,8 @@ parts!(
     SerializeTuple::serialize_element(),
     SerializeTupleStruct::serialize_field(),
     SerializeTupleVariant::serialize_field(),
-    SerializeStruct::serialize_field(_key: &'static str),
-    SerializeStructVariant::serialize_field(_key: &'static str)
+    SerializeStruct::serialize_field(key: &'static str),
+    SerializeStructVariant::serialize_field(key: &'static str)
 );
 
 macro_rules! leaves {
@@ -393,7 +453,7 @@ impl<'a> ser::Serializer for &'a mut Leaves {
     );
 
     fn serialize_bool(self, value: bool) -> Result<(), Stop> {
-        self.flag(value)
+        self.flag(value, if value { "true" } else { "false" })
     }
 
     fn serialize_f32(self, _: f32) -> Result<(), Stop> {
@@ -421,11 +481,11 @@ impl<'a> ser::Serializer for &'a mut Leaves {
     }
 
     fn serialize_none(self) -> Result<(), Stop> {
-        self.flag(false)
+        self.flag(false, "none")
     }
 
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Stop> {
-        self.flag(true)?;
+        self.flag(true, "some")?;
         value.serialize(self)
     }
 
@@ -440,8 +500,8 @@ impl<'a> ser::Serializer for &'a mut Leaves {
     }
 
     #[inline]
-    fn serialize_unit_variant(self, _: &'static str, index: u32, _: &'static str) -> Result<(), Stop> {
-        self.variant(index)
+    fn serialize_unit_variant(self, _: &'static str, index: u32, name: &'static str) -> Result<(), Stop> {
+        self.variant(index, name)
     }
 
     #[inline]
@@ -454,16 +514,19 @@ impl<'a> ser::Serializer for &'a mut Leaves {
         self,
         _: &'static str,
         index: u32,
-        _: &'static str,
+        name: &'static str,
         value: &T,
     ) -> Result<(), Stop> {
-        self.variant(index)?;
+        self.variant(index, name)?;
         value.serialize(self)
     }
 
     fn serialize_seq(self, _: Option<usize>) -> Result<List<'a>, Stop> {
         if self.depth == 0 {
             self.see()?;
+            if self.names_parts() {
+                self.names.lists.push(self.names.field);
+            }
         }
         self.depth += 1;
         Ok(List { leaves: self, elements: 0 })
@@ -488,10 +551,10 @@ impl<'a> ser::Serializer for &'a mut Leaves {
         self,
         _: &'static str,
         index: u32,
-        _: &'static str,
+        name: &'static str,
         _: usize,
     ) -> Result<Self, Stop> {
-        self.variant(index)?;
+        self.variant(index, name)?;
         Ok(self)
     }
 
@@ -505,10 +568,10 @@ impl<'a> ser::Serializer for &'a mut Leaves {
         self,
         _: &'static str,
         index: u32,
-        _: &'static str,
+        name: &'static str,
         _: usize,
     ) -> Result<Self, Stop> {
-        self.variant(index)?;
+        self.variant(index, name)?;
         Ok(self)
     }
 

@@ -26,6 +26,7 @@ mod affine;
 mod leaves;
 mod rules;
 mod search;
+mod shown;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -37,7 +38,9 @@ pub(crate) use leaves::Leaves;
 pub(crate) use rules::Rules;
 use search::Touch;
 
+use crate::explanation::Inferred;
 use crate::footprint::{Access, Of};
+use crate::procedure::Procedures;
 use crate::store::{Overlays, Store, Touched};
 
 /// From how many transactions rules are searched.
@@ -156,6 +159,14 @@ impl Inference {
         all.shapes.extend(found.shapes);
         *rules = Some(Arc::new(all));
         known.has_rules.store(true, Ordering::Relaxed);
+    }
+
+    /// All rules, as people read them.
+    pub(crate) fn shown(&self, procedures: &Procedures, store: &Store) -> Vec<Inferred> {
+        let all = (0u16..).zip(procedures.iter());
+        all.filter_map(|(index, procedure)| Some(shown::shown(procedure.name, &*self.rules(index)?, store)))
+            .flatten()
+            .collect()
     }
 
     /// A transaction left the footprint that was inferred for it. The leader calls it.

@@ -4,7 +4,7 @@ use mixlog_log::Position;
 use mixlog_mixer::Mode;
 
 use super::affine::Sum;
-use super::leaves::{Element, Kind, Leaf, Leaves};
+use super::leaves::{Element, Kind, Leaf, Leaves, Names};
 use crate::footprint::Footprint;
 use crate::store::Store;
 
@@ -185,6 +185,9 @@ pub(super) struct OfElements {
     pub(super) list: usize,
     pub(super) shape: u64,
     pub(super) rules: Vec<Rule>,
+    /// What makes the shape, and what the leaves are called.
+    pub(super) when: Vec<String>,
+    pub(super) names: Vec<&'static str>,
 }
 
 /// The rules for arguments of one shape.
@@ -196,6 +199,8 @@ pub(super) struct OfShape {
     pub(super) elements: Vec<OfElements>,
     /// Those lists, each with all shapes of its elements among the above.
     pub(super) lists: Vec<usize>,
+    pub(super) when: Vec<String>,
+    pub(super) names: Names,
 }
 
 impl OfShape {

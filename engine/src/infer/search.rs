@@ -56,14 +56,19 @@ pub(super) fn search(store: &Store, examples: &[&Example]) -> Option<OfShape> {
     let mut elements: Vec<OfElements> = Vec::new();
     for example in examples {
         for list in 0..lists {
-            for element in example.leaves.list(list) {
+            let start = example.leaves.start_of(list);
+            for (number, element) in (start..).zip(example.leaves.list(list)) {
                 if !elements.iter().any(|of| of.list == list && of.shape == element.shape) {
-                    elements.push(OfElements { list, shape: element.shape, rules: Vec::new() });
+                    let names = &example.leaves.names;
+                    let (when, names) = (names.shape(Some(number)), names.inner(element).to_vec());
+                    elements.push(OfElements { list, shape: element.shape, rules: Vec::new(), when, names });
                 }
             }
         }
     }
-    let mut of = OfShape { shape: first.leaves.shape, outer: Vec::new(), elements, lists: Vec::new() };
+    let (shape, names) = (first.leaves.shape, first.leaves.names.clone());
+    let when = names.shape(None);
+    let mut of = OfShape { shape, outer: Vec::new(), elements, lists: Vec::new(), when, names };
     for table in tables {
         let is_grouped = store.any(table).domain().is_some();
         let by_granule = || by_granule(&committed, table, is_grouped);
