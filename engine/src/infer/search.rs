@@ -66,6 +66,8 @@ pub(super) fn search(store: &Store, examples: &[&Example]) -> Option<OfShape> {
             }
         }
     }
+    // In an order that does not depend on which driver saw what first.
+    elements.sort_by(|a, b| (a.list, &a.when).cmp(&(b.list, &b.when)));
     let (shape, names) = (first.leaves.shape, first.leaves.names.clone());
     let when = names.shape(None);
     let mut of = OfShape { shape, outer: Vec::new(), elements, lists: Vec::new(), when, names };
