@@ -12,6 +12,9 @@
 //!   its place holds a higher sequence               it does not run: its answer is forgotten
 //! ```
 //!
+//! Of an interactive transaction only that it committed is kept: one that conflicts is begun again under its number, with
+//! another intention.
+//!
 //! Since answers are rows, all that holds for rows holds for them: guard and mixer keep a retry behind its original,
 //! a replay puts them back, digests count them, checkpoints keep them, replicas agree on them, and whoever follows the
 //! log can answer a retry. Places of different sequences are different rows, so transactions of one client run beside
@@ -29,6 +32,7 @@ use crate::codec::{self, Codec, DecodeError};
 use crate::engine::Engine;
 use crate::error::SubmitError;
 use crate::footprint::Footprint;
+use crate::interactive::{Backoff, Intention, TransactError, Transaction, again_and_again};
 use crate::procedure::{Never, Procedure, ProcedureId};
 use crate::reply::Status;
 use crate::table::Table;
@@ -181,6 +185,17 @@ pub(crate) struct Once {
     pub(crate) client: ClientId,
     pub(crate) sequence: u64,
     called: u64,
+    keeps: Keeps,
+}
+
+/// Which answers of a call are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keeps {
+    /// Those of procedures: the same arguments have one answer.
+    All,
+    /// Those of interactive transactions: one that conflicts is begun again and intends something else, so only what
+    /// committed counts, and all intentions are the same.
+    Committed,
 }
 
 /// The reply of a transaction that did not run, since its client had used the sequence number before.
@@ -196,7 +211,18 @@ pub(crate) enum Repeat {
 
 impl Once {
     pub(crate) fn new(client: ClientId, sequence: u64, procedure: ProcedureId, arguments: &[u8]) -> Self {
-        Self { client, sequence, called: xxh3_64_with_seed(arguments, u64::from(procedure.0)) }
+        let (called, keeps) =
+            if procedure == Intention::ID { (&[][..], Keeps::Committed) } else { (arguments, Keeps::All) };
+        Self { client, sequence, called: xxh3_64_with_seed(called, u64::from(procedure.0)), keeps }
+    }
+
+    /// Whether an answer is kept with which a call ends.
+    pub(crate) fn keeps(&self, status: Status) -> bool {
+        match status {
+            Status::Committed => true,
+            Status::Aborted | Status::Panicked => self.keeps == Keeps::All,
+            Status::Repeated => false,
+        }
     }
 
     const fn place(&self) -> Place {
@@ -331,6 +357,50 @@ impl<'a> Client<'a> {
     /// [`Reused`](crate::TicketError::Reused).
     pub fn submit<P: Procedure>(&self, sequence: u64, procedure: &P) -> Result<Ticket<P>, SubmitError> {
         self.engine.submit_as(procedure, Some((self.id, sequence)))
+    }
+
+    /// Begins an interactive transaction that commits at most once under this sequence number: when one has committed,
+    /// all others end with [`CommitError::CommittedBefore`](crate::CommitError::CommittedBefore). One that conflicts does not use the number up, so that it
+    /// can be begun again under it, and so can one of which nobody knows how it ended. As [`Engine::begin`] for the
+    /// rest.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use mixlog_engine::{ClientId, CommitError, Engine, Table};
+    /// # use mixlog_log::MemoryLog;
+    /// const SEATS: Table<u32, u64> = Table::new("seats");
+    /// let engine = Engine::builder().table(&SEATS).open(Arc::new(MemoryLog::new())).unwrap();
+    /// let me = engine.client(ClientId(7));
+    /// let take_a_seat = || {
+    ///     let mut transaction = me.begin(1);
+    ///     let free = (0..).find(|seat| transaction.get(&SEATS, seat).is_none()).unwrap();
+    ///     transaction.put(&SEATS, free, me.id().0);
+    ///     transaction.commit()
+    /// };
+    /// let first = take_a_seat().unwrap().unwrap();
+    /// // The answer got lost, so again.
+    /// assert!(matches!(take_a_seat(), Err(CommitError::CommittedBefore { position }) if position == first));
+    /// assert_eq!(engine.snapshot().get(&SEATS, &1), None);
+    /// ```
+    ///
+    /// What writes nothing appends nothing, and uses no number up.
+    #[must_use]
+    pub fn begin(&self, sequence: u64) -> Transaction<'a> {
+        Transaction::new(self.engine, Some((self.id, sequence)))
+    }
+
+    /// As [`Engine::transact`], to commit once under this sequence number; see [`begin`](Self::begin).
+    ///
+    /// # Errors
+    /// As there; [`CommitError::CommittedBefore`](crate::CommitError::CommittedBefore) if this transaction had committed before. What the body returns then
+    /// is dropped, for it is that of a run without effect.
+    pub fn transact<R, E>(
+        &self,
+        sequence: u64,
+        backoff: Backoff,
+        body: impl FnMut(&mut Transaction<'_>) -> Result<R, E>,
+    ) -> Result<(R, Option<Position>), TransactError<E>> {
+        again_and_again(|| self.begin(sequence), backoff, body)
     }
 
     /// The highest sequence number whose answer is in the newest committed state: where a client goes on that has

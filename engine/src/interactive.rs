@@ -21,13 +21,14 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::bounded::Counter;
+use crate::clients::ClientId;
 use crate::codec::Codec;
 use crate::engine::Engine;
 use crate::error::SubmitError;
 use crate::footprint::Footprint;
 use crate::index::{Index, IndexKey, places};
 use crate::merge::Merge;
-use crate::procedure::Procedure;
+use crate::procedure::{Procedure, ProcedureId};
 use crate::snapshot::Snapshot;
 use crate::store::{AnyTable, Beside, Overlays, Speculative, Store, Touched};
 use crate::table::{Key, Table, TableId, Value};
@@ -93,6 +94,10 @@ fn table(store: &Store, id: u64) -> &dyn AnyTable {
 /// The bytes were written by an engine with the same tables.
 const FOREIGN: &str = "keys and rows of an intention have the types of their tables";
 
+impl Intention {
+    pub(crate) const ID: ProcedureId = ProcedureId::of(Self::NAME, Self::VERSION);
+}
+
 impl Procedure for Intention {
     const NAME: &'static str = "mixlog.intention";
     type Output = ();
@@ -144,6 +149,13 @@ pub enum CommitError {
         /// What had changed.
         reason: Conflict,
     },
+    /// It did not, and needs not: another one of its client with this sequence number did
+    /// ([`Client::begin`](crate::Client::begin)).
+    #[error("it had committed before, at position {position}")]
+    CommittedBefore {
+        /// Where the one stands that committed.
+        position: Position,
+    },
     /// It did not: the engine takes no transactions.
     #[error(transparent)]
     Submit(#[from] SubmitError),
@@ -181,16 +193,18 @@ pub struct Transaction<'e> {
     snapshot: Snapshot,
     overlays: Overlays,
     lent: Option<Lent<'e>>,
+    /// Whose it is, and its number, if it is to commit once.
+    once: Option<(ClientId, u64)>,
     /// Looking changes the overlays: not from two threads at once.
     one_thread: PhantomData<Cell<()>>,
 }
 
 #[allow(unsafe_code)]
 impl<'e> Transaction<'e> {
-    fn new(engine: &'e Engine) -> Self {
+    pub(crate) fn new(engine: &'e Engine, once: Option<(ClientId, u64)>) -> Self {
         let mut overlays = Overlays::default();
         overlays.start(engine.store().tables().len());
-        Self { engine, snapshot: engine.snapshot(), overlays, lent: None, one_thread: PhantomData }
+        Self { engine, snapshot: engine.snapshot(), overlays, lent: None, once, one_thread: PhantomData }
     }
 
     const fn speculative(&self) -> Speculative<'_> {
@@ -385,7 +399,11 @@ impl<'e> Transaction<'e> {
         if intention.writes.is_empty() {
             return Ok(self.position());
         }
-        match self.engine.submit(&intention)?.wait()? {
+        let (outcome, is_first) = self.engine.submit_as(&intention, self.once)?.wait_told()?;
+        match outcome {
+            Outcome::Committed { position, .. } if !is_first => {
+                Err(CommitError::CommittedBefore { position })
+            }
             Outcome::Committed { position, .. } => Ok(Some(position)),
             Outcome::Aborted { position, reason } => Err(CommitError::Conflict { position, reason }),
             Outcome::Panicked { position, message } => Err(CommitError::Panicked { position, message }),
@@ -397,7 +415,7 @@ impl<'e> Transaction<'e> {
     /// # Errors
     /// [`SubmitError`].
     pub fn submit(mut self) -> Result<Ticket<Intention>, SubmitError> {
-        self.engine.submit(&self.intention())
+        self.engine.submit_as(&self.intention(), self.once)
     }
 }
 
@@ -444,7 +462,7 @@ impl Engine {
     /// time; only what it read and wrote goes into the log.
     #[must_use]
     pub fn begin(&self) -> Transaction<'_> {
-        Transaction::new(self)
+        Transaction::new(self, None)
     }
 
     /// Runs `body` in an interactive transaction and commits it, again and again while it conflicts, waiting a
@@ -455,23 +473,32 @@ impl Engine {
     pub fn transact<R, E>(
         &self,
         backoff: Backoff,
-        mut body: impl FnMut(&mut Transaction<'_>) -> Result<R, E>,
+        body: impl FnMut(&mut Transaction<'_>) -> Result<R, E>,
     ) -> Result<(R, Option<Position>), TransactError<E>> {
-        let mut mean = backoff.first;
-        for attempt in 1.. {
-            let mut transaction = self.begin();
-            let output = body(&mut transaction).map_err(TransactError::Aborted)?;
-            match transaction.commit() {
-                Ok(position) => return Ok((output, position)),
-                Err(CommitError::Conflict { .. }) if attempt < backoff.attempts => {
-                    // Between nothing and twice the mean.
-                    let share = f64::from(crate::engine::random() as u32) / f64::from(u32::MAX);
-                    thread::sleep(mean.mul_f64(2.0 * share));
-                    mean = (mean * 2).min(backoff.longest);
-                }
-                Err(error) => return Err(TransactError::Commit(error)),
-            }
-        }
-        unreachable!("the last attempt returns")
+        again_and_again(|| self.begin(), backoff, body)
     }
+}
+
+/// Runs `body` in transactions that `begin` begins until one does not conflict; see [`Engine::transact`].
+pub(crate) fn again_and_again<'e, R, E>(
+    begin: impl Fn() -> Transaction<'e>,
+    backoff: Backoff,
+    mut body: impl FnMut(&mut Transaction<'_>) -> Result<R, E>,
+) -> Result<(R, Option<Position>), TransactError<E>> {
+    let mut mean = backoff.first;
+    for attempt in 1.. {
+        let mut transaction = begin();
+        let output = body(&mut transaction).map_err(TransactError::Aborted)?;
+        match transaction.commit() {
+            Ok(position) => return Ok((output, position)),
+            Err(CommitError::Conflict { .. }) if attempt < backoff.attempts => {
+                // Between nothing and twice the mean.
+                let share = f64::from(crate::engine::random() as u32) / f64::from(u32::MAX);
+                thread::sleep(mean.mul_f64(2.0 * share));
+                mean = (mean * 2).min(backoff.longest);
+            }
+            Err(error) => return Err(TransactError::Commit(error)),
+        }
+    }
+    unreachable!("the last attempt returns")
 }

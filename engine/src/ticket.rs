@@ -293,6 +293,13 @@ impl<P: Procedure> Ticket<P> {
         restore(self.cell.wait()?, self.sequence)
     }
 
+    /// Like [`wait`](Self::wait); tells besides whether the transaction ran, or its client's earlier one had.
+    pub(crate) fn wait_told(self) -> Result<(Outcome<P>, bool), TicketError> {
+        let raw = self.cell.wait()?;
+        let is_first = raw.status != Status::Repeated;
+        Ok((restore(raw, self.sequence)?, is_first))
+    }
+
     /// Like [`wait`](Self::wait), for at most `timeout`; gives the ticket back when it passed first.
     ///
     /// # Errors

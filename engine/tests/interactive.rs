@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mixlog_engine::{
-    Backoff, CommitError, Conflict, Engine, Fixed, Mode, Sum, Table, TransactError, Transaction,
+    Backoff, ClientId, CommitError, Conflict, Engine, Fixed, Mode, Never, Outcome, Procedure, Sum, Table,
+    TicketError, TransactError, Transaction, Tx,
 };
-use mixlog_log::{MemoryLog, SharedLog};
+use mixlog_log::{MemoryLog, Position, SharedLog};
+use serde::{Deserialize, Serialize};
 
 const ROWS: Table<u64, i64> = Table::new("rows");
 const TEXTS: Table<String, String> = Table::new("texts");
@@ -225,4 +227,105 @@ fn transact_gives_up_when_the_body_does_or_when_attempts_are_used_up() {
     assert!(matches!(error, TransactError::Commit(CommitError::Conflict { .. })), "{error}");
     assert_eq!(runs, 3);
     assert_eq!(engine.snapshot().get(&ROWS, &2), None);
+}
+
+/// A transaction of a client adds to a row under a number; gives what became of it.
+fn add(engine: &Engine, sequence: u64, amount: i64) -> Result<Option<Position>, CommitError> {
+    let mut transaction = engine.client(ClientId(5)).begin(sequence);
+    let sum = transaction.get(&ROWS, &1).copied().unwrap_or(0) + amount;
+    transaction.put(&ROWS, 1, sum);
+    transaction.commit()
+}
+
+#[track_caller]
+fn assert_before(result: Result<Option<Position>, CommitError>, first: Option<Position>) {
+    match result {
+        Err(CommitError::CommittedBefore { position }) => assert_eq!(Some(position), first),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn client_commits_once_under_a_number_also_after_the_engine_was_opened_again() {
+    let (log, engine) = open();
+    let first = add(&engine, 1, 10).unwrap();
+    assert_before(add(&engine, 1, 10), first);
+    assert_before(add(&engine, 1, 7), first);
+    assert_eq!(engine.snapshot().get(&ROWS, &1), Some(10));
+
+    // Of those on their way at once one commits; the others see it or conflict with it.
+    let mut together: Vec<_> = (0..4).map(|_| engine.client(ClientId(5)).begin(2)).collect();
+    for transaction in &mut together {
+        let sum = transaction.get(&ROWS, &1).copied().unwrap() + 100;
+        transaction.put(&ROWS, 1, sum);
+    }
+    let tickets: Vec<_> = together.into_iter().map(|transaction| transaction.submit().unwrap()).collect();
+    let positions: Vec<_> = tickets
+        .into_iter()
+        .map(|ticket| match ticket.wait().unwrap() {
+            Outcome::Committed { position, .. } => position,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(positions.iter().all(|position| *position == positions[0]), "{positions:?}");
+    assert_eq!(engine.snapshot().get(&ROWS, &1), Some(110));
+
+    // A conflict uses no number up.
+    let mut late = engine.client(ClientId(5)).begin(3);
+    late.put(&ROWS, 1, late.get(&ROWS, &1).unwrap() + 1000);
+    add(&engine, 4, 1).unwrap();
+    conflict(&late.commit().unwrap_err());
+    let third = add(&engine, 3, 1000).unwrap();
+    assert_before(add(&engine, 3, 1000), third);
+    let body = |transaction: &mut Transaction<'_>| {
+        transaction.put(&ROWS, 1, 0);
+        Ok::<_, ()>(())
+    };
+    let again = engine.client(ClientId(5)).transact(3, Backoff::default(), body);
+    assert!(
+        matches!(again, Err(TransactError::Commit(CommitError::CommittedBefore { position })) if Some(position) == third)
+    );
+
+    // What reads only uses none either, and another client has numbers of its own.
+    engine.client(ClientId(5)).begin(9).commit().unwrap();
+    add(&engine, 9, 0).unwrap();
+    let mut other = engine.client(ClientId(6)).begin(3);
+    other.put(&ROWS, 2, 2);
+    other.commit().unwrap();
+    engine.close().unwrap();
+
+    for threads in [1, 2] {
+        let engine = builder().threads(threads).open(Arc::clone(&log) as Arc<dyn SharedLog>).unwrap();
+        assert_before(add(&engine, 3, 1000), third);
+        assert_eq!(engine.snapshot().get(&ROWS, &1), Some(1111));
+        engine.close().unwrap();
+    }
+    let digest = |threads: usize, mode| {
+        let log = Arc::clone(&log) as Arc<dyn SharedLog>;
+        builder().threads(threads).window(4).mode(mode).replay(log).unwrap().to_end().unwrap()
+    };
+    let expected = digest(1, Mode::Sequential);
+    assert!([1, 2, 4, 8].iter().all(|&threads| digest(threads, Mode::Parallel) == expected));
+}
+
+#[test]
+fn number_that_a_procedure_used_is_refused_to_a_transaction() {
+    #[derive(Serialize, Deserialize)]
+    struct Nothing;
+    impl Procedure for Nothing {
+        const NAME: &'static str = "nothing";
+        type Output = ();
+        type Abort = Never;
+        fn run(&self, _: &mut Tx<'_>) -> Result<(), Never> {
+            Ok(())
+        }
+    }
+    let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new());
+    let engine = builder().procedure::<Nothing>().open(log).unwrap();
+    engine.client(ClientId(5)).submit(1, &Nothing).unwrap().wait().unwrap();
+    assert!(matches!(add(&engine, 1, 1), Err(CommitError::Ticket(TicketError::Reused { sequence: 1, .. }))));
+    assert_eq!(engine.snapshot().get(&ROWS, &1), None);
+    add(&engine, 2, 1).unwrap();
+    let reused = engine.client(ClientId(5)).submit(2, &Nothing).unwrap().wait();
+    assert!(matches!(reused, Err(TicketError::Reused { sequence: 2, .. })));
 }

@@ -216,6 +216,7 @@ impl Attempt<'_> {
         };
         // What an aborted transaction changed is put back; that it aborted stays.
         if let (Some(once), Some(status @ (Status::Aborted | Status::Panicked))) = (once, status)
+            && once.keeps(status)
             && run != Run::First
         {
             // SAFETY: the caller's promise; the first one is finished.
