@@ -206,7 +206,7 @@ impl Builder {
     /// Whether footprints are inferred from the arguments of procedures that declare nothing, once it was seen from
     /// transactions that ran ahead how they follow from these. Default: yes. Without, all such transactions run ahead.
     ///
-    /// Cost: the keys that follow from the arguments, instead of a second run; a search of some milliseconds now and then.
+    /// Cost: the keys that follow from the arguments, instead of a second run; a search of about a millisecond now and then.
     pub const fn infer(mut self, infer: bool) -> Self {
         self.infer = infer;
         self

@@ -134,7 +134,7 @@ impl Inference {
 
     /// Shows a transaction that ran ahead in a window; searches rules once enough were seen.
     ///
-    /// Cost: a copy of the arguments and keys; every 64th time the search, some milliseconds.
+    /// Cost: a copy of the arguments and keys; every 64th time the search, about a millisecond.
     pub(crate) fn show(&self, procedure: u16, store: &Store, window: u64, seen: &Seen<'_>) {
         let known = self.of(procedure);
         // Whoever finds somebody else at it has better things to do.
