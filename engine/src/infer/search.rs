@@ -54,14 +54,12 @@ pub(super) fn search(store: &Store, examples: &[&Example]) -> Option<OfShape> {
     }
     // All shapes that elements have been seen with, so that those that touch nothing are known, too.
     let mut elements: Vec<OfElements> = Vec::new();
-    for example in examples {
-        for list in 0..lists {
-            for element in example.leaves.list(list) {
-                if !elements.iter().any(|of| of.list == list && of.shape == element.shape) {
-                    elements.push(OfElements { list, shape: element.shape, rules: Vec::new() });
-                }
-            }
-        }
+    for list in 0..lists {
+        let all = examples.iter().flat_map(|example| example.leaves.list(list));
+        let mut shapes: Vec<u64> = all.map(|element| element.shape).collect();
+        shapes.sort_unstable();
+        shapes.dedup();
+        elements.extend(shapes.into_iter().map(|shape| OfElements { list, shape, rules: Vec::new() }));
     }
     let mut of = OfShape { shape: first.leaves.shape, outer: Vec::new(), elements, lists: Vec::new() };
     for table in tables {
