@@ -80,6 +80,7 @@ const NUMBERS: Table<u32, u32> = Table::new("numbers").grouped("shop", |&shop| u
 const POINTER: Table<u8, u64> = Table::new("pointer");
 const TOTALS: Table<u64, Sum> = Table::new("totals");
 const OPEN: Table<u64, Open> = Table::new("open");
+const BOXES: Table<u64, Sum> = Table::new("boxes").watched(|&number| number / 16);
 const SHELVES: Table<u64, i64> = Table::new("shelves").watched(|&number| {
     assert!(number < 5000, "no such shelf");
     number / 10
@@ -93,7 +94,7 @@ fn builder() -> Builder {
     let builder =
         builder.procedure::<Follow>().procedure::<Scatter>().procedure::<Turn>().procedure::<Refuse>();
     let builder = builder.table(&TOTALS).table(&OPEN).procedure::<Attach>().procedure::<Count>();
-    builder.table(&SHELVES).procedure::<Opaque>().procedure::<Before>()
+    builder.table(&SHELVES).table(&BOXES).procedure::<Opaque>().procedure::<Before>().procedure::<Fits>()
 }
 
 /// A key that is an enum.
@@ -599,4 +600,27 @@ fn keys_that_only_rules_make_up_may_have_granules_that_panic() {
         assert_eq!((stats.violations, stats.panics), (0, 0), "{stats:?}");
         assert!(stats.inferred > 500, "{stats:?}");
     }
+}
+
+/// Asks one box of a shelf whether it takes anything, and no argument tells which.
+#[derive(Debug, Serialize, Deserialize)]
+struct Fits(u64);
+
+impl Procedure for Fits {
+    const NAME: &'static str = "fits";
+    type Output = bool;
+    type Abort = Never;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<bool, Never> {
+        let which = 16 * self.0 + random(&mut self.0.clone()) % 16;
+        *tx.get_or_put(&ACCOUNTS, self.0, || 0) += 1;
+        Ok(tx.can_merge(&BOXES, &which))
+    }
+}
+
+#[test]
+fn who_may_read_a_granule_may_ask_whether_its_rows_take_merges() {
+    let log =
+        record(builder(), |engine| (0..3000).for_each(|i| drop(engine.submit(&Fits(i % 700)).unwrap())));
+    assert_inferred(&replays(&log, builder), 1800);
 }

@@ -46,7 +46,7 @@ const EXAMPLES: usize = 64;
 /// doubled.
 const REST: u64 = 16;
 const DOUBLED: u32 = 12;
-/// More rows than this are not looked at.
+/// More rows than this are not looked at, nor more accesses than twice as many.
 const MOST_TOUCHED: usize = 512;
 /// For so many shapes of arguments a procedure has rules; the newest count.
 const MOST_RULES: usize = 64;
@@ -133,12 +133,13 @@ impl Inference {
 
     /// Shows a transaction that ran ahead in a window; searches rules once enough were seen.
     ///
-    /// Cost: a copy of the arguments and keys; every 64th time the search, some milliseconds.
+    /// Cost: a copy of the arguments and keys; every 64th time the search, some milliseconds, or tens of them if there are
+    /// hundreds of rows and list elements.
     pub(crate) fn show(&self, procedure: u16, store: &Store, window: u64, seen: &Seen<'_>) {
         let known = self.of(procedure);
         // Whoever finds somebody else at it has better things to do.
         let Ok(mut learner) = known.learner.try_lock() else { return };
-        if seen.touched.len() > MOST_TOUCHED {
+        if seen.touched.len() > MOST_TOUCHED || seen.accesses.len() > 2 * MOST_TOUCHED {
             learner.rest(known, window);
             return;
         }

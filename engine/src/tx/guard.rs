@@ -150,15 +150,17 @@ impl InPlace<'_> {
                 Mode::Read => reads = true,
             }
         }
+        let granule = || store.unit_and_granule(key, key_hash).1;
+        let is_part = !matches!(store.conflicts, Conflicts::Rows);
         if merges.is_none() {
-            // Who may read the row may see whether it takes merges.
-            if reads {
+            // Who may read the row, or all of its granule, may see whether it takes merges.
+            if reads || is_part && self.declared(store.number(), granule(), Mode::Read).is_some() {
                 return None;
             }
             self.violated(store);
         }
-        if !matches!(store.conflicts, Conflicts::Rows) {
-            self.may_merge(store, store.unit_and_granule(key, key_hash).1);
+        if is_part {
+            self.may_merge(store, granule());
         }
         merges
     }
