@@ -230,8 +230,8 @@ fn declare_found(shared: &Shared, window: &Window, chunk: &mut Chunk) {
     let mut starts = (0, 0, 0);
     let mut found = (0u32..).zip(speculations).peekable();
     for (index, transaction) in (0u32..).zip(transactions) {
-        let start = declarations.accesses.len();
         starts = declarations.append(declared, starts, transaction);
+        let start = declarations.accesses.len();
         if let Some((number, speculation)) = found.next_if(|(_, speculation)| speculation.index == index) {
             let position = window.first().plus(u64::from(*first + index));
             let (procedure, call) = transaction.call.expect("it is a call");

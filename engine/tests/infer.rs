@@ -94,7 +94,13 @@ fn builder() -> Builder {
     let builder =
         builder.procedure::<Follow>().procedure::<Scatter>().procedure::<Turn>().procedure::<Refuse>();
     let builder = builder.table(&TOTALS).table(&OPEN).procedure::<Attach>().procedure::<Count>();
-    builder.table(&SHELVES).table(&BOXES).procedure::<Opaque>().procedure::<Before>().procedure::<Fits>()
+    builder
+        .table(&SHELVES)
+        .table(&BOXES)
+        .procedure::<Opaque>()
+        .procedure::<Before>()
+        .procedure::<Fits>()
+        .procedure::<Partly>()
 }
 
 /// A key that is an enum.
@@ -622,5 +628,32 @@ impl Procedure for Fits {
 fn who_may_read_a_granule_may_ask_whether_its_rows_take_merges() {
     let log =
         record(builder(), |engine| (0..3000).for_each(|i| drop(engine.submit(&Fits(i % 700)).unwrap())));
+    assert_inferred(&replays(&log, builder), 1800);
+}
+
+/// Declares a row that no argument tells, and hardly ever reads it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Partly(u64);
+
+impl Procedure for Partly {
+    const NAME: &'static str = "partly";
+    type Output = u32;
+    type Abort = Never;
+
+    fn footprint(&self, f: &mut Footprint<'_>) {
+        f.read(&NUMBERS, &(random(&mut self.0.clone()) as u32)).reconnoitre();
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<u32, Never> {
+        *tx.get_or_put(&ACCOUNTS, self.0, || 0) += 1;
+        let is_rare = self.0 == 699;
+        Ok(if is_rare { *tx.get(&NUMBERS, &(random(&mut self.0.clone()) as u32)).unwrap_or(&7) } else { 0 })
+    }
+}
+
+#[test]
+fn what_is_declared_besides_need_not_be_inferred() {
+    let log =
+        record(builder(), |engine| (0..3000).for_each(|i| drop(engine.submit(&Partly(i % 700)).unwrap())));
     assert_inferred(&replays(&log, builder), 1800);
 }

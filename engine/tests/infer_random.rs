@@ -378,7 +378,8 @@ fn procedures_drawn_at_random_do_what_they_do_one_by_one() {
     }));
     let seeds = std::env::var("MIXLOG_INFER_SEEDS").map_or(8, |seeds| seeds.parse().expect("a number"));
     let (mut inferred, mut reconnoitred, mut wrong, mut panics) = (0, 0, 0, 0);
-    for seed in 1..=seeds {
+    // Seeds that found something stay.
+    for seed in (1..=seeds).chain([49]) {
         let all_follow = seed % 2 == 1;
         let log = record(seed, 5000, all_follow);
         let expected = replay(&log, builder().threads(1).mode(Mode::Sequential)).0;

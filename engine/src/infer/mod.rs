@@ -95,7 +95,7 @@ pub(crate) struct Seen<'a> {
     pub(crate) committed: bool,
     pub(crate) overlays: &'a Overlays,
     pub(crate) touched: &'a [Touched],
-    /// Its footprint.
+    /// The part of its footprint that was found.
     pub(crate) accesses: &'a [Access],
     /// A table that has its footprint declared anyway.
     pub(crate) except: u16,
