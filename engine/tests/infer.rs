@@ -101,6 +101,7 @@ fn builder() -> Builder {
         .procedure::<Before>()
         .procedure::<Fits>()
         .procedure::<Partly>()
+        .procedure::<Compare>()
 }
 
 /// A key that is an enum.
@@ -656,4 +657,38 @@ fn what_is_declared_besides_need_not_be_inferred() {
     let log =
         record(builder(), |engine| (0..3000).for_each(|i| drop(engine.submit(&Partly(i % 700)).unwrap())));
     assert_inferred(&replays(&log, builder), 1800);
+}
+
+/// Merges into one total and reads another one, which later on may be the same.
+#[derive(Debug, Serialize, Deserialize)]
+struct Compare {
+    merged: u64,
+    read: u64,
+}
+
+impl Procedure for Compare {
+    const NAME: &'static str = "compare";
+    type Output = i64;
+    type Abort = Never;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<i64, Never> {
+        tx.merge(&TOTALS, self.merged, 1);
+        Ok(tx.get(&TOTALS, &self.read).map_or(0, |sum| sum.0))
+    }
+}
+
+#[test]
+fn who_reads_what_it_merged_into_is_found_out_by_the_replay() {
+    let log = record(builder(), |engine| {
+        let mut seed = 10;
+        for number in 0..8000 {
+            let merged = random(&mut seed) % 1000;
+            let read = if number > 2000 && number % 10 == 0 { merged } else { merged + 1000 };
+            drop(engine.submit(&Compare { merged, read }).unwrap());
+        }
+    });
+    for stats in replays(&log, builder) {
+        assert!(stats.inferred > 0 && stats.replays > 0, "{stats:?}");
+        assert!(stats.violations >= stats.replays && stats.replays < 20, "{stats:?}");
+    }
 }
