@@ -160,6 +160,17 @@ pub(crate) fn footprint_panicked(procedure: &'static str, position: Position, me
     }
 }
 
+/// User code panicked while a footprint was inferred.
+pub(crate) fn inference_panicked(procedure: &'static str, position: Position, message: &str) {
+    warn!(
+        target: "mixlog",
+        procedure,
+        position = position.0,
+        message,
+        "inferring a footprint panicked: for a while its procedure runs ahead instead"
+    );
+}
+
 /// A window diverged, and was replayed.
 pub(crate) fn replayed(violations: &[Violation], procedures: &Procedures) {
     counter!("mixlog_replays_total").increment(1);

@@ -17,9 +17,11 @@ use crate::ahead::{self, Pause, Stacks};
 use crate::clients::{ANSWERS, Once};
 use crate::entry::{self, Call, Content};
 use crate::error::OpenError;
+use crate::execute::panic_message;
 use crate::footprint::{Declarations, Footprint, NOWHERE, Of};
 use crate::infer::{Leaves, Seen};
 use crate::learned::Extent;
+use crate::observe;
 use crate::pipeline::Shared;
 use crate::reply::Status;
 use crate::store::{Beside, Overlays, Stamp, Store, Touched, Written};
@@ -155,17 +157,27 @@ fn decode(
                     let rules = &mut chunk.rules[usize::from(index)];
                     let rules = rules.get_or_insert_with(|| shared.inference.rules(index));
                     let leaves = &mut chunk.leaves;
-                    inferred = rules.as_ref().is_some_and(|rules| {
-                        calls.take_apart(call, leaves, rules.until())
-                            && rules.declare(
-                                leaves,
-                                position,
-                                time_us,
-                                &shared.store,
-                                &mut footprint,
-                                &mut chunk.bytes,
-                            )
-                    });
+                    if let Some(found) = &*rules {
+                        let start = footprint.mark();
+                        let told = inferring(shared, window, index, position, || {
+                            calls.take_apart(call, leaves, found.until())
+                                && found.declare(
+                                    leaves,
+                                    position,
+                                    time_us,
+                                    &shared.store,
+                                    &mut footprint,
+                                    &mut chunk.bytes,
+                                )
+                        });
+                        if told.is_none() {
+                            *rules = None;
+                        }
+                        inferred = told == Some(true);
+                        if !inferred {
+                            footprint.take_back(start);
+                        }
+                    }
                     if !inferred {
                         chunk.to_find.push(chunk.transactions.len() as u32);
                     }
@@ -187,6 +199,26 @@ fn decode(
     }
 }
 
+/// Lets inference call user code: how arguments and keys are serialized, and which granules keys lie in, those included
+/// that rules made up and no procedure ever named. If it panics, that is no reason to stop: nothing is inferred for a
+/// while.
+fn inferring<R>(
+    shared: &Shared,
+    window: &Window,
+    procedure: u16,
+    position: Position,
+    infer: impl FnOnce() -> R,
+) -> Option<R> {
+    let inferred = catch_unwind(AssertUnwindSafe(infer));
+    inferred
+        .map_err(|panic| {
+            shared.inference.forget(procedure, window.number);
+            let name = shared.procedures.get(procedure).name;
+            observe::inference_panicked(name, position, panic_message(&*panic));
+        })
+        .ok()
+}
+
 /// Puts what the chunk's speculations touched into the footprints of their transactions.
 fn declare_found(shared: &Shared, window: &Window, chunk: &mut Chunk) {
     let Chunk { transactions, declarations, declared, speculations, lanes, first, calls, leaves, .. } = chunk;
@@ -198,8 +230,8 @@ fn declare_found(shared: &Shared, window: &Window, chunk: &mut Chunk) {
     let mut starts = (0, 0, 0);
     let mut found = (0u32..).zip(speculations).peekable();
     for (index, transaction) in (0u32..).zip(transactions) {
-        let start = declarations.accesses.len();
         starts = declarations.append(declared, starts, transaction);
+        let start = declarations.accesses.len();
         if let Some((number, speculation)) = found.next_if(|(_, speculation)| speculation.index == index) {
             let position = window.first().plus(u64::from(*first + index));
             let (procedure, call) = transaction.call.expect("it is a call");
@@ -219,21 +251,24 @@ fn declare_found(shared: &Shared, window: &Window, chunk: &mut Chunk) {
             }
             if shared.inference.looks_at(procedure, window.number)
                 && matches!(speculation.status, Status::Committed | Status::Aborted)
-                && calls[usize::from(procedure)]
-                    .as_deref()
-                    .is_some_and(|c| c.take_apart(call, leaves, Leaves::ALL))
+                && let Some(calls) = calls[usize::from(procedure)].as_deref()
             {
-                let seen = Seen {
-                    leaves,
-                    position,
-                    time_us,
-                    committed: speculation.status == Status::Committed,
-                    overlays,
-                    touched: overlays.touched(speculation.touched.clone()),
-                    accesses: &declarations.accesses[start..],
-                    except: answers,
-                };
-                shared.inference.show(procedure, &shared.store, window.number, &seen);
+                inferring(shared, window, procedure, position, || {
+                    if !calls.take_apart(call, leaves, Leaves::ALL) {
+                        return;
+                    }
+                    let seen = Seen {
+                        leaves,
+                        position,
+                        time_us,
+                        committed: speculation.status == Status::Committed,
+                        overlays,
+                        touched: overlays.touched(speculation.touched.clone()),
+                        accesses: &declarations.accesses[start..],
+                        except: answers,
+                    };
+                    shared.inference.show(procedure, &shared.store, window.number, &seen);
+                });
             }
             transaction.unknown |= speculation.touched.len() > MOST_TOUCHED;
             transaction.speculation = Some(number);

@@ -75,7 +75,8 @@ pub(crate) struct Chunk {
     pub(crate) declared: Declarations,
     /// By index of procedure.
     pub(crate) calls: Vec<Option<Box<dyn Calls>>>,
-    /// By index of procedure, the rules for its footprints, once they were asked for: they stay the same for the chunk.
+    /// By index of procedure, the rules for its footprints, once they were asked for: they stay the same for the chunk,
+    /// unless they made something panic.
     pub(crate) rules: Vec<Option<Option<Arc<Rules>>>>,
     /// Room to take arguments apart, and to put keys together.
     pub(crate) leaves: Leaves,

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use mixlog_engine::{
-    Builder, ClientId, Digest, Engine, Footprint, Merge, Mode, Never, Procedure, Stats, Sum, Table, Tx,
+    Builder, ClientId, DecodeError, Digest, Engine, Footprint, Merge, Mode, Never, Procedure, Stats, Sum,
+    Table, Tx,
 };
 use mixlog_log::{MemoryLog, Position, SharedLog};
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,16 @@ fn random(state: &mut u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// Panics with this text in them are not printed.
+fn expect_panics(text: &'static str) {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !info.to_string().contains(text) {
+            hook(info);
+        }
+    }));
+}
+
 /// Of so many transactions so many must have had their footprints inferred, and none wrongly.
 #[track_caller]
 fn assert_inferred(all: &[Stats], at_least: u64) {
@@ -69,6 +80,11 @@ const NUMBERS: Table<u32, u32> = Table::new("numbers").grouped("shop", |&shop| u
 const POINTER: Table<u8, u64> = Table::new("pointer");
 const TOTALS: Table<u64, Sum> = Table::new("totals");
 const OPEN: Table<u64, Open> = Table::new("open");
+const BOXES: Table<u64, Sum> = Table::new("boxes").watched(|&number| number / 16);
+const SHELVES: Table<u64, i64> = Table::new("shelves").watched(|&number| {
+    assert!(number < 5000, "no such shelf");
+    number / 10
+});
 
 fn builder() -> Builder {
     let builder = Engine::builder().table(&ACCOUNTS).table(&NAMED).table(&PACKED).table(&BALANCES);
@@ -77,7 +93,15 @@ fn builder() -> Builder {
         builder.procedure::<Transfer>().procedure::<Book>().procedure::<Pick>().procedure::<PlaceOrder>();
     let builder =
         builder.procedure::<Follow>().procedure::<Scatter>().procedure::<Turn>().procedure::<Refuse>();
-    builder.table(&TOTALS).table(&OPEN).procedure::<Attach>().procedure::<Count>()
+    let builder = builder.table(&TOTALS).table(&OPEN).procedure::<Attach>().procedure::<Count>();
+    builder
+        .table(&SHELVES)
+        .table(&BOXES)
+        .procedure::<Opaque>()
+        .procedure::<Before>()
+        .procedure::<Fits>()
+        .procedure::<Partly>()
+        .procedure::<Compare>()
 }
 
 /// A key that is an enum.
@@ -410,12 +434,7 @@ impl Procedure for Refuse {
 
 #[test]
 fn rare_ways_of_a_procedure_end_in_replays_that_get_rarer() {
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        if !info.to_string().contains("one in a hundred and one") {
-            hook(info);
-        }
-    }));
+    expect_panics("one in a hundred and one");
     let log = record(builder(), |engine| {
         let mut seed = 7;
         (0..20_000).for_each(|_| drop(engine.submit(&Refuse(random(&mut seed) % 5000)).unwrap()));
@@ -551,4 +570,165 @@ fn rules_are_explained_in_the_words_of_the_arguments() {
         "",
     ];
     assert_eq!(text.split('\n').collect::<Vec<_>>(), expected);
+}
+
+/// Has a format of its own, and thinks that nobody will ever use another one.
+#[derive(Debug, Deserialize)]
+struct Opaque(u64);
+
+impl Serialize for Opaque {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        panic!("not to be serialized")
+    }
+}
+
+impl Procedure for Opaque {
+    const NAME: &'static str = "opaque";
+    type Output = i64;
+    type Abort = Never;
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0.to_le_bytes());
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let bytes = bytes.try_into().map_err(|_| DecodeError::new("not eight bytes"))?;
+        Ok(Self(u64::from_le_bytes(bytes)))
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<i64, Never> {
+        let count = tx.get_or_put(&ACCOUNTS, self.0, || 0);
+        *count += 1;
+        Ok(*count)
+    }
+}
+
+#[test]
+fn arguments_that_panic_when_they_are_serialized_run_ahead() {
+    expect_panics("not to be serialized");
+    let log =
+        record(builder(), |engine| (0..3000).for_each(|i| drop(engine.submit(&Opaque(i % 100)).unwrap())));
+    for stats in replays(&log, builder) {
+        let Stats { inferred, violations, reconnoitred, panics, .. } = stats;
+        assert_eq!((inferred, violations, reconnoitred, panics), (0, 0, 3000, 0), "{stats:?}");
+    }
+}
+
+/// Takes something from the shelf before the one that is named, if there is one.
+#[derive(Debug, Serialize, Deserialize)]
+struct Before(u64);
+
+impl Procedure for Before {
+    const NAME: &'static str = "before";
+    type Output = i64;
+    type Abort = Never;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<i64, Never> {
+        let Some(before) = self.0.checked_sub(1) else { return Ok(0) };
+        let left = tx.get_or_put(&SHELVES, before, || 100);
+        *left -= 1;
+        Ok(*left)
+    }
+}
+
+#[test]
+fn keys_that_only_rules_make_up_may_have_granules_that_panic() {
+    expect_panics("no such shelf");
+    let log = record(builder(), |engine| {
+        let mut seed = 9;
+        for number in 0..6000 {
+            // Shelf 0 is asked for when there are rules.
+            let is_first = number > 2000 && number % 100 == 0;
+            let shelf = if is_first { 0 } else { 1 + random(&mut seed) % 4000 };
+            drop(engine.submit(&Before(shelf)).unwrap());
+        }
+    });
+    for stats in replays(&log, builder) {
+        assert_eq!((stats.violations, stats.panics), (0, 0), "{stats:?}");
+        assert!(stats.inferred > 500, "{stats:?}");
+    }
+}
+
+/// Asks one box of a shelf whether it takes anything, and no argument tells which.
+#[derive(Debug, Serialize, Deserialize)]
+struct Fits(u64);
+
+impl Procedure for Fits {
+    const NAME: &'static str = "fits";
+    type Output = bool;
+    type Abort = Never;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<bool, Never> {
+        let which = 16 * self.0 + random(&mut self.0.clone()) % 16;
+        *tx.get_or_put(&ACCOUNTS, self.0, || 0) += 1;
+        Ok(tx.can_merge(&BOXES, &which))
+    }
+}
+
+#[test]
+fn who_may_read_a_granule_may_ask_whether_its_rows_take_merges() {
+    let log =
+        record(builder(), |engine| (0..3000).for_each(|i| drop(engine.submit(&Fits(i % 700)).unwrap())));
+    assert_inferred(&replays(&log, builder), 1800);
+}
+
+/// Declares a row that no argument tells, and hardly ever reads it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Partly(u64);
+
+impl Procedure for Partly {
+    const NAME: &'static str = "partly";
+    type Output = u32;
+    type Abort = Never;
+
+    fn footprint(&self, f: &mut Footprint<'_>) {
+        f.read(&NUMBERS, &(random(&mut self.0.clone()) as u32)).reconnoitre();
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<u32, Never> {
+        *tx.get_or_put(&ACCOUNTS, self.0, || 0) += 1;
+        let is_rare = self.0 == 699;
+        Ok(if is_rare { *tx.get(&NUMBERS, &(random(&mut self.0.clone()) as u32)).unwrap_or(&7) } else { 0 })
+    }
+}
+
+#[test]
+fn what_is_declared_besides_need_not_be_inferred() {
+    let log =
+        record(builder(), |engine| (0..3000).for_each(|i| drop(engine.submit(&Partly(i % 700)).unwrap())));
+    assert_inferred(&replays(&log, builder), 1800);
+}
+
+/// Merges into one total and reads another one, which later on may be the same.
+#[derive(Debug, Serialize, Deserialize)]
+struct Compare {
+    merged: u64,
+    read: u64,
+}
+
+impl Procedure for Compare {
+    const NAME: &'static str = "compare";
+    type Output = i64;
+    type Abort = Never;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<i64, Never> {
+        tx.merge(&TOTALS, self.merged, 1);
+        Ok(tx.get(&TOTALS, &self.read).map_or(0, |sum| sum.0))
+    }
+}
+
+#[test]
+fn who_reads_what_it_merged_into_is_found_out_by_the_replay() {
+    let log = record(builder(), |engine| {
+        let mut seed = 10;
+        for number in 0..8000 {
+            let merged = random(&mut seed) % 1000;
+            let read = if number > 2000 && number % 10 == 0 { merged } else { merged + 1000 };
+            drop(engine.submit(&Compare { merged, read }).unwrap());
+        }
+    });
+    for stats in replays(&log, builder) {
+        assert!(stats.inferred > 0 && stats.replays > 0, "{stats:?}");
+        assert!(stats.violations >= stats.replays && stats.replays < 20, "{stats:?}");
+    }
 }

@@ -21,6 +21,8 @@ pub(super) const MOST_INNER: usize = 16;
 const MOST_ELEMENTS: usize = 256;
 /// Values with more leaves outside of lists than this, or elements, whether they are kept or not, are too long to look at.
 const MOST: u32 = 8192;
+/// How many bytes of texts are kept in all: examples are copies. Texts that do not fit are in no key.
+const MOST_TEXT: usize = 4096;
 
 /// What a leaf is, as far as its bytes in a key tell it apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -251,9 +253,12 @@ impl Leaves {
     }
 
     fn put_text(&mut self, bytes: &[u8]) -> Result<(), Stop> {
-        let start = self.texts.len() as u64;
+        let start = self.texts.len();
+        if start + bytes.len() > MOST_TEXT {
+            return self.leaf(Kind::Other, 0);
+        }
         self.texts.extend_from_slice(bytes);
-        self.leaf(Kind::Text, start << 32 | bytes.len() as u64)
+        self.leaf(Kind::Text, (start as u64) << 32 | bytes.len() as u64)
     }
 
     /// What tells shapes apart, and what people call it.
@@ -579,5 +584,21 @@ impl<'a> ser::Serializer for &'a mut Leaves {
     #[inline]
     fn is_human_readable(&self) -> bool {
         false
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_passed_over_and_short_ones_behind_them_are_kept() {
+        let mut leaves = Leaves::default();
+        let long = "long".repeat(MOST_TEXT);
+        assert!(leaves.take_apart(&(&long, 7u8, vec![&long; 9], "short"), u32::MAX));
+        let kinds: Vec<_> = leaves.outer.iter().map(|leaf| leaf.kind).collect();
+        assert_eq!(kinds, [Kind::Other, Kind::Byte, Kind::Text]);
+        assert_eq!(leaves.text(leaves.outer[2]), b"short");
+        assert_eq!(leaves.texts.len(), 5);
     }
 }

@@ -29,7 +29,7 @@ mod search;
 mod shown;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use mixlog_log::Position;
 use mixlog_mixer::Mode;
@@ -49,8 +49,10 @@ const EXAMPLES: usize = 64;
 /// doubled.
 const REST: u64 = 16;
 const DOUBLED: u32 = 12;
-/// More rows than this are not looked at.
+/// More rows than this are not looked at, nor more accesses than twice as many.
 const MOST_TOUCHED: usize = 512;
+/// For so many shapes of arguments a procedure has rules; the newest count.
+const MOST_RULES: usize = 64;
 
 /// A transaction that ran ahead, and what it touched.
 #[derive(Debug)]
@@ -96,7 +98,7 @@ pub(crate) struct Seen<'a> {
     pub(crate) committed: bool,
     pub(crate) overlays: &'a Overlays,
     pub(crate) touched: &'a [Touched],
-    /// Its footprint.
+    /// The part of its footprint that was found.
     pub(crate) accesses: &'a [Access],
     /// A table that has its footprint declared anyway.
     pub(crate) except: u16,
@@ -134,12 +136,13 @@ impl Inference {
 
     /// Shows a transaction that ran ahead in a window; searches rules once enough were seen.
     ///
-    /// Cost: a copy of the arguments and keys; every 64th time the search, about a millisecond.
+    /// Cost: a copy of the arguments and keys; every 64th time the search, about a millisecond, or tens of them if there are
+    /// hundreds of rows and list elements.
     pub(crate) fn show(&self, procedure: u16, store: &Store, window: u64, seen: &Seen<'_>) {
         let known = self.of(procedure);
         // Whoever finds somebody else at it has better things to do.
         let Ok(mut learner) = known.learner.try_lock() else { return };
-        if seen.touched.len() > MOST_TOUCHED {
+        if seen.touched.len() > MOST_TOUCHED || seen.accesses.len() > 2 * MOST_TOUCHED {
             learner.rest(known, window);
             return;
         }
@@ -157,6 +160,7 @@ impl Inference {
         all.until = all.until.max(found.until);
         all.shapes.retain(|of| found.shapes.iter().all(|new| new.shape != of.shape));
         all.shapes.extend(found.shapes);
+        all.shapes.drain(..all.shapes.len().saturating_sub(MOST_RULES));
         *rules = Some(Arc::new(all));
         known.has_rules.store(true, Ordering::Relaxed);
     }
@@ -169,14 +173,20 @@ impl Inference {
             .collect()
     }
 
-    /// A transaction left the footprint that was inferred for it. The leader calls it.
+    /// A transaction left the footprint that was inferred for it, or user code panicked while one was inferred or rules
+    /// were searched.
     pub(crate) fn forget(&self, procedure: u16, window: u64) {
         let known = self.of(procedure);
-        known.has_rules.store(false, Ordering::Relaxed);
-        *known.rules.write().expect("no panic in a short section") = None;
-        let mut learner = known.learner.lock().expect("no panic in a short section");
+        // Whoever searches holds it until the rules are there. If a panic left it, its examples go.
+        let mut learner = known.learner.lock().unwrap_or_else(PoisonError::into_inner);
+        known.learner.clear_poison();
         learner.examples.clear();
-        learner.rest(known, window);
+        known.has_rules.store(false, Ordering::Relaxed);
+        let rules = known.rules.write().expect("no panic in a short section").take();
+        // The next window was prepared before these were forgotten, and is likely to be as wrong: that is no new failure.
+        if rules.is_some() || self.looks_at(procedure, window) {
+            learner.rest(known, window);
+        }
     }
 }
 
@@ -237,5 +247,32 @@ impl Example {
             touched: touched.collect(),
             accesses: accesses.iter().filter(is_own).copied().collect(),
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_that_was_prepared_with_wrong_rules_is_no_further_failure() {
+        let inference = Inference::new(1);
+        inference.forget(0, 10);
+        inference.forget(0, 11);
+        assert!(!inference.looks_at(0, 10 + REST - 1) && inference.looks_at(0, 10 + REST));
+        inference.forget(0, 30);
+        assert!(!inference.looks_at(0, 30 + 2 * REST - 1) && inference.looks_at(0, 30 + 2 * REST));
+    }
+
+    #[test]
+    fn a_panic_in_a_search_stops_no_later_one() {
+        let inference = Inference::new(1);
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _learner = inference.known[0].learner.lock();
+            std::panic::resume_unwind(Box::new("a key that panics"));
+        }));
+        assert!(panicked.is_err() && inference.known[0].learner.try_lock().is_err());
+        inference.forget(0, 10);
+        assert!(inference.known[0].learner.try_lock().is_ok() && !inference.looks_at(0, 10));
     }
 }

@@ -257,7 +257,7 @@ impl Rules {
     }
 
     /// Declares the footprint of a transaction whose arguments were taken apart. Tells whether it could be told; if not,
-    /// nothing is declared.
+    /// part of it may be declared.
     pub(crate) fn declare(
         &self,
         leaves: &Leaves,
@@ -268,11 +268,6 @@ impl Rules {
         bytes: &mut Vec<u8>,
     ) -> bool {
         let Some(of) = self.shapes.iter().find(|of| of.shape == leaves.shape) else { return false };
-        let start = f.mark();
-        let told = of.declare(&At { leaves, position, time_us, element: None }, store, f, bytes);
-        if !told {
-            f.take_back(start);
-        }
-        told
+        of.declare(&At { leaves, position, time_us, element: None }, store, f, bytes)
     }
 }

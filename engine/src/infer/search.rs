@@ -54,17 +54,19 @@ pub(super) fn search(store: &Store, examples: &[&Example]) -> Option<OfShape> {
     }
     // All shapes that elements have been seen with, so that those that touch nothing are known, too.
     let mut elements: Vec<OfElements> = Vec::new();
-    for example in examples {
-        for list in 0..lists {
-            let start = example.leaves.start_of(list);
-            for (number, element) in (start..).zip(example.leaves.list(list)) {
-                if !elements.iter().any(|of| of.list == list && of.shape == element.shape) {
-                    let names = &example.leaves.names;
-                    let (when, names) = (names.shape(Some(number)), names.inner(element).to_vec());
-                    elements.push(OfElements { list, shape: element.shape, rules: Vec::new(), when, names });
-                }
-            }
+    for list in 0..lists {
+        let mut shapes: Vec<(u64, &Example, u32, &Element)> = Vec::new();
+        for example in examples {
+            let numbered = (example.leaves.start_of(list)..).zip(example.leaves.list(list));
+            shapes.extend(numbered.map(|(number, element)| (element.shape, *example, number, element)));
         }
+        shapes.sort_by_key(|(shape, ..)| *shape);
+        shapes.dedup_by_key(|(shape, ..)| *shape);
+        elements.extend(shapes.into_iter().map(|(shape, example, number, element)| {
+            let names = &example.leaves.names;
+            let (when, names) = (names.shape(Some(number)), names.inner(element).to_vec());
+            OfElements { list, shape, rules: Vec::new(), when, names }
+        }));
     }
     // In an order that does not depend on which driver saw what first.
     elements.sort_by(|a, b| (a.list, &a.when).cmp(&(b.list, &b.when)));

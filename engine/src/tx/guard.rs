@@ -114,10 +114,22 @@ impl InPlace<'_> {
         if by_granule {
             assert_eq!(granule, found.granule, "the granule of a key of {} changed", store_name(store));
         }
+        if mode != Mode::Merge && self.merges_alone(key_hash) && store.row(id).latch.stamp() == self.me {
+            self.violated(store);
+        }
         if watched && mode != Mode::Read {
             self.may_merge(store, granule);
         }
         found
+    }
+
+    /// Whether the transaction may merge into the row and not write it, while nobody else runs. Then its merge is made at
+    /// once; beside others it would be made at the end, and whoever looks at the row before that is stopped.
+    #[inline]
+    fn merges_alone(&self, key_hash: u64) -> bool {
+        let Guard::Note(Allowed { accesses, .. }) = self.guard else { return false };
+        let declares = |mode| accesses.iter().any(|access| (access.key, access.mode) == (key_hash, mode));
+        declares(Mode::Merge) && !declares(Mode::Write)
     }
 
     /// Whether a merge of its own into a row of the range is still to be made.
@@ -150,15 +162,17 @@ impl InPlace<'_> {
                 Mode::Read => reads = true,
             }
         }
+        let granule = || store.unit_and_granule(key, key_hash).1;
+        let is_part = !matches!(store.conflicts, Conflicts::Rows);
         if merges.is_none() {
-            // Who may read the row may see whether it takes merges.
-            if reads {
+            // Who may read the row, or all of its granule, may see whether it takes merges.
+            if reads || is_part && self.declared(store.number(), granule(), Mode::Read).is_some() {
                 return None;
             }
             self.violated(store);
         }
-        if !matches!(store.conflicts, Conflicts::Rows) {
-            self.may_merge(store, store.unit_and_granule(key, key_hash).1);
+        if is_part {
+            self.may_merge(store, granule());
         }
         merges
     }
