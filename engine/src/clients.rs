@@ -360,9 +360,9 @@ impl<'a> Client<'a> {
     }
 
     /// Begins an interactive transaction that commits at most once under this sequence number: when one has committed,
-    /// all others end with [`CommitError::CommittedBefore`](crate::CommitError::CommittedBefore). One that conflicts does not use the number up, so that it
-    /// can be begun again under it, and so can one of which nobody knows how it ended. As [`Engine::begin`] for the
-    /// rest.
+    /// all others end with [`CommittedBefore`](crate::CommitError::CommittedBefore). One that conflicts does not use the
+    /// number up, so that it can be begun again under it, and so can one of which nobody knows how it ended. As
+    /// [`Engine::begin`] for the rest.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -392,8 +392,8 @@ impl<'a> Client<'a> {
     /// As [`Engine::transact`], to commit once under this sequence number; see [`begin`](Self::begin).
     ///
     /// # Errors
-    /// As there; [`CommitError::CommittedBefore`](crate::CommitError::CommittedBefore) if this transaction had committed before. What the body returns then
-    /// is dropped, for it is that of a run without effect.
+    /// As there; [`CommittedBefore`](crate::CommitError::CommittedBefore) if this transaction had committed before. What
+    /// the body returns then is dropped, for it is that of a run without effect.
     pub fn transact<R, E>(
         &self,
         sequence: u64,

@@ -42,6 +42,16 @@ pub trait Codec<T>: Send + Sync + 'static {
     }
 }
 
+/// The unsigned integer of these 2, 4 or 8 bytes, in the machine's order.
+pub(crate) fn native(bytes: &[u8]) -> Option<u64> {
+    match *bytes {
+        [a, b] => Some(u16::from_ne_bytes([a, b]).into()),
+        [a, b, c, d] => Some(u32::from_ne_bytes([a, b, c, d]).into()),
+        [a, b, c, d, e, f, g, h] => Some(u64::from_ne_bytes([a, b, c, d, e, f, g, h])),
+        _ => None,
+    }
+}
+
 fn hexadecimal(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold("0x".to_owned(), |mut text, byte| {
@@ -108,12 +118,7 @@ impl<T: IntoBytes + Immutable + TryFromBytes> Codec<T> for Fixed {
     /// As the unsigned integers of which a plain type without padding most likely consists: those of its alignment.
     fn describe(value: &T) -> String {
         let bytes = value.as_bytes();
-        let integer = |bytes: &[u8]| match *bytes {
-            [a, b] => u16::from_ne_bytes([a, b]).to_string(),
-            [a, b, c, d] => u32::from_ne_bytes([a, b, c, d]).to_string(),
-            [a, b, c, d, e, f, g, h] => u64::from_ne_bytes([a, b, c, d, e, f, g, h]).to_string(),
-            _ => hexadecimal(bytes),
-        };
+        let integer = |bytes: &[u8]| native(bytes).map_or_else(|| hexadecimal(bytes), |n| n.to_string());
         match align_of::<T>() {
             1 if bytes.len() == 1 => bytes[0].to_string(),
             1 => hexadecimal(bytes),

@@ -7,8 +7,8 @@
 //! asked for here, they would be gone from the nearer caches by then.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::RwLockReadGuard;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, RwLockReadGuard};
 
 use mixlog_log::{Entry, Position};
 use mixlog_mixer::{self as mixer, Declared, KeyHash, Mixer, Mode};
@@ -19,10 +19,11 @@ use crate::entry::{self, Call, Content};
 use crate::error::OpenError;
 use crate::execute::panic_message;
 use crate::footprint::{Declarations, Footprint, NOWHERE, Of};
-use crate::infer::{Leaves, Seen};
+use crate::infer::{Leaves, Rules, Seen};
 use crate::learned::Extent;
 use crate::observe;
 use crate::pipeline::Shared;
+use crate::procedure::Calls;
 use crate::reply::Status;
 use crate::store::{Beside, Overlays, Stamp, Store, Touched, Written};
 use crate::window::{CHUNK, Chunk, Prepared, Speculation, Window};
@@ -121,7 +122,6 @@ fn decode(
             let registered = shared.procedures.get(index);
             if chunk.calls.is_empty() {
                 chunk.calls.resize_with(shared.procedures.len(), || None);
-                chunk.rules.resize(shared.procedures.len(), None);
             }
             let calls = chunk.calls[usize::from(index)].get_or_insert_with(|| registered.calls());
             let call = calls
@@ -154,30 +154,7 @@ fn decode(
                 unknown = shared.learned.has_any(index, window.number)
                     && shared.learned.greatest(index, window.number) == Extent::Anything;
                 if to_be_found && !unknown {
-                    let rules = &mut chunk.rules[usize::from(index)];
-                    let rules = rules.get_or_insert_with(|| shared.inference.rules(index));
-                    let leaves = &mut chunk.leaves;
-                    if let Some(found) = &*rules {
-                        let start = footprint.mark();
-                        let told = inferring(shared, window, index, position, || {
-                            calls.take_apart(call, leaves, found.until())
-                                && found.declare(
-                                    leaves,
-                                    position,
-                                    time_us,
-                                    &shared.store,
-                                    &mut footprint,
-                                    &mut chunk.bytes,
-                                )
-                        });
-                        if told.is_none() {
-                            *rules = None;
-                        }
-                        inferred = told == Some(true);
-                        if !inferred {
-                            footprint.take_back(start);
-                        }
-                    }
+                    inferred = chunk.inferring.declare(shared, window, index, &**calls, call, &mut footprint);
                     if !inferred {
                         chunk.to_find.push(chunk.transactions.len() as u32);
                     }
@@ -196,6 +173,51 @@ fn decode(
                 sequence: (origin.engine == shared.origin).then_some(origin.sequence),
             })
         }
+    }
+}
+
+/// What a driver needs to infer footprints.
+#[derive(Default)]
+pub(crate) struct Inferring {
+    /// By index of procedure, its rules, once they were asked for: they stay the same for the chunk, unless they made
+    /// something panic.
+    rules: Vec<Option<Option<Arc<Rules>>>>,
+    /// Room to take arguments apart, and to put keys together.
+    leaves: Leaves,
+    bytes: Vec<u8>,
+}
+
+impl Inferring {
+    pub(crate) fn clear(&mut self) {
+        self.rules.fill(None);
+    }
+
+    /// Declares the footprint of a call that its procedure's rules tell, if there are any. Tells whether it did.
+    fn declare(
+        &mut self,
+        shared: &Shared,
+        window: &Window,
+        procedure: u16,
+        calls: &dyn Calls,
+        call: u32,
+        footprint: &mut Footprint<'_>,
+    ) -> bool {
+        let Self { rules, leaves, bytes } = self;
+        rules.resize(shared.procedures.len(), None);
+        let rules = &mut rules[usize::from(procedure)];
+        let rules = rules.get_or_insert_with(|| shared.inference.rules(procedure));
+        let Some(known) = &*rules else { return false };
+        let (start, position) = (footprint.mark(), footprint.position());
+        let told = inferring(shared, window, procedure, position, || {
+            calls.take_apart(call, leaves, known.until()) && known.declare(leaves, footprint, bytes)
+        });
+        if told.is_none() {
+            *rules = None;
+        }
+        if told != Some(true) {
+            footprint.take_back(start);
+        }
+        told == Some(true)
     }
 }
 
@@ -221,7 +243,17 @@ fn inferring<R>(
 
 /// Puts what the chunk's speculations touched into the footprints of their transactions.
 fn declare_found(shared: &Shared, window: &Window, chunk: &mut Chunk) {
-    let Chunk { transactions, declarations, declared, speculations, lanes, first, calls, leaves, .. } = chunk;
+    let Chunk {
+        transactions,
+        declarations,
+        declared,
+        speculations,
+        lanes,
+        first,
+        calls,
+        inferring: room,
+        ..
+    } = chunk;
     let answers = shared.store.table(&ANSWERS).number();
     // Footprints stand one after another, so all move.
     std::mem::swap(declarations, declared);
@@ -254,11 +286,11 @@ fn declare_found(shared: &Shared, window: &Window, chunk: &mut Chunk) {
                 && let Some(calls) = calls[usize::from(procedure)].as_deref()
             {
                 inferring(shared, window, procedure, position, || {
-                    if !calls.take_apart(call, leaves, Leaves::ALL) {
+                    if !calls.take_apart(call, &mut room.leaves, Leaves::ALL) {
                         return;
                     }
                     let seen = Seen {
-                        leaves,
+                        leaves: &room.leaves,
                         position,
                         time_us,
                         committed: speculation.status == Status::Committed,

@@ -14,7 +14,7 @@ use crate::clients::Once;
 use crate::error::OpenError;
 use crate::execute::Release;
 use crate::footprint::{Access, Declarations, Details, Located};
-use crate::infer::{Leaves, Rules};
+use crate::prepare::Inferring;
 use crate::procedure::Calls;
 use crate::reply::Status;
 use crate::store::Written;
@@ -75,12 +75,7 @@ pub(crate) struct Chunk {
     pub(crate) declared: Declarations,
     /// By index of procedure.
     pub(crate) calls: Vec<Option<Box<dyn Calls>>>,
-    /// By index of procedure, the rules for its footprints, once they were asked for: they stay the same for the chunk,
-    /// unless they made something panic.
-    pub(crate) rules: Vec<Option<Option<Arc<Rules>>>>,
-    /// Room to take arguments apart, and to put keys together.
-    pub(crate) leaves: Leaves,
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) inferring: Inferring,
     /// Of the calls that clients submitted.
     pub(crate) onces: Vec<Once>,
     /// The index in the window of the first transaction.
@@ -97,7 +92,7 @@ impl Chunk {
         self.to_find.clear();
         self.onces.clear();
         self.declarations.clear();
-        self.rules.fill(None);
+        self.inferring.clear();
         for calls in self.calls.iter_mut().flatten() {
             calls.clear();
         }

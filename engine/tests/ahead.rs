@@ -1,10 +1,14 @@
 //! Transactions that run ahead: several at a time on one thread, and what is learned when their footprints are stale.
 
+#[path = "support/replay.rs"]
+mod replay;
+
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use mixlog_engine::{Builder, Digest, Engine, Footprint, Mode, Never, Procedure, Stats, Table, Tx};
+use mixlog_engine::{Builder, Digest, Engine, Footprint, Mode, Never, Procedure, Table, Tx};
 use mixlog_log::{MemoryLog, SharedLog};
+use replay::{expect_panics, replay};
 use serde::{Deserialize, Serialize};
 
 const ROWS: Table<u64, u64> = Table::new("rows");
@@ -23,13 +27,6 @@ fn record(calls: impl Fn(&Engine)) -> Arc<dyn SharedLog> {
     calls(&engine);
     engine.close().unwrap();
     log
-}
-
-fn replay(log: &Arc<dyn SharedLog>, builder: Builder) -> (Digest, Stats) {
-    let replay = builder.replay(Arc::clone(log)).unwrap();
-    let digest = replay.to_end().unwrap();
-    assert_eq!(replay.snapshot().state_digest(), digest.state);
-    (digest, replay.stats())
 }
 
 fn oracle(log: &Arc<dyn SharedLog>) -> Digest {
@@ -106,12 +103,7 @@ fn what_lanes_borrow_twice_panics_ahead_and_nowhere_else() {
         (0..2000).for_each(|i| drop(engine.submit(&Borrow(i * 7 % 1000)).unwrap()));
     });
     let expected = oracle(&log);
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        if !info.to_string().contains("already borrowed") {
-            hook(info);
-        }
-    }));
+    expect_panics("already borrowed");
     for lanes in [1, 8] {
         let (digest, stats) = replay(&log, builder().threads(2).mode(Mode::Parallel).lanes(lanes));
         assert_eq!(digest, expected, "{lanes} lanes");

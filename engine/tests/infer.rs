@@ -1,12 +1,18 @@
 //! Footprints inferred from arguments: of what kinds of keys and arguments, and what happens when they are wrong.
 
+#[path = "support/random.rs"]
+mod random;
+#[path = "support/replay.rs"]
+mod replay;
+
 use std::sync::Arc;
 
 use mixlog_engine::{
-    Builder, ClientId, DecodeError, Digest, Engine, Footprint, Merge, Mode, Never, Procedure, Stats, Sum,
-    Table, Tx,
+    Builder, ClientId, DecodeError, Engine, Footprint, Merge, Mode, Never, Procedure, Stats, Sum, Table, Tx,
 };
 use mixlog_log::{MemoryLog, Position, SharedLog};
+use random::random;
+use replay::{expect_panics, replay};
 use serde::{Deserialize, Serialize};
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes, little_endian};
 
@@ -20,13 +26,6 @@ fn record(builder: Builder, calls: impl Fn(&Engine)) -> Log {
     log
 }
 
-fn replay(log: &Log, builder: Builder) -> (Digest, Stats) {
-    let replay = builder.replay(Arc::clone(log)).unwrap();
-    let digest = replay.to_end().unwrap();
-    assert_eq!(replay.snapshot().state_digest(), digest.state);
-    (digest, replay.stats())
-}
-
 /// Replays with several numbers of threads and windows, each with the result of one by one; gives what was counted.
 fn replays(log: &Log, builder: impl Fn() -> Builder) -> Vec<Stats> {
     let expected = replay(log, builder().threads(1).mode(Mode::Sequential)).0;
@@ -37,25 +36,6 @@ fn replays(log: &Log, builder: impl Fn() -> Builder) -> Vec<Stats> {
     });
     // A single thread executes one by one, and needs no footprints.
     all.into_iter().filter(|(threads, _)| *threads > 1).map(|(_, stats)| stats).collect()
-}
-
-/// Splitmix64.
-fn random(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-/// Panics with this text in them are not printed.
-fn expect_panics(text: &'static str) {
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        if !info.to_string().contains(text) {
-            hook(info);
-        }
-    }));
 }
 
 /// Of so many transactions so many must have had their footprints inferred, and none wrongly.

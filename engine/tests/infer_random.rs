@@ -1,10 +1,17 @@
 //! Footprints inferred for procedures that are drawn at random: whatever the rules, right, wrong, or none, the results
 //! are those of one by one.
 
+#[path = "support/random.rs"]
+mod random;
+#[path = "support/replay.rs"]
+mod replay;
+
 use std::sync::Arc;
 
-use mixlog_engine::{Builder, ClientId, Digest, Engine, Footprint, Mode, Procedure, Stats, Sum, Table, Tx};
+use mixlog_engine::{Builder, ClientId, Engine, Footprint, Mode, Procedure, Sum, Table, Tx};
 use mixlog_log::{MemoryLog, SharedLog};
+use random::random;
+use replay::{expect_panics, replay};
 use serde::{Deserialize, Serialize};
 
 type Log = Arc<dyn SharedLog>;
@@ -20,15 +27,6 @@ const RANGES: Table<u64, u64> = Table::new("ranges").ordered();
 const SUMS: Table<u64, Sum> = Table::new("sums");
 const WATCHED_SUMS: Table<u64, Sum> = Table::new("watched_sums").watched(|&key| key / 16);
 const TABLES: u64 = 9;
-
-/// Splitmix64.
-fn random(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
 
 /// A number that a key is made of.
 #[derive(Clone, Copy, Debug)]
@@ -361,21 +359,9 @@ fn record(seed: u64, transactions: u64, all_follow: bool) -> Log {
     log
 }
 
-fn replay(log: &Log, builder: Builder) -> (Digest, Stats) {
-    let replay = builder.replay(Arc::clone(log)).unwrap();
-    let digest = replay.to_end().unwrap();
-    assert_eq!(replay.snapshot().state_digest(), digest.state);
-    (digest, replay.stats())
-}
-
 #[test]
 fn procedures_drawn_at_random_do_what_they_do_one_by_one() {
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        if !info.to_string().contains("drawn to panic") {
-            hook(info);
-        }
-    }));
+    expect_panics("drawn to panic");
     let seeds = std::env::var("MIXLOG_INFER_SEEDS").map_or(8, |seeds| seeds.parse().expect("a number"));
     let (mut inferred, mut reconnoitred, mut wrong, mut panics) = (0, 0, 0, 0);
     // Seeds that found something stay.

@@ -1,12 +1,15 @@
 //! Merges into rows that a window only merges into: kept by each worker, made at the window's end.
 
+#[path = "support/replay.rs"]
+mod replay;
+
 use std::sync::Arc;
 
 use mixlog_engine::{
-    Appended, Builder, Digest, Engine, Footprint, Maximum, Merge, Mode, Position, Procedure, Stats, Sum,
-    Table, Tx,
+    Appended, Builder, Engine, Footprint, Maximum, Merge, Mode, Position, Procedure, Sum, Table, Tx,
 };
 use mixlog_log::{MemoryLog, SharedLog};
+use replay::{expect_panics, replay};
 use serde::{Deserialize, Serialize};
 
 const TOTALS: Table<u64, Sum> = Table::new("totals");
@@ -135,21 +138,9 @@ fn record(seed: u64, others: u64, unlucky: bool) -> Arc<dyn SharedLog> {
     log
 }
 
-fn replay(log: &Arc<dyn SharedLog>, builder: Builder) -> (Digest, Stats) {
-    let replay = builder.replay(Arc::clone(log)).unwrap();
-    let digest = replay.to_end().unwrap();
-    assert_eq!(replay.snapshot().state_digest(), digest.state);
-    (digest, replay.stats())
-}
-
 #[test]
 fn pooled_merges_parallel_equals_sequential() {
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        if !info.to_string().contains("unlucky") {
-            hook(info);
-        }
-    }));
+    expect_panics("unlucky");
     for (seed, others, unlucky) in [(1, 0, false), (2, 1, false), (3, 10, false), (4, 1, true), (5, 0, true)]
     {
         let log = record(seed, others, unlucky);

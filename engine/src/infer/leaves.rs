@@ -14,6 +14,8 @@ use std::fmt;
 
 use serde::ser::{self, Serialize};
 
+use crate::codec::native;
+
 /// How many leaves outside of lists are kept, and how many of an element. Whatever follows is passed over.
 pub(super) const MOST_OUTER: usize = 32;
 pub(super) const MOST_INNER: usize = 16;
@@ -168,28 +170,18 @@ impl Leaves {
     /// Takes the bytes of a plain fixed-size type apart: the integers of which it most likely consists.
     pub(crate) fn take_bytes_apart(&mut self, bytes: &[u8], align: usize) -> bool {
         self.clear();
-        let number = |word: &[u8]| {
-            let mut wide = [0; 8];
-            wide.get_mut(..word.len())
-                .map(|wide| wide.copy_from_slice(word))
-                .map(|()| u64::from_le_bytes(wide))
-        };
         match align {
-            1 => {
+            1 if bytes.len() <= 8 => {
                 // Such as the integers of `zerocopy`, which have a byte order of their own.
-                let Some(number) = number(bytes) else { return false };
+                let mut wide = [0; 8];
+                wide[..bytes.len()].copy_from_slice(bytes);
+                let number = u64::from_le_bytes(wide);
                 self.outer.push(Leaf { kind: Kind::Little(bytes.len() as u8), number });
             }
             2 | 4 | 8 if bytes.len() / align <= MOST_OUTER => {
-                for word in bytes.chunks(align) {
-                    let number = match *word {
-                        [a, b] => u64::from(u16::from_ne_bytes([a, b])),
-                        [a, b, c, d] => u64::from(u32::from_ne_bytes([a, b, c, d])),
-                        [a, b, c, d, e, f, g, h] => u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
-                        _ => return false,
-                    };
-                    self.outer.push(Leaf { kind: Kind::Native(align as u8), number });
-                }
+                let kind = Kind::Native(align as u8);
+                let numbers = bytes.chunks(align).filter_map(native);
+                self.outer.extend(numbers.map(|number| Leaf { kind, number }));
             }
             _ => return false,
         }
@@ -264,8 +256,8 @@ impl Leaves {
     /// What tells shapes apart, and what people call it.
     #[inline]
     fn mark(&mut self, mark: u64, name: &'static str) {
-        if self.names_parts() {
-            let element = (self.depth > 0).then(|| self.elements.len() as u32 - 1);
+        if self.names_parts() && !self.is_cut {
+            let element = (self.depth > 0).then(|| (self.elements.len() as u32).saturating_sub(1));
             self.names.marks.push((element, self.names.field, name));
         }
         let shape = if self.depth == 0 { &mut self.shape } else { &mut self.element_shape };

@@ -5,8 +5,8 @@ use mixlog_mixer::Mode;
 
 use super::affine::Sum;
 use super::leaves::{Element, Kind, Leaf, Leaves, Names};
+use crate::codec;
 use crate::footprint::Footprint;
-use crate::store::Store;
 
 /// What a number of a key can be made of, counted through: the element's leaves, the element's place in its list, the
 /// leaves outside of lists, the time and the position.
@@ -102,8 +102,8 @@ impl Rule {
     }
 
     /// Declares the access. Tells whether there is such a key.
-    fn declare(&self, at: &At<'_>, store: &Store, f: &mut Footprint<'_>, bytes: &mut Vec<u8>) -> bool {
-        let table = store.any(self.table);
+    fn declare(&self, at: &At<'_>, f: &mut Footprint<'_>, bytes: &mut Vec<u8>) -> bool {
+        let table = f.store().any(self.table);
         match &self.target {
             Target::Granule(sum) => {
                 table.declare_granule(sum.of(|column| at.number(column)), self.mode, f);
@@ -130,9 +130,12 @@ fn put(kind: Kind, source: &Source, at: &At<'_>, bytes: &mut Vec<u8>) -> bool {
         Source::Number(sum) => sum,
         Source::Text(column) => {
             let text = at.leaf(*column).filter(|leaf| leaf.kind == Kind::Text);
-            return text.is_some_and(|leaf| put_text(at.leaves.text(leaf), bytes));
+            return text.map(|leaf| put_text(at.leaves.text(leaf), bytes)).is_some();
         }
-        Source::Constant(text) => return put_text(text, bytes),
+        Source::Constant(text) => {
+            put_text(text, bytes);
+            return true;
+        }
     };
     let number = sum.of(|column| at.number(column));
     let fits = |bytes: u8| bytes == 8 || number >> (8 * bytes) == 0;
@@ -142,11 +145,17 @@ fn put(kind: Kind, source: &Source, at: &At<'_>, bytes: &mut Vec<u8>) -> bool {
             // Below zero all higher bits are set.
             fits(1) || (number as i64) < 0 && number as i64 >= i64::from(i8::MIN)
         }
-        Kind::Unsigned => put_varint(number, bytes),
-        Kind::Signed => put_varint((number << 1) ^ ((number as i64) >> 63) as u64, bytes),
+        Kind::Unsigned => {
+            codec::encode(&number, bytes);
+            true
+        }
+        Kind::Signed => {
+            codec::encode(&(number as i64), bytes);
+            true
+        }
         Kind::Char => {
-            let Some(character) = u32::try_from(number).ok().and_then(char::from_u32) else { return false };
-            put_text(character.encode_utf8(&mut [0; 4]).as_bytes(), bytes)
+            let character = u32::try_from(number).ok().and_then(char::from_u32);
+            character.map(|character| codec::encode(&character, bytes)).is_some()
         }
         Kind::Little(size) => {
             bytes.extend_from_slice(&number.to_le_bytes()[..usize::from(size)]);
@@ -164,19 +173,9 @@ fn put(kind: Kind, source: &Source, at: &At<'_>, bytes: &mut Vec<u8>) -> bool {
     }
 }
 
-fn put_varint(mut number: u64, bytes: &mut Vec<u8>) -> bool {
-    while number >= 0x80 {
-        bytes.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    bytes.push(number as u8);
-    true
-}
-
-fn put_text(text: &[u8], bytes: &mut Vec<u8>) -> bool {
-    put_varint(text.len() as u64, bytes);
+fn put_text(text: &[u8], bytes: &mut Vec<u8>) {
+    codec::encode(&text.len(), bytes);
     bytes.extend_from_slice(text);
-    true
 }
 
 /// The rules for the elements of one list that have one shape.
@@ -214,14 +213,8 @@ impl OfShape {
 
     /// Declares the footprint that follows from the arguments. Tells whether one does; if not, part of it may be
     /// declared.
-    pub(super) fn declare(
-        &self,
-        at: &At<'_>,
-        store: &Store,
-        f: &mut Footprint<'_>,
-        bytes: &mut Vec<u8>,
-    ) -> bool {
-        if !self.outer.iter().all(|rule| rule.declare(at, store, f, bytes)) {
+    pub(super) fn declare(&self, at: &At<'_>, f: &mut Footprint<'_>, bytes: &mut Vec<u8>) -> bool {
+        if !self.outer.iter().all(|rule| rule.declare(at, f, bytes)) {
             return false;
         }
         let mut at = *at;
@@ -233,7 +226,7 @@ impl OfShape {
                 let known = |of: &&OfElements| of.list == list && of.shape == element.shape;
                 let Some(of) = self.elements.iter().find(known) else { return false };
                 at.element = Some((element, index));
-                if !of.rules.iter().all(|rule| rule.declare(&at, store, f, bytes)) {
+                if !of.rules.iter().all(|rule| rule.declare(&at, f, bytes)) {
                     return false;
                 }
             }
@@ -258,16 +251,9 @@ impl Rules {
 
     /// Declares the footprint of a transaction whose arguments were taken apart. Tells whether it could be told; if not,
     /// part of it may be declared.
-    pub(crate) fn declare(
-        &self,
-        leaves: &Leaves,
-        position: Position,
-        time_us: u64,
-        store: &Store,
-        f: &mut Footprint<'_>,
-        bytes: &mut Vec<u8>,
-    ) -> bool {
+    pub(crate) fn declare(&self, leaves: &Leaves, f: &mut Footprint<'_>, bytes: &mut Vec<u8>) -> bool {
         let Some(of) = self.shapes.iter().find(|of| of.shape == leaves.shape) else { return false };
-        of.declare(&At { leaves, position, time_us, element: None }, store, f, bytes)
+        let (position, time_us) = (f.position(), f.time_us());
+        of.declare(&At { leaves, position, time_us, element: None }, f, bytes)
     }
 }

@@ -259,7 +259,7 @@ fn rule(table: u16, samples: &[Sample<'_>]) -> Option<Rule> {
 
 /// The column that holds the text with this number of all keys.
 fn text_source(samples: &[Sample<'_>], number: usize) -> Option<Source> {
-    let text = |touch: &'_ Touch| touch.texts[number].clone();
+    let (_, first) = samples.first()?;
     let holds = |column: u16| {
         samples.iter().all(|(at, touch)| {
             let leaf = at.leaf(column).filter(|leaf| leaf.kind == Kind::Text);
@@ -269,9 +269,8 @@ fn text_source(samples: &[Sample<'_>], number: usize) -> Option<Source> {
     if let Some(column) = (0..TIME).find(|&column| holds(column)) {
         return Some(Source::Text(column));
     }
-    let (_, first) = samples.first()?;
     let same = samples.iter().all(|(_, touch)| touch.texts[number] == first.texts[number]);
-    same.then(|| Source::Constant(text(first)))
+    same.then(|| Source::Constant(first.texts[number].clone()))
 }
 
 /// The sum that gives these numbers.
@@ -283,17 +282,9 @@ fn sum(samples: &[(At<'_>, u64)], signed: bool) -> Option<Sum> {
         (OUTER..OUTER + MOST_OUTER as u16).filter(|&column| first.leaf(column).is_some_and(is_number));
     let index = first.element.map(|_| INDEX);
     let columns: Vec<u16> = inner.chain(index).chain(outer).chain([TIME, POSITION]).collect();
+    let is_signed = |&column: &u16| first.leaf(column).is_some_and(|leaf| leaf.kind == Kind::Signed);
     let mut examples = Examples {
-        signed: columns
-            .iter()
-            .map(|&column| {
-                let is_signed = |at: &At<'_>| {
-                    let leaf = at.leaf(column);
-                    leaf.is_some_and(|leaf| leaf.kind == Kind::Signed)
-                };
-                is_signed(first)
-            })
-            .collect(),
+        signed: columns.iter().map(is_signed).collect(),
         signed_number: signed,
         ..Examples::default()
     };
@@ -313,7 +304,7 @@ fn covers(store: &Store, of: &OfShape, examples: &[&Example]) -> bool {
     let all = examples.iter().all(|example| {
         let mut declarations = Declarations::default();
         let mut footprint = Footprint::new(store, &mut declarations, example.position, example.time_us, None);
-        if !of.declare(&at(example), store, &mut footprint, &mut bytes) {
+        if !of.declare(&at(example), &mut footprint, &mut bytes) {
             return false;
         }
         declared += declarations.accesses.len();

@@ -61,13 +61,11 @@ impl Pipeline {
         for violation in violations.iter().filter(|violation| violation.wrote) {
             self.shared.learned.note_writes(violation.procedure);
         }
-        let mut wrong: Vec<_> = violations.iter().filter(|v| v.inferred).map(|v| v.procedure).collect();
-        wrong.sort_unstable();
-        wrong.dedup();
-        wrong.into_iter().for_each(|procedure| self.shared.inference.forget(procedure, window));
         // What was inferred says nothing of what would have been found.
-        let found = violations.iter().filter(|violation| !violation.inferred);
-        let mut lessons: Vec<_> = found.map(|v| (v.procedure, v.table)).collect();
+        let (inferred, found): (Vec<&Violation>, Vec<&Violation>) =
+            violations.iter().partition(|v| v.inferred);
+        inferred.into_iter().for_each(|v| self.shared.inference.forget(v.procedure, window));
+        let mut lessons: Vec<_> = found.into_iter().map(|v| (v.procedure, v.table)).collect();
         lessons.sort_unstable();
         lessons.dedup();
         for (procedure, name) in lessons {
