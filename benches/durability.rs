@@ -2,8 +2,8 @@
 //!
 //! Each round runs every contender once, one after another, in one directory; what is printed are medians over the
 //! rounds, and ratios of medians. `DIR=/mnt/disk` chooses the disk (a file system in memory proves nothing), `ROUNDS=5`
-//! and `ONLY=flushed|zeros|buffered|checkpoints|replay|replicas` what is run, `IN_FLIGHT=2048` how many transactions wait
-//! for groups, `MANY=500000` how many there are of them, `MIB=64` how long the segments of `zeros` are, `TRANSFERS=1000000`
+//! and `ONLY=flushed|alone|zeros|buffered|checkpoints|replay|replicas` what is run, `IN_FLIGHT=2048` how many transactions wait
+//! for groups, `MANY=500000` how many there are of them, `COMMITS=4000` how many are committed one by one, `MIB=64` how long the segments of `zeros` are, `TRANSFERS=1000000`
 //! how many transfers replicas follow.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -20,7 +20,7 @@ use mixlog::workloads::money::Cents;
 use mixlog::workloads::runner::{self, Stop};
 use mixlog::workloads::tpcc::client::Tpcc;
 use mixlog::workloads::tpcc::schema::Scale;
-use mixlog::workloads::transfer::{self, Transfers};
+use mixlog::workloads::transfer::{self, Transfer, Transfers};
 use mixlog::workloads::workload::{Client, Workload};
 use mixlog::{Builder, ClientId, Digest, Engine, Membership, Replay, Replica, Ticket};
 
@@ -85,10 +85,10 @@ impl Drop for Scratch {
     }
 }
 
-/// A file whose space is written already, as that of a segment.
-fn written_file(path: &Path, bytes: usize) -> File {
+/// A file whose space is written already, so much at once, as that of a segment.
+fn written_file(path: &Path, bytes: usize, piece: usize) -> File {
     let file = File::options().read(true).write(true).create_new(true).open(path).expect("a new file");
-    let zeros = vec![0; 1 << 20];
+    let zeros = vec![0; piece];
     for offset in (0..bytes).step_by(zeros.len()) {
         file.write_all_at(&zeros, offset as u64).expect("it is written");
     }
@@ -98,7 +98,7 @@ fn written_file(path: &Path, bytes: usize) -> File {
 
 /// Flushes per second of the disk: writes of so many bytes, one behind the other, each with an `fdatasync`.
 fn raw_flushes(scratch: &Scratch, bytes: usize, count: usize) -> f64 {
-    let file = written_file(&scratch.path("raw"), bytes * count);
+    let file = written_file(&scratch.path("raw"), bytes * count, PIECE);
     let block = vec![7; bytes];
     let start = Instant::now();
     for n in 0..count {
@@ -116,7 +116,7 @@ fn prepared_flushes(scratch: &Scratch, bytes: usize, zeros: bool) -> f64 {
     rustix::fs::sync();
     let start = Instant::now();
     let file = if zeros {
-        written_file(&path, total)
+        written_file(&path, total, PIECE)
     } else {
         let file = File::create_new(&path).expect("a new file");
         let flags = rustix::fs::FallocateFlags::empty();
@@ -137,7 +137,7 @@ fn prepared_flushes(scratch: &Scratch, bytes: usize, zeros: bool) -> f64 {
     written as f64 / (start.elapsed().as_secs_f64() + prepared * written as f64 / total as f64) / 1e6
 }
 
-/// When zeros in a segment to come are worth their time.
+/// When zeros in a segment to come are worth their time, and how much of them is to be written at once.
 fn zeros(scratch: &Scratch) {
     for kib in [4, 32, 128, 256, 512, 1024] {
         let bytes = kib << 10;
@@ -151,6 +151,29 @@ fn zeros(scratch: &Scratch) {
             &[(1, 0, if bytes >= LARGE_GROUP { 1.0 } else { 0.0 })],
         );
     }
+    compare(
+        "writes of 200 bytes, flushed one by one, into zeros that were written in pieces",
+        "/s",
+        vec![
+            ("of 64 KiB", Box::new(|| flushes_into(scratch, PIECE))),
+            ("of 512 KiB", Box::new(|| flushes_into(scratch, 512 << 10))),
+            ("of 8 MiB", Box::new(|| flushes_into(scratch, 8 << 20))),
+        ],
+        &[(0, 2, 1.0), (1, 2, 1.0)],
+    );
+}
+
+/// Flushes per second of small writes into zeros that were written in such pieces.
+fn flushes_into(scratch: &Scratch, piece: usize) -> f64 {
+    let (bytes, count) = (200, 2000);
+    let file = written_file(&scratch.path("pieces"), setting("MIB", 64) << 20, piece);
+    let block = vec![7; bytes];
+    let start = Instant::now();
+    for n in 0..count {
+        file.write_all_at(&block, (n * bytes) as u64).expect("it is written");
+        file.sync_data().expect("it is synced");
+    }
+    count as f64 / start.elapsed().as_secs_f64()
 }
 
 /// From this size on the log leaves the zeros out.
@@ -161,6 +184,9 @@ fn open_log(path: &Path, durability: Durability) -> Arc<FileLog> {
     Arc::new(FileLog::open(path, config).expect("a log"))
 }
 
+/// What the log writes of a segment's zeros at once.
+const PIECE: usize = 64 << 10;
+
 const ENTRY: usize = 100;
 
 /// How many transactions a run with many in flight has.
@@ -169,7 +195,7 @@ fn run_length() -> u64 {
 }
 
 fn flushed(scratch: &Scratch) {
-    let commits: u32 = setting("COMMITS", 400);
+    let commits: u32 = setting("COMMITS", 4000);
     // A frame: its header, where the entry ends, and the entry, in multiples of eight.
     let frame = (64 + 4 + ENTRY).next_multiple_of(8);
     let log_alone = || {
@@ -178,23 +204,36 @@ fn flushed(scratch: &Scratch) {
         batch.push(&[1; ENTRY]);
         let start = Instant::now();
         for _ in 0..commits {
-            log.append(&batch).expect("it is taken").wait().expect("it is durable");
+            log.append_and_write(&batch).expect("it is taken").wait().expect("it is durable");
         }
         f64::from(commits) / start.elapsed().as_secs_f64()
     };
-    let workload =
-        Transfers::<Exact>::new(transfer::Config { accounts: 1000, hot: 0.0, initial: Cents(100_00) });
+    let accounts = 1000;
+    let workload = Transfers::<Exact>::new(transfer::Config { accounts, hot: 0.0, initial: Cents(100_00) });
+    let open = |path: &Path| {
+        let builder = workload.register(Engine::builder());
+        builder.open(open_log(path, Durability::Flushed)).expect("it opens")
+    };
+    let one_by_one = || {
+        let engine = open(&scratch.path("engine"));
+        runner::prepare(&engine, &workload, &mut |_, _| ()).expect("it is populated");
+        let start = Instant::now();
+        for n in 0..commits {
+            let from = u64::from(n) % accounts;
+            let transfer = Transfer { from, to: (from + 1) % accounts, amount: 1 };
+            let outcome = engine.execute(&transfer).expect("it runs");
+            assert!(outcome.committed().is_some(), "nobody runs out of money");
+        }
+        f64::from(commits) / start.elapsed().as_secs_f64()
+    };
     // Transactions and frames per second, and bytes per frame.
     let in_flight = |in_flight: usize, transactions: u64| {
         let path = scratch.path("engine");
-        let open = || {
-            workload.register(Engine::builder()).open(open_log(&path, Durability::Flushed)).expect("it opens")
-        };
-        let engine = open();
+        let engine = open(&path);
         runner::prepare(&engine, &workload, &mut |_, _| ()).expect("it is populated");
         engine.close().expect("it ran well");
         let before = FileLog::verify(&path).expect("a log");
-        let engine = open();
+        let engine = open(&path);
         let mut client = workload.client(&engine.snapshot(), 1, 0).expect("it is populated");
         let mut waiting = VecDeque::new();
         let start = Instant::now();
@@ -225,7 +264,7 @@ fn flushed(scratch: &Scratch) {
                 Box::new(|| raw_flushes(scratch, frame, commits as usize)),
             ),
             ("log, one append at a time", Box::new(log_alone)),
-            ("engine, one transaction at a time", Box::new(|| in_flight(1, commits.into()).0)),
+            ("engine, one transaction at a time", Box::new(one_by_one)),
             ("raw loop with writes of a group", Box::new(|| raw_flushes(scratch, group, commits as usize))),
             (
                 &name,
@@ -239,6 +278,43 @@ fn flushed(scratch: &Scratch) {
         &[(4, 3, 0.8), (1, 0, 0.8), (2, 0, 0.8)],
     );
     println!("  those groups held {last:.0} transactions/s in the last round\n");
+}
+
+/// One thread with one transaction at a time, on logs that wait for no disk: what is left is who does the work, and who
+/// has to be woken for it.
+fn alone(scratch: &Scratch) {
+    let commits: u32 = setting("COMMITS", 100_000);
+    let accounts = 1000;
+    let workload = Transfers::<Exact>::new(transfer::Config { accounts, hot: 0.0, initial: Cents(100_00) });
+    let run = |log: Arc<dyn SharedLog>, at_once: bool| {
+        let engine = workload.register(Engine::builder()).open(log).expect("it opens");
+        runner::prepare(&engine, &workload, &mut |_, _| ()).expect("it is populated");
+        let start = Instant::now();
+        for n in 0..commits {
+            let from = u64::from(n) % accounts;
+            let transfer = Transfer { from, to: (from + 1) % accounts, amount: 1 };
+            let outcome = if at_once {
+                engine.execute(&transfer).expect("it runs")
+            } else {
+                engine.submit(&transfer).expect("it is taken").wait().expect("it runs")
+            };
+            assert!(outcome.committed().is_some(), "nobody runs out of money");
+        }
+        f64::from(commits) / start.elapsed().as_secs_f64()
+    };
+    let memory = || -> Arc<dyn SharedLog> { Arc::new(MemoryLog::new()) };
+    let file = || -> Arc<dyn SharedLog> { open_log(&scratch.path("alone"), Durability::Buffered) };
+    compare(
+        "one transaction at a time",
+        "/s",
+        vec![
+            ("log in memory, submitted and waited for", Box::new(|| run(memory(), false))),
+            ("log in memory, executed", Box::new(|| run(memory(), true))),
+            ("buffered log, submitted and waited for", Box::new(|| run(file(), false))),
+            ("buffered log, executed", Box::new(|| run(file(), true))),
+        ],
+        &[(1, 0, 1.0), (3, 2, 1.0)],
+    );
 }
 
 fn buffered(scratch: &Scratch) {
@@ -484,9 +560,9 @@ fn transfers(transactions: u64, asked: Asked) -> f64 {
     let start = Instant::now();
     for n in 0..transactions {
         let (from, to) = two_of(accounts, &mut random);
-        let transfer = transfer::Transfer { from, to, amount: 1 };
+        let transfer = Transfer { from, to, amount: 1 };
         if tickets.len() == in_flight {
-            let oldest: Ticket<transfer::Transfer> = tickets.pop_front().expect("there are some");
+            let oldest: Ticket<Transfer> = tickets.pop_front().expect("there are some");
             oldest.wait().expect("it is executed");
         }
         let ticket = match clients.get((n % asked.clients.max(1)) as usize) {
@@ -531,8 +607,9 @@ type Part = fn(&Scratch);
 fn main() {
     let only: String = setting("ONLY", String::new());
     let scratch = Scratch::new();
-    let parts: [(&str, Part); 6] = [
+    let parts: [(&str, Part); 7] = [
         ("flushed", flushed),
+        ("alone", alone),
         ("zeros", zeros),
         ("buffered", buffered),
         ("checkpoints", checkpoints),

@@ -22,21 +22,21 @@
 
 use std::fmt;
 
-use mixlog_log::Position;
 use mixlog_log::bytes::{put, u64_at};
+use mixlog_log::{Position, SharedLog};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::codec::{self, Codec, DecodeError};
 use crate::engine::Engine;
-use crate::error::SubmitError;
+use crate::error::{ExecuteError, SubmitError};
 use crate::footprint::Footprint;
 use crate::interactive::{Backoff, Intention, TransactError, Transaction, again_and_again};
 use crate::procedure::{Never, Procedure, ProcedureId};
 use crate::reply::Status;
 use crate::table::Table;
-use crate::ticket::Ticket;
+use crate::ticket::{Outcome, Ticket};
 use crate::tx::Tx;
 
 /// How many answers an engine keeps for each client: those of so many consecutive sequence numbers. Part of the log's
@@ -356,7 +356,16 @@ impl<'a> Client<'a> {
     /// As there. The ticket's besides: [`Forgotten`](crate::TicketError::Forgotten) and
     /// [`Reused`](crate::TicketError::Reused).
     pub fn submit<P: Procedure>(&self, sequence: u64, procedure: &P) -> Result<Ticket<P>, SubmitError> {
-        self.engine.submit_as(procedure, Some((self.id, sequence)))
+        let once = Some((self.id, sequence));
+        self.engine.submit_as(procedure, once, SharedLog::append).map(|(ticket, _)| ticket)
+    }
+
+    /// As [`Engine::execute`], to have its effect once; see [`submit`](Self::submit).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn execute<P: Procedure>(&self, sequence: u64, procedure: &P) -> Result<Outcome<P>, ExecuteError> {
+        self.engine.execute_as(procedure, Some((self.id, sequence))).map(|(outcome, _)| outcome)
     }
 
     /// Begins an interactive transaction that commits at most once under this sequence number: when one has committed,

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use mixlog_log::{AppendError, Batch, Durability, Position, SharedLog};
+use mixlog_log::{AppendError, Batch, Durability, Position, SharedLog, Ticket as Appended};
 
 pub use builder::Builder;
 pub use describe::procedures_in;
@@ -23,14 +23,14 @@ use crate::checkpoint::{self, Backup, BackupError, Checkpoint, CheckpointError, 
 use crate::clients::{Client, ClientId};
 use crate::digest::Digest;
 use crate::entry::{self, Origin};
-use crate::error::{OpenError, SnapshotError, SubmitError};
+use crate::error::{ExecuteError, OpenError, SnapshotError, SubmitError};
 use crate::explanation::Explanation;
 use crate::pipeline::{Mode, Pipeline, Shared};
 use crate::procedure::{Procedure, ProcedureId};
 use crate::snapshot::Snapshot;
 use crate::stats::{Memory, Stats};
 use crate::store::Store;
-use crate::ticket::Ticket;
+use crate::ticket::{Outcome, Ticket};
 
 /// A number that no other engine has, with near certainty.
 pub(crate) fn random() -> u64 {
@@ -120,7 +120,62 @@ impl Engine {
     /// # Errors
     /// [`SubmitError`]: the transaction is not in the log, and will not be.
     pub fn submit<P: Procedure>(&self, procedure: &P) -> Result<Ticket<P>, SubmitError> {
-        self.submit_as(procedure, None)
+        self.submit_as(procedure, None, SharedLog::append).map(|(ticket, _)| ticket)
+    }
+
+    /// Appends a transaction to the log, and waits for its outcome: [`submit`](Self::submit) and
+    /// [`Ticket::wait`], for threads that have one transaction at a time. Where nobody else is at it, such a thread writes
+    /// the log and executes the transaction itself, with all that others submitted before: to wake threads that do, and to
+    /// be woken by them, takes about as long as a fast disk, and many times as long as a transaction. So a procedure may
+    /// run on any thread that calls this.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use mixlog_engine::{Engine, Never, Procedure, Table, Tx};
+    /// # use mixlog_log::MemoryLog;
+    /// # use serde::{Deserialize, Serialize};
+    /// # const COUNTERS: Table<u64, u64> = Table::new("counters");
+    /// # #[derive(Serialize, Deserialize)]
+    /// # struct Count(u64);
+    /// # impl Procedure for Count {
+    /// #     const NAME: &'static str = "count";
+    /// #     type Output = u64;
+    /// #     type Abort = Never;
+    /// #     fn run(&self, tx: &mut Tx<'_>) -> Result<u64, Never> {
+    /// #         *tx.get_or_put(&COUNTERS, self.0, || 0) += 1;
+    /// #         Ok(tx.get(&COUNTERS, &self.0).copied().unwrap_or(0))
+    /// #     }
+    /// # }
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let engine =
+    /// #     Engine::builder().table(&COUNTERS).procedure::<Count>().open(Arc::new(MemoryLog::new()))?;
+    /// assert_eq!(engine.execute(&Count(7))?.committed(), Some(1));
+    /// assert_eq!(engine.execute(&Count(7))?.committed(), Some(2));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ExecuteError`].
+    pub fn execute<P: Procedure>(&self, procedure: &P) -> Result<Outcome<P>, ExecuteError> {
+        self.execute_as(procedure, None).map(|(outcome, _)| outcome)
+    }
+
+    /// Tells besides whether the transaction ran, or its client's earlier one had.
+    pub(crate) fn execute_as<P: Procedure>(
+        &self,
+        procedure: &P,
+        client: Option<(ClientId, u64)>,
+    ) -> Result<(Outcome<P>, bool), ExecuteError> {
+        let (ticket, appended) = self.submit_as(procedure, client, SharedLog::append_and_write)?;
+        // What was not written here is told to the leader before this thread hears of it.
+        let written = appended.wait_timeout(Duration::ZERO);
+        Ok(if let Some(Ok(positions)) = written {
+            self.pipeline.execute_here(&*self.log, positions.end);
+            ticket.watch()
+        } else {
+            ticket.wait_told()
+        }?)
     }
 
     /// One who submits transactions that are to have their effect once, however often they are submitted.
@@ -133,7 +188,8 @@ impl Engine {
         &self,
         procedure: &P,
         client: Option<(ClientId, u64)>,
-    ) -> Result<Ticket<P>, SubmitError> {
+        append: impl FnOnce(&dyn SharedLog, &Batch) -> Result<Appended, AppendError>,
+    ) -> Result<(Ticket<P>, Appended), SubmitError> {
         let id = const { ProcedureId::of(P::NAME, P::VERSION) };
         match self.shared.procedures.index_of(id) {
             Some(index) if self.shared.procedures.get(index).name == P::NAME => {}
@@ -157,11 +213,10 @@ impl Engine {
             entry::encode_call(out, id, origin, now_us(), client, |out| procedure.encode(out));
         });
         let cell = self.shared.in_flight.enter(sequence).map_err(SubmitError::Stopped)?;
-        let appended = self.log.append(&batch);
+        let appended = append(&*self.log, &batch);
         BATCH.set(batch);
         match appended {
-            // The outcome comes through the log, which the engine reads: no need for the log's own ticket.
-            Ok(_) => Ok(Ticket::new(cell, client.map_or(0, |(_, sequence)| sequence))),
+            Ok(appended) => Ok((Ticket::new(cell, client.map_or(0, |(_, sequence)| sequence)), appended)),
             Err(error) => {
                 self.shared.in_flight.leave(sequence);
                 if matches!(error, AppendError::Full(_)) {

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::agreement::Divergence;
 use crate::checkpoint::Rejected;
+use crate::ticket::TicketError;
 
 /// Why an engine cannot be opened on a log, or cannot go on replaying it.
 #[derive(Clone, Debug, Error)]
@@ -224,6 +225,18 @@ impl SubmitError {
             Self::OutOfMemory { .. } | Self::Append(AppendError::Full(_) | AppendError::Unavailable)
         )
     }
+}
+
+/// Why the outcome of a transaction that was to be executed at once is not known: it was not submitted, or its ticket
+/// failed.
+#[derive(Clone, Debug, Error)]
+pub enum ExecuteError {
+    /// The transaction is not in the log, and will not be.
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    /// See there.
+    #[error(transparent)]
+    Ticket(#[from] TicketError),
 }
 
 /// Why there is no snapshot at a position.

@@ -15,7 +15,7 @@ use std::ops::{Bound, RangeBounds};
 use std::thread;
 use std::time::Duration;
 
-use mixlog_log::Position;
+use mixlog_log::{Position, SharedLog};
 use mixlog_mixer::Mode;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -24,7 +24,7 @@ use crate::bounded::Counter;
 use crate::clients::ClientId;
 use crate::codec::Codec;
 use crate::engine::Engine;
-use crate::error::SubmitError;
+use crate::error::{ExecuteError, SubmitError};
 use crate::footprint::Footprint;
 use crate::index::{Index, IndexKey, places};
 use crate::merge::Merge;
@@ -170,6 +170,15 @@ pub enum CommitError {
         /// The panic's message.
         message: String,
     },
+}
+
+impl From<ExecuteError> for CommitError {
+    fn from(error: ExecuteError) -> Self {
+        match error {
+            ExecuteError::Submit(error) => Self::Submit(error),
+            ExecuteError::Ticket(error) => Self::Ticket(error),
+        }
+    }
 }
 
 /// A transaction that its program drives step by step: reads see the state at its beginning and its own changes,
@@ -399,7 +408,7 @@ impl<'e> Transaction<'e> {
         if intention.writes.is_empty() {
             return Ok(self.position());
         }
-        let (outcome, is_first) = self.engine.submit_as(&intention, self.once)?.wait_told()?;
+        let (outcome, is_first) = self.engine.execute_as(&intention, self.once)?;
         match outcome {
             Outcome::Committed { position, .. } if !is_first => {
                 Err(CommitError::CommittedBefore { position })
@@ -415,7 +424,8 @@ impl<'e> Transaction<'e> {
     /// # Errors
     /// [`SubmitError`].
     pub fn submit(mut self) -> Result<Ticket<Intention>, SubmitError> {
-        self.engine.submit_as(&self.intention(), self.once)
+        let intention = self.intention();
+        self.engine.submit_as(&intention, self.once, SharedLog::append).map(|(ticket, _)| ticket)
     }
 }
 

@@ -55,7 +55,7 @@ pub use clients::{ANSWERS_KEPT, Client, ClientId, Forget};
 pub use codec::{Codec, DecodeError, Fixed, Serde};
 pub use digest::Digest;
 pub use engine::{Builder, Engine, Replay, procedures_in};
-pub use error::{Difference, OpenError, SnapshotError, SubmitError};
+pub use error::{Difference, ExecuteError, OpenError, SnapshotError, SubmitError};
 pub use explanation::{
     Contention, Explanation, HotKey, Inferred, InferredAccess, Link, Missed, Path, ProcedureCounts, WaitsFor,
 };

@@ -20,11 +20,13 @@
 //! ```
 //!
 //! Whoever prepares the last chunk mixes, while the others execute already. A window that cannot gain from more
-//! cores is executed by the leader alone, while the others wait at the gate.
+//! cores is executed by the leader alone, while the others wait at the gate; or, while the leader waits for the log, by a
+//! thread that waits for a transaction in it.
 //!
 //! This file is the only one of the engine that starts threads.
 #![allow(unsafe_code)]
 
+mod caller;
 mod commit;
 mod leader;
 mod mode;
@@ -38,12 +40,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
-use mixlog_log::{Position, SharedLog};
+use mixlog_log::{Position, ReadError, SharedLog};
 use mixlog_mixer::Mixer;
 
 use leader::Leader;
 pub use mode::Mode;
-use mode::{PARALLEL, Why};
+use mode::{Cost, PARALLEL, Why};
 pub(crate) use shared::Shared;
 
 use crate::agreement::BUCKETS;
@@ -133,6 +135,7 @@ pub(crate) struct Pipeline {
     first_violation: FirstViolation,
     /// What the leader told the drivers about the end of the window at hand.
     window_end: RwLock<Option<WindowEnd>>,
+    cost: Cost,
     leader: Mutex<Leader>,
 }
 
@@ -156,6 +159,17 @@ impl Lap {
         *stage += now - self.0;
         self.0 = now;
     }
+}
+
+/// Waits for entries from `next` on, for a while.
+fn wait_for_entries(log: &dyn SharedLog, next: Position) -> Result<(), ReadError> {
+    let start = Instant::now();
+    let tail = log.wait_past(next, Some(LOOK_UP))?;
+    if tail.tail <= next && start.elapsed() < LOOK_UP / 2 {
+        // The log is sealed or read-only: waiting returns at once, and nothing will come.
+        thread::park_timeout(LOOK_UP);
+    }
+    Ok(())
 }
 
 impl Pipeline {
@@ -196,6 +210,7 @@ impl Pipeline {
             barrier: Barrier::new(config.threads),
             first_violation: FirstViolation::none(),
             window_end: RwLock::default(),
+            cost: Cost::new(),
             leader: Mutex::default(),
         })
     }
@@ -256,7 +271,7 @@ impl Pipeline {
             return Err(found.wrapping_sub(change));
         }
         let tail = digest.position.map_or(Position::ZERO, Position::next);
-        let mut leader = self.leader.lock().expect("a pipeline that panicked is not run again");
+        let mut leader = self.leader();
         (leader.next, leader.windows, leader.adapted) = (tail, windows, windows);
         drop(leader);
         self.shared.snapshots.advance(tail);
@@ -324,7 +339,7 @@ impl Pipeline {
         errors.into_iter().next().map_or(Ok(()), Err)
     }
 
-    /// The leader's loop.
+    /// The leader's loop. While it waits for the log, others may [lead](Self::execute_here).
     fn lead(
         &self,
         log: &dyn SharedLog,
@@ -332,9 +347,12 @@ impl Pipeline {
         gate: &Gate,
         progress: Option<&Progress>,
     ) -> Result<(), OpenError> {
-        let mut leader = self.leader.lock().expect("a pipeline that panicked is not run again");
-        let leader = &mut *leader;
+        let mut guard = self.leader();
         loop {
+            let leader = &mut *guard;
+            if let Some(message) = leader.panicked.take() {
+                return Err(OpenError::Panicked(message));
+            }
             if let Some(ready) = leader.ready
                 && !self.is_worth_sharing(leader, ready)
             {
@@ -353,7 +371,12 @@ impl Pipeline {
             } else {
                 false
             };
-            let why = if loaded && leader.ready.is_none() { self.why_not_mix(leader, slot) } else { None };
+            let why = if loaded && leader.ready.is_none() {
+                let len = self.windows[slot].read().expect("no panic with a window").len();
+                self.why_not_mix(leader, leader.next, len)
+            } else {
+                None
+            };
             match (leader.ready.take(), loaded, why) {
                 (None, false, _) => match until {
                     Until::Tail(tail) if leader.next >= *tail => return Ok(()),
@@ -368,20 +391,16 @@ impl Pipeline {
                         {
                             return Ok(());
                         }
-                        let start = Instant::now();
-                        let tail = log.wait_past(leader.next, Some(LOOK_UP))?;
-                        if tail.tail <= leader.next && start.elapsed() < LOOK_UP / 2 {
-                            // The log is sealed or read-only: waiting returns at once, and nothing will come.
-                            thread::park_timeout(LOOK_UP);
-                        }
+                        let next = leader.next;
+                        leader.free = true;
+                        drop(guard);
+                        let waited = wait_for_entries(log, next);
+                        guard = self.leader();
+                        guard.free = false;
+                        waited?;
                     }
                 },
-                (_, _, Some(why)) => {
-                    self.prepare_alone(leader, slot);
-                    if self.cut_before_bad_entry(leader, slot) {
-                        self.execute_alone(leader, slot, why);
-                    }
-                }
+                (_, _, Some(why)) => self.execute_by_itself(leader, slot, why),
                 (execute, loaded, None) => {
                     let prepare = loaded.then_some(slot);
                     *self.round.write().expect("no panic between rounds") = Round { execute, prepare };
@@ -398,14 +417,25 @@ impl Pipeline {
                     }
                 }
             }
-            self.compare(leader, log)?;
-            let (executed, tail) = (self.shared.snapshots.tail(), log.tail()?.tail);
-            observe::reached(executed, tail, self.shared.in_flight.len());
-            self.shared.memory_limit.look();
+            self.compare(&mut guard, log)?;
+            let tail = log.tail()?.tail;
+            let executed = self.look_around(tail);
             if let Some(progress) = progress {
                 progress(executed, tail);
             }
         }
+    }
+
+    fn leader(&self) -> MutexGuard<'_, Leader> {
+        self.leader.lock().expect("a pipeline that panicked is not run again")
+    }
+
+    /// What is to be done between windows; tells how far the log was executed.
+    fn look_around(&self, tail: Position) -> Position {
+        let executed = self.shared.snapshots.tail();
+        observe::reached(executed, tail, self.shared.in_flight.len());
+        self.shared.memory_limit.look();
+        executed
     }
 
     fn driver(&self, number: usize) -> MutexGuard<'_, Driver> {

@@ -17,7 +17,17 @@ use crate::clients::Repeat;
 use crate::codec;
 use crate::procedure::Procedure;
 use crate::reply::Status;
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{AtomicBool, Condvar, Mutex, Ordering};
+#[cfg(not(loom))]
+use crate::sync::{spin_loop, yield_now};
+
+/// Whose transaction has just become durable looks for so long before it sleeps: the leader was woken, and may have
+/// nothing else to execute.
+#[cfg(not(loom))]
+const TURNAROUND: Duration = Duration::from_micros(50);
+/// How often it looks before it lets others run.
+#[cfg(not(loom))]
+const LOOKS: u32 = 64;
 
 /// How a transaction ended, at its position in the log. The same on every replica.
 pub enum Outcome<P: Procedure> {
@@ -186,11 +196,14 @@ enum State {
 pub(crate) struct Cell {
     state: Mutex<State>,
     filled: Condvar,
+    /// For who looks without the lock.
+    is_filled: AtomicBool,
 }
 
 impl Cell {
     pub(crate) fn new() -> Self {
-        Self { state: Mutex::new(State::Pending { sleeping: false, waker: None }), filled: Condvar::new() }
+        let state = Mutex::new(State::Pending { sleeping: false, waker: None });
+        Self { state, filled: Condvar::new(), is_filled: AtomicBool::new(false) }
     }
 
     /// Hands over the outcome, and wakes who waits for it. Only the first call counts.
@@ -200,6 +213,8 @@ impl Cell {
         let (sleeping, waker) = (*sleeping, waker.take());
         *state = State::Done(outcome);
         drop(state);
+        // Release: nothing depends on it, but who sees it is to find the outcome under the lock.
+        self.is_filled.store(true, Ordering::Release);
         // After the state changed under the lock: a sleeper either saw it or is woken here.
         if sleeping {
             self.filled.notify_all();
@@ -210,8 +225,21 @@ impl Cell {
     }
 
     pub(crate) fn is_filled(&self) -> bool {
-        !matches!(*self.state.lock().expect("no panic in a ticket"), State::Pending { .. })
+        self.is_filled.load(Ordering::Acquire)
     }
+
+    /// Looks for a short while whether the outcome comes.
+    #[cfg(not(loom))]
+    fn watch(&self) {
+        let start = Instant::now();
+        while !self.is_filled() && start.elapsed() < TURNAROUND {
+            (0..LOOKS).take_while(|_| !self.is_filled()).for_each(|_| spin_loop());
+            yield_now();
+        }
+    }
+
+    #[cfg(loom)]
+    fn watch(&self) {}
 
     /// Sleeps until the outcome is there.
     pub(crate) fn wait(&self) -> Result<RawOutcome, TicketError> {
@@ -291,6 +319,12 @@ impl<P: Procedure> Ticket<P> {
     /// [`TicketError`] when the engine stopped first.
     pub fn wait(self) -> Result<Outcome<P>, TicketError> {
         restore(self.cell.wait()?, self.sequence)
+    }
+
+    /// Like [`wait_told`](Self::wait_told), soon after the transaction became durable: looks for a while before it sleeps.
+    pub(crate) fn watch(self) -> Result<(Outcome<P>, bool), TicketError> {
+        self.cell.watch();
+        self.wait_told()
     }
 
     /// Like [`wait`](Self::wait); tells besides whether the transaction ran, or its client's earlier one had.

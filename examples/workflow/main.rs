@@ -144,7 +144,7 @@ impl Server<'_> {
     fn work(&self, step: u8, mut random: Rng) -> Result<u64, Failure> {
         let (lease_us, mut lost) = (self.lease_ms * 1000, 0);
         while self.is_at_work() {
-            let claim = self.engine.submit(&Claim { step, most: 8, lease_us })?.wait()?;
+            let claim = self.engine.execute(&Claim { step, most: 8, lease_us })?;
             let Ok(Claimed { claim, orders, next_us }) = claim.decided()?;
             if orders.is_empty() {
                 // Others may place orders meanwhile, so not for long.

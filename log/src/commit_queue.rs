@@ -227,6 +227,25 @@ impl CommitQueue {
 
     /// Queues the entries of `batch` and tells the position of the first.
     pub(crate) fn append(&self, batch: &Batch) -> Result<Position, AppendError> {
+        let (first, mut state) = self.enqueue(batch)?;
+        // A writer looks again before it goes.
+        let wake = !state.writing && mem::take(&mut state.log_thread_waits);
+        drop(state);
+        if wake {
+            self.work.notify_one();
+        }
+        Ok(first)
+    }
+
+    /// As [`append`](Self::append), but if nobody writes, the caller is to write: what waits is the group.
+    pub(crate) fn append_and_take(&self, batch: &Batch) -> Result<(Position, Option<Group>), AppendError> {
+        let (first, mut state) = self.enqueue(batch)?;
+        // A writer looks again before it goes, so that nobody is to be woken.
+        let group = state.take(&self.limits);
+        Ok((first, group))
+    }
+
+    fn enqueue(&self, batch: &Batch) -> Result<(Position, MutexGuard<'_, State>), AppendError> {
         let body = body_bytes(batch);
         if body > self.limits.batch_bytes {
             return Err(AppendError::TooLarge { size: body, limit: self.limits.batch_bytes });
@@ -279,13 +298,7 @@ impl CommitQueue {
         let first = state.next;
         state.next = first.plus(batch.len() as u64);
         state.pending += cost;
-        // A writer looks again before it goes.
-        let wake = !state.writing && mem::take(&mut state.log_thread_waits);
-        drop(state);
-        if wake {
-            self.work.notify_one();
-        }
-        Ok(first)
+        Ok((first, state))
     }
 
     /// The tail: everything before it is as durable as promised.

@@ -86,6 +86,18 @@ pub trait SharedLog: Send + Sync + 'static {
     /// [`AppendError`]: nothing of the batch was or will be appended.
     fn append(&self, batch: &Batch) -> Result<Ticket, AppendError>;
 
+    /// As [`append`](Self::append), for who has nothing else to do than to wait for this: a backend that can writes what
+    /// waits here, on the calling thread, if nobody else does. To wake a thread that writes takes about as long as a fast
+    /// disk does.
+    ///
+    /// Cost: up to that of the disk.
+    ///
+    /// # Errors
+    /// As there.
+    fn append_and_write(&self, batch: &Batch) -> Result<Ticket, AppendError> {
+        self.append(batch)
+    }
+
     /// The block that holds `position`, or `None` when nothing was acknowledged there yet.
     ///
     /// The block may start before `position` (its earlier entries are the same as ever) and ends where

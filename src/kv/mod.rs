@@ -14,9 +14,9 @@
 //!     Op::add("counters", "users", 1),
 //! ];
 //! let transaction = Transaction::new(ops)?.with_id("signup-1");
-//! // Submitted twice, for the first answer may have been lost: it takes effect once.
-//! let first = engine.submit(&transaction)?.wait()?.committed();
-//! let second = engine.submit(&transaction)?.wait()?.committed();
+//! // Executed twice, for the first answer may have been lost: it takes effect once.
+//! let first = engine.execute(&transaction)?.committed();
+//! let second = engine.execute(&transaction)?.committed();
 //! assert_eq!(first, second);
 //! assert!(matches!(first, Some(Answer::Committed { results, .. }) if results == [Json::Null, Json::Int(1)]));
 //! let count = engine.snapshot().get(&kv::ROWS, &("counters".into(), "users".into()));

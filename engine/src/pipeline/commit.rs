@@ -1,6 +1,7 @@
 //! From an executed window to its outcomes: verified, published, ended, added up, acknowledged.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::{Driver, Pipeline};
 use crate::execute::Violation;
@@ -113,7 +114,9 @@ impl Pipeline {
         let mut drivers = self.all_drivers();
         // After the drivers: one of them may be waking a task that asks for statistics.
         let mut stats = self.shared.stats.lock().expect("no panic in a short section");
+        let mut work = Duration::ZERO;
         for driver in &mut drivers {
+            work += driver.stages.prepare + driver.stages.execute;
             state = state.wrapping_add(std::mem::take(&mut driver.state_digest));
             replies = replies.wrapping_add(std::mem::take(&mut driver.replies.digest));
             sums.transactions += std::mem::take(&mut driver.replies.executed);
@@ -138,6 +141,7 @@ impl Pipeline {
             drivers.iter_mut().for_each(|driver| explainer.add(&mut driver.replies.tallies));
         }
         drop(drivers);
+        self.cost.add(window.len(), work);
         self.shared.publish_digest(window.end().previous(), state, replies);
         sums
     }

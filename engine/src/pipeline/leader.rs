@@ -37,6 +37,10 @@ pub(super) struct Leader {
     /// How many windows are not to be mixed.
     pub(super) abstain: u32,
     pub(super) abstinence: u32,
+    /// The leader waits for the log: somebody else may lead meanwhile.
+    pub(super) free: bool,
+    /// What somebody panicked with who led meanwhile.
+    pub(super) panicked: Option<String>,
     pub(super) blocks: Vec<Arc<Block>>,
     pub(super) stages: Stages,
     /// Compares digests with those of others, if it should.
@@ -82,13 +86,12 @@ impl Pipeline {
 
     /// Starts to compare digests. Before the pipeline runs.
     pub(crate) fn watch(&self, watch: Watch) {
-        self.leader.lock().expect("a pipeline that panicked is not run again").watch = Some(watch);
+        self.leader().watch = Some(watch);
     }
 
     /// The digest and state of a position that was not agreed. After the pipeline ran.
     pub(crate) fn take_point(&self, position: Position) -> Option<Point> {
-        let mut leader = self.leader.lock().expect("a pipeline that panicked is not run again");
-        leader.watch.as_mut()?.take_point(position)
+        self.leader().watch.as_mut()?.take_point(position)
     }
 
     /// Lets tables cut their keys anew, if they want to and no window is prepared. When they have waited for long, no

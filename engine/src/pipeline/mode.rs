@@ -1,5 +1,10 @@
 //! Which windows all drivers share, which go one by one, and how those do.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use mixlog_log::Position;
+
 use super::leader::Leader;
 use super::{Lap, Pipeline};
 use crate::execute::sequential::{self, Given};
@@ -15,8 +20,8 @@ pub enum Mode {
     Parallel,
     /// One by one in log order. Footprints serve to fetch rows ahead, and nothing else.
     Sequential,
-    /// Parallel where that wins: small windows, and stretches in which nearly everything conflicts, go one by
-    /// one.
+    /// Parallel where that wins: windows with little work, and stretches in which nearly everything conflicts, go one
+    /// by one.
     #[default]
     Auto,
 }
@@ -31,8 +36,14 @@ impl std::fmt::Display for Mode {
     }
 }
 
-/// In [`Mode::Auto`], windows shorter than this go one by one: waking the others costs more.
+/// In [`Mode::Auto`], windows with less work than this go one by one: the others may sleep, and waking them costs more.
+const WORTH_WAKING: Duration = Duration::from_micros(50);
+/// Except when windows are full, of at least so many entries: then there is more in the log, and nobody sleeps.
 const WORTH_MIXING: u32 = 64;
+/// What an entry takes, before the first one was executed.
+const FIRST_COST_NS: u64 = WORTH_WAKING.as_nanos() as u64 / WORTH_MIXING as u64;
+/// Of how many windows what an entry takes is the average, about.
+const COST_OVER: u64 = 8;
 /// In [`Mode::Auto`], windows with less parallelism than this go one by one.
 const WORTH_SHARING: f64 = 1.3;
 /// After a window that was not worth mixing, how many are not even mixed, at most. Doubles each time.
@@ -69,10 +80,32 @@ impl Why {
     }
 }
 
+/// What an entry takes to prepare and execute, on average over the last windows. Written by the leader only.
+#[derive(Debug)]
+pub(super) struct Cost(AtomicU64);
+
+impl Cost {
+    pub(super) const fn new() -> Self {
+        Self(AtomicU64::new(FIRST_COST_NS))
+    }
+
+    fn ns(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// `entries` took so long, on all drivers together.
+    pub(super) fn add(&self, entries: u32, work: Duration) {
+        let Some(now) = work.as_nanos().checked_div(u128::from(entries)) else { return };
+        // One entry of an hour is no reason to overflow.
+        let now = u64::try_from(now).unwrap_or(u64::MAX).min(u64::from(u32::MAX));
+        self.0.store((self.ns() * (COST_OVER - 1) + now) / COST_OVER, Ordering::Relaxed);
+    }
+}
+
 impl Pipeline {
-    /// Why the window should not be mixed, if it should not.
-    pub(super) fn why_not_mix(&self, leader: &mut Leader, slot: usize) -> Option<Why> {
-        if leader.next <= self.config.one_by_one_before {
+    /// Why a window of `len` entries that ends at `end` should not be mixed, if it should not.
+    pub(super) fn why_not_mix(&self, leader: &mut Leader, end: Position, len: u32) -> Option<Why> {
+        if end <= self.config.one_by_one_before {
             return Some(Why::AskedFor);
         }
         match self.config.mode {
@@ -84,8 +117,9 @@ impl Pipeline {
                 Some(Why::AfterSerial)
             }
             Mode::Auto => {
-                let len = self.windows[slot].read().expect("no panic with a window").len();
-                (len < WORTH_MIXING).then_some(Why::Small)
+                let work = Duration::from_nanos(u64::from(len) * self.cost.ns());
+                let is_full = len == self.config.window && len >= WORTH_MIXING;
+                (work < WORTH_WAKING && !is_full).then_some(Why::Small)
             }
         }
     }
@@ -107,8 +141,16 @@ impl Pipeline {
         false
     }
 
+    /// Prepares and executes a window that is not going to be mixed, or takes it back.
+    pub(super) fn execute_by_itself(&self, leader: &mut Leader, slot: usize, why: Why) {
+        self.prepare_alone(leader, slot);
+        if self.cut_before_bad_entry(leader, slot) {
+            self.execute_alone(leader, slot, why);
+        }
+    }
+
     /// Prepares a window that is not going to be mixed.
-    pub(super) fn prepare_alone(&self, leader: &mut Leader, slot: usize) {
+    fn prepare_alone(&self, leader: &mut Leader, slot: usize) {
         let mut lap = Lap::start();
         let window = self.windows[slot].read().expect("no panic with a window");
         let mut driver = self.driver(0);

@@ -128,6 +128,37 @@ fn loom_reader_waiting_for_the_tail_is_woken() {
     });
 }
 
+/// Two who append and write, if nobody else does, without waking anybody; the second may find the first, or the log
+/// thread, writing.
+#[test]
+fn loom_submitters_who_write_themselves_leave_nothing_unwritten() {
+    explore(|| {
+        let queue = queue(ROOM, 9);
+        let log_thread = start(&queue, usize::MAX);
+        let append_and_write = |queue: &CommitQueue| {
+            let mut batch = Batch::new();
+            batch.push(ENTRY);
+            let (first, group) = queue.append_and_take(&batch).unwrap();
+            if let Some(group) = group {
+                write_group(queue, ROOM, group);
+            }
+            first
+        };
+        let other = {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || append_and_write(&queue))
+        };
+        append_and_write(&queue);
+        other.join().unwrap();
+        // What neither wrote, the log thread was woken for.
+        while queue.published() < Position(2) {
+            thread::yield_now();
+        }
+        queue.close();
+        assert_eq!(log_thread.join().unwrap(), 2);
+    });
+}
+
 #[test]
 fn loom_log_thread_learns_what_somebody_else_wrote() {
     explore(|| {

@@ -186,6 +186,18 @@ impl FileLog {
         Self::open_or_begin(storage, &config, Origin { id, head })
     }
 
+    /// Refuses what no log takes.
+    fn check(&self, batch: &Batch) -> Result<(), AppendError> {
+        assert!(!batch.is_empty(), "an append holds at least one entry");
+        if self.shared.writer.is_none() { Err(AppendError::ReadOnly) } else { Ok(()) }
+    }
+
+    fn ticket(&self, batch: &Batch, first: Position) -> Ticket {
+        let count = u32::try_from(batch.len()).expect("a batch holds less than 2^32 entries");
+        let backend: Arc<dyn Acknowledge> = Arc::<Shared>::clone(&self.shared);
+        Ticket::from_backend(backend, first.0, count)
+    }
+
     /// How far it reaches, which a log in files always knows.
     pub(crate) fn reach(&self) -> Tail {
         // The head first: it was never past the tail.
@@ -542,14 +554,18 @@ impl Shared {
 
 impl SharedLog for FileLog {
     fn append(&self, batch: &Batch) -> Result<Ticket, AppendError> {
-        assert!(!batch.is_empty(), "an append holds at least one entry");
-        if self.shared.writer.is_none() {
-            return Err(AppendError::ReadOnly);
-        }
-        let count = u32::try_from(batch.len()).expect("a batch holds less than 2^32 entries");
+        self.check(batch)?;
         let first = self.shared.queue.append(batch)?;
-        let backend: Arc<dyn Acknowledge> = Arc::<Shared>::clone(&self.shared);
-        Ok(Ticket::from_backend(backend, first.0, count))
+        Ok(self.ticket(batch, first))
+    }
+
+    fn append_and_write(&self, batch: &Batch) -> Result<Ticket, AppendError> {
+        self.check(batch)?;
+        let (first, group) = self.shared.queue.append_and_take(batch)?;
+        if let Some(group) = group {
+            writer::write_group(&self.shared, group);
+        }
+        Ok(self.ticket(batch, first))
     }
 
     fn read(&self, position: Position) -> Result<Option<Arc<Block>>, ReadError> {

@@ -1,0 +1,42 @@
+//! Small windows, executed by who submitted them.
+//!
+//! A thread that has nothing else to do than to wait for its transaction can execute it as well as the leader can, who
+//! sleeps: to wake the leader, and to be woken by it, takes many times as long as a small transaction does. So while the
+//! leader waits for the log, the part is free, and the first to find it so takes it: always whole windows, alone, while
+//! all drivers wait at the gate.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use mixlog_log::{Position, SharedLog};
+
+use super::leader::Leader;
+use super::{Pipeline, Until};
+use crate::execute::panic_message;
+
+impl Pipeline {
+    /// Executes the log up to `tail`, if nobody else leads, and if that is so little that it goes one by one. For a
+    /// thread that waits for something there; `tail` is acknowledged.
+    ///
+    /// What goes wrong is left to the leader, who is told of new entries as ever.
+    pub(crate) fn execute_here(&self, log: &dyn SharedLog, tail: Position) {
+        let Ok(mut leader) = self.leader.try_lock() else { return };
+        let executed = catch_unwind(AssertUnwindSafe(|| self.execute_up_to(&mut leader, log, tail)));
+        if let Err(payload) = executed {
+            leader.panicked = Some(panic_message(&*payload).to_owned());
+        }
+    }
+
+    fn execute_up_to(&self, leader: &mut Leader, log: &dyn SharedLog, tail: Position) {
+        // Where others are to agree on digests, or something was found that cannot be executed, the leader is needed.
+        let leads = leader.free && leader.ready.is_none() && leader.watch.is_none();
+        while leads && leader.bad_entry.is_none() && leader.panicked.is_none() && leader.next < tail {
+            let Ok(len) = u32::try_from(tail.since(leader.next)) else { return };
+            let Some(why) = self.why_not_mix(leader, tail, len) else { return };
+            self.adapt(leader);
+            // Without further ado, as it may end before: the window is a small one all the same.
+            let Ok(true) = self.load(leader, log, &Until::Tail(tail), 0) else { return };
+            self.execute_by_itself(leader, 0, why);
+            self.look_around(tail);
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! Transactions executed at once, by threads that wait for them: the results are those of the log, whoever runs what.
+#![cfg(not(loom))]
+
+#[path = "support/replay.rs"]
+mod support;
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+use mixlog_engine::{
+    Builder, ClientId, CommitError, Engine, ExecuteError, Footprint, Mode, OpenError, Outcome, Position,
+    Procedure, SubmitError, Table, TicketError, Tx,
+};
+use mixlog_log::{Batch, Durability, FileLog, MemoryLog, SharedLog, file};
+use serde::{Deserialize, Serialize, Serializer};
+
+use support::{expect_panics, replay};
+
+/// A row that cannot be serialized when it is as large as can be.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+struct Count(u64);
+
+impl Serialize for Count {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        assert!(self.0 != u64::MAX, "too many to count");
+        self.0.serialize(serializer)
+    }
+}
+
+const COUNTS: Table<u64, Count> = Table::new("counts");
+
+/// Adds one to a row; tells what was there.
+#[derive(Debug, Serialize, Deserialize)]
+struct Add {
+    row: u64,
+    amount: u64,
+    declares: bool,
+}
+
+impl Add {
+    const fn one(row: u64) -> Self {
+        Self { row, amount: 1, declares: true }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Odd;
+
+impl Procedure for Add {
+    const NAME: &'static str = "add";
+    type Output = u64;
+    type Abort = Odd;
+
+    fn footprint(&self, f: &mut Footprint<'_>) {
+        if self.declares {
+            f.write(&COUNTS, &self.row);
+        } else {
+            f.reconnoitre();
+        }
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<u64, Odd> {
+        let before = tx.get(&COUNTS, &self.row).map_or(0, |count| count.0);
+        tx.put(&COUNTS, self.row, Count(before + self.amount));
+        match self.amount {
+            3 => Err(Odd),
+            5 => panic!("five is too much"),
+            _ => Ok(before),
+        }
+    }
+}
+
+/// Is not the same twice.
+#[derive(Debug, Serialize, Deserialize)]
+struct Draw;
+
+impl Procedure for Draw {
+    const NAME: &'static str = "draw";
+    type Output = ();
+    type Abort = Odd;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<(), Odd> {
+        static DRAWN: AtomicU64 = AtomicU64::new(100);
+        tx.put(&COUNTS, 0, Count(DRAWN.fetch_add(1, Ordering::Relaxed)));
+        Ok(())
+    }
+}
+
+static RAN_ON: Mutex<Vec<ThreadId>> = Mutex::new(Vec::new());
+
+/// Notes the thread that it runs on, where no other transaction sees it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note;
+
+impl Procedure for Note {
+    const NAME: &'static str = "note";
+    type Output = ();
+    type Abort = Odd;
+
+    fn run(&self, _tx: &mut Tx<'_>) -> Result<(), Odd> {
+        RAN_ON.lock().unwrap().push(thread::current().id());
+        Ok(())
+    }
+}
+
+fn builder() -> Builder {
+    Engine::builder().table(&COUNTS).procedure::<Add>().procedure::<Draw>().procedure::<Note>().threads(2)
+}
+
+fn memory() -> Arc<dyn SharedLog> {
+    Arc::new(MemoryLog::new())
+}
+
+/// Threads that execute one transaction after another, beside one that submits many and one that reads.
+fn crowd(log: &Arc<dyn SharedLog>, builder: Builder, callers: u64, rounds: u64) {
+    let engine = builder.open(Arc::clone(log)).unwrap();
+    let start = Barrier::new(callers as usize + 2);
+    thread::scope(|scope| {
+        let seen: Vec<_> = (0..callers)
+            .map(|caller| {
+                let (engine, start) = (&engine, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    let mut seen = Vec::new();
+                    for n in 0..rounds {
+                        // A row of its own: nobody else touches it, so each answer is known.
+                        let declares = n % 3 > 0;
+                        let own = engine.execute(&Add { row: 1000 + caller, amount: 1, declares }).unwrap();
+                        assert_eq!(own.committed(), Some(n));
+                        // What was acknowledged is seen, here as by everybody.
+                        assert_eq!(engine.snapshot().get(&COUNTS, &(1000 + caller)), Some(Count(n + 1)));
+                        seen.push(engine.execute(&Add::one(7)).unwrap().committed().unwrap());
+                        match n % 16 {
+                            3 => {
+                                let aborted = engine.execute(&Add { row: n, amount: 3, declares }).unwrap();
+                                assert!(matches!(aborted, Outcome::Aborted { reason: Odd, .. }));
+                            }
+                            5 => {
+                                let panicked = engine.execute(&Add { row: n, amount: 5, declares }).unwrap();
+                                assert!(matches!(panicked, Outcome::Panicked { message, .. } if
+                                    message == "five is too much"));
+                            }
+                            _ => {}
+                        }
+                    }
+                    seen
+                })
+            })
+            .collect();
+        scope.spawn(|| {
+            start.wait();
+            for burst in 0..rounds / 8 {
+                let tickets: Vec<_> =
+                    (0..200).map(|n| engine.submit(&Add::one((burst + n) % 97)).unwrap()).collect();
+                tickets.into_iter().for_each(|ticket| drop(ticket.wait().unwrap()));
+            }
+        });
+        start.wait();
+        let seen: Vec<u64> = seen.into_iter().flat_map(|caller| caller.join().unwrap()).collect();
+        let different: BTreeSet<_> = seen.iter().collect();
+        assert_eq!(different.len(), seen.len(), "nobody saw what somebody else did");
+    });
+    let digest = engine.digest();
+    engine.close().unwrap();
+    let oracle = self::builder().threads(1).mode(Mode::Sequential);
+    assert_eq!(replay(log, oracle).0, digest);
+}
+
+#[test]
+fn callers_beside_submitters_get_the_results_of_the_log_in_every_mode() {
+    expect_panics("five is too much");
+    for mode in [Mode::Auto, Mode::Sequential, Mode::Parallel] {
+        for (threads, window) in [(1, 1), (2, 7), (2, 256), (4, 64), (8, 4096)] {
+            crowd(&memory(), builder().threads(threads).window(window).mode(mode), 3, 80);
+        }
+    }
+    crowd(&memory(), builder().paranoid(1).explain(1), 2, 80);
+    // Windows are cut at multiples of 4,096: one caller's share may be several.
+    crowd(&memory(), builder(), 1, 3000);
+}
+
+#[test]
+fn callers_on_files_get_the_results_of_the_log_and_nothing_acknowledged_is_lost() {
+    expect_panics("five is too much");
+    for durability in [Durability::Flushed, Durability::Buffered] {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || -> Arc<dyn SharedLog> {
+            let config = file::Config { durability, segment_bytes: 16 << 20, ..file::Config::default() };
+            Arc::new(FileLog::open(directory.path(), config).unwrap())
+        };
+        crowd(&open(), builder(), 4, 120);
+        let engine = builder().open(open()).unwrap();
+        assert_eq!(engine.execute(&Add::one(1000)).unwrap().committed(), Some(120));
+        drop(engine);
+        let engine = builder().open(open()).unwrap();
+        assert_eq!(engine.snapshot().get(&COUNTS, &1000), Some(Count(121)));
+    }
+}
+
+#[test]
+fn a_lone_caller_runs_its_transactions_itself_unless_all_drivers_shall() {
+    let ran_here = |mode, tries| {
+        let engine = builder().mode(mode).open(memory()).unwrap();
+        (0..tries).any(|_| {
+            RAN_ON.lock().unwrap().clear();
+            engine.execute(&Note).unwrap();
+            RAN_ON.lock().unwrap().contains(&thread::current().id())
+        })
+    };
+    // The leader takes one now and then, when it is not back at the log yet.
+    for mode in [Mode::Auto, Mode::Sequential] {
+        assert!(ran_here(mode, 1_000_000), "{mode}");
+    }
+    assert!(!ran_here(Mode::Parallel, 100));
+}
+
+#[test]
+fn clients_and_interactive_transactions_are_executed_at_once_too() {
+    let engine = builder().open(memory()).unwrap();
+    let client = engine.client(ClientId(9));
+    let first = client.execute(1, &Add::one(1)).unwrap();
+    let again = client.execute(1, &Add::one(1)).unwrap();
+    assert_eq!(first.position(), again.position());
+    assert_eq!((first.committed(), again.committed()), (Some(0), Some(0)));
+    let reused = client.execute(1, &Add::one(2)).unwrap_err();
+    assert!(matches!(reused, ExecuteError::Ticket(TicketError::Reused { sequence: 1, .. })), "{reused}");
+
+    let commit = |sequence, amount| {
+        let mut transaction = client.begin(sequence);
+        let before = transaction.get(&COUNTS, &1).map_or(0, |count| count.0);
+        transaction.put(&COUNTS, 1, Count(before + amount));
+        transaction.commit()
+    };
+    commit(2, 10).unwrap();
+    assert!(matches!(commit(2, 10), Err(CommitError::CommittedBefore { .. })));
+    assert_eq!(engine.snapshot().get(&COUNTS, &1), Some(Count(11)));
+}
+
+#[test]
+fn whatever_stops_the_engine_is_told_to_the_caller_and_to_who_closes_it() {
+    let stopped = |error: ExecuteError| match error {
+        ExecuteError::Ticket(TicketError::Stopped(text))
+        | ExecuteError::Submit(SubmitError::Stopped(text)) => text,
+        other => panic!("{other:?}"),
+    };
+    for mode in [Mode::Auto, Mode::Sequential, Mode::Parallel] {
+        // A panic that is no procedure's.
+        expect_panics("too many to count");
+        let engine = builder().mode(mode).open(memory()).unwrap();
+        engine.execute(&Add::one(1)).unwrap();
+        let text =
+            stopped(engine.execute(&Add { row: 1, amount: u64::MAX - 1, declares: true }).unwrap_err());
+        assert!(text.contains("too many to count"), "{text}");
+        let text = stopped(engine.execute(&Add::one(1)).unwrap_err());
+        assert!(text.contains("too many to count"), "{text}");
+        assert!(engine.digest().position <= Some(Position(2)));
+        let closed = engine.close();
+        assert!(
+            matches!(&closed, Err(OpenError::Panicked(text)) if text.contains("too many to count")),
+            "{closed:?}"
+        );
+
+        // An entry that is no transaction's, in front of one.
+        let log = memory();
+        let engine = builder().mode(mode).open(Arc::clone(&log)).unwrap();
+        engine.execute(&Add::one(1)).unwrap();
+        let mut foreign = Batch::new();
+        foreign.push(b"somebody else's");
+        let _ = log.append(&foreign).unwrap();
+        let text = stopped(engine.execute(&Add::one(1)).unwrap_err());
+        assert!(text.contains("position 2"), "{text}");
+        assert_eq!(engine.snapshot().get(&COUNTS, &1), Some(Count(1)));
+        assert!(matches!(engine.close(), Err(OpenError::Entry { position: Position(2), .. })));
+
+        // A procedure that is not deterministic.
+        let engine = builder().mode(mode).paranoid(1).open(memory()).unwrap();
+        engine.execute(&Add::one(1)).unwrap();
+        let text = stopped(engine.execute(&Draw).unwrap_err());
+        assert!(text.contains("\"draw\""), "{text}");
+        assert!(matches!(engine.close(), Err(OpenError::NotDeterministic { position: Position(2), .. })));
+    }
+}
+
+#[test]
+fn what_cannot_be_submitted_is_an_error_at_once() {
+    let log = memory();
+    let engine = Engine::builder().table(&COUNTS).procedure::<Add>().open(Arc::clone(&log)).unwrap();
+    let error = engine.execute(&Note).unwrap_err();
+    assert!(matches!(error, ExecuteError::Submit(SubmitError::NotRegistered("note"))), "{error}");
+    engine.execute(&Add::one(1)).unwrap();
+    log.seal().unwrap();
+    let error = engine.execute(&Add::one(1)).unwrap_err();
+    assert!(matches!(error, ExecuteError::Submit(SubmitError::Append(_))), "{error}");
+    // The first one's is counted down soon after its answer is told.
+    while engine.in_flight() > 0 {
+        thread::yield_now();
+    }
+    engine.close().unwrap();
+}
+
+/// The leader sleeps most of the time, and nobody who executes tells it of entries that others append.
+#[test]
+fn a_submitter_is_not_forgotten_beside_callers() {
+    let engine = builder().open(memory()).unwrap();
+    thread::scope(|scope| {
+        let caller = scope.spawn(|| {
+            (0..20_000).for_each(|_| drop(engine.execute(&Add::one(1)).unwrap()));
+        });
+        let mut waited = 0;
+        while !caller.is_finished() {
+            let ticket = engine.submit(&Add::one(2)).unwrap();
+            let outcome = ticket.wait_timeout(Duration::from_secs(60)).expect("it is executed");
+            assert_eq!(outcome.unwrap().committed(), Some(waited));
+            waited += 1;
+        }
+    });
+    assert_eq!(engine.snapshot().get(&COUNTS, &1), Some(Count(20_000)));
+}
