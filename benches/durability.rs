@@ -280,41 +280,53 @@ fn flushed(scratch: &Scratch) {
     println!("  those groups held {last:.0} transactions/s in the last round\n");
 }
 
-/// One thread with one transaction at a time, on logs that wait for no disk: what is left is who does the work, and who
-/// has to be woken for it.
+/// Threads with one transaction at a time each: what is left is who does the work, and who has to be woken for it.
 fn alone(scratch: &Scratch) {
-    let commits: u32 = setting("COMMITS", 100_000);
     let accounts = 1000;
     let workload = Transfers::<Exact>::new(transfer::Config { accounts, hot: 0.0, initial: Cents(100_00) });
-    let run = |log: Arc<dyn SharedLog>, at_once: bool| {
+    let run = |log: Arc<dyn SharedLog>, threads: u64, commits: u64, at_once: bool| {
         let engine = workload.register(Engine::builder()).open(log).expect("it opens");
         runner::prepare(&engine, &workload, &mut |_, _| ()).expect("it is populated");
+        let commit = |thread: u64| {
+            for n in 0..commits / threads {
+                let from = (thread * 100 + n) % accounts;
+                let transfer = Transfer { from, to: (from + 1) % accounts, amount: 1 };
+                let outcome = if at_once {
+                    engine.execute(&transfer).expect("it runs")
+                } else {
+                    engine.submit(&transfer).expect("it is taken").wait().expect("it runs")
+                };
+                assert!(outcome.committed().is_some(), "nobody runs out of money");
+            }
+        };
         let start = Instant::now();
-        for n in 0..commits {
-            let from = u64::from(n) % accounts;
-            let transfer = Transfer { from, to: (from + 1) % accounts, amount: 1 };
-            let outcome = if at_once {
-                engine.execute(&transfer).expect("it runs")
-            } else {
-                engine.submit(&transfer).expect("it is taken").wait().expect("it runs")
-            };
-            assert!(outcome.committed().is_some(), "nobody runs out of money");
-        }
-        f64::from(commits) / start.elapsed().as_secs_f64()
+        std::thread::scope(|scope| {
+            let commit = &commit;
+            (0..threads).for_each(|thread| drop(scope.spawn(move || commit(thread))));
+        });
+        commits as f64 / start.elapsed().as_secs_f64()
     };
     let memory = || -> Arc<dyn SharedLog> { Arc::new(MemoryLog::new()) };
-    let file = || -> Arc<dyn SharedLog> { open_log(&scratch.path("alone"), Durability::Buffered) };
-    compare(
-        "one transaction at a time",
-        "/s",
-        vec![
-            ("log in memory, submitted and waited for", Box::new(|| run(memory(), false))),
-            ("log in memory, executed", Box::new(|| run(memory(), true))),
-            ("buffered log, submitted and waited for", Box::new(|| run(file(), false))),
-            ("buffered log, executed", Box::new(|| run(file(), true))),
-        ],
-        &[(1, 0, 1.0), (3, 2, 1.0)],
-    );
+    let file = |durability| -> Arc<dyn SharedLog> { open_log(&scratch.path("alone"), durability) };
+    type Open<'a> = Box<dyn Fn() -> Arc<dyn SharedLog> + 'a>;
+    let logs: [(&str, Open<'_>, u64); 3] = [
+        ("a log in memory", Box::new(memory), 100_000),
+        ("a buffered log", Box::new(|| file(Durability::Buffered)), 100_000),
+        ("a flushed log", Box::new(|| file(Durability::Flushed)), 5_000),
+    ];
+    for threads in [1, 2, 8, 32] {
+        for (name, log, commits) in &logs {
+            compare(
+                &format!("{threads} threads with one transaction at a time on {name}"),
+                "/s",
+                vec![
+                    ("submitted and waited for", Box::new(|| run(log(), threads, *commits, false))),
+                    ("executed", Box::new(|| run(log(), threads, *commits, true))),
+                ],
+                &[(1, 0, 1.0)],
+            );
+        }
+    }
 }
 
 fn buffered(scratch: &Scratch) {

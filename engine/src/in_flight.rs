@@ -1,7 +1,7 @@
 //! The submissions of an engine whose outcome is not known yet.
 
 use std::hash::BuildHasherDefault;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 use crossbeam_utils::CachePadded;
@@ -36,8 +36,9 @@ const SHARDS: u64 = 64;
 /// See the module's documentation.
 pub(crate) struct InFlight {
     shards: Box<[CachePadded<Shard>]>,
-    count: CachePadded<AtomicUsize>,
-    limit: usize,
+    /// Below zero for a moment, where submissions leave that had left before.
+    count: CachePadded<AtomicIsize>,
+    limit: isize,
     full: AtomicBool,
     room: (Mutex<()>, Condvar),
     stopped: OnceLock<String>,
@@ -47,8 +48,8 @@ impl InFlight {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| CachePadded::new(Shard::default())).collect(),
-            count: CachePadded::new(AtomicUsize::new(0)),
-            limit,
+            count: CachePadded::new(AtomicIsize::new(0)),
+            limit: isize::try_from(limit).unwrap_or(isize::MAX),
             full: AtomicBool::new(false),
             room: Default::default(),
             stopped: OnceLock::new(),
@@ -104,20 +105,23 @@ impl InFlight {
         }
     }
 
-    /// Hands over an outcome. The caller counts, and calls [`left`](Self::left) once for many.
-    pub(crate) fn deliver(&self, sequence: u64, position: Position, status: Status, bytes: &[u8]) -> usize {
+    /// Hands over an outcome, after the submission [`left`](Self::left), so that who has the outcome is not counted any
+    /// more.
+    pub(crate) fn deliver(&self, sequence: u64, position: Position, status: Status, bytes: &[u8]) {
         let cell = self.shard(sequence).lock().expect("no panic in a short section").remove(&sequence);
-        // The same submission read a second time (a log may be opened again) has nobody waiting.
-        let Some(cell) = cell else { return 0 };
-        cell.fill(Ok(RawOutcome { position, status, bytes: bytes.to_vec() }));
-        1
+        match cell {
+            Some(cell) => cell.fill(Ok(RawOutcome { position, status, bytes: bytes.to_vec() })),
+            // It left when its append failed, and is in the log all the same.
+            None => drop(self.count.fetch_add(1, Ordering::SeqCst)),
+        }
     }
 
+    /// Counts submissions out.
     pub(crate) fn left(&self, count: usize) {
         if count == 0 {
             return;
         }
-        self.count.fetch_sub(count, Ordering::SeqCst);
+        self.count.fetch_sub(count as isize, Ordering::SeqCst);
         if self.full.load(Ordering::SeqCst) {
             let _guard = self.room.0.lock().expect("no panic in a short section");
             self.full.store(false, Ordering::SeqCst);
@@ -127,7 +131,7 @@ impl InFlight {
 
     /// How many outcomes are awaited.
     pub(crate) fn len(&self) -> usize {
-        self.count.load(Ordering::Relaxed)
+        usize::try_from(self.count.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
     /// Takes no more submissions, and fails those whose outcome will not come.

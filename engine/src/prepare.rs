@@ -19,7 +19,7 @@ use crate::entry::{self, Call, Content};
 use crate::error::OpenError;
 use crate::execute::panic_message;
 use crate::footprint::{Declarations, Footprint, NOWHERE, Of};
-use crate::infer::{Leaves, Rules, Seen};
+use crate::infer::{Leaves, Reach, Rules, Seen};
 use crate::learned::Extent;
 use crate::observe;
 use crate::pipeline::Shared;
@@ -209,7 +209,7 @@ impl Inferring {
         let Some(known) = &*rules else { return false };
         let (start, position) = (footprint.mark(), footprint.position());
         let told = inferring(shared, window, procedure, position, || {
-            calls.take_apart(call, leaves, known.until()) && known.declare(leaves, footprint, bytes)
+            calls.take_apart(call, leaves, known.reach()) && known.declare(leaves, footprint, bytes)
         });
         if told.is_none() {
             *rules = None;
@@ -286,7 +286,7 @@ fn declare_found(shared: &Shared, window: &Window, chunk: &mut Chunk) {
                 && let Some(calls) = calls[usize::from(procedure)].as_deref()
             {
                 inferring(shared, window, procedure, position, || {
-                    if !calls.take_apart(call, &mut room.leaves, Leaves::ALL) {
+                    if !calls.take_apart(call, &mut room.leaves, Reach::ALL) {
                         return;
                     }
                     let seen = Seen {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, DecodeError};
 use crate::footprint::Footprint;
-use crate::infer::Leaves;
+use crate::infer::{Leaves, Reach};
 use crate::reply::Status;
 use crate::tx::Tx;
 
@@ -130,7 +130,7 @@ pub(crate) trait Calls: Send + Sync + Any {
     fn push(&mut self, arguments: &[u8]) -> Result<u32, DecodeError>;
     fn footprint(&self, call: u32, f: &mut Footprint<'_>);
     /// See [`Leaves::take_apart`].
-    fn take_apart(&self, call: u32, leaves: &mut Leaves, until: u32) -> bool;
+    fn take_apart(&self, call: u32, leaves: &mut Leaves, reach: Reach) -> bool;
     /// Runs a call, and appends its reply to `reply`.
     fn run(&self, call: u32, tx: &mut Tx<'_>, reply: &mut Vec<u8>) -> Ended;
     fn clear(&mut self);
@@ -148,8 +148,8 @@ impl<P: Procedure> Calls for CallsOf<P> {
         self.0[call as usize].footprint(f);
     }
 
-    fn take_apart(&self, call: u32, leaves: &mut Leaves, until: u32) -> bool {
-        leaves.take_apart(&self.0[call as usize], until)
+    fn take_apart(&self, call: u32, leaves: &mut Leaves, reach: Reach) -> bool {
+        leaves.take_apart(&self.0[call as usize], reach)
     }
 
     fn run(&self, call: u32, tx: &mut Tx<'_>, reply: &mut Vec<u8>) -> Ended {

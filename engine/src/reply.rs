@@ -22,8 +22,8 @@ pub(crate) enum Status {
 #[derive(Clone, Copy, Debug)]
 struct Reply {
     position: Position,
-    /// The submission of this engine that waits for it, if any.
-    sequence: Option<u64>,
+    /// The submission of this engine that waits for it.
+    sequence: u64,
     status: Status,
     start: usize,
 }
@@ -31,6 +31,7 @@ struct Reply {
 /// The replies of one worker in one window.
 #[derive(Debug, Default)]
 pub(crate) struct Replies {
+    /// Those that somebody waits for.
     list: Vec<Reply>,
     bytes: Vec<u8>,
     /// The replies' share of the digest.
@@ -86,12 +87,17 @@ impl Replies {
         self.aborted += u64::from(status == Status::Aborted);
         self.panicked += u64::from(status == Status::Panicked);
         self.repeated += u64::from(status == Status::Repeated);
-        if sequence.is_some() {
+        if let Some(sequence) = sequence {
             self.list.push(Reply { position, sequence, status, start });
         } else {
             self.bytes.truncate(start);
         }
         Some(status)
+    }
+
+    /// How many replies somebody waits for.
+    pub(crate) const fn awaited(&self) -> usize {
+        self.list.len()
     }
 
     /// Calls `deliver` with the submission, position, status and bytes of each reply that somebody waits for.
@@ -100,9 +106,7 @@ impl Replies {
     pub(crate) fn deliver(&mut self, mut deliver: impl FnMut(u64, Position, Status, &[u8])) {
         let ends = self.list.iter().skip(1).map(|reply| reply.start).chain([self.bytes.len()]);
         for (reply, end) in self.list.iter().zip(ends) {
-            if let Some(sequence) = reply.sequence {
-                deliver(sequence, reply.position, reply.status, &self.bytes[reply.start..end]);
-            }
+            deliver(reply.sequence, reply.position, reply.status, &self.bytes[reply.start..end]);
         }
         self.list.clear();
         self.bytes.clear();

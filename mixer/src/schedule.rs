@@ -80,6 +80,30 @@ impl Schedule {
         if self.batches == 0 { 1.0 } else { f64::from(self.transactions) / f64::from(self.batches) }
     }
 
+    /// For each node, how many transactions the longest path that begins there has: what has to run one after another from
+    /// it on. Drivers that start the highest first are done together (list scheduling by levels: Hu, Operations Research
+    /// 1961).
+    ///
+    /// Shape: [`nodes`](Self::nodes) heights, from 1 to [`batches`](Self::batches), in a buffer that is reused.
+    ///
+    /// Cost: one pass over the edges.
+    pub fn heights(&self, heights: &mut Vec<u32>) {
+        heights.clear();
+        heights.resize(self.first_edge.len(), 0);
+        let above = |node, heights: &[u32]| {
+            self.successors(node).map(|successor| heights[successor as usize]).max().unwrap_or(0)
+        };
+        // Whatever follows a transaction, also behind a join, is later than it.
+        for transaction in (0..self.transactions).rev() {
+            for successor in self.successors(transaction) {
+                if successor >= self.transactions && heights[successor as usize] == 0 {
+                    heights[successor as usize] = above(successor, heights);
+                }
+            }
+            heights[transaction as usize] = above(transaction, heights) + 1;
+        }
+    }
+
     pub(crate) fn reset(&mut self, transactions: u32) {
         self.transactions = transactions;
         self.batches = 0;

@@ -51,6 +51,10 @@ fn check(window: &[Footprint], schedule: &Schedule) {
     let batches: Vec<u32> = (0..schedule.transactions()).map(|t| schedule.batch(t)).collect();
     assert_eq!(batches, naive::batches(window));
     assert_eq!(schedule.batches(), batches.iter().map(|b| b + 1).max().unwrap_or(0));
+    let mut heights = vec![7; 3];
+    schedule.heights(&mut heights);
+    assert_eq!(heights.len(), schedule.nodes() as usize);
+    assert_eq!(heights[..window.len()], naive::heights(window));
     let before = finished_before(schedule);
     for j in 0..window.len() {
         for i in 0..j {

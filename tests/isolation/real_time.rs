@@ -1,7 +1,7 @@
 //! Strictness: an acknowledged write is seen by everything that is submitted, begun or looked at afterwards.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, ScopedJoinHandle};
 
 use mixlog::log::{MemoryLog, SharedLog};
@@ -42,11 +42,19 @@ fn call(engine: &Engine, counter: usize, step: Step, says: Says) -> (u64, Option
 
 const SAYS: [Says; 4] = [Says::Exact, Says::ToBeFound, Says::Empty, Says::Unknown];
 
-/// Writes 1, 2, 3 .. to a counter, each once the one before is acknowledged.
-fn write(engine: &Engine, counter: usize, last: i64, interactive: bool, acknowledged: &Acknowledged) {
+/// Writes 1, 2, 3 .. to a counter, each once the one before is acknowledged: at least so many, and as long as readers want
+/// to see some.
+fn write(
+    engine: &Engine,
+    counter: usize,
+    least: i64,
+    interactive: bool,
+    acknowledged: &Acknowledged,
+    wanted: &AtomicUsize,
+) {
     let Place { kind, .. } = place(counter);
     let key = place(counter).key(COUNTER);
-    for value in 1..=last {
+    for value in (1..).take_while(|&value| value <= least || wanted.load(Ordering::Relaxed) > 0) {
         let position = if interactive {
             let body = |t: &mut Transaction<'_>| -> Result<(), ()> {
                 Data::put(t, kind, key, value);
@@ -96,6 +104,22 @@ fn look(engine: &Engine, counter: usize, way: usize) -> (Option<i64>, Option<u64
     }
 }
 
+/// A reader that wants to see writes, until this is dropped.
+struct Wants<'a>(&'a AtomicUsize);
+
+impl<'a> Wants<'a> {
+    fn some(wanted: &'a AtomicUsize) -> Self {
+        wanted.fetch_add(1, Ordering::Relaxed);
+        Self(wanted)
+    }
+}
+
+impl Drop for Wants<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 const WAYS: usize = 8;
 const COUNTERS: usize = 4;
 
@@ -103,15 +127,19 @@ fn check(config: Config, interactive: bool, writes: i64) {
     let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new());
     let engine = config.builder().open(Arc::clone(&log)).expect("it opens");
     let acknowledged: [Acknowledged; COUNTERS] = Default::default();
-    let done = AtomicBool::new(false);
+    let (done, wanted) = (AtomicBool::new(false), AtomicUsize::new(0));
     let (mut looks, mut moved) = (0u64, 0u64);
     thread::scope(|scope| {
-        let (engine, acknowledged, done) = (&engine, &acknowledged, &done);
+        let (engine, acknowledged, done, wanted) = (&engine, &acknowledged, &done, &wanted);
         let readers: Vec<_> = (0..2)
             .map(|reader| {
+                let mut wants = Some(Wants::some(wanted));
                 scope.spawn(move || {
                     let (mut looks, mut moved) = (0, 0);
-                    while !done.load(Ordering::Acquire) || looks < WAYS * COUNTERS {
+                    while !done.load(Ordering::Acquire) {
+                        if looks >= WAYS * COUNTERS && moved > 0 {
+                            drop(wants.take());
+                        }
                         let (counter, way) = (looks % COUNTERS, (looks / COUNTERS + reader) % WAYS);
                         let value = acknowledged[counter].value.load(Ordering::Acquire);
                         let position = acknowledged[counter].position.load(Ordering::Acquire);
@@ -137,7 +165,9 @@ fn check(config: Config, interactive: bool, writes: i64) {
             .collect();
         let writers: Vec<_> = (0..COUNTERS)
             .map(|counter| {
-                scope.spawn(move || write(engine, counter, writes, interactive, &acknowledged[counter]))
+                scope.spawn(move || {
+                    write(engine, counter, writes, interactive, &acknowledged[counter], wanted)
+                })
             })
             .collect();
         // Readers end, also when a writer failed.
@@ -149,7 +179,10 @@ fn check(config: Config, interactive: bool, writes: i64) {
             (looks, moved) = (looks + l as u64, moved + m as u64);
         }
     });
-    assert!(looks > 0 && moved > 0, "{config:?}: of {looks} looks {moved} met a writer");
+    assert!(
+        looks >= 2 * (WAYS * COUNTERS) as u64 && moved > 0,
+        "{config:?}: {looks} looks, {moved} met a writer"
+    );
     let digest = engine.digest();
     engine.close().expect("it closes");
     let oracle = builder().mode(Mode::Sequential).threads(1).replay(log).expect("it opens");

@@ -19,6 +19,8 @@ const RUN: u32 = if cfg!(loom) { 1 } else { 8 };
 /// Of those that are left, a driver claims one in so many: each may head a long chain, which nobody takes over once it
 /// is claimed.
 const SHARE: u32 = 8;
+/// With more parallelism than this the order does not matter: no path is long enough for others to wait for.
+const UNORDERED: f64 = 64.0;
 
 const EMPTY: u32 = u32::MAX;
 
@@ -27,8 +29,14 @@ const EMPTY: u32 = u32::MAX;
 pub(crate) struct Release {
     /// For each node, how many predecessors have not finished.
     waits_for: Vec<AtomicU32>,
-    /// Transactions that wait for nobody, in log order.
+    /// Transactions that wait for nobody: those first on which the most others wait, one behind the other, else in log
+    /// order.
     free: Vec<u32>,
+    /// See [`Schedule::heights`]; empty where they do not matter.
+    heights: Vec<u32>,
+    /// Room to sort in.
+    unsorted: Vec<u32>,
+    starts: Vec<u32>,
     next_free: CachePadded<AtomicU32>,
     /// Released transactions that their releaser did not run itself. Each transaction enters at most once, so
     /// the queue needs no more places than there are transactions, and no place is used twice.
@@ -49,9 +57,34 @@ impl Release {
         free.extend((0..schedule.transactions()).filter(|&t| schedule.waits_for()[t as usize] == 0));
         queue.clear();
         queue.resize_with(schedule.transactions() as usize, || AtomicU32::new(EMPTY));
+        self.heights.clear();
+        if schedule.parallelism() < UNORDERED {
+            schedule.heights(&mut self.heights);
+            self.sort_free(schedule.batches());
+        }
         self.transactions = schedule.transactions();
         for counter in [&self.next_free, &self.queue_end, &self.queue_start, &self.finished] {
             counter.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// By height, the highest first; by counting, as heights are small.
+    fn sort_free(&mut self, highest: u32) {
+        let Self { free, heights, unsorted, starts, .. } = self;
+        let place = |transaction: u32| (highest - heights[transaction as usize]) as usize;
+        starts.clear();
+        starts.resize(highest as usize + 1, 0);
+        free.iter().for_each(|&transaction| starts[place(transaction) + 1] += 1);
+        for i in 1..starts.len() {
+            starts[i] += starts[i - 1];
+        }
+        std::mem::swap(free, unsorted);
+        free.clear();
+        free.resize(unsorted.len(), 0);
+        for &transaction in &*unsorted {
+            let start = &mut starts[place(transaction)];
+            free[*start as usize] = transaction;
+            *start += 1;
         }
     }
 
@@ -187,9 +220,15 @@ impl Driver<'_> {
             if successor >= schedule.transactions() {
                 // A join carries no work. Joins do not follow each other, so this goes one level deep.
                 self.finish(successor);
-            } else if let Some(later) = self.mine.replace(successor) {
-                // Successors come latest first, so the earliest one stays here: it heads the longest chain.
-                self.push(later);
+            } else if let Some(mine) = self.mine {
+                // Successors come latest first, so of equals the earliest one stays here.
+                let height = |t: u32| self.release.heights.get(t as usize).copied().unwrap_or(0);
+                let (stays, goes) =
+                    if height(successor) >= height(mine) { (successor, mine) } else { (mine, successor) };
+                self.mine = Some(stays);
+                self.push(goes);
+            } else {
+                self.mine = Some(successor);
             }
         }
     }

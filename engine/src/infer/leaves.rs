@@ -101,6 +101,27 @@ impl Names {
     }
 }
 
+/// How much of a value is looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reach {
+    /// After how many leaves and lists outside of lists to stop.
+    pub(super) until: u32,
+    /// How many leaves of each element are kept.
+    pub(super) inner: usize,
+    /// Whether it is noted what the parts are called.
+    names: bool,
+}
+
+impl Reach {
+    /// All of it.
+    pub(crate) const ALL: Self = Self { until: u32::MAX, inner: MOST_INNER, names: true };
+
+    /// What both of them look at, without the names.
+    pub(super) fn with(self, other: Self) -> Self {
+        Self { until: self.until.max(other.until), inner: self.inner.max(other.inner), names: false }
+    }
+}
+
 /// See the module's documentation. Reused: its buffers stay.
 #[derive(Clone, Debug, Default)]
 pub struct Leaves {
@@ -122,10 +143,10 @@ pub struct Leaves {
     room: usize,
     /// Of the element at hand.
     element_shape: u64,
-    /// How many leaves and lists there were outside of lists, after how many to stop, and whether it did.
+    /// How many leaves and lists there were outside of lists, and whether that was enough.
     seen: u32,
-    until: u32,
     enough: bool,
+    reach: Reach,
     /// How many there were when the newest variant was seen, which tells shapes apart.
     pub(super) shaped: u32,
 }
@@ -147,24 +168,18 @@ impl Leaves {
         (self.enough, self.is_cut) = (false, false);
     }
 
-    /// Takes a value apart, up to so many leaves and lists outside of lists, or all of it ([`ALL`](Self::ALL)), and notes
-    /// what its parts are called. Tells whether that could be done.
-    pub(crate) fn take_apart<T: Serialize + ?Sized>(&mut self, value: &T, until: u32) -> bool {
+    /// Takes a value apart, as far as asked for. Tells whether that could be done.
+    pub(crate) fn take_apart<T: Serialize + ?Sized>(&mut self, value: &T, reach: Reach) -> bool {
         self.clear();
-        self.until = until;
+        self.reach = reach;
         value.serialize(&mut *self).is_ok() || self.enough
-    }
-
-    /// More than any value has.
-    pub(crate) const ALL: u32 = u32::MAX;
-
-    const fn names_parts(&self) -> bool {
-        self.until == Self::ALL
     }
 
     /// Takes a key apart, of which all is needed.
     pub(crate) fn take_key_apart<T: Serialize>(&mut self, key: &T) -> bool {
-        self.take_apart(key, Self::ALL - 1) && self.lists.is_empty() && self.seen as usize == self.outer.len()
+        self.take_apart(key, Reach { names: false, ..Reach::ALL })
+            && self.lists.is_empty()
+            && self.seen as usize == self.outer.len()
     }
 
     /// Takes the bytes of a plain fixed-size type apart: the integers of which it most likely consists.
@@ -217,8 +232,8 @@ impl Leaves {
     /// Counts a leaf or list outside of lists.
     #[inline]
     const fn see(&mut self) -> Result<(), Stop> {
-        if self.seen == self.until || self.seen == MOST {
-            self.enough = self.seen == self.until;
+        if self.seen == self.reach.until || self.seen == MOST {
+            self.enough = self.seen == self.reach.until;
             return Err(Stop);
         }
         self.seen += 1;
@@ -231,13 +246,13 @@ impl Leaves {
             self.see()?;
             if self.outer.len() < MOST_OUTER {
                 self.outer.push(Leaf { kind, number });
-                if self.names_parts() {
+                if self.reach.names {
                     self.names.outer.push(self.names.field);
                 }
             }
         } else if self.inner.len() < self.room {
             self.inner.push(Leaf { kind, number });
-            if self.names_parts() {
+            if self.reach.names {
                 self.names.inner.push(self.names.field);
             }
         }
@@ -256,7 +271,7 @@ impl Leaves {
     /// What tells shapes apart, and what people call it.
     #[inline]
     fn mark(&mut self, mark: u64, name: &'static str) {
-        if self.names_parts() && !self.is_cut {
+        if self.reach.names && !self.is_cut {
             let element = (self.depth > 0).then(|| (self.elements.len() as u32).saturating_sub(1));
             self.names.marks.push((element, self.names.field, name));
         }
@@ -316,7 +331,7 @@ impl List<'_> {
         if leaves.depth == 1 {
             let start = leaves.inner.len();
             leaves.is_cut = leaves.elements.len() == MOST_ELEMENTS;
-            leaves.room = if leaves.is_cut { 0 } else { start + MOST_INNER };
+            leaves.room = if leaves.is_cut { 0 } else { start + leaves.reach.inner };
             leaves.element_shape = 0;
             if !leaves.is_cut {
                 leaves.elements.push(Element { shape: 0, start: start as u32, end: start as u32 });
@@ -521,7 +536,7 @@ impl<'a> ser::Serializer for &'a mut Leaves {
     fn serialize_seq(self, _: Option<usize>) -> Result<List<'a>, Stop> {
         if self.depth == 0 {
             self.see()?;
-            if self.names_parts() {
+            if self.reach.names {
                 self.names.lists.push(self.names.field);
             }
         }
@@ -587,7 +602,7 @@ mod tests {
     fn long_texts_are_passed_over_and_short_ones_behind_them_are_kept() {
         let mut leaves = Leaves::default();
         let long = "long".repeat(MOST_TEXT);
-        assert!(leaves.take_apart(&(&long, 7u8, vec![&long; 9], "short"), u32::MAX));
+        assert!(leaves.take_apart(&(&long, 7u8, vec![&long; 9], "short"), Reach::ALL));
         let kinds: Vec<_> = leaves.outer.iter().map(|leaf| leaf.kind).collect();
         assert_eq!(kinds, [Kind::Other, Kind::Byte, Kind::Text]);
         assert_eq!(leaves.text(leaves.outer[2]), b"short");

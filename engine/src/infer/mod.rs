@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use mixlog_log::Position;
 use mixlog_mixer::Mode;
 
-pub(crate) use leaves::Leaves;
+pub(crate) use leaves::{Leaves, Reach};
 pub(crate) use rules::Rules;
 use search::Touch;
 
@@ -157,7 +157,7 @@ impl Inference {
         };
         let mut rules = known.rules.write().expect("no panic in a short section");
         let mut all = rules.as_deref().cloned().unwrap_or_default();
-        all.until = all.until.max(found.until);
+        all.reach = all.reach.with(found.reach);
         all.shapes.retain(|of| found.shapes.iter().all(|new| new.shape != of.shape));
         all.shapes.extend(found.shapes);
         all.shapes.drain(..all.shapes.len().saturating_sub(MOST_RULES));
@@ -199,20 +199,20 @@ impl Learner {
 
 /// The rules for all shapes that there are enough examples of.
 fn rules_from(store: &Store, examples: &[Example]) -> Option<Rules> {
-    let mut rules = Rules { shapes: Vec::new(), until: 0 };
+    let mut rules = Rules { shapes: Vec::new(), reach: Reach::default() };
     let mut shapes: Vec<u64> = examples.iter().map(|example| example.leaves.shape).collect();
     shapes.sort_unstable();
     shapes.dedup();
     for shape in shapes {
         let of_it: Vec<_> = examples.iter().filter(|example| example.leaves.shape == shape).collect();
         if let Some(of) = search::search(store, &of_it) {
-            rules.until = rules.until.max(of.until(&of_it[0].leaves));
+            rules.reach = rules.reach.with(of.reach(&of_it[0].leaves));
             rules.shapes.push(of);
         }
     }
     // So that no shape that was seen is taken for another one.
     let shaped = examples.iter().map(|example| example.leaves.shaped);
-    rules.until = shaped.fold(rules.until, u32::max);
+    rules.reach.until = shaped.fold(rules.reach.until, u32::max);
     (!rules.shapes.is_empty()).then_some(rules)
 }
 

@@ -4,7 +4,7 @@ use mixlog_log::Position;
 use mixlog_mixer::Mode;
 
 use super::affine::Sum;
-use super::leaves::{Element, Kind, Leaf, Leaves, Names};
+use super::leaves::{Element, Kind, Leaf, Leaves, Names, Reach};
 use crate::codec;
 use crate::footprint::Footprint;
 
@@ -203,12 +203,20 @@ pub(super) struct OfShape {
 }
 
 impl OfShape {
-    /// After how many leaves and lists of such arguments as these nothing counts any more.
-    pub(super) fn until(&self, leaves: &Leaves) -> u32 {
+    /// How much of such arguments as these counts.
+    pub(super) fn reach(&self, leaves: &Leaves) -> Reach {
         let rules = self.outer.iter().chain(self.elements.iter().flat_map(|of| &of.rules));
-        let outer = rules.flat_map(Rule::columns).filter(|column| (OUTER..TIME).contains(column));
-        let outer = outer.map(|column| leaves.seen_with(usize::from(column - OUTER)));
-        outer.chain(self.lists.iter().map(|&list| leaves.lists[list].seen)).fold(leaves.shaped, u32::max)
+        let mut reach = Reach::default();
+        for column in rules.flat_map(Rule::columns) {
+            if column < INDEX {
+                reach.inner = reach.inner.max(usize::from(column) + 1);
+            } else if (OUTER..TIME).contains(&column) {
+                reach.until = reach.until.max(leaves.seen_with(usize::from(column - OUTER)));
+            }
+        }
+        let lists = self.lists.iter().map(|&list| leaves.lists[list].seen);
+        reach.until = lists.chain([leaves.shaped]).fold(reach.until, u32::max);
+        reach
     }
 
     /// Declares the footprint that follows from the arguments. Tells whether one does; if not, part of it may be
@@ -239,14 +247,14 @@ impl OfShape {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rules {
     pub(super) shapes: Vec<OfShape>,
-    /// After how many leaves and lists of the arguments nothing counts any more.
-    pub(super) until: u32,
+    /// How much of the arguments counts.
+    pub(super) reach: Reach,
 }
 
 impl Rules {
-    /// After how many leaves and lists of the arguments nothing counts any more.
-    pub(crate) const fn until(&self) -> u32 {
-        self.until
+    /// How much of the arguments counts.
+    pub(crate) const fn reach(&self) -> Reach {
+        self.reach
     }
 
     /// Declares the footprint of a transaction whose arguments were taken apart. Tells whether it could be told; if not,

@@ -149,10 +149,9 @@ impl Pipeline {
     /// Hands the replies of one driver to those who wait for them.
     pub(super) fn acknowledge(&self, driver: &mut Driver) {
         let in_flight = &self.shared.in_flight;
-        let mut left = 0;
+        in_flight.left(driver.replies.awaited());
         driver.replies.deliver(|sequence, position, status, bytes| {
-            left += in_flight.deliver(sequence, position, status, bytes);
+            in_flight.deliver(sequence, position, status, bytes);
         });
-        in_flight.left(left);
     }
 }
