@@ -6,7 +6,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Barrier, Mutex};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use mixlog_engine::{
     Procedure, SubmitError, Table, TicketError, Tx,
 };
 use mixlog_log::{Batch, Durability, FileLog, MemoryLog, SharedLog, file};
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use serde::{Deserialize, Serialize, Serializer};
 
 use support::{expect_panics, replay};
@@ -215,6 +216,28 @@ fn a_lone_caller_runs_its_transactions_itself_unless_all_drivers_shall() {
         assert!(ran_here(mode, 1_000_000), "{mode}");
     }
     assert!(!ran_here(Mode::Parallel, 100));
+}
+
+/// A thread of a pool that waits in rayon goes on with other work of its pool, and the doubles of paranoid mode are waited
+/// for in rayon.
+#[test]
+fn threads_of_a_rayon_pool_do_not_wait_for_what_they_hold_up_themselves() {
+    for threads in [1, 2] {
+        let engine = Arc::new(builder().paranoid(1).open(memory()).unwrap());
+        let (done, is_done) = mpsc::channel();
+        let executing = Arc::clone(&engine);
+        thread::spawn(move || {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let rows = (0..300u64).into_par_iter();
+                rows.for_each(|n| drop(executing.execute(&Add::one(n % 7)).unwrap()));
+            });
+            done.send(()).unwrap();
+        });
+        is_done.recv_timeout(Duration::from_secs(60)).expect("nobody hangs");
+        let counts = (0..7).map(|row| engine.snapshot().get(&COUNTS, &row).map_or(0, |count| count.0));
+        assert_eq!(counts.sum::<u64>(), 300);
+    }
 }
 
 #[test]

@@ -19,6 +19,12 @@ impl Pipeline {
     ///
     /// What goes wrong is left to the leader, who is told of new entries as ever.
     pub(crate) fn execute_here(&self, log: &dyn SharedLog, tail: Position) {
+        // When a thread of a rayon pool waits for another thread, for a transaction that is run twice or in a procedure
+        // that shares its work, it does other work of its pool meanwhile. If that waits for a transaction in turn, nobody
+        // executes it as long as this thread leads.
+        if rayon::current_thread_index().is_some() {
+            return;
+        }
         let Ok(mut leader) = self.leader.try_lock() else { return };
         let executed = catch_unwind(AssertUnwindSafe(|| self.execute_up_to(&mut leader, log, tail)));
         if let Err(payload) = executed {
