@@ -5,6 +5,7 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread::{self, ThreadId};
@@ -238,6 +239,34 @@ fn threads_of_a_rayon_pool_do_not_wait_for_what_they_hold_up_themselves() {
         let counts = (0..7).map(|row| engine.snapshot().get(&COUNTS, &row).map_or(0, |count| count.0));
         assert_eq!(counts.sum::<u64>(), 300);
     }
+}
+
+/// Takes much longer than it takes to wake a driver.
+#[derive(Debug, Serialize, Deserialize)]
+struct Ponder(u64);
+
+impl Procedure for Ponder {
+    const NAME: &'static str = "ponder";
+    type Output = u64;
+    type Abort = Odd;
+
+    fn footprint(&self, f: &mut Footprint<'_>) {
+        f.write(&COUNTS, &self.0);
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<u64, Odd> {
+        let thought = (0..300_000u64).fold(self.0, |sum, n| black_box(sum.wrapping_mul(31) ^ n));
+        tx.put(&COUNTS, self.0, Count(thought % 1000));
+        Ok(thought)
+    }
+}
+
+#[test]
+fn a_long_transaction_alone_is_not_shared_and_says_nothing_of_the_next_windows() {
+    let engine = builder().procedure::<Ponder>().mode(Mode::Auto).open(memory()).unwrap();
+    (0..20).for_each(|n| drop(engine.execute(&Ponder(n)).unwrap()));
+    let stats = engine.stats();
+    assert_eq!((stats.mixed_windows, stats.one_by_one.after_serial), (0, 0));
 }
 
 #[test]

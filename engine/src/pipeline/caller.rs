@@ -36,7 +36,8 @@ impl Pipeline {
         // Where others are to agree on digests, or something was found that cannot be executed, the leader is needed.
         let leads = leader.free && leader.ready.is_none() && leader.watch.is_none();
         while leads && leader.bad_entry.is_none() && leader.panicked.is_none() && leader.next < tail {
-            let Ok(len) = u32::try_from(tail.since(leader.next)) else { return };
+            let window = self.config.window;
+            let len = u32::try_from(tail.since(leader.next)).map_or(window, |len| len.min(window));
             let Some(why) = self.why_not_mix(leader, tail, len) else { return };
             self.adapt(leader);
             // Without further ado, as it may end before: the window is a small one all the same.

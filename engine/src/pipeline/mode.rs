@@ -119,7 +119,8 @@ impl Pipeline {
             Mode::Auto => {
                 let work = Duration::from_nanos(u64::from(len) * self.cost.ns());
                 let is_full = len == self.config.window && len >= WORTH_MIXING;
-                (work < WORTH_WAKING && !is_full).then_some(Why::Small)
+                // One entry has none to run beside, which says nothing of the windows after it.
+                (len < 2 || work < WORTH_WAKING && !is_full).then_some(Why::Small)
             }
         }
     }
