@@ -182,7 +182,7 @@ impl Pipeline {
             (1..self.drivers.len()).for_each(|number| self.end_window(&mut self.driver(number), &end));
         }
         let committed = self.commit(&window, &mut leader.stages);
-        self.acknowledge(&mut self.driver(0));
+        self.acknowledge(0);
         observe::committed(&committed, why.name());
         let mut stats = self.shared.stats.lock().expect("no panic in a short section");
         stats.sequential_windows += 1;
