@@ -127,7 +127,10 @@ impl Engine {
     /// [`Ticket::wait`], for threads that have one transaction at a time. Where nobody else is at it, such a thread writes
     /// the log and executes the transaction itself, with all that others submitted before: to wake threads that do, and to
     /// be woken by them, takes about as long as a fast disk, and many times as long as a transaction. So a procedure may
-    /// run on any thread that calls this.
+    /// run on any thread that calls this, but for those of rayon pools, which leave it to the engine's own.
+    ///
+    /// Not for procedures, nor for wakers of tickets: what executes them would wait for itself, as with
+    /// [`Ticket::wait`].
     ///
     /// ```
     /// # use std::sync::Arc;

@@ -521,8 +521,9 @@ impl Pipeline {
         self.barrier.wait();
         lap.add_to(&mut waited);
         let committed = (number == 0).then(|| self.commit(&window, &mut Stages::default()));
+        drop(window);
+        self.acknowledge(number);
         let mut driver = self.driver(number);
-        self.acknowledge(&mut driver);
         // Last: nobody waits for it but the leader.
         if let Some(committed) = committed {
             observe::committed(&committed, PARALLEL);

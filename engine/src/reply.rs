@@ -28,12 +28,38 @@ struct Reply {
     start: usize,
 }
 
+/// Those of one worker in one window that somebody waits for.
+#[derive(Debug, Default)]
+pub(crate) struct Awaited {
+    list: Vec<Reply>,
+    bytes: Vec<u8>,
+}
+
+impl Awaited {
+    fn clear(&mut self) {
+        self.list.clear();
+        self.bytes.clear();
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Calls `deliver` with the submission, position, status and bytes of each, and forgets them.
+    pub(crate) fn deliver(&mut self, mut deliver: impl FnMut(u64, Position, Status, &[u8])) {
+        let ends = self.list.iter().skip(1).map(|reply| reply.start).chain([self.bytes.len()]);
+        for (reply, end) in self.list.iter().zip(ends) {
+            deliver(reply.sequence, reply.position, reply.status, &self.bytes[reply.start..end]);
+        }
+        self.clear();
+    }
+}
+
 /// The replies of one worker in one window.
 #[derive(Debug, Default)]
 pub(crate) struct Replies {
-    /// Those that somebody waits for.
-    list: Vec<Reply>,
-    bytes: Vec<u8>,
+    /// Delivered after the rest was added up, or while it is.
+    pub(crate) awaited: Awaited,
     /// The replies' share of the digest.
     pub(crate) digest: u128,
     pub(crate) executed: u64,
@@ -55,8 +81,7 @@ impl Replies {
     }
 
     pub(crate) fn clear(&mut self) {
-        self.list.clear();
-        self.bytes.clear();
+        self.awaited.clear();
         self.digest = 0;
         self.executed = 0;
         self.aborted = 0;
@@ -77,38 +102,22 @@ impl Replies {
         sequence: Option<u64>,
         write: impl FnOnce(&mut Vec<u8>) -> Option<Status>,
     ) -> Option<Status> {
-        let start = self.bytes.len();
-        let Some(status) = write(&mut self.bytes) else {
-            self.bytes.truncate(start);
+        let Awaited { list, bytes } = &mut self.awaited;
+        let start = bytes.len();
+        let Some(status) = write(bytes) else {
+            bytes.truncate(start);
             return None;
         };
-        self.digest = self.digest.wrapping_add(digest::of_reply(position, status, &self.bytes[start..]));
+        self.digest = self.digest.wrapping_add(digest::of_reply(position, status, &bytes[start..]));
         self.executed += 1;
         self.aborted += u64::from(status == Status::Aborted);
         self.panicked += u64::from(status == Status::Panicked);
         self.repeated += u64::from(status == Status::Repeated);
         if let Some(sequence) = sequence {
-            self.list.push(Reply { position, sequence, status, start });
+            list.push(Reply { position, sequence, status, start });
         } else {
-            self.bytes.truncate(start);
+            bytes.truncate(start);
         }
         Some(status)
-    }
-
-    /// How many replies somebody waits for.
-    pub(crate) const fn awaited(&self) -> usize {
-        self.list.len()
-    }
-
-    /// Calls `deliver` with the submission, position, status and bytes of each reply that somebody waits for.
-    ///
-    /// The digest and the counts stay: the leader may be adding them up at this moment or a little later.
-    pub(crate) fn deliver(&mut self, mut deliver: impl FnMut(u64, Position, Status, &[u8])) {
-        let ends = self.list.iter().skip(1).map(|reply| reply.start).chain([self.bytes.len()]);
-        for (reply, end) in self.list.iter().zip(ends) {
-            deliver(reply.sequence, reply.position, reply.status, &self.bytes[reply.start..end]);
-        }
-        self.list.clear();
-        self.bytes.clear();
     }
 }

@@ -68,7 +68,7 @@ pub struct Stats {
 pub struct OneByOne {
     /// [`Mode::Sequential`](crate::Mode::Sequential), or a single thread.
     pub asked_for: u64,
-    /// Too few entries to be worth mixing.
+    /// Too little work to be worth mixing, or a single entry.
     pub small: u64,
     /// Mixed, and nearly everything conflicted.
     pub serial: u64,

@@ -5,16 +5,21 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Barrier, Mutex};
+use std::future::Future;
+use std::hint::black_box;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
+use std::task::{Context, Wake, Waker};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use mixlog_engine::{
     Builder, ClientId, CommitError, Engine, ExecuteError, Footprint, Mode, OpenError, Outcome, Position,
-    Procedure, SubmitError, Table, TicketError, Tx,
+    Procedure, SubmitError, Table, Ticket, TicketError, Tx,
 };
 use mixlog_log::{Batch, Durability, FileLog, MemoryLog, SharedLog, file};
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use serde::{Deserialize, Serialize, Serializer};
 
 use support::{expect_panics, replay};
@@ -215,6 +220,123 @@ fn a_lone_caller_runs_its_transactions_itself_unless_all_drivers_shall() {
         assert!(ran_here(mode, 1_000_000), "{mode}");
     }
     assert!(!ran_here(Mode::Parallel, 100));
+}
+
+/// A thread of a pool that waits in rayon goes on with other work of its pool, and the doubles of paranoid mode are waited
+/// for in rayon.
+#[test]
+fn threads_of_a_rayon_pool_do_not_wait_for_what_they_hold_up_themselves() {
+    for threads in [1, 2] {
+        let engine = Arc::new(builder().paranoid(1).open(memory()).unwrap());
+        let (done, is_done) = mpsc::channel();
+        let executing = Arc::clone(&engine);
+        thread::spawn(move || {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let rows = (0..300u64).into_par_iter();
+                rows.for_each(|n| drop(executing.execute(&Add::one(n % 7)).unwrap()));
+            });
+            done.send(()).unwrap();
+        });
+        is_done.recv_timeout(Duration::from_secs(60)).expect("nobody hangs");
+        let counts = (0..7).map(|row| engine.snapshot().get(&COUNTS, &row).map_or(0, |count| count.0));
+        assert_eq!(counts.sum::<u64>(), 300);
+    }
+}
+
+/// Takes much longer than it takes to wake a driver.
+#[derive(Debug, Serialize, Deserialize)]
+struct Ponder(u64);
+
+impl Procedure for Ponder {
+    const NAME: &'static str = "ponder";
+    type Output = u64;
+    type Abort = Odd;
+
+    fn footprint(&self, f: &mut Footprint<'_>) {
+        f.write(&COUNTS, &self.0);
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<u64, Odd> {
+        let thought = (0..300_000u64).fold(self.0, |sum, n| black_box(sum.wrapping_mul(31) ^ n));
+        tx.put(&COUNTS, self.0, Count(thought % 1000));
+        Ok(thought)
+    }
+}
+
+#[test]
+fn a_long_transaction_alone_is_not_shared_and_says_nothing_of_the_next_windows() {
+    let engine = builder().procedure::<Ponder>().mode(Mode::Auto).open(memory()).unwrap();
+    (0..20).for_each(|n| drop(engine.execute(&Ponder(n)).unwrap()));
+    let stats = engine.stats();
+    assert_eq!((stats.mixed_windows, stats.one_by_one.after_serial), (0, 0));
+}
+
+static HELD: AtomicBool = AtomicBool::new(true);
+
+/// Lasts until it is let go.
+#[derive(Debug, Serialize, Deserialize)]
+struct Hold;
+
+impl Procedure for Hold {
+    const NAME: &'static str = "hold";
+    type Output = ();
+    type Abort = Odd;
+
+    fn run(&self, _tx: &mut Tx<'_>) -> Result<(), Odd> {
+        while HELD.load(Ordering::Acquire) {
+            thread::yield_now();
+        }
+        Ok(())
+    }
+}
+
+/// Asks for statistics where it is woken, if that is on the second driver, and once a transaction after it is committed.
+struct Ask {
+    engine: Arc<Engine>,
+    after: Position,
+    is_woken: AtomicBool,
+}
+
+impl Wake for Ask {
+    fn wake(self: Arc<Self>) {
+        if thread::current().name() == Some("mixlog-driver-1") {
+            self.is_woken.store(true, Ordering::Release);
+            while self.engine.position() < Some(self.after) {
+                thread::yield_now();
+            }
+            assert!(self.engine.stats().transactions >= self.after.0);
+        }
+    }
+}
+
+#[test]
+fn whom_a_driver_wakes_may_ask_for_statistics_while_the_next_window_is_executed() {
+    let builder = builder().procedure::<Ponder>().procedure::<Hold>().mode(Mode::Auto).window(64);
+    let engine = Arc::new(builder.open(memory()).unwrap());
+    let mut is_woken = false;
+    while !is_woken {
+        // Two full windows, which all drivers share, wait behind this one.
+        HELD.store(true, Ordering::Release);
+        let hold = engine.submit(&Hold).unwrap();
+        let mut tickets: Vec<_> = (0..128).map(|n| engine.submit(&Ponder(n)).unwrap()).collect();
+        let after = Position(engine.log().tail().unwrap().tail.0);
+        let ask = Arc::new(Ask { engine: Arc::clone(&engine), after, is_woken: AtomicBool::new(false) });
+        let waker = Waker::from(Arc::clone(&ask));
+        for ticket in &mut tickets[64..] {
+            assert!(Pin::new(ticket).poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        HELD.store(false, Ordering::Release);
+        hold.wait().unwrap();
+        while !tickets.iter().all(Ticket::is_done) && !ask.is_woken.load(Ordering::Acquire) {
+            thread::yield_now();
+        }
+        let last = engine.submit(&Add::one(1000)).unwrap();
+        let outcome = last.wait_timeout(Duration::from_secs(60)).expect("nobody hangs").unwrap();
+        assert_eq!(outcome.position(), after);
+        tickets.into_iter().for_each(|ticket| drop(ticket.wait().unwrap()));
+        is_woken = ask.is_woken.load(Ordering::Acquire);
+    }
 }
 
 #[test]

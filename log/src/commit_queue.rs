@@ -5,9 +5,9 @@
 //! completes tickets and wakes readers. While one group is being written the next one gathers: the slower the
 //! disk, the larger the group, and no timer is needed.
 //!
-//! There is one writer at a time: the log thread, or whoever waits for an outcome while nobody writes. To wake
-//! another thread and to be woken by it takes about as long as a fast disk does, so who has nothing else to do
-//! writes what waits.
+//! There is one writer at a time: the log thread, or whoever waits for an outcome, or is about to, while nobody
+//! writes. To wake another thread and to be woken by it takes about as long as a fast disk does, so who has nothing
+//! else to do writes what waits.
 //!
 //! The queue knows nothing of files. It counts two amounts of bytes, so that an append is refused *before* it
 //! has a position:
@@ -450,7 +450,9 @@ impl CommitQueue {
         let kept = (most as usize).saturating_sub(state.emptied.len()).min(emptied.len());
         // The others are given back when the lock is.
         state.emptied.extend(emptied.drain(..kept));
-        state.unattested = true;
+        // The log thread attests it when nothing more comes, so it is to know that there is something. As long as there
+        // is, it looks by itself.
+        let something_to_attest = !mem::replace(&mut state.unattested, true);
         state.last_written = Instant::now();
         state.pending -= mem::take(&mut state.in_flight);
         state.current = current;
@@ -462,7 +464,7 @@ impl CommitQueue {
             self.reserve(&mut state);
         }
         self.published.store(tail.0, Ordering::Release);
-        let something_to_do = !state.frames.is_empty() || state.phase != Phase::Open;
+        let something_to_do = something_to_attest || !state.frames.is_empty() || state.phase != Phase::Open;
         if something_to_do && mem::take(&mut state.log_thread_waits) {
             self.work.notify_one();
         }

@@ -19,6 +19,12 @@ impl Pipeline {
     ///
     /// What goes wrong is left to the leader, who is told of new entries as ever.
     pub(crate) fn execute_here(&self, log: &dyn SharedLog, tail: Position) {
+        // When a thread of a rayon pool waits for another thread, for a transaction that is run twice or in a procedure
+        // that shares its work, it does other work of its pool meanwhile. If that waits for a transaction in turn, nobody
+        // executes it as long as this thread leads.
+        if rayon::current_thread_index().is_some() {
+            return;
+        }
         let Ok(mut leader) = self.leader.try_lock() else { return };
         let executed = catch_unwind(AssertUnwindSafe(|| self.execute_up_to(&mut leader, log, tail)));
         if let Err(payload) = executed {
@@ -30,7 +36,8 @@ impl Pipeline {
         // Where others are to agree on digests, or something was found that cannot be executed, the leader is needed.
         let leads = leader.free && leader.ready.is_none() && leader.watch.is_none();
         while leads && leader.bad_entry.is_none() && leader.panicked.is_none() && leader.next < tail {
-            let Ok(len) = u32::try_from(tail.since(leader.next)) else { return };
+            let window = self.config.window;
+            let len = u32::try_from(tail.since(leader.next)).map_or(window, |len| len.min(window));
             let Some(why) = self.why_not_mix(leader, tail, len) else { return };
             self.adapt(leader);
             // Without further ado, as it may end before: the window is a small one all the same.

@@ -112,7 +112,6 @@ impl Pipeline {
         let mut sums = Committed { entries: window.len(), ..Committed::default() };
         self.driver(0).stages += std::mem::take(leader_stages);
         let mut drivers = self.all_drivers();
-        // After the drivers: one of them may be waking a task that asks for statistics.
         let mut stats = self.shared.stats.lock().expect("no panic in a short section");
         let mut work = Duration::ZERO;
         for driver in &mut drivers {
@@ -146,12 +145,16 @@ impl Pipeline {
         sums
     }
 
-    /// Hands the replies of one driver to those who wait for them.
-    pub(super) fn acknowledge(&self, driver: &mut Driver) {
+    /// Hands the replies of one driver to those who wait for them. Nothing is held meanwhile: whom that wakes may ask for
+    /// statistics, and wait until those of the next window are there.
+    pub(super) fn acknowledge(&self, number: usize) {
+        let mut awaited = std::mem::take(&mut self.driver(number).replies.awaited);
         let in_flight = &self.shared.in_flight;
-        in_flight.left(driver.replies.awaited());
-        driver.replies.deliver(|sequence, position, status, bytes| {
+        in_flight.left(awaited.len());
+        awaited.deliver(|sequence, position, status, bytes| {
             in_flight.deliver(sequence, position, status, bytes);
         });
+        // Its memory is used again.
+        self.driver(number).replies.awaited = awaited;
     }
 }

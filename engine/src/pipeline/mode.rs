@@ -119,7 +119,8 @@ impl Pipeline {
             Mode::Auto => {
                 let work = Duration::from_nanos(u64::from(len) * self.cost.ns());
                 let is_full = len == self.config.window && len >= WORTH_MIXING;
-                (work < WORTH_WAKING && !is_full).then_some(Why::Small)
+                // One entry has none to run beside, which says nothing of the windows after it.
+                (len < 2 || work < WORTH_WAKING && !is_full).then_some(Why::Small)
             }
         }
     }
@@ -181,7 +182,7 @@ impl Pipeline {
             (1..self.drivers.len()).for_each(|number| self.end_window(&mut self.driver(number), &end));
         }
         let committed = self.commit(&window, &mut leader.stages);
-        self.acknowledge(&mut self.driver(0));
+        self.acknowledge(0);
         observe::committed(&committed, why.name());
         let mut stats = self.shared.stats.lock().expect("no panic in a short section");
         stats.sequential_windows += 1;

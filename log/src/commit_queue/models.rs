@@ -38,6 +38,15 @@ fn append(queue: &CommitQueue) -> Result<Position, AppendError> {
     queue.append(&batch)
 }
 
+/// Appends, and writes what waits if nobody else writes.
+fn append_and_write(queue: &CommitQueue) {
+    let mut batch = Batch::new();
+    batch.push(ENTRY);
+    if let (_, Some(group)) = queue.append_and_take(&batch).unwrap() {
+        write_group(queue, ROOM, group);
+    }
+}
+
 /// Who writes a group and makes it durable: the disk has room for `room` entries.
 fn write_group(queue: &CommitQueue, room: u64, group: Group) {
     assert_eq!(queue.published(), group.first, "nothing is acknowledged before it is durable");
@@ -135,15 +144,6 @@ fn loom_submitters_who_write_themselves_leave_nothing_unwritten() {
     explore(|| {
         let queue = queue(ROOM, 9);
         let log_thread = start(&queue, usize::MAX);
-        let append_and_write = |queue: &CommitQueue| {
-            let mut batch = Batch::new();
-            batch.push(ENTRY);
-            let (first, group) = queue.append_and_take(&batch).unwrap();
-            if let Some(group) = group {
-                write_group(queue, ROOM, group);
-            }
-            first
-        };
         let other = {
             let queue = Arc::clone(&queue);
             thread::spawn(move || append_and_write(&queue))
@@ -181,6 +181,28 @@ fn loom_log_thread_learns_what_somebody_else_wrote() {
         queue.close();
         log_thread.join().unwrap();
         queue.wait_at_rest();
+    });
+}
+
+/// Nobody appends anything later, nor closes the log: it is attested all the same.
+#[test]
+fn loom_log_thread_attests_what_a_submitter_wrote_itself() {
+    explore(|| {
+        let queue = queue(ROOM, 9);
+        let log_thread = {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || {
+                loop {
+                    match queue.take(Duration::ZERO) {
+                        Work::Group(group) => write_group(&queue, ROOM, group),
+                        Work::Idle => return queue.rest(true),
+                        work => unreachable!("{work:?}"),
+                    }
+                }
+            })
+        };
+        append_and_write(&queue);
+        log_thread.join().unwrap();
     });
 }
 

@@ -1,12 +1,14 @@
-//! Frames that the log thread does not write, and that must be read or refused all the same.
+//! Frames that the log thread does not write, and that must be read, refused or attested all the same.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::layout::{FRAMES_START, Salt, SegmentHeader, Stamp, encode_block};
 use super::{Config, FileLog, segments};
-use crate::{Batch, Block, Entry, OpenError, Position, SharedLog};
+use crate::{Batch, Block, Durability, Entry, OpenError, Position, SharedLog};
 
 fn config() -> Config {
     Config { segment_bytes: 64 << 10, max_batch_bytes: 4 << 10, ..Config::default() }
@@ -141,4 +143,23 @@ fn segment_that_is_not_counted_and_attests_what_is_missing_is_damage() {
     fs::OpenOptions::new().write(true).open(path).unwrap().write_all_at(&header.encode(), 0).unwrap();
     let error = FileLog::open(directory.path(), config()).unwrap_err();
     assert!(matches!(error, OpenError::Corrupt { position: Position(1), .. }), "{error}");
+}
+
+/// The log thread sleeps until it is told of something.
+#[test]
+fn what_a_submitter_wrote_itself_is_attested_when_the_log_is_idle() {
+    for durability in [Durability::Flushed, Durability::Buffered] {
+        let directory = tempfile::tempdir().unwrap();
+        let log = FileLog::open(directory.path(), Config { durability, ..config() }).unwrap();
+        for _ in 0..3 {
+            let end = log.append_and_write(&batch()).unwrap().wait().unwrap().end;
+            // So long that a hang fails instead of hanging.
+            let start = Instant::now();
+            while log.shared.queue.is_unattested() {
+                assert!(start.elapsed() < Duration::from_secs(30), "{durability:?}: {end} is not attested");
+                thread::yield_now();
+            }
+            assert!(log.shared.durable() >= end);
+        }
+    }
 }

@@ -215,6 +215,41 @@ fn entry(log: &dyn SharedLog, position: u64) -> Option<Vec<u8>> {
 
 // ---- 5: concurrency --------------------------------------------------------------------------------------
 
+pub(crate) fn append_and_write_is_an_append(subject: Subject) {
+    const THREADS: u64 = 3;
+    const APPENDS: u64 = 60;
+    let log = subject.log();
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            scope.spawn(move || {
+                for n in 0..APPENDS {
+                    let entry = [thread.to_le_bytes(), n.to_le_bytes()].concat();
+                    // Behind those that nobody waits for.
+                    if n % 3 == thread {
+                        drop(log.append(&batch(&[&entry])).unwrap());
+                        continue;
+                    }
+                    let positions = log.append_and_write(&batch(&[&entry])).unwrap().wait().unwrap();
+                    let block = log.read(positions.start).unwrap().expect("acknowledged");
+                    assert_eq!(block.get(positions.start), Some(Entry::Data(&entry)));
+                }
+            });
+        }
+    });
+    log.wait_past(Position(THREADS * APPENDS - 1), Some(PATIENCE)).unwrap();
+    let mut next = [0; THREADS as usize];
+    for entry in read_all(&**log, Position(0)).into_values() {
+        let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
+        let (thread, n) = (number(&entry[..8]), number(&entry[8..]));
+        assert_eq!(next[thread as usize], n, "those of one thread keep their order");
+        next[thread as usize] += 1;
+    }
+    assert_eq!(next, [APPENDS; THREADS as usize]);
+    let tail = log.seal().unwrap();
+    let error = log.append_and_write(&batch(&[b"late"])).unwrap_err();
+    assert!(matches!(error, AppendError::Sealed { tail: sealed } if sealed == tail), "{error}");
+}
+
 pub(crate) fn concurrent_appends_and_reads_are_linearizable(subject: Subject) {
     const PRODUCERS: u64 = 4;
     const APPENDS: u64 = 60;
@@ -529,6 +564,7 @@ macro_rules! for_all_checks {
             wait_past_on_a_sealed_log_returns
             batch_keeps_its_order_and_any_bytes
             batches_of_one_thread_keep_their_order
+            append_and_write_is_an_append
             concurrent_appends_and_reads_are_linearizable
             trim_moves_the_head_and_nothing_else
             trim_everything_then_append_goes_on
