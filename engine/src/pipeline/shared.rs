@@ -37,6 +37,14 @@ fn add_missing<T: Clone + PartialEq>(known: &mut Vec<T>, named: &[T]) {
     known.extend(missing);
 }
 
+/// The digest of the newest committed window.
+#[derive(Default)]
+struct Newest {
+    digest: Digest,
+    /// How many wait for a newer one: a system call for every window, to wake nobody, costs as much as a transaction.
+    waiting: u32,
+}
+
 /// What all drivers, submitters and snapshots share.
 pub(crate) struct Shared {
     pub(crate) store: Store,
@@ -66,7 +74,7 @@ pub(crate) struct Shared {
     /// Votes that were read and are not counted yet, with their positions.
     pub(crate) votes: Mutex<Vec<(Position, Vote)>>,
     pub(crate) agreed: Agreed,
-    digest: (Mutex<Digest>, Condvar),
+    digest: (Mutex<Newest>, Condvar),
     table_names: Vec<&'static str>,
 }
 
@@ -189,13 +197,15 @@ impl Shared {
     /// The digest of the newest committed window; at least of all that snapshots see.
     pub(crate) fn digest(&self) -> Digest {
         let seen = self.snapshots.tail().previous();
-        let (digest, advanced) = &self.digest;
-        let mut digest = digest.lock().expect("no panic in a short section");
+        let (newest, advanced) = &self.digest;
+        let mut newest = newest.lock().expect("no panic in a short section");
         // Committing publishes the state first and the digest some microseconds later.
-        while digest.position < seen && self.in_flight.stopped().is_none() {
-            digest = advanced.wait(digest).expect("no panic in a short section");
+        while newest.digest.position < seen && self.in_flight.stopped().is_none() {
+            newest.waiting += 1;
+            newest = advanced.wait(newest).expect("no panic in a short section");
+            newest.waiting -= 1;
         }
-        *digest
+        newest.digest
     }
 
     /// Takes no more submissions, and wakes all who wait for what will not come.
@@ -225,12 +235,15 @@ impl Shared {
     }
 
     pub(super) fn publish_digest(&self, last: Option<Position>, state: u128, replies: u128) {
-        let (digest, advanced) = &self.digest;
-        let mut digest = digest.lock().expect("no panic in a short section");
+        let (newest, advanced) = &self.digest;
+        let mut newest = newest.lock().expect("no panic in a short section");
+        let digest = &mut newest.digest;
         digest.position = last;
         digest.state = digest.state.wrapping_add(state);
         digest.replies = digest.replies.wrapping_add(replies);
-        advanced.notify_all();
+        if newest.waiting > 0 {
+            advanced.notify_all();
+        }
     }
 
     /// Waits until so many members agree on a position, the time has passed, or the engine stops.
