@@ -230,7 +230,6 @@ impl SubmitError {
 /// Why the outcome of a transaction that was to be executed at once is not known: it was not submitted, or its ticket
 /// failed.
 #[derive(Clone, Debug, Error)]
-#[non_exhaustive]
 pub enum ExecuteError {
     /// The transaction is not in the log, and will not be.
     #[error(transparent)]

@@ -234,6 +234,34 @@ impl Driver<'_> {
     }
 }
 
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use mixlog_mixer::{Access, Declared, KeyHash, Mixer, Mode};
+
+    use super::*;
+
+    fn free(keys: &[u64]) -> Vec<u32> {
+        let declared =
+            keys.iter().map(|&key| Declared::Keys([Access { key: KeyHash(key), mode: Mode::Write }]));
+        let (mut schedule, mut release) = (Schedule::default(), Release::default());
+        Mixer::new().mix(declared, &mut schedule);
+        // Whatever an earlier window left.
+        (release.heights, release.unsorted, release.starts) = (vec![9; 9], vec![8; 8], vec![7; 7]);
+        release.reset(&schedule);
+        release.free
+    }
+
+    #[test]
+    fn heads_of_long_chains_come_first_and_equals_in_log_order() {
+        assert_eq!(free(&[5, 1, 2, 3, 2, 3, 3, 4]), [3, 2, 0, 1, 7]);
+        assert!(free(&[]).is_empty());
+        // Hardly anybody waits, so nothing is moved.
+        let mut keys: Vec<u64> = (0..200).collect();
+        keys.push(150);
+        assert_eq!(free(&keys), (0..200).collect::<Vec<_>>());
+    }
+}
+
 #[cfg(all(test, loom))]
 #[expect(
     unsafe_code,

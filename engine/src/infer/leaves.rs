@@ -240,20 +240,27 @@ impl Leaves {
         Ok(())
     }
 
-    #[inline]
+    /// Part of every walk, several times for each element of a list: that most are not kept is seen without a call.
+    #[inline(always)]
     fn leaf(&mut self, kind: Kind, number: u64) -> Result<(), Stop> {
         if self.depth == 0 {
-            self.see()?;
-            if self.outer.len() < MOST_OUTER {
-                self.outer.push(Leaf { kind, number });
-                if self.reach.names {
-                    self.names.outer.push(self.names.field);
-                }
-            }
-        } else if self.inner.len() < self.room {
+            return self.outer_leaf(kind, number);
+        }
+        if self.inner.len() < self.room {
             self.inner.push(Leaf { kind, number });
             if self.reach.names {
                 self.names.inner.push(self.names.field);
+            }
+        }
+        Ok(())
+    }
+
+    fn outer_leaf(&mut self, kind: Kind, number: u64) -> Result<(), Stop> {
+        self.see()?;
+        if self.outer.len() < MOST_OUTER {
+            self.outer.push(Leaf { kind, number });
+            if self.reach.names {
+                self.names.outer.push(self.names.field);
             }
         }
         Ok(())
@@ -272,14 +279,19 @@ impl Leaves {
     #[inline]
     fn mark(&mut self, mark: u64, name: &'static str) {
         if self.reach.names && !self.is_cut {
-            let element = (self.depth > 0).then(|| (self.elements.len() as u32).saturating_sub(1));
-            self.names.marks.push((element, self.names.field, name));
+            self.name_mark(name);
         }
         let shape = if self.depth == 0 { &mut self.shape } else { &mut self.element_shape };
         *shape = (*shape ^ (mark + 1)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
         if self.depth == 0 {
             self.shaped = self.seen;
         }
+    }
+
+    #[cold]
+    fn name_mark(&mut self, name: &'static str) {
+        let element = (self.depth > 0).then(|| (self.elements.len() as u32).saturating_sub(1));
+        self.names.marks.push((element, self.names.field, name));
     }
 
     #[inline]
