@@ -98,7 +98,11 @@ fn written_file(path: &Path, bytes: usize, piece: usize) -> File {
 
 /// Flushes per second of the disk: writes of so many bytes, one behind the other, each with an `fdatasync`.
 fn raw_flushes(scratch: &Scratch, bytes: usize, count: usize) -> f64 {
-    let file = written_file(&scratch.path("raw"), bytes * count, PIECE);
+    flushes_into(&written_file(&scratch.path("raw"), bytes * count, PIECE), bytes, count)
+}
+
+/// The same, in a file that is there.
+fn flushes_into(file: &File, bytes: usize, count: usize) -> f64 {
     let block = vec![7; bytes];
     let start = Instant::now();
     for n in 0..count {
@@ -127,14 +131,8 @@ fn prepared_flushes(scratch: &Scratch, bytes: usize, zeros: bool) -> f64 {
     let prepared = start.elapsed().as_secs_f64();
     // Small writes take long, and their share of the preparation is what counts.
     let count = (total / bytes).min(2000);
-    let block = vec![7; bytes];
-    let start = Instant::now();
-    for n in 0..count {
-        file.write_all_at(&block, (n * bytes) as u64).expect("it is written");
-        file.sync_data().expect("it is synced");
-    }
-    let written = count * bytes;
-    written as f64 / (start.elapsed().as_secs_f64() + prepared * written as f64 / total as f64) / 1e6
+    let (written, seconds) = (count * bytes, count as f64 / flushes_into(&file, bytes, count));
+    written as f64 / (seconds + prepared * written as f64 / total as f64) / 1e6
 }
 
 /// When zeros in a segment to come are worth their time, and how much of them is to be written at once.
@@ -151,29 +149,20 @@ fn zeros(scratch: &Scratch) {
             &[(1, 0, if bytes >= LARGE_GROUP { 1.0 } else { 0.0 })],
         );
     }
+    let into = |piece| {
+        let file = written_file(&scratch.path("pieces"), setting("MIB", 64) << 20, piece);
+        flushes_into(&file, 200, 2000)
+    };
     compare(
         "writes of 200 bytes, flushed one by one, into zeros that were written in pieces",
         "/s",
         vec![
-            ("of 64 KiB", Box::new(|| flushes_into(scratch, PIECE))),
-            ("of 512 KiB", Box::new(|| flushes_into(scratch, 512 << 10))),
-            ("of 8 MiB", Box::new(|| flushes_into(scratch, 8 << 20))),
+            ("of 64 KiB", Box::new(|| into(PIECE))),
+            ("of 512 KiB", Box::new(|| into(512 << 10))),
+            ("of 8 MiB", Box::new(|| into(8 << 20))),
         ],
         &[(0, 2, 1.0), (1, 2, 1.0)],
     );
-}
-
-/// Flushes per second of small writes into zeros that were written in such pieces.
-fn flushes_into(scratch: &Scratch, piece: usize) -> f64 {
-    let (bytes, count) = (200, 2000);
-    let file = written_file(&scratch.path("pieces"), setting("MIB", 64) << 20, piece);
-    let block = vec![7; bytes];
-    let start = Instant::now();
-    for n in 0..count {
-        file.write_all_at(&block, (n * bytes) as u64).expect("it is written");
-        file.sync_data().expect("it is synced");
-    }
-    count as f64 / start.elapsed().as_secs_f64()
 }
 
 /// From this size on the log leaves the zeros out.
