@@ -1,6 +1,8 @@
 //! Transactions executed at once, by threads that wait for them: the results are those of the log, whoever runs what.
 #![cfg(not(loom))]
 
+#[path = "support/count.rs"]
+mod count;
 #[path = "support/replay.rs"]
 mod support;
 
@@ -14,26 +16,16 @@ use std::task::{Context, Wake, Waker};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
+use count::Count;
 use mixlog_engine::{
     Builder, ClientId, CommitError, Engine, ExecuteError, Footprint, Mode, OpenError, Outcome, Position,
     Procedure, SubmitError, Table, Ticket, TicketError, Tx,
 };
 use mixlog_log::{Batch, Durability, FileLog, MemoryLog, SharedLog, file};
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use support::{expect_panics, replay};
-
-/// A row that cannot be serialized when it is as large as can be.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-struct Count(u64);
-
-impl Serialize for Count {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        assert!(self.0 != u64::MAX, "too many to count");
-        self.0.serialize(serializer)
-    }
-}
 
 const COUNTS: Table<u64, Count> = Table::new("counts");
 

@@ -3,6 +3,8 @@
 //! `MIXLOG_SEEDS=N` runs N times as many seeds, `MIXLOG_SEED=N` this one.
 #![cfg(not(loom))]
 
+#[path = "support/count.rs"]
+mod count;
 #[path = "support/random.rs"]
 mod random;
 #[path = "support/replay.rs"]
@@ -16,6 +18,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
+use count::Count;
 use mixlog_engine::checkpoint::{self, CheckpointError};
 use mixlog_engine::{
     Builder, ClientId, CommitError, Engine, ExecuteError, Footprint, Mode, Never, Outcome, Position,
@@ -24,24 +27,13 @@ use mixlog_engine::{
 use mixlog_log::{Batch, Durability, FileLog, MemoryLog, SharedLog, file};
 use random::random;
 use replay::{expect_panics, replay};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 /// Seeds that found something.
 const REGRESSIONS: &[u64] = &[];
 
 /// Longer than a seed takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(300);
-
-/// A row that cannot be serialized when it is as large as can be.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-struct Count(u64);
-
-impl Serialize for Count {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        assert!(self.0 != u64::MAX, "too many to count");
-        self.0.serialize(serializer)
-    }
-}
 
 const COUNTS: Table<u64, Count> = Table::new("counts");
 /// What was moved to and from each; nothing in all.

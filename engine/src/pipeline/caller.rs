@@ -40,7 +40,7 @@ impl Pipeline {
             let len = u32::try_from(tail.since(leader.next)).map_or(window, |len| len.min(window));
             let Some(why) = self.why_not_mix(leader, tail, len) else { return };
             self.adapt(leader);
-            // Without further ado, as it may end before: the window is a small one all the same.
+            // The window may end before `tail`; then it has even less in it.
             let Ok(true) = self.load(leader, log, &Until::Tail(tail), 0) else { return };
             self.execute_by_itself(leader, 0, why);
             self.look_around(tail);

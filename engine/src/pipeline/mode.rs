@@ -80,7 +80,7 @@ impl Why {
     }
 }
 
-/// What an entry takes to prepare and execute, on average over the last windows. Written by the leader only.
+/// What an entry takes to prepare and execute, on average over the last windows. Written by who leads.
 #[derive(Debug)]
 pub(super) struct Cost(AtomicU64);
 

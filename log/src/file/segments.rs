@@ -186,7 +186,7 @@ pub(crate) fn reserve(
     /// Zeros are flushed in pieces, so that the log thread's own flushes do not wait for all of them.
     const FLUSHED: u64 = 8 << 20;
     /// And written in smaller ones. Linux keeps what was written at once together in its cache, up to 2 MiB, and every
-    /// small write and flush of a part of that later looks at all of it: a tenth of a flush that takes 90 us
+    /// small write and flush of a part of that later looks at all of it, a tenth of its time
     /// (`ONLY=zeros cargo bench --bench durability`).
     const WRITTEN: u64 = 64 << 10;
 
