@@ -370,3 +370,60 @@ fn footprints_that_look_at_rows_are_right_unless_these_change() {
         }
     }
 }
+
+const FRAGILE: Table<u64, Fragile> = Table::new("fragile");
+
+/// A row that cannot be copied when it holds an unlucky number.
+#[derive(Debug, Serialize, Deserialize)]
+struct Fragile(u64);
+
+impl Clone for Fragile {
+    fn clone(&self) -> Self {
+        assert_ne!(self.0, 13, "an unlucky row is copied");
+        Self(self.0)
+    }
+}
+
+/// Overwrites a row that it does not look at: it is copied for the first time when the change is made.
+#[derive(Debug, Serialize, Deserialize)]
+struct Overwrite {
+    key: u64,
+    value: u64,
+}
+
+impl Procedure for Overwrite {
+    const NAME: &'static str = "overwrite";
+    type Output = ();
+    type Abort = Never;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<(), Never> {
+        tx.put(&ROWS, self.key, self.value);
+        tx.put(&FRAGILE, self.key, Fragile(self.value));
+        Ok(())
+    }
+}
+
+#[test]
+fn a_row_that_panics_when_it_is_copied_panics_its_transaction_and_nothing_else() {
+    let builder = || builder().table(&FRAGILE).procedure::<Overwrite>().infer(false);
+    let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new());
+    let engine = builder().threads(1).mode(Mode::Sequential).open(Arc::clone(&log)).unwrap();
+    expect_panics("an unlucky row is copied");
+    for i in 0..2000 {
+        drop(engine.submit(&Overwrite { key: i * 7 % 300, value: i % 200 }).unwrap());
+    }
+    engine.close().unwrap();
+    let replay = |builder: Builder| {
+        // Not from scratch: the rows cannot be copied.
+        let replay = builder.replay(Arc::clone(&log)).unwrap();
+        (replay.to_end().unwrap(), replay.stats())
+    };
+    let (expected, one_by_one) = replay(builder().threads(1).mode(Mode::Sequential));
+    assert!(one_by_one.panics > 10, "{one_by_one:?}");
+    for (threads, window) in [(1, 64), (2, 7), (4, 256)] {
+        let (digest, stats) = replay(builder().threads(threads).window(window).mode(Mode::Parallel));
+        assert_eq!(digest, expected, "{threads} threads, window {window}");
+        assert_eq!(stats.panics, one_by_one.panics, "{threads} threads, window {window}");
+        assert!(stats.adopted > 100, "{threads} threads, window {window}: {stats:?}");
+    }
+}

@@ -76,7 +76,12 @@ unsafe fn run(shared: &Shared, driver: &mut Driver, turn: &Turn<'_>) -> Option<V
         let speculation = &chunk.speculations[speculation as usize];
         replies.reconnoitred += 1;
         // SAFETY: the caller's promise; the footprint was made of what the speculation touched.
-        let adopted = unsafe { adopt(&shared.store, worker, turn, speculation) };
+        let adopting = || unsafe { adopt(&shared.store, worker, turn, speculation) };
+        let adopted = catch_unwind(AssertUnwindSafe(adopting)).unwrap_or_else(|_| {
+            // A row's clone, for one. Run one by one, the transaction panics like any other. Which table it was the replay
+            // tells, if it is a violation at all.
+            Err(chunk.accesses_of(index).first().map_or("", |access| shared.store.any(access.table).name()))
+        });
         if explains {
             replies.tallies[usize::from(procedure)].ran_ahead(adopted == Ok(true));
         }
@@ -95,6 +100,8 @@ unsafe fn run(shared: &Shared, driver: &mut Driver, turn: &Turn<'_>) -> Option<V
                 return None;
             }
             Err(table) => {
+                // The window is put back whole.
+                shared.store.keep_changes(worker);
                 return Some(Violation { position, procedure, table, wrote: false, inferred: false });
             }
         }

@@ -112,12 +112,14 @@ impl<K: Key, V: Merge, C: Codec<K> + Codec<V>> AnyMerging for Merging<K, V, C> {
 
     fn try_out(&self, store: &Store, position: Position) -> Result<(), Box<dyn Any + Send>> {
         let table = store.table(&self.table);
-        let mut copy = table.find(&self.key, self.key_hash).and_then(|id| {
-            let _latched = table.row(id).latch.lock();
-            // SAFETY: as in `is_accepted`.
-            unsafe { table.row(id).value() }.clone()
-        });
-        catch_unwind(AssertUnwindSafe(|| V::merge(&mut copy, self.delta.clone(), position)))
+        catch_unwind(AssertUnwindSafe(|| {
+            let mut copy = table.find(&self.key, self.key_hash).and_then(|id| {
+                let _latched = table.row(id).latch.lock();
+                // SAFETY: as in `is_accepted`.
+                unsafe { table.row(id).value() }.clone()
+            });
+            V::merge(&mut copy, self.delta.clone(), position);
+        }))
     }
 
     fn effect(&self, scratch: &mut Vec<u8>) -> (u16, u128) {
