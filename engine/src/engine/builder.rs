@@ -229,7 +229,9 @@ impl Builder {
     ///
     /// # Safety
     /// Procedures keep undeclared accesses to one row apart themselves, in a way that makes the one see the other: what
-    /// the schedule does for those that are declared.
+    /// the schedule does for those that are declared. They neither merge nor add with a floor: only the guard knows which
+    /// of those are made beside others. None runs ahead, and no footprint looks at rows: both look in place at what is
+    /// not declared to be written.
     #[doc(hidden)]
     #[allow(unsafe_code)]
     pub const unsafe fn unguarded(mut self) -> Self {

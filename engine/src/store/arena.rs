@@ -82,11 +82,14 @@ impl<T, const BYTES: usize> Arena<T, BYTES> {
         (self.len() - count..self.len()).map(|i| self.at(i))
     }
 
-    fn drop_items(&self, items: Range<usize>) {
+    /// Drops what lies at these places, counted as `items` is. They are no items any more: where a drop panics, the rest
+    /// is leaked, and nothing is dropped again.
+    fn drop_places(&self, places: Range<usize>) {
         if std::mem::needs_drop::<T>() {
-            for i in items {
-                // SAFETY: items are initialized; the callers forget them.
-                unsafe { self.at(i).drop_in_place() };
+            for i in places {
+                // SAFETY: an item was here until just now, so the chunk exists, the index lies inside, and what is there
+                // is initialized; the callers have forgotten it.
+                unsafe { self.chunks[i / Self::CHUNK].add(i % Self::CHUNK).cast::<T>().drop_in_place() };
             }
         }
     }
@@ -94,8 +97,9 @@ impl<T, const BYTES: usize> Arena<T, BYTES> {
     /// Drops the oldest `count` items.
     pub(crate) fn drop_oldest(&mut self, count: usize) {
         assert!(count <= self.len());
-        self.drop_items(0..count);
+        let start = self.items.start;
         self.items.start += count;
+        self.drop_places(start..start + count);
         if self.items.is_empty() {
             self.items = 0..0;
         }
@@ -109,8 +113,9 @@ impl<T, const BYTES: usize> Arena<T, BYTES> {
     #[inline]
     pub(crate) fn drop_newest(&mut self, count: usize) {
         assert!(count <= self.len());
-        self.drop_items(self.len() - count..self.len());
+        let end = self.items.end;
         self.items.end -= count;
+        self.drop_places(end - count..end);
         if self.items.is_empty() {
             self.items = 0..0;
         }
@@ -144,6 +149,8 @@ impl<T, const BYTES: usize> Drop for Arena<T, BYTES> {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::cell::Cell;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::rc::Rc;
 
     use super::Arena;
@@ -215,5 +222,38 @@ mod tests {
         arena.push(Rc::clone(&item));
         drop(arena);
         assert_eq!(Rc::strong_count(&item), 1);
+    }
+
+    /// Counts its drops, and panics in one of them.
+    struct Panics<'a> {
+        drops: &'a Cell<u32>,
+        now: bool,
+    }
+
+    impl Drop for Panics<'_> {
+        fn drop(&mut self) {
+            self.drops.set(self.drops.get() + 1);
+            assert!(!self.now, "a row's drop panics");
+        }
+    }
+
+    #[test]
+    fn a_drop_that_panics_lets_no_item_be_dropped_twice() {
+        for from_back in [false, true] {
+            let drops: Vec<_> = (0..3000).map(|_| Cell::new(0)).collect();
+            let mut arena = Arena::<_>::new();
+            for (i, drops) in drops.iter().enumerate() {
+                arena.push(Panics { drops, now: i == 1500 });
+            }
+            let dropped = catch_unwind(AssertUnwindSafe(|| {
+                if from_back { arena.drop_newest(2500) } else { arena.drop_oldest(2500) }
+            }));
+            assert!(dropped.is_err());
+            assert_eq!(arena.len(), 500);
+            arena.push(Panics { drops: &drops[1500], now: false });
+            drop(arena);
+            let most = drops.iter().enumerate().map(|(i, drops)| drops.get() - u32::from(i == 1500)).max();
+            assert_eq!(most, Some(1));
+        }
     }
 }

@@ -165,12 +165,16 @@ impl<K, V> Row<K, V> {
     pub(crate) unsafe fn free(&self) {
         let mut latched = self.latch.lock();
         assert_ne!(latched.stamp, Stamp::FREE);
-        // SAFETY: a row that exists has its key and value initialized; the latch keeps snapshots out.
-        unsafe {
+        // SAFETY: a row that exists has its key and value initialized; the latch keeps snapshots out. From here on nobody
+        // looks at the key: the number is free as soon as the latch is.
+        let key = unsafe {
             assert!((*self.value.get()).assume_init_ref().is_none());
-            (*self.key.get()).assume_init_drop();
-        }
+            (*self.key.get()).assume_init_read()
+        };
         latched.stamp = Stamp::FREE;
+        drop(latched);
+        // Last: it may take long, or panic.
+        drop(key);
     }
 
     /// # Safety
@@ -238,6 +242,40 @@ impl<K, V> Row<K, V> {
     pub(crate) unsafe fn set_chain(&self, chain: *const Version<V>) {
         // SAFETY: under the latch.
         unsafe { *self.chain.get() = chain };
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::{Row, Stamp};
+    use crate::store::slab::Slab;
+
+    static DROPS: AtomicU32 = AtomicU32::new(0);
+
+    struct Key;
+
+    impl Drop for Key {
+        fn drop(&mut self) {
+            DROPS.fetch_add(1, Ordering::Relaxed);
+            panic!("a key's drop panics");
+        }
+    }
+
+    #[test]
+    fn free_of_a_row_whose_key_panics_leaves_a_free_number() {
+        let rows = Slab::<Row<Key, ()>>::new();
+        let row = rows.get(rows.reserve(1).start);
+        // SAFETY: the number is new, and this thread is the only one.
+        unsafe { row.create(Key, 0, 0) };
+        // SAFETY: the row was just made, without a value.
+        assert!(catch_unwind(AssertUnwindSafe(|| unsafe { row.free() })).is_err());
+        // Else the table would drop the key again when it is dropped.
+        assert_eq!((row.latch.stamp(), DROPS.load(Ordering::Relaxed)), (Stamp::FREE, 1));
+        // The latch is not held.
+        assert_eq!(row.latch.lock().stamp, Stamp::FREE);
     }
 }
 

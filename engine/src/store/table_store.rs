@@ -244,10 +244,10 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     }
 
     #[inline]
-    #[expect(clippy::mut_from_ref, reason = "a worker's local is its own")]
-    fn local(&self, worker: &mut Worker) -> &mut Local<V> {
-        // SAFETY: a `Worker` is unique (its constructor's contract) and borrowed mutably, so nobody else is in
-        // its local; the methods of `AnyTable` that visit all locals run while no worker runs.
+    fn local<'a>(&'a self, worker: &'a mut Worker) -> &'a mut Local<V> {
+        // SAFETY: of each `Worker` there is one in a store (`Store::new`), and it is borrowed for as long as the
+        // reference lives, so nobody else is in its local; `undo_window`, which visits all locals, runs while no worker
+        // does.
         unsafe { &mut *self.locals[worker.number()].get() }
     }
 
@@ -396,7 +396,11 @@ const _: () = assert!(size_of::<NonNull<()>>() == 8, "undo records assume 64-bit
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use mixlog_log::Position;
+    use serde::{Deserialize, Serialize};
 
     use super::*;
     use crate::store::{AnyTable, Store, WindowEnd};
@@ -440,5 +444,56 @@ mod tests {
         assert!(used <= 2 * NUMBERS, "{used} rows for three keys at a time");
         assert_eq!(store.table(&TABLE).get_at(&0, Stamp::of(Position(30_000))), Some(19_998));
         assert_eq!(store.table(&TABLE).get_at(&1, Stamp::of(Position(30_000))), None);
+    }
+
+    /// Whether rows of the second window panic when they are dropped.
+    static PANICS: AtomicBool = AtomicBool::new(true);
+
+    /// A row, by the window that wrote it.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct Written(u64);
+
+    impl Drop for Written {
+        fn drop(&mut self) {
+            assert!(self.0 != 2 || !PANICS.load(Ordering::Relaxed), "a row's drop panics");
+        }
+    }
+
+    #[test]
+    fn a_window_whose_rows_panic_when_they_are_put_back_leaves_the_past_as_it_was() {
+        const TABLE: Table<u64, Written> = Table::new("written");
+        let make: crate::store::MakeTable = Box::new(|number, workers, _| {
+            Box::new(TableStore::new(&TABLE, Conflicts::Rows, number, workers, Vec::new()))
+        });
+        let (store, mut workers) = Store::new(&[make], Vec::new(), 1);
+        let (table, worker) = (store.table(&TABLE), &mut workers[0]);
+        for window in 1..3 {
+            let at = Stamp::of(Position(window));
+            worker.start_window(window);
+            for key in 0..3 {
+                let hash = table.key_hash(&key);
+                let id =
+                    table.find(&key, hash).unwrap_or_else(|| table.create(worker, key, hash, hash, hash));
+                // SAFETY: this thread is the only one.
+                unsafe {
+                    table.save(worker, id, at, at);
+                    *table.row(id).value_mut() = Some(Written(window));
+                }
+            }
+            store.keep_changes(worker);
+            if window == 1 {
+                let end = WindowEnd { window, first: at, oldest_snapshot: None };
+                // SAFETY: this thread is the only one, and no transaction runs.
+                unsafe { table.end_window(worker, &end) };
+            }
+        }
+        // SAFETY: no worker runs, and the second window was not ended.
+        let undone = catch_unwind(AssertUnwindSafe(|| unsafe { table.undo_window() }));
+        PANICS.store(false, Ordering::Relaxed);
+        assert!(undone.is_err());
+        for key in 0..3 {
+            let seen = table.get_at(&key, Stamp::last_before(Position(2)));
+            assert_eq!(seen, Some(Written(1)), "row {key}");
+        }
     }
 }

@@ -263,12 +263,14 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
                 // SAFETY: as above; snapshots latch the row before they follow its chain to here.
                 let version = unsafe { version.as_mut() };
                 // SAFETY: under the latch, and no worker runs.
-                unsafe {
-                    *row.value_mut() = version.value.take();
+                let undone = unsafe {
                     row.set_chain(version.next);
-                }
+                    std::mem::replace(row.value_mut(), version.value.take())
+                };
                 latched.stamp = version.stamp;
                 drop(latched);
+                // Without the latch: it may take long, or panic.
+                drop(undone);
                 // SAFETY: no worker runs.
                 if unsafe { row.value().is_none() } && !row.listed.swap(true, Ordering::Relaxed) {
                     absent.push(version.row);
