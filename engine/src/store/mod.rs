@@ -2,7 +2,12 @@
 //!
 //! This folder, with `tx.rs` and `tx/`, is where all `unsafe` code lives. It rests on three promises, kept elsewhere:
 //! the *guard* (`tx/guard.rs`) lets a transaction touch only what its footprint declared; the *mixer* orders
-//! transactions whose footprints conflict; the *pipeline* lets nobody run a transaction between two windows.
+//! transactions whose footprints conflict; the *pipeline* lets nobody run a transaction between two windows. A fourth
+//! one its callers keep, in functions that are not `unsafe` for all that: what is for workers in a window, or for holders
+//! of a registered snapshot, says so, and is called by nobody else.
+//!
+//! Keys and rows are their users' types, whose methods may panic. Whatever calls one leaves rows, undo space and indexes
+//! such that they can be dropped: nothing is forgotten after it was dropped, but before.
 #![allow(unsafe_code)]
 
 mod arena;

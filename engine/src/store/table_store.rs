@@ -96,7 +96,8 @@ pub(crate) struct TableStore<K, V, C> {
     codec: std::marker::PhantomData<fn() -> C>,
 }
 
-// SAFETY: rows and locals are shared under the rules above; `K` and `V` may themselves be shared and sent.
+// SAFETY: rows and locals are shared under the rules above; `K` and `V` may themselves be shared and sent, and so may
+// granule functions and what maintains the indexes.
 unsafe impl<K: Key, V: Value, C> Sync for TableStore<K, V, C> {}
 // SAFETY: it owns its rows.
 unsafe impl<K: Key, V: Value, C> Send for TableStore<K, V, C> {}

@@ -110,7 +110,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         if stamp > at || written.may_hold(unit) {
             return None;
         }
-        // SAFETY: nobody writes it.
+        // SAFETY: nobody writes it before all drivers have met, this one included.
         Some((NonNull::from(unsafe { row.value() }), stamp))
     }
 
