@@ -33,7 +33,7 @@ mod mode;
 mod shared;
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::thread::{self, JoinHandle};
@@ -399,10 +399,11 @@ impl Pipeline {
                         let next = leader.next;
                         leader.free = true;
                         drop(guard);
-                        let waited = wait_for_entries(log, next);
+                        let waited = catch_unwind(AssertUnwindSafe(|| wait_for_entries(log, next)));
                         guard = self.leader();
+                        // Also when the log panicked: nobody leads an engine that has failed.
                         guard.free = false;
-                        waited?;
+                        waited.unwrap_or_else(|payload| resume_unwind(payload))?;
                     }
                 },
                 (_, _, Some(why)) => self.execute_by_itself(leader, slot, why),
