@@ -8,10 +8,10 @@ use std::thread;
 use std::time::Duration;
 
 use mixlog::log::corfu::{
-    self, Change, Config, ConnectError, CorfuLog, Home, Join, Listings, Member, Monitor, MonitorConfig, Node,
-    Projection, Reconfigured, Reply, ReplyTo, Request, SequencerNumber, SequencerReply, SequencerRequest,
-    SequencerVerb, TcpTransport, Timing, TransferError, Transport, UnitNumber, UnitReply, UnitRequest,
-    UnitVerb,
+    self, Change, Config, ConnectError, CorfuLog, Home, Join, Listings, Member, Monitor, MonitorConfig,
+    MonitorError, Node, Projection, Reconfigured, Reply, ReplyTo, Request, SequencerNumber, SequencerReply,
+    SequencerRequest, SequencerVerb, TcpTransport, Timing, TransferError, Transport, UnitNumber, UnitReply,
+    UnitRequest, UnitVerb,
 };
 use mixlog::log::{LogId, SharedLog};
 
@@ -105,12 +105,16 @@ impl Cluster {
     }
 
     /// Watches the cluster until the monitor is dropped.
-    pub(super) fn watch(&self, replicas: u32) -> Monitor {
+    pub(super) fn watch(&self, replicas: u32) -> Result<Monitor, Failure> {
         let tcp = Arc::clone(&self.tcp);
         let candidates = move || tcp.listings().map(|all| all.into_keys().collect()).unwrap_or_default();
         let config = MonitorConfig { replicas: replicas as usize, ..MonitorConfig::default() };
         Monitor::start(Arc::clone(&self.transport), config, candidates, |event| {
             let _ = print_to_stdout(&format!("{event}\n"));
+        })
+        .map_err(|error| match error {
+            MonitorError::Configuration(text) => Failure::Refused(text),
+            error => Failure::Io(error.to_string()),
         })
     }
 }
@@ -165,7 +169,7 @@ fn log(home: &Home, config: Config) -> Result<Arc<dyn SharedLog>, Failure> {
     let durability = cluster.tcp.durability(&*cluster.projection()?);
     let config = Config { durability, ..config };
     let log = CorfuLog::connect(cluster.transport, config).map_err(|error| match error {
-        ConnectError::NotSetUp => Failure::Refused(error.to_string()),
+        ConnectError::NotSetUp | ConnectError::Configuration(_) => Failure::Refused(error.to_string()),
         _ => Failure::Io(error.to_string()),
     })?;
     Ok(Arc::new(log))
@@ -221,7 +225,7 @@ pub(crate) fn run(command: &ClusterCommand) -> Result<(), Failure> {
             let cluster = open(cluster)?;
             let epoch = cluster.projection()?.epoch;
             print_to_stdout(&format!("watching the cluster from epoch {epoch} on\n"))?;
-            let _monitor = cluster.watch(*replicas);
+            let _monitor = cluster.watch(*replicas)?;
             loop {
                 thread::park();
             }

@@ -108,7 +108,7 @@ pub(crate) fn up(options: &UpOptions) -> Result<(), Failure> {
     print_to_stdout(&format!(
         "{projection}ready\n\n  mixlog run tpcc --log {log}\n  mixlog cluster status --log {log}\n\n"
     ))?;
-    let _monitor = cluster.watch(options.replicas);
+    let _monitor = cluster.watch(options.replicas)?;
     while let Ok(event) = happened.recv() {
         tell(&event)?;
     }
