@@ -6,9 +6,9 @@ mod keep;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use mixlog::log::corfu::Home;
 use mixlog::{Explanation, Membership, Mode, Position};
 
+use super::cluster::is_meant;
 use super::failure::Failure;
 
 pub(crate) use cluster::{
@@ -141,7 +141,7 @@ impl Place {
     /// Where the log is that is named so; without a name it is in a temporary directory.
     pub(crate) fn of(log: Option<&Path>, durability: Option<Durability>) -> Self {
         match log {
-            Some(log) if log.to_str().is_some_and(Home::is_meant) => Self::Cluster,
+            Some(log) if is_meant(log) => Self::Cluster,
             Some(log) if log == Path::new("memory") => Self::Memory,
             None if durability == Some(Durability::Memory) => Self::Memory,
             _ => Self::Directory,
@@ -310,7 +310,7 @@ pub(crate) struct RunOptions {
     /// When a transaction is acknowledged [default: flushed, or memory for a log in memory]
     #[arg(long, value_enum)]
     pub(crate) durability: Option<Durability>,
-    /// Threads that submit
+    /// Threads that submit, 1 to 1024
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) clients: u32,
     /// Transactions that each of them keeps in flight
@@ -614,8 +614,16 @@ fn seconds(text: &str) -> Result<f64, String> {
     if seconds.is_finite() && (0.0..=1e9).contains(&seconds) {
         Ok(seconds)
     } else {
-        Err("a run takes from 0 to a billion seconds".to_owned())
+        Err("from 0 to a billion seconds".to_owned())
     }
+}
+
+/// Seconds for which somebody is waited for: without any nobody could answer.
+fn patience(text: &str) -> Result<f64, String> {
+    seconds(text)
+        .ok()
+        .filter(|seconds| *seconds >= 0.001)
+        .ok_or_else(|| "from 0.001 to a billion seconds".to_owned())
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use super::failure::Failure;
 use super::inspect::procedures;
 use super::keep::open_existing;
 use super::run::{Asking, LOOK, open_engine, print_rejected, print_to_stdout};
+use super::say::say;
 use super::workload;
 
 /// How often a follower says how far it is, at most.
@@ -112,7 +113,7 @@ fn one(options: &ReplicaOptions, membership: &Membership) -> Result<(), Failure>
     let make = move || keep.apply(engine.apply(again(&names))).member(own.clone());
     let replica = Replica::follow(make, log).map_err(cannot_go_on)?;
     let count = membership.members.len();
-    eprintln!("mixlog: {} of {} follows the log", membership.name, membership.members.join(", "));
+    say(format_args!("{} of {} follows the log", membership.name, membership.members.join(", ")));
     say_start(&replica.recovery());
     let until = if options.once { Some(replica.pad()?) } else { None };
     let (mut said, mut asking) = (Said::default(), Asking::begun());
@@ -148,7 +149,7 @@ fn first_procedures(log: &dyn SharedLog) -> Result<Vec<String>, Failure> {
             return Ok(names);
         }
         if !waits {
-            eprintln!("mixlog: the log is empty; waiting for its first entry");
+            say(format_args!("the log is empty; waiting for its first entry"));
             waits = true;
         }
         log.wait_past(log.tail()?.tail, Some(SAY))?;
@@ -179,7 +180,7 @@ const START: &str = "to start this member, put the newest checkpoint of one that
 fn say_start(recovery: &Recovery) {
     print_rejected(recovery);
     let Some(position) = recovery.checkpoint else {
-        eprintln!("mixlog: it executes the log from its start");
+        say(format_args!("it executes the log from its start"));
         return;
     };
     let stands = if recovery.agreed {
@@ -188,7 +189,7 @@ fn say_start(recovery: &Recovery) {
         "on which nobody voted: the next votes tell whether it is right"
     };
     let rows = recovery.rows;
-    eprintln!("mixlog: it starts from the checkpoint of position {position} ({rows} rows), {stands}");
+    say(format_args!("it starts from the checkpoint of position {position} ({rows} rows), {stands}"));
 }
 
 /// What a follower has said.
@@ -210,7 +211,7 @@ impl Said {
             if number == self.divergences.len() {
                 self.divergences.push(false);
                 if !divergence.repaired {
-                    eprintln!("mixlog: {divergence}; its state is built anew, one by one");
+                    say(format_args!("{divergence}; its state is built anew, one by one"));
                 }
             }
             if divergence.repaired && !std::mem::replace(&mut self.divergences[number], true) {

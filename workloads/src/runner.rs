@@ -170,6 +170,9 @@ struct Course {
     transactions: AtomicU64,
 }
 
+/// Room for so many transactions in flight is made at once; for more, when there are so many.
+const ROOM: usize = 4096;
+
 /// Runs one client to the end: each acknowledgement makes room for the next submission.
 fn drive_one<C: Client>(
     mut client: C,
@@ -179,7 +182,7 @@ fn drive_one<C: Client>(
     course: &Course,
 ) -> Result<(C::Observed, Tally), DriveError> {
     let mut tally = Tally::new();
-    let mut pending: VecDeque<(Instant, C::Pending)> = VecDeque::with_capacity(in_flight);
+    let mut pending: VecDeque<(Instant, C::Pending)> = VecDeque::with_capacity(in_flight.min(ROOM));
     let mut submitted = 0;
     loop {
         while pending.len() < in_flight && submitted < quota && !course.stop.load(Ordering::Relaxed) {
