@@ -526,6 +526,7 @@ const REPLICA_EXAMPLES: &str = "Examples:
   mixlog replica --log /var/tmp/bank
   mixlog replica --log /var/tmp/bank --replicas 5
   mixlog replica --log corfu://127.0.0.1:4500 --member b --members a,b,c
+  mixlog replica --log corfu://127.0.0.1:4500 --member b --members a,b,c --once --within 60
   mixlog replica --log corfu://127.0.0.1:4500 --member b --members a,b,c --beside /var/tmp/of-b
   mixlog run tpcc --log corfu://127.0.0.1:4500 --member a --members a,b,c --agree 2
 
@@ -544,6 +545,10 @@ not speak against it, and takes none itself: mixlog run and apply do, with --bes
 checkpoint. So --member refuses --checkpoint-bytes, --checkpoint-seconds, --keep-checkpoints and
 --keep-log. Where the log was trimmed, it needs a copy of one of theirs
 (DIR/checkpoints/checkpoint-*).
+
+With --once it ends when all members agree on what was in the log when it started. So all of them have to
+run: what it waits for it says after some seconds, and with --within it gives up. Only on a cluster can
+there be others: a log in a directory is read by one process at a time.
 
 With --explain, those that end say what made transactions wait: without --member the first of them,
 with --member one that is run with --once.
@@ -566,6 +571,9 @@ pub(crate) struct ReplicaOptions {
     /// End when all members agree on what is in the log now
     #[arg(long, requires = "member")]
     pub(crate) once: bool,
+    /// Fail with exit code 4 when they have not agreed for so many seconds [default: wait for ever]
+    #[arg(long, value_name = "S", value_parser = patience, allow_hyphen_values = true, requires = "once")]
+    pub(crate) within: Option<f64>,
     #[command(flatten)]
     pub(crate) engine: EngineOptions,
     #[command(flatten)]

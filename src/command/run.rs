@@ -214,6 +214,9 @@ fn populate_and_run<W: Workload>(
 /// How long to wait for votes before it is looked whether anything is wrong.
 pub(super) const LOOK: Duration = Duration::from_millis(50);
 
+/// Who waits longer is told what for, once, also where no terminal shows how long.
+pub(super) const LONG: Duration = Duration::from_secs(3);
+
 /// Asks members for votes, again and again: one that came later than a vote was asked for does not cast it.
 #[derive(Default)]
 pub(super) struct Asking {
@@ -253,8 +256,6 @@ pub(super) fn wait_agreed(
     wanted: Wanted<'_>,
     mut asking: Asking,
 ) -> Result<(), Failure> {
-    /// Who waits longer is told what for, once, also where no terminal shows how long.
-    const LONG: Duration = Duration::from_secs(3);
     let Wanted { count, members, told } = wanted;
     let (mut line, begun) = (Line::new(), Instant::now());
     let what = || format!("waiting for {count} of {} to agree on position {position}", members.join(", "));
