@@ -213,7 +213,8 @@ fn drive<C: Client>(
 ) -> Result<(Driven<C>, Duration), DriveError> {
     let start = Instant::now();
     let (deadline, total) = match config.stop {
-        Stop::After(time) => (Some(start + time), u64::MAX),
+        // So late a deadline that no clock can tell it is none.
+        Stop::After(time) => (start.checked_add(time), u64::MAX),
         Stop::Transactions(total) => (None, total),
     };
     let course = Course { deadline, stop: AtomicBool::new(false), transactions: AtomicU64::new(0) };
