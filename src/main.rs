@@ -1,5 +1,7 @@
 //! The `mixlog` command: run workloads, replay logs, look into them.
 #![forbid(unsafe_code)]
+// They panic where nobody reads: `say`, and `print_to_stdout`.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 
 mod command;
 

@@ -68,7 +68,7 @@ const OPTIONS: &[(&[&str], &[&[&str]])] = &[
     (&["digest"], &[ENGINE, CLUSTER, &["--log", "--at"]]),
     (&["replay"], &[ENGINE, CLUSTER, &["--log", "--to", "--from-checkpoint", "--expect"]]),
     (&["checkpoint"], &[ENGINE, RETAIN, CLUSTER, &["--log"]]),
-    (&["replica"], &[ENGINE, RETAIN, KEEP, CLUSTER, MEMBER, &["--log", "--replicas", "--once"]]),
+    (&["replica"], &[ENGINE, RETAIN, KEEP, CLUSTER, MEMBER, &["--log", "--replicas", "--once", "--within"]]),
     (&["backup"], &[]),
     (&["log", "dump"], &[CLUSTER, &["--from", "--to"]]),
     (&["log", "verify"], &[]),
@@ -210,6 +210,11 @@ const VAIN: &[(&str, &str)] = &[
     ("replica --log DIR --member a --members a,b --explain", "--explain goes with --member if --once does"),
     ("replica --log DIR --member a --members a,b --replicas 3", "cannot be used with"),
     ("replica --log DIR --once", "--member"),
+    ("replica --log DIR --member a --members a,b --within 5", "--once"),
+    (
+        "replica --log DIR --member a --members a,b --once",
+        "--once does not go with a log in a directory: no other member can vote",
+    ),
     // Nobody else is there.
     ("run transfer --log memory --member a --members a,b", "--member does not go with a log in memory"),
     ("apply --log memory --member a --members a,b", "--member does not go with a log in memory"),

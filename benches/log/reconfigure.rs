@@ -95,6 +95,7 @@ pub(crate) fn after_death(directory: &Path, victim: u32, signal: Signal) -> Paus
                 let _ = told.send(Instant::now());
             }
         })
+        .expect("it watches")
     };
     let config = Config { durability: Durability::Buffered, ..Config::default() };
     let tcp = TcpTransport::connect(&home, &Timing::default()).expect("it is there");

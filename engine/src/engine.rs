@@ -19,6 +19,7 @@ pub use describe::procedures_in;
 pub use replay::Replay;
 
 use crate::agreement;
+use crate::at_work;
 use crate::checkpoint::{self, Backup, BackupError, Checkpoint, CheckpointError, Keeper, Recovery};
 use crate::clients::{Client, ClientId};
 use crate::digest::Digest;
@@ -113,7 +114,8 @@ impl Engine {
     }
 
     /// Appends a transaction to the log. Returns at once with a ticket for its outcome; any number may be in
-    /// flight, up to [`Builder::max_in_flight`], where it blocks. Submissions of one thread keep their order.
+    /// flight, up to [`Builder::max_in_flight`], where it blocks (but for wakers and procedures of this engine, for which it
+    /// is an error). Submissions of one thread keep their order.
     ///
     /// Cost: one allocation, a copy of the arguments, and the log's queue; some 200 ns.
     ///
@@ -129,8 +131,9 @@ impl Engine {
     /// be woken by them, takes about as long as a fast disk, and many times as long as a transaction. So a procedure may
     /// run on any thread that calls this, but for those of rayon pools, which leave it to the engine's own.
     ///
-    /// Not for procedures, nor for wakers of tickets: what executes them would wait for itself, as with
-    /// [`Ticket::wait`].
+    /// Not for procedures, nor for wakers of tickets: what executes them would wait for itself, and is told so
+    /// ([`SubmitError::WaitsForItself`]), as with [`Ticket::wait`]. Threads that these start, or wait for in other ways,
+    /// are not told.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -170,6 +173,9 @@ impl Engine {
         procedure: &P,
         client: Option<(ClientId, u64)>,
     ) -> Result<(Outcome<P>, bool), ExecuteError> {
+        if at_work::is_for(self.shared.origin) {
+            return Err(SubmitError::WaitsForItself.into());
+        }
         let (ticket, appended) = self.submit_as(procedure, client, SharedLog::append_and_write)?;
         // What was not written here is told to the leader before this thread hears of it.
         let written = appended.wait_timeout(Duration::ZERO);
@@ -215,11 +221,14 @@ impl Engine {
         batch.push_with(|out| {
             entry::encode_call(out, id, origin, now_us(), client, |out| procedure.encode(out));
         });
-        let cell = self.shared.in_flight.enter(sequence).map_err(SubmitError::Stopped)?;
+        let cell = self.shared.in_flight.enter(sequence, origin.engine)?;
         let appended = append(&*self.log, &batch);
         BATCH.set(batch);
         match appended {
-            Ok(appended) => Ok((Ticket::new(cell, client.map_or(0, |(_, sequence)| sequence)), appended)),
+            Ok(appended) => {
+                let sequence = client.map_or(0, |(_, sequence)| sequence);
+                Ok((Ticket::new(cell, sequence, origin.engine), appended))
+            }
             Err(error) => {
                 self.shared.in_flight.leave(sequence);
                 if matches!(error, AppendError::Full(_)) {
@@ -273,7 +282,8 @@ impl Engine {
 
     /// Waits until at least so many members have the same digest at `position` or later, and tells whether they have;
     /// for acknowledgements that are to be agreed. Votes are cast at multiples of [`WINDOW_GRID`](crate::WINDOW_GRID):
-    /// on a log that grows slowly, [`pad`](Self::pad) it first. Gives up when `timeout` has passed or the engine stops.
+    /// on a log that grows slowly, [`pad`](Self::pad) it first. Gives up when `timeout` has passed or the engine stops, and at once
+    /// in a procedure or a waker of this engine, which waits for it.
     #[must_use]
     pub fn wait_agreed(&self, position: Position, members: usize, timeout: Duration) -> bool {
         self.shared.wait_agreed(position, members, timeout)
@@ -418,7 +428,7 @@ impl Engine {
     }
 
     /// Stops executing, and waits until that is done. Tickets that were not filled fail; their transactions may
-    /// be in the log. Also what dropping does.
+    /// be in the log. Also what dropping does. A waker of this engine, which the engine waits for, does not wait.
     ///
     /// # Errors
     /// Why the engine had stopped before, if it had.
@@ -429,6 +439,10 @@ impl Engine {
     fn shut_down(&self) -> Result<(), OpenError> {
         self.stop.store(true, Ordering::Relaxed);
         self.shared.due.stop();
+        // The engine's threads end when this one is done here.
+        if at_work::is_for(self.shared.origin) {
+            return Ok(());
+        }
         let keeping = self.keeping.lock().expect("no panic in a short section").take();
         let kept = keeping.map(JoinHandle::join);
         let thread = self.thread.lock().expect("no panic in a short section").take();

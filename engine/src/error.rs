@@ -204,6 +204,11 @@ pub enum SubmitError {
     /// The engine stopped: its log failed, or an entry could not be executed.
     #[error("the engine has stopped: {0}")]
     Stopped(String),
+    /// A procedure or a waker of this engine was to wait: for a transaction's outcome, or for room for one
+    /// ([`Builder::max_in_flight`](crate::Builder::max_in_flight)). Its thread is one that the engine goes on with, so it
+    /// would wait for itself. Submit elsewhere.
+    #[error("a procedure or waker of this engine cannot wait for its transactions: the engine waits for it")]
+    WaitsForItself,
     /// The process uses more memory than [`Builder::max_memory`](crate::Builder::max_memory) allows. Reads go on;
     /// submissions are taken again when it uses less, or may use more.
     #[error("the process uses {resident} bytes of memory, and may use {limit}")]

@@ -8,6 +8,8 @@ use crossbeam_utils::CachePadded;
 use hashbrown::HashMap;
 use mixlog_log::Position;
 
+use crate::at_work;
+use crate::error::SubmitError;
 use crate::reply::Status;
 use crate::ticket::{Cell, RawOutcome, TicketError};
 
@@ -66,10 +68,10 @@ impl InFlight {
         self.stopped.get().map(String::as_str)
     }
 
-    /// Enters a submission; waits while there are too many.
-    pub(crate) fn enter(&self, sequence: u64) -> Result<Arc<Cell>, String> {
+    /// Enters a submission to this engine; waits while there are too many.
+    pub(crate) fn enter(&self, sequence: u64, engine: u64) -> Result<Arc<Cell>, SubmitError> {
         if self.count.load(Ordering::Relaxed) >= self.limit {
-            self.wait_for_room();
+            self.wait_for_room(engine)?;
         }
         let cell = Arc::new(Cell::new());
         self.count.fetch_add(1, Ordering::Relaxed);
@@ -79,19 +81,22 @@ impl InFlight {
             None => Ok(cell),
             Some(reason) => {
                 self.leave(sequence);
-                Err(reason.to_owned())
+                Err(SubmitError::Stopped(reason.to_owned()))
             }
         }
     }
 
     #[cold]
-    fn wait_for_room(&self) {
+    fn wait_for_room(&self, engine: u64) -> Result<(), SubmitError> {
         let mut guard = self.room.0.lock().expect("no panic in a short section");
         loop {
             // Said before looking: whoever makes room after the look sees that somebody waits.
             self.full.store(true, Ordering::SeqCst);
             if self.count.load(Ordering::SeqCst) < self.limit || self.stopped().is_some() {
-                return;
+                return Ok(());
+            }
+            if at_work::is_for(engine) {
+                return Err(SubmitError::WaitsForItself);
             }
             guard = self.room.1.wait(guard).expect("no panic in a short section");
         }

@@ -453,9 +453,12 @@ pub struct Backoff {
     pub attempts: u32,
     /// The mean wait before the second attempt; it doubles each time.
     pub first: Duration,
-    /// The longest mean wait.
+    /// The longest mean wait, also before the second attempt. At most 2^32 seconds: more is that.
     pub longest: Duration,
 }
+
+/// Twice as long can be told, and nobody waits for it.
+const LONGEST: Duration = Duration::from_secs(1 << 32);
 
 impl Default for Backoff {
     /// 100 attempts, 50 microseconds, 10 milliseconds.
@@ -495,7 +498,8 @@ pub(crate) fn again_and_again<'e, R, E>(
     backoff: Backoff,
     mut body: impl FnMut(&mut Transaction<'_>) -> Result<R, E>,
 ) -> Result<(R, Option<Position>), TransactError<E>> {
-    let mut mean = backoff.first;
+    let longest = backoff.longest.min(LONGEST);
+    let mut mean = backoff.first.min(longest);
     for attempt in 1.. {
         let mut transaction = begin();
         let output = body(&mut transaction).map_err(TransactError::Aborted)?;
@@ -505,7 +509,7 @@ pub(crate) fn again_and_again<'e, R, E>(
                 // Between nothing and twice the mean.
                 let share = f64::from(crate::engine::random() as u32) / f64::from(u32::MAX);
                 thread::sleep(mean.mul_f64(2.0 * share));
-                mean = (mean * 2).min(backoff.longest);
+                mean = (mean * 2).min(longest);
             }
             Err(error) => return Err(TransactError::Commit(error)),
         }

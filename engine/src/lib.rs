@@ -11,6 +11,7 @@
 
 mod agreement;
 mod ahead;
+mod at_work;
 mod bounded;
 pub mod checkpoint;
 mod clients;

@@ -33,7 +33,7 @@ mod mode;
 mod shared;
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::thread::{self, JoinHandle};
@@ -50,6 +50,7 @@ pub(crate) use shared::Shared;
 
 use crate::agreement::BUCKETS;
 use crate::ahead::Stacks;
+use crate::at_work;
 use crate::digest::Digest;
 use crate::error::OpenError;
 use crate::execute::panic_message;
@@ -178,9 +179,11 @@ impl Pipeline {
         workers: Vec<Worker>,
         config: Config,
     ) -> Result<Self, rayon::ThreadPoolBuildError> {
+        let engine = shared.origin;
         let threads = |name: &'static str| {
             let builder = rayon::ThreadPoolBuilder::new().num_threads(config.threads);
-            builder.thread_name(move |i| format!("mixlog-{name}-{i}")).build()
+            let builder = builder.thread_name(move |i| format!("mixlog-{name}-{i}"));
+            builder.start_handler(move |_| at_work::start(engine)).build()
         };
         let doubles = if config.paranoid > 0 { Some(Arc::new(threads("double")?)) } else { None };
         let tallies = || shared.explainer.as_ref().map_or_else(Vec::new, Explainer::tallies);
@@ -291,6 +294,8 @@ impl Pipeline {
     ) -> io::Result<JoinHandle<Result<(), OpenError>>> {
         let (pipeline, log, stop) = (Arc::clone(pipeline), Arc::clone(log), Arc::clone(stop));
         spawn("mixlog-engine", move || {
+            // Whom it wakes at the end must not wait for it either.
+            at_work::start(pipeline.shared.origin);
             let outcome = pipeline.run(&*log, &Until::Stopped(&stop), None);
             let reason = outcome.as_ref().map_or_else(ToString::to_string, |()| "it was closed".to_owned());
             pipeline.shared.stop(&reason);
@@ -394,10 +399,11 @@ impl Pipeline {
                         let next = leader.next;
                         leader.free = true;
                         drop(guard);
-                        let waited = wait_for_entries(log, next);
+                        let waited = catch_unwind(AssertUnwindSafe(|| wait_for_entries(log, next)));
                         guard = self.leader();
+                        // Also when the log panicked: nobody leads an engine that has failed.
                         guard.free = false;
-                        waited?;
+                        waited.unwrap_or_else(|payload| resume_unwind(payload))?;
                     }
                 },
                 (_, _, Some(why)) => self.execute_by_itself(leader, slot, why),

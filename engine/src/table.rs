@@ -127,6 +127,11 @@ impl<K, V, C> Table<K, V, C> {
     /// in them. Tables that name one `domain` share their granules, so that one declaration covers rows of all.
     /// `granule` must be a pure function.
     ///
+    /// The functions of one domain's tables are to agree on which rows belong together. Each is of keys of its own, so the
+    /// engine cannot tell whether they do. Where they do not, a declaration covers other rows than it was meant to: no
+    /// result is wrong, but each access to a row that it does not cover is a violation, and costs a replay.
+    /// [`assert_footprint!`](crate::assert_footprint) finds that in a test.
+    ///
     /// ```
     /// use mixlog_engine::{Footprint, Table};
     ///

@@ -13,6 +13,7 @@ use std::time::Instant;
 use mixlog_log::Position;
 use thiserror::Error;
 
+use crate::at_work;
 use crate::clients::Repeat;
 use crate::codec;
 use crate::procedure::Procedure;
@@ -153,6 +154,10 @@ pub enum TicketError {
     /// or may not be in the log; who opens the log again sees it if it is.
     #[error("the engine stopped before the transaction was acknowledged: {0}")]
     Stopped(String),
+    /// A procedure or a waker of the engine was to wait for the outcome, on a thread that the engine goes on with: it would
+    /// wait for itself. The transaction is in the log, or on its way there.
+    #[error("a procedure or waker of this engine cannot wait for its transactions: the engine waits for it")]
+    WaitsForItself,
     /// The client submitted the transaction before, or skipped its number, and its answer gave way to that of a later
     /// transaction: see [`ANSWERS_KEPT`](crate::ANSWERS_KEPT). This time it had no effect.
     #[error(
@@ -303,12 +308,19 @@ pub struct Ticket<P> {
     cell: Arc<Cell>,
     /// The client's sequence number; 0 for none.
     sequence: u64,
+    /// By its origin.
+    engine: u64,
     procedure: PhantomData<fn() -> P>,
 }
 
 impl<P: Procedure> Ticket<P> {
-    pub(crate) const fn new(cell: Arc<Cell>, sequence: u64) -> Self {
-        Self { cell, sequence, procedure: PhantomData }
+    pub(crate) const fn new(cell: Arc<Cell>, sequence: u64, engine: u64) -> Self {
+        Self { cell, sequence, engine, procedure: PhantomData }
+    }
+
+    /// Whether waiting for the outcome would keep it from coming.
+    fn waits_for_itself(&self) -> bool {
+        !self.is_done() && at_work::is_for(self.engine)
     }
 
     /// Whether the outcome is there, so that [`wait`](Self::wait) returns at once.
@@ -320,8 +332,11 @@ impl<P: Procedure> Ticket<P> {
     /// Waits until the transaction is durable, as the log promises, and executed.
     ///
     /// # Errors
-    /// [`TicketError`] when the engine stopped first.
+    /// [`TicketError`] when the engine stopped first, or when a procedure or a waker of the engine waits.
     pub fn wait(self) -> Result<Outcome<P>, TicketError> {
+        if self.waits_for_itself() {
+            return Err(TicketError::WaitsForItself);
+        }
         restore(self.cell.wait()?, self.sequence)
     }
 
@@ -343,6 +358,9 @@ impl<P: Procedure> Ticket<P> {
     /// # Errors
     /// The outer error is the ticket itself; the inner one as in [`wait`](Self::wait).
     pub fn wait_timeout(self, timeout: Duration) -> Result<Result<Outcome<P>, TicketError>, Self> {
+        if !timeout.is_zero() && self.waits_for_itself() {
+            return Ok(Err(TicketError::WaitsForItself));
+        }
         match self.cell.wait_for(timeout) {
             Some(outcome) => Ok(outcome.and_then(|raw| restore(raw, self.sequence))),
             None => Err(self),

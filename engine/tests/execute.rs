@@ -21,7 +21,10 @@ use mixlog_engine::{
     Builder, ClientId, CommitError, Engine, ExecuteError, Footprint, Mode, OpenError, Outcome, Position,
     Procedure, SubmitError, Table, Ticket, TicketError, Tx,
 };
-use mixlog_log::{Batch, Durability, FileLog, MemoryLog, SharedLog, file};
+use mixlog_log::{
+    self as log, AppendError, Batch, Block, Durability, FileLog, LogId, MemoryLog, ReadError, SealError,
+    SharedLog, Tail, TailError, TrimError, file,
+};
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use serde::{Deserialize, Serialize};
 
@@ -396,6 +399,88 @@ fn whatever_stops_the_engine_is_told_to_the_caller_and_to_who_closes_it() {
         assert!(text.contains("\"draw\""), "{text}");
         assert!(matches!(engine.close(), Err(OpenError::NotDeterministic { position: Position(2), .. })));
     }
+}
+
+/// A log that panics where the leader waits for entries, once it was armed and somebody appends, who is held up until
+/// that has stopped the engine.
+struct Breaking {
+    log: MemoryLog,
+    is_armed: AtomicBool,
+    is_broken: AtomicBool,
+    has_stopped: AtomicBool,
+}
+
+impl SharedLog for Breaking {
+    fn append(&self, batch: &Batch) -> Result<log::Ticket, AppendError> {
+        if self.is_armed.load(Ordering::Acquire) {
+            self.is_broken.store(true, Ordering::Release);
+            while !self.has_stopped.load(Ordering::Acquire) {
+                thread::yield_now();
+            }
+        }
+        self.log.append(batch)
+    }
+
+    fn wait_past(&self, position: Position, timeout: Option<Duration>) -> Result<Tail, ReadError> {
+        assert!(!self.is_broken.load(Ordering::Acquire), "the log is broken");
+        self.log.wait_past(position, timeout)
+    }
+
+    fn read(&self, position: Position) -> Result<Option<Arc<Block>>, ReadError> {
+        self.log.read(position)
+    }
+
+    fn tail(&self) -> Result<Tail, TailError> {
+        self.log.tail()
+    }
+
+    fn trim(&self, before: Position) -> Result<(), TrimError> {
+        self.log.trim(before)
+    }
+
+    fn seal(&self) -> Result<Position, SealError> {
+        self.log.seal()
+    }
+
+    fn durability(&self) -> Durability {
+        self.log.durability()
+    }
+
+    fn id(&self) -> LogId {
+        self.log.id()
+    }
+}
+
+#[test]
+fn an_engine_whose_log_panics_stops_and_no_caller_executes_anything_in_its_place() {
+    expect_panics("the log is broken");
+    let flag = || AtomicBool::new(false);
+    let log = Arc::new(Breaking {
+        log: MemoryLog::new(),
+        is_armed: flag(),
+        is_broken: flag(),
+        has_stopped: flag(),
+    });
+    let engine = builder().open(Arc::<Breaking>::clone(&log)).unwrap();
+    engine.execute(&Add::one(1)).unwrap();
+    let digest = engine.digest();
+    log.is_armed.store(true, Ordering::Release);
+    let error = thread::scope(|scope| {
+        let caller = scope.spawn(|| engine.execute(&Add::one(1)).unwrap_err());
+        while !engine.has_stopped() {
+            thread::yield_now();
+        }
+        log.has_stopped.store(true, Ordering::Release);
+        caller.join().unwrap()
+    });
+    assert!(
+        matches!(&error, ExecuteError::Ticket(TicketError::Stopped(text)) if text.contains("the log is broken")),
+        "{error:?}"
+    );
+    assert_eq!((engine.digest(), engine.snapshot().get(&COUNTS, &1)), (digest, Some(Count(1))));
+    let error = engine.execute(&Add::one(1)).unwrap_err();
+    assert!(matches!(error, ExecuteError::Submit(SubmitError::Stopped(_))), "{error:?}");
+    assert!(matches!(engine.close(), Err(OpenError::Panicked(text)) if text.contains("the log is broken")));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use mixlog_engine::{
     Backoff, ClientId, CommitError, Conflict, Engine, Fixed, Mode, Never, Outcome, Procedure, Sum, Table,
@@ -227,6 +228,30 @@ fn transact_gives_up_when_the_body_does_or_when_attempts_are_used_up() {
     assert!(matches!(error, TransactError::Commit(CommitError::Conflict { .. })), "{error}");
     assert_eq!(runs, 3);
     assert_eq!(engine.snapshot().get(&ROWS, &2), None);
+}
+
+#[test]
+fn transact_waits_no_longer_than_the_longest_time_that_it_was_told() {
+    let (_, engine) = open();
+    let first_late = |others: &mut i64, t: &mut Transaction<'_>| {
+        *t.get_or_put(&ROWS, 2, || 0) += 1;
+        let _ = t.get(&ROWS, &1);
+        if *others < 3 {
+            *others += 1;
+            let mut other = engine.begin();
+            other.put(&ROWS, 1, *others);
+            other.commit().map(drop)?;
+        }
+        Ok::<(), CommitError>(())
+    };
+    let longest = Duration::from_nanos(1);
+    for first in [Duration::MAX, Duration::from_secs(1 << 40), Duration::ZERO] {
+        let (mut others, backoff) = (0, Backoff { first, longest, ..Backoff::default() });
+        engine.transact(backoff, |t| first_late(&mut others, t)).unwrap();
+    }
+    let (mut others, backoff) = (2, Backoff { first: Duration::ZERO, longest: Duration::MAX, attempts: 2 });
+    engine.transact(backoff, |t| first_late(&mut others, t)).unwrap();
+    assert_eq!(engine.snapshot().get(&ROWS, &2), Some(4));
 }
 
 /// A transaction of a client adds to a row under a number; gives what became of it.

@@ -185,3 +185,46 @@ fn footprints_that_look_at_ranges_are_exact_on_what_they_saw_and_harmless_on_wha
         assert_eq!(replay.to_end().expect("the log is whole"), digest);
     }
 }
+
+const BOXES: Table<u64, u64> = Table::new("boxes").grouped("box", |&number| number);
+/// Takes ten boxes for one.
+const ITEMS: Table<u64, u64> = Table::new("items").grouped("box", |&number| number / 10);
+
+/// Counts a box and its item, and means to have declared both by the box.
+#[derive(Serialize, Deserialize)]
+struct Pack(u64);
+
+impl Procedure for Pack {
+    const NAME: &'static str = "pack";
+    type Output = (u64, u64);
+    type Abort = Never;
+
+    fn footprint(&self, f: &mut Footprint<'_>) {
+        f.write_granule(&BOXES, self.0);
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<(u64, u64), Never> {
+        *tx.get_or_put(&BOXES, self.0, || 0) += 1;
+        let boxes = *tx.get_or_put(&BOXES, self.0, || 0);
+        let items = tx.get_or_put(&ITEMS, self.0, || 0);
+        *items += boxes;
+        Ok((boxes, *items))
+    }
+}
+
+#[test]
+fn tables_of_one_domain_that_do_not_agree_on_groups_cost_replays_and_change_no_result() {
+    let run = |threads, mode| {
+        let builder = Engine::builder().table(&BOXES).table(&ITEMS).procedure::<Pack>();
+        let engine = builder.threads(threads).mode(mode).open(Arc::new(MemoryLog::new())).unwrap();
+        let tickets: Vec<_> = (0..2000).map(|n| engine.submit(&Pack(n * n % 37)).unwrap()).collect();
+        let packed: Vec<_> = tickets.into_iter().map(|ticket| ticket.wait().unwrap().committed()).collect();
+        let digest = engine.digest();
+        (packed, (digest.state, digest.replies), engine.stats().violations)
+    };
+    let (packed, digest, _) = run(1, Mode::Sequential);
+    for threads in [2, 4] {
+        let (here, found, violations) = run(threads, Mode::Parallel);
+        assert!((&here, found) == (&packed, digest) && violations > 0, "{violations} violations");
+    }
+}

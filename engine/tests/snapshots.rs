@@ -397,6 +397,8 @@ fn snapshot_at_where_nothing_is_retained_tells_what_is() {
     assert_eq!(engine.retained(), [6, 7, 8, 9].map(Position));
     let (position, committed) = (Position(10), Some(Position(9)));
     assert_eq!(at(10).unwrap_err(), SnapshotError::NotCommitted { position, committed });
+    let position = Position::MAX;
+    assert_eq!(at(u64::MAX).unwrap_err(), SnapshotError::NotCommitted { position, committed });
     let (position, oldest) = (Position(5), Position(6));
     assert_eq!(at(5).unwrap_err(), SnapshotError::NoLongerRetained { position, oldest });
     let old = at(6).unwrap();

@@ -14,13 +14,13 @@ impl Position {
     /// Greater than every position that a log hands out.
     pub const MAX: Self = Self(u64::MAX);
 
-    /// The position `count` entries later.
+    /// The position `count` entries later; at most [`MAX`](Self::MAX), which no log reaches.
     #[must_use]
     pub const fn plus(self, count: u64) -> Self {
-        Self(self.0 + count)
+        Self(self.0.saturating_add(count))
     }
 
-    /// The position right after this one.
+    /// The position right after this one. After [`MAX`](Self::MAX) there is none, and it stays.
     #[must_use]
     pub const fn next(self) -> Self {
         self.plus(1)

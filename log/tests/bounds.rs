@@ -3,6 +3,7 @@
 #![cfg(not(loom))]
 
 use std::fs;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mixlog_log::{Batch, Durability, Entry, FileLog, OpenError, Position, SharedLog, corfu, file};
@@ -74,7 +75,9 @@ fn file_log_with_no_room_or_any_for_queue_groups_and_cache_works() {
 fn cluster_out_of_bounds_is_refused() {
     let default = corfu::LocalConfig::default;
     let for_ever = corfu::Timing { answer: Duration::MAX, ..corfu::Timing::default() };
+    let zero = corfu::Timing { silence: Duration::ZERO, ..corfu::Timing::default() };
     for config in [
+        corfu::LocalConfig { timing: zero, ..default() },
         corfu::LocalConfig { chains: 0, ..default() },
         corfu::LocalConfig { replicas: 0, ..default() },
         corfu::LocalConfig { width: 0, ..default() },
@@ -87,7 +90,29 @@ fn cluster_out_of_bounds_is_refused() {
     let cluster = corfu::LocalCluster::open(default()).unwrap();
     let config = corfu::Config { timing: for_ever, ..corfu::Config::default() };
     let error = corfu::CorfuLog::connect(cluster, config).map(drop).unwrap_err();
-    assert!(matches!(error, corfu::ConnectError::Configuration(_)), "{error}");
+    assert!(
+        matches!(&error, corfu::ConnectError::Configuration(text) if text.starts_with("timing.answer is from 1 ms to")),
+        "{error}"
+    );
+    for (config, says) in [
+        (
+            corfu::Config { max_batch_bytes: 0, ..corfu::Config::default() },
+            "max_batch_bytes is at least 4, and not 0",
+        ),
+        (corfu::Config { max_batch_bytes: 3, ..corfu::Config::default() }, "and not 3"),
+        (corfu::Config { patience: Duration::ZERO, ..corfu::Config::default() }, "patience is more than 0"),
+        (
+            corfu::Config { janitor: Some(Duration::ZERO), ..corfu::Config::default() },
+            "janitor is at least 1ms or None",
+        ),
+    ] {
+        let cluster = corfu::LocalCluster::open(default()).unwrap();
+        let error = corfu::CorfuLog::connect(cluster, config).map(drop).unwrap_err();
+        assert!(
+            matches!(&error, corfu::ConnectError::Configuration(text) if text.contains(says)),
+            "{error} and not {says}"
+        );
+    }
     for (segment_bytes, run_bytes) in [(64 << 20, 0), (0, 1 << 20), (u64::MAX, 1 << 20), (0, usize::MAX)] {
         let directory = tempfile::tempdir().unwrap();
         let files = corfu::UnitFiles {
@@ -122,5 +147,35 @@ fn log_on_a_cluster_with_no_room_or_any_works() {
         };
         let cluster = corfu::LocalCluster::open(cluster(width)).unwrap();
         works(&corfu::CorfuLog::connect(cluster, config).unwrap());
+    }
+}
+
+#[test]
+fn monitor_out_of_bounds_is_refused_and_with_any_patience_it_watches() {
+    let default = corfu::MonitorConfig::default;
+    let cluster = corfu::LocalCluster::open(corfu::LocalConfig::default()).unwrap();
+    let start = |config| {
+        let (transport, nobody): (Arc<dyn corfu::Transport>, _) =
+            (Arc::<corfu::LocalCluster>::clone(&cluster), Vec::new);
+        corfu::Monitor::start(transport, config, nobody, |event| panic!("nothing happens, and not {event}"))
+    };
+    let for_ever = corfu::Timing { hole: Duration::MAX, ..corfu::Timing::default() };
+    for (config, says) in [
+        (
+            corfu::MonitorConfig { interval: Duration::MAX, ..default() },
+            "interval is from 1 ms to 2^32 seconds",
+        ),
+        (corfu::MonitorConfig { interval: Duration::ZERO, ..default() }, "and not 0ns"),
+        (corfu::MonitorConfig { misses: 0, ..default() }, "misses is at least 1, and not 0"),
+        (corfu::MonitorConfig { replicas: 0, ..default() }, "replicas is at least 1, and not 0"),
+        (corfu::MonitorConfig { patience: Duration::ZERO, ..default() }, "patience is from 1 ms"),
+        (corfu::MonitorConfig { timing: for_ever, ..default() }, "timing.hole is from 0 ms"),
+    ] {
+        let error = start(config).unwrap_err().to_string();
+        assert!(error.contains(says), "{error} and not {says}");
+    }
+    for interval in [Duration::from_millis(1), Duration::from_secs(1 << 32)] {
+        let misses = u32::MAX;
+        drop(start(corfu::MonitorConfig { interval, misses, ..default() }).unwrap());
     }
 }

@@ -21,6 +21,7 @@ use serde::Serialize;
 use super::arguments::{ApplyOptions, Place};
 use super::failure::Failure;
 use super::run::{Asking, Wanted, is_read, open_engine, open_log, wait_agreed};
+use super::say::show;
 
 /// How many transactions wait for their answer to be printed, at most.
 const IN_FLIGHT: usize = 4_096;
@@ -63,7 +64,7 @@ pub(crate) fn apply(options: &ApplyOptions) -> Result<(), Failure> {
     let engine = engine.write().expect("no panic while submitting").take();
     if let Some(engine) = engine {
         // Beside what programs read.
-        eprint!("{}", options.engine.explained(|| engine.explain()));
+        show(options.engine.explained(|| engine.explain()));
         engine.close()?;
     }
     printed

@@ -6,9 +6,9 @@ mod keep;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use mixlog::log::corfu::Home;
 use mixlog::{Explanation, Membership, Mode, Position};
 
+use super::cluster::is_meant;
 use super::failure::Failure;
 
 pub(crate) use cluster::{
@@ -141,7 +141,7 @@ impl Place {
     /// Where the log is that is named so; without a name it is in a temporary directory.
     pub(crate) fn of(log: Option<&Path>, durability: Option<Durability>) -> Self {
         match log {
-            Some(log) if log.to_str().is_some_and(Home::is_meant) => Self::Cluster,
+            Some(log) if is_meant(log) => Self::Cluster,
             Some(log) if log == Path::new("memory") => Self::Memory,
             None if durability == Some(Durability::Memory) => Self::Memory,
             _ => Self::Directory,
@@ -310,7 +310,7 @@ pub(crate) struct RunOptions {
     /// When a transaction is acknowledged [default: flushed, or memory for a log in memory]
     #[arg(long, value_enum)]
     pub(crate) durability: Option<Durability>,
-    /// Threads that submit
+    /// Threads that submit, 1 to 1024
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) clients: u32,
     /// Transactions that each of them keeps in flight
@@ -526,6 +526,7 @@ const REPLICA_EXAMPLES: &str = "Examples:
   mixlog replica --log /var/tmp/bank
   mixlog replica --log /var/tmp/bank --replicas 5
   mixlog replica --log corfu://127.0.0.1:4500 --member b --members a,b,c
+  mixlog replica --log corfu://127.0.0.1:4500 --member b --members a,b,c --once --within 60
   mixlog replica --log corfu://127.0.0.1:4500 --member b --members a,b,c --beside /var/tmp/of-b
   mixlog run tpcc --log corfu://127.0.0.1:4500 --member a --members a,b,c --agree 2
 
@@ -544,6 +545,10 @@ not speak against it, and takes none itself: mixlog run and apply do, with --bes
 checkpoint. So --member refuses --checkpoint-bytes, --checkpoint-seconds, --keep-checkpoints and
 --keep-log. Where the log was trimmed, it needs a copy of one of theirs
 (DIR/checkpoints/checkpoint-*).
+
+With --once it ends when all members agree on what was in the log when it started. So all of them have to
+run: what it waits for it says after some seconds, and with --within it gives up. Only on a cluster can
+there be others: a log in a directory is read by one process at a time.
 
 With --explain, those that end say what made transactions wait: without --member the first of them,
 with --member one that is run with --once.
@@ -566,6 +571,9 @@ pub(crate) struct ReplicaOptions {
     /// End when all members agree on what is in the log now
     #[arg(long, requires = "member")]
     pub(crate) once: bool,
+    /// Fail with exit code 4 when they have not agreed for so many seconds [default: wait for ever]
+    #[arg(long, value_name = "S", value_parser = patience, allow_hyphen_values = true, requires = "once")]
+    pub(crate) within: Option<f64>,
     #[command(flatten)]
     pub(crate) engine: EngineOptions,
     #[command(flatten)]
@@ -614,8 +622,16 @@ fn seconds(text: &str) -> Result<f64, String> {
     if seconds.is_finite() && (0.0..=1e9).contains(&seconds) {
         Ok(seconds)
     } else {
-        Err("a run takes from 0 to a billion seconds".to_owned())
+        Err("from 0 to a billion seconds".to_owned())
     }
+}
+
+/// Seconds for which somebody is waited for: without any nobody could answer.
+fn patience(text: &str) -> Result<f64, String> {
+    seconds(text)
+        .ok()
+        .filter(|seconds| *seconds >= 0.001)
+        .ok_or_else(|| "from 0.001 to a billion seconds".to_owned())
 }
 
 #[cfg(test)]

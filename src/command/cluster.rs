@@ -8,16 +8,17 @@ use std::thread;
 use std::time::Duration;
 
 use mixlog::log::corfu::{
-    self, Change, Config, ConnectError, CorfuLog, Home, Join, Listings, Member, Monitor, MonitorConfig, Node,
-    Projection, Reconfigured, Reply, ReplyTo, Request, SequencerNumber, SequencerReply, SequencerRequest,
-    SequencerVerb, TcpTransport, Timing, TransferError, Transport, UnitNumber, UnitReply, UnitRequest,
-    UnitVerb,
+    self, Change, Config, ConnectError, CorfuLog, Home, Join, Listings, Member, Monitor, MonitorConfig,
+    MonitorError, Node, Projection, Reconfigured, Reply, ReplyTo, Request, SequencerNumber, SequencerReply,
+    SequencerRequest, SequencerVerb, TcpTransport, Timing, TransferError, Transport, UnitNumber, UnitReply,
+    UnitRequest, UnitVerb,
 };
 use mixlog::log::{LogId, SharedLog};
 
 use super::arguments::{ClusterCommand, ClusterOptions, OnClusterOptions};
 use super::failure::Failure;
 use super::run::print_to_stdout;
+use super::say::say;
 
 /// How long a command waits for the cluster, unless it is told.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -25,9 +26,14 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// Positions in a stripe of a new log: a batch has at most as many entries.
 pub(super) const WIDTH: u32 = 1 << 16;
 
+/// Whether a log's name means a cluster, well or not: also other addresses, which are no directories either.
+pub(super) fn is_meant(log: &Path) -> bool {
+    log.to_str().is_some_and(|name| Home::is_meant(name) || name.contains("://"))
+}
+
 /// The home of the cluster that a log's name means; `None` if it means something else.
 pub(super) fn named(log: &Path) -> Option<Result<Home, Failure>> {
-    log.to_str().filter(|name| Home::is_meant(name)).map(|name| Ok(name.parse()?))
+    log.to_str().filter(|_| is_meant(log)).map(|name| Ok(name.parse()?))
 }
 
 /// A cluster, and its latest projection.
@@ -94,7 +100,7 @@ impl Cluster {
     fn change(&self, change: Change) -> Result<(), Failure> {
         let mut latest = self.changed(self.projection()?, change)?;
         if !latest.joining().is_empty() {
-            eprintln!("mixlog: epoch {}; copying to units that join", latest.epoch);
+            say(format_args!("epoch {}; copying to units that join", latest.epoch));
             let copied = corfu::transfer(&self.transport, &self.timing, latest, Some(self.patience));
             latest = copied.map_err(|error| match error {
                 TransferError::Lost(_) => Failure::Corrupt(error.to_string()),
@@ -105,12 +111,16 @@ impl Cluster {
     }
 
     /// Watches the cluster until the monitor is dropped.
-    pub(super) fn watch(&self, replicas: u32) -> Monitor {
+    pub(super) fn watch(&self, replicas: u32) -> Result<Monitor, Failure> {
         let tcp = Arc::clone(&self.tcp);
         let candidates = move || tcp.listings().map(|all| all.into_keys().collect()).unwrap_or_default();
         let config = MonitorConfig { replicas: replicas as usize, ..MonitorConfig::default() };
         Monitor::start(Arc::clone(&self.transport), config, candidates, |event| {
             let _ = print_to_stdout(&format!("{event}\n"));
+        })
+        .map_err(|error| match error {
+            MonitorError::Configuration(text) => Failure::Refused(text),
+            error => Failure::Io(error.to_string()),
         })
     }
 }
@@ -165,7 +175,7 @@ fn log(home: &Home, config: Config) -> Result<Arc<dyn SharedLog>, Failure> {
     let durability = cluster.tcp.durability(&*cluster.projection()?);
     let config = Config { durability, ..config };
     let log = CorfuLog::connect(cluster.transport, config).map_err(|error| match error {
-        ConnectError::NotSetUp => Failure::Refused(error.to_string()),
+        ConnectError::NotSetUp | ConnectError::Configuration(_) => Failure::Refused(error.to_string()),
         _ => Failure::Io(error.to_string()),
     })?;
     Ok(Arc::new(log))
@@ -179,7 +189,7 @@ fn chain(text: &str) -> Result<Vec<UnitNumber>, Failure> {
     let numbers: Result<Vec<_>, _> =
         text.split(',').map(|number| number.trim().parse().map(UnitNumber)).collect();
     numbers
-        .map_err(|_| Failure::Refused(format!("{text} is no chain: units are numbers with commas between")))
+        .map_err(|_| Failure::Refused(format!("{text:?} is no chain: units are numbers with commas between")))
 }
 
 /// Does what is asked about a cluster that is there.
@@ -221,7 +231,7 @@ pub(crate) fn run(command: &ClusterCommand) -> Result<(), Failure> {
             let cluster = open(cluster)?;
             let epoch = cluster.projection()?.epoch;
             print_to_stdout(&format!("watching the cluster from epoch {epoch} on\n"))?;
-            let _monitor = cluster.watch(*replicas);
+            let _monitor = cluster.watch(*replicas)?;
             loop {
                 thread::park();
             }

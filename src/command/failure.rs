@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 use mixlog::checkpoint::{BackupError, CheckpointError};
@@ -35,6 +36,11 @@ impl Failure {
             Self::CheckFailed(_) => 5,
         })
     }
+}
+
+/// What the operating system says of a directory does not name it.
+pub(crate) fn cannot_use(directory: &Path) -> impl FnOnce(io::Error) -> Failure {
+    move |error| Failure::Io(format!("cannot use the directory {}: {error}", directory.display()))
 }
 
 impl fmt::Display for Failure {

@@ -14,6 +14,7 @@ use super::arguments::{DumpOptions, EngineOptions, OnClusterOptions, ReplayOptio
 use super::cluster;
 use super::failure::Failure;
 use super::run::{clear_line, is_read, print_recovery, print_to_stdout, show_recovery};
+use super::say::show;
 use super::workload;
 
 fn open(log: &Path, on_cluster: &OnClusterOptions) -> Result<Arc<dyn SharedLog>, Failure> {
@@ -114,7 +115,7 @@ pub(crate) fn dump_state(options: &StateOptions) -> Result<(), Failure> {
     }
     let Some((replay, _)) = execute(&log, &options.engine, options.at, Start::Newest)? else { return Ok(()) };
     // Beside what programs read.
-    eprint!("{}", options.engine.explained(|| replay.explain()));
+    show(options.engine.explained(|| replay.explain()));
     let mut rows = Vec::new();
     replay.snapshot().for_each(&kv::ROWS, |key, value| rows.push((key.clone(), value.clone())));
     rows.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));

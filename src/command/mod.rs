@@ -9,6 +9,7 @@ mod keep;
 mod replica;
 mod role;
 mod run;
+mod say;
 mod up;
 mod workload;
 
@@ -42,7 +43,7 @@ pub(crate) fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("mixlog: {failure}");
+            say::say(&failure);
             failure.exit_code()
         }
     }

@@ -12,11 +12,34 @@ use super::cluster;
 use super::failure::Failure;
 use super::inspect::procedures;
 use super::keep::open_existing;
-use super::run::{Asking, LOOK, open_engine, print_rejected, print_to_stdout};
+use super::run::{Asking, LONG, LOOK, open_engine, print_rejected, print_to_stdout};
+use super::say::say;
 use super::workload;
 
 /// How often a follower says how far it is, at most.
 const SAY: Duration = Duration::from_secs(1);
+
+/// When others have been waited for long enough.
+struct End {
+    after: Option<Duration>,
+    begun: Instant,
+}
+
+impl End {
+    fn of(seconds: Option<f64>) -> Self {
+        Self { after: seconds.map(Duration::from_secs_f64), begun: Instant::now() }
+    }
+
+    /// Fails when it is there; `why` says what was waited for.
+    fn look(&self, why: impl FnOnce() -> String) -> Result<(), Failure> {
+        match self.after {
+            Some(after) if self.begun.elapsed() >= after => {
+                Err(Failure::Io(format!("given up after {} s: {}", after.as_secs_f64(), why())))
+            }
+            _ => Ok(()),
+        }
+    }
+}
 
 /// Executes a log on several replicas, or as one of them.
 pub(crate) fn replica(options: &ReplicaOptions) -> Result<(), Failure> {
@@ -31,7 +54,15 @@ pub(crate) fn replica(options: &ReplicaOptions) -> Result<(), Failure> {
             ));
         }
     }
-    options.keep.refuse_in_vain(Place::of(Some(&options.log), None), &options.on_cluster)?;
+    let place = Place::of(Some(&options.log), None);
+    if options.once && place == Place::Directory {
+        return Err(Failure::Refused(
+            "--once does not go with a log in a directory: no other member can vote while this one has it open. Without \
+             --member, replicas in this process compare; members share a log on a cluster: --log corfu://HOST:PORT"
+                .to_owned(),
+        ));
+    }
+    options.keep.refuse_in_vain(place, &options.on_cluster)?;
     match membership {
         None => several(options),
         Some(membership) => one(options, &membership),
@@ -100,10 +131,11 @@ fn several(options: &ReplicaOptions) -> Result<(), Failure> {
 /// Follows the log as one of its members, until all agree on what is in it now, or for ever.
 fn one(options: &ReplicaOptions, membership: &Membership) -> Result<(), Failure> {
     let log = open(options)?;
+    let end = End::of(options.within);
     let shared = cluster::named(&options.log).is_some();
     let names = match procedures(&*log).map_err(cannot_go_on)? {
         Some(names) => names,
-        None if shared => first_procedures(&*log)?,
+        None if shared => first_procedures(&*log, &end)?,
         None => return Err(empty()),
     };
     // Refuses what no replica could execute.
@@ -112,10 +144,11 @@ fn one(options: &ReplicaOptions, membership: &Membership) -> Result<(), Failure>
     let make = move || keep.apply(engine.apply(again(&names))).member(own.clone());
     let replica = Replica::follow(make, log).map_err(cannot_go_on)?;
     let count = membership.members.len();
-    eprintln!("mixlog: {} of {} follows the log", membership.name, membership.members.join(", "));
+    say(format_args!("{} of {} follows the log", membership.name, membership.members.join(", ")));
     say_start(&replica.recovery());
     let until = if options.once { Some(replica.pad()?) } else { None };
     let (mut said, mut asking) = (Said::default(), Asking::begun());
+    let (begun, mut told) = (Instant::now(), false);
     while replica.failed().is_none() {
         let agreed = replica.agreed(count).and_then(|agreed| agreed.position);
         if until.is_some_and(|until| agreed >= Some(until)) {
@@ -127,6 +160,13 @@ fn one(options: &ReplicaOptions, membership: &Membership) -> Result<(), Failure>
             Some(until) => {
                 if !replica.wait_agreed(until, count, LOOK) {
                     asking.ask(|| replica.pad())?;
+                    let all = membership.members.join(", ");
+                    if begun.elapsed() >= LONG && !std::mem::replace(&mut told, true) {
+                        say(format_args!(
+                            "waiting for all of {all} to agree on position {until}: all have to run"
+                        ));
+                    }
+                    end.look(|| format!("not all of {all} agree on position {until}: do all of them run?"))?;
                 }
             }
             None => {
@@ -141,17 +181,18 @@ fn one(options: &ReplicaOptions, membership: &Membership) -> Result<(), Failure>
 }
 
 /// The procedures that the log's entries call, when there are any.
-fn first_procedures(log: &dyn SharedLog) -> Result<Vec<String>, Failure> {
+fn first_procedures(log: &dyn SharedLog, end: &End) -> Result<Vec<String>, Failure> {
     let mut waits = false;
     loop {
         if let Some(names) = procedures(log)? {
             return Ok(names);
         }
         if !waits {
-            eprintln!("mixlog: the log is empty; waiting for its first entry");
+            say(format_args!("the log is empty; waiting for its first entry"));
             waits = true;
         }
-        log.wait_past(log.tail()?.tail, Some(SAY))?;
+        end.look(|| "the log is empty still".to_owned())?;
+        log.wait_past(log.tail()?.tail, Some(LOOK))?;
     }
 }
 
@@ -179,7 +220,7 @@ const START: &str = "to start this member, put the newest checkpoint of one that
 fn say_start(recovery: &Recovery) {
     print_rejected(recovery);
     let Some(position) = recovery.checkpoint else {
-        eprintln!("mixlog: it executes the log from its start");
+        say(format_args!("it executes the log from its start"));
         return;
     };
     let stands = if recovery.agreed {
@@ -188,7 +229,7 @@ fn say_start(recovery: &Recovery) {
         "on which nobody voted: the next votes tell whether it is right"
     };
     let rows = recovery.rows;
-    eprintln!("mixlog: it starts from the checkpoint of position {position} ({rows} rows), {stands}");
+    say(format_args!("it starts from the checkpoint of position {position} ({rows} rows), {stands}"));
 }
 
 /// What a follower has said.
@@ -210,7 +251,7 @@ impl Said {
             if number == self.divergences.len() {
                 self.divergences.push(false);
                 if !divergence.repaired {
-                    eprintln!("mixlog: {divergence}; its state is built anew, one by one");
+                    say(format_args!("{divergence}; its state is built anew, one by one"));
                 }
             }
             if divergence.repaired && !std::mem::replace(&mut self.divergences[number], true) {

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use mixlog::log;
 use mixlog::log::corfu::{
-    Listing, NetError, Node, SequencerNumber, Server, Timing, UnitFiles, UnitNumber, UnitServer, UnitStorage,
-    announce,
+    Listing, NetError, Node, SequencerNumber, Server, StoreError, Timing, UnitFiles, UnitNumber, UnitServer,
+    UnitStorage, announce,
 };
 
 use super::arguments::{Durability, ProjectionsOptions, RoleOptions, SequencerOptions, UnitOptions};
-use super::failure::Failure;
+use super::failure::{Failure, cannot_use};
+use super::say::say;
 
 /// How long is waited before the projection store is looked for again.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -48,7 +49,10 @@ pub(crate) fn sequencer(options: &SequencerOptions) -> Result<(), Failure> {
 
 /// Serves the projection store.
 pub(crate) fn projections(options: &ProjectionsOptions) -> Result<(), Failure> {
-    let server = Server::store(listen(options.listen)?, &options.dir)?;
+    let server = Server::store(listen(options.listen)?, &options.dir).map_err(|error| match error {
+        StoreError::Io(error) => cannot_use(&options.dir)(error),
+        error => error.into(),
+    })?;
     serve(Node::Store, &server, &End::of(options.until_stdin_ends)?);
     Ok(())
 }
@@ -68,7 +72,7 @@ fn serve_role(node: Node, server: &Server, options: &RoleOptions) -> Result<(), 
             Err(error @ (NetError::Refused { .. } | NetError::Stranger { .. })) => return Err(error.into()),
             Err(error) => {
                 if !told {
-                    eprintln!("mixlog: {error}; trying again until it can be reached");
+                    say(format_args!("{error}; trying again until it can be reached"));
                     told = true;
                 }
                 // Whoever started it may be gone, and the store with him.

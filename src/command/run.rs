@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use super::arguments::{Durability, KeepOptions, OnClusterOptions, Place, RunOptions};
 use super::cluster;
 use super::failure::Failure;
+use super::say::{say, show};
 use super::workload::{self, Visit};
 
 /// Runs the workload, reports, and fails if a check failed.
@@ -29,7 +30,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<(), Failure> {
         workload::with(options.workload, &options.workload_options, options.seed, Run(options))??;
     let explained = explanation.as_ref().map_or_else(String::new, |explanation| format!("\n{explanation}"));
     match &json {
-        Some(Json::Stdout) => eprint!("{report}{explained}"),
+        Some(Json::Stdout) => show(format_args!("{report}{explained}")),
         _ => print_to_stdout(&format!("{report}{explained}"))?,
     }
     if let Some(json) = json {
@@ -86,7 +87,7 @@ pub(super) fn is_read(written: io::Result<()>) -> Result<bool, Failure> {
     match written {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(Failure::Io(format!("cannot write to stdout: {error}"))),
     }
 }
 
@@ -109,17 +110,20 @@ impl Line {
     fn show(&mut self, text: impl FnOnce() -> String) {
         let now = Instant::now();
         if self.on && now >= self.next {
-            eprint!("\r\x1b[2K{}", text());
+            show(format_args!("\r\x1b[2K{}", text()));
             self.next = now + Duration::from_millis(100);
         }
     }
 
     fn clear(&self) {
         if self.on {
-            eprint!("\r\x1b[2K");
+            show("\r\x1b[2K");
         }
     }
 }
+
+/// Each is a thread.
+const CLIENTS_MAX: u32 = 1024;
 
 struct Run<'a>(&'a RunOptions);
 
@@ -128,10 +132,11 @@ impl Visit for Run<'_> {
 
     fn visit<W: Workload>(self, workload: &W) -> Self::Result {
         let Self(options) = self;
-        if options.clients == 0 || options.in_flight == 0 {
-            return Err(Failure::Refused(
-                "a run needs at least 1 client with at least 1 transaction in flight".to_owned(),
-            ));
+        if !(1..=CLIENTS_MAX).contains(&options.clients) || options.in_flight == 0 {
+            return Err(Failure::Refused(format!(
+                "a run needs from 1 to {CLIENTS_MAX} clients, each with at least 1 transaction in flight, and not {} with {}",
+                options.clients, options.in_flight
+            )));
         }
         // The temporary directory goes last, after the log was closed.
         let membership = options.agree.membership(Place::of(options.log.as_deref(), options.durability))?;
@@ -173,7 +178,7 @@ fn populate_and_run<W: Workload>(
     })?;
     line.clear();
     if populated {
-        eprintln!("mixlog: populated in {:.1} s", start.elapsed().as_secs_f64());
+        say(format_args!("populated in {:.1} s", start.elapsed().as_secs_f64()));
     }
     engine.explain_anew();
     let stop = match (options.transactions, options.seconds) {
@@ -190,7 +195,7 @@ fn populate_and_run<W: Workload>(
     };
     let report = runner::run(engine, workload, &config, &mut |progress| {
         if options.progress.is_some() {
-            eprintln!("mixlog: {} acknowledged", progress.transactions);
+            say(format_args!("{} acknowledged", progress.transactions));
             return;
         }
         line.show(|| {
@@ -208,6 +213,9 @@ fn populate_and_run<W: Workload>(
 
 /// How long to wait for votes before it is looked whether anything is wrong.
 pub(super) const LOOK: Duration = Duration::from_millis(50);
+
+/// Who waits longer is told what for, once, also where no terminal shows how long.
+pub(super) const LONG: Duration = Duration::from_secs(3);
 
 /// Asks members for votes, again and again: one that came later than a vote was asked for does not cast it.
 #[derive(Default)]
@@ -248,8 +256,6 @@ pub(super) fn wait_agreed(
     wanted: Wanted<'_>,
     mut asking: Asking,
 ) -> Result<(), Failure> {
-    /// Who waits longer is told what for, once, also where no terminal shows how long.
-    const LONG: Duration = Duration::from_secs(3);
     let Wanted { count, members, told } = wanted;
     let (mut line, begun) = (Line::new(), Instant::now());
     let what = || format!("waiting for {count} of {} to agree on position {position}", members.join(", "));
@@ -258,7 +264,7 @@ pub(super) fn wait_agreed(
         asking.ask(|| engine.pad())?;
         line.show(|| format!("{}: {} s", what(), begun.elapsed().as_secs()));
         if !line.on && begun.elapsed() >= LONG && !told.replace(true) {
-            eprintln!("mixlog: {}", what());
+            say(what());
         }
     }
     line.clear();
@@ -286,7 +292,7 @@ pub(super) fn show_recovery(builder: mixlog::Builder) -> mixlog::Builder {
 /// Says which checkpoints were passed over, and why.
 pub(super) fn print_rejected(recovery: &Recovery) {
     for rejected in &recovery.rejected {
-        eprintln!("mixlog: {rejected}; it was passed over");
+        say(format_args!("{rejected}; it was passed over"));
     }
 }
 
@@ -294,7 +300,7 @@ pub(super) fn print_rejected(recovery: &Recovery) {
 pub(super) fn print_recovery(recovery: &Recovery) {
     print_rejected(recovery);
     if recovery.checkpoint.is_some() || recovery.elapsed() >= Duration::from_secs(1) {
-        eprintln!("mixlog: {recovery}");
+        say(recovery);
     }
 }
 
@@ -308,13 +314,13 @@ pub(super) fn open_engine(
     clear_line();
     let engine = opened?;
     print_recovery(engine.recovery());
-    eprintln!(
-        "mixlog: {what}, {} threads, window {}, mode {}, durability {}",
+    say(format_args!(
+        "{what}, {} threads, window {}, mode {}, durability {}",
         engine.threads(),
         engine.window(),
         engine.mode(),
         engine.durability()
-    );
+    ));
     Ok(engine)
 }
 

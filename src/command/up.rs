@@ -22,7 +22,7 @@ use mixlog::log::corfu::{Change, Home, SequencerNumber, UnitNumber};
 
 use super::arguments::{Durability, UpOptions};
 use super::cluster::{Cluster, PATIENCE};
-use super::failure::Failure;
+use super::failure::{Failure, cannot_use};
 use super::run::print_to_stdout;
 
 /// The pause before a child is started again; twice as long each time, while it ends soon after.
@@ -32,6 +32,9 @@ const AGAIN_AT_MOST: Duration = Duration::from_secs(5);
 /// After so many ends in a row a child counts as one that does not come up. What is left of a cluster that was killed just
 /// now may hold its directories and its port until its disk is done.
 const ATTEMPTS: u32 = 8;
+
+/// Units and spares together.
+const UNITS_MAX: u32 = 256;
 
 /// Two: one takes over when the other one does not answer.
 const SEQUENCERS: u32 = 2;
@@ -44,9 +47,15 @@ pub(crate) fn up(options: &UpOptions) -> Result<(), Failure> {
             options.units, options.replicas
         )));
     }
-    fs::create_dir_all(&options.dir)?;
+    if options.units.checked_add(options.spares).is_none_or(|units| units > UNITS_MAX) {
+        return Err(Failure::Refused(format!(
+            "{} units and {} spares are too many: each is a process on this machine, which has at most {UNITS_MAX}",
+            options.units, options.spares
+        )));
+    }
+    fs::create_dir_all(&options.dir).map_err(cannot_use(&options.dir))?;
     // A second one would announce its own sequencers in place of ours, before it finds that units are in use.
-    let directory = File::open(&options.dir)?;
+    let directory = File::open(&options.dir).map_err(cannot_use(&options.dir))?;
     if directory.try_lock().is_err() {
         return Err(Failure::Refused(format!("{} is in use by another process", options.dir.display())));
     }
@@ -108,7 +117,7 @@ pub(crate) fn up(options: &UpOptions) -> Result<(), Failure> {
     print_to_stdout(&format!(
         "{projection}ready\n\n  mixlog run tpcc --log {log}\n  mixlog cluster status --log {log}\n\n"
     ))?;
-    let _monitor = cluster.watch(options.replicas);
+    let _monitor = cluster.watch(options.replicas)?;
     while let Ok(event) = happened.recv() {
         tell(&event)?;
     }

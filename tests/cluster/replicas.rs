@@ -220,6 +220,16 @@ pub(crate) fn agree_with_a_run_though_one_is_killed(cluster: &Cluster) {
     assert!(b.agrees(first + 6000) > first);
     c.agrees(first + 6000);
     drop((b, c));
+    // Alone it says what it waits for, and gives up where it is told to.
+    let alone = ["replica", "--member", "b", "--once", "--within", "3.5"];
+    let alone = mixlog(cluster, &[&alone[..], &MEMBERS].concat());
+    let said = String::from_utf8_lossy(&alone.stderr);
+    assert_eq!(alone.status.code(), Some(4), "{said}");
+    for text in
+        ["waiting for all of a, b, c to agree on position ", "given up after 3.5 s: not all of a, b, c agree"]
+    {
+        assert!(said.contains(text), "{said}");
+    }
     // The others come when it has asked for their votes already.
     let tail = cluster.log().tail().unwrap().tail;
     let padded = mixlog::Position((tail.0 / WINDOW_GRID + 1) * WINDOW_GRID - 1);

@@ -170,6 +170,9 @@ struct Course {
     transactions: AtomicU64,
 }
 
+/// Room for so many transactions in flight is made at once; for more, when there are so many.
+const ROOM: usize = 4096;
+
 /// Runs one client to the end: each acknowledgement makes room for the next submission.
 fn drive_one<C: Client>(
     mut client: C,
@@ -179,7 +182,7 @@ fn drive_one<C: Client>(
     course: &Course,
 ) -> Result<(C::Observed, Tally), DriveError> {
     let mut tally = Tally::new();
-    let mut pending: VecDeque<(Instant, C::Pending)> = VecDeque::with_capacity(in_flight);
+    let mut pending: VecDeque<(Instant, C::Pending)> = VecDeque::with_capacity(in_flight.min(ROOM));
     let mut submitted = 0;
     loop {
         while pending.len() < in_flight && submitted < quota && !course.stop.load(Ordering::Relaxed) {
@@ -210,7 +213,8 @@ fn drive<C: Client>(
 ) -> Result<(Driven<C>, Duration), DriveError> {
     let start = Instant::now();
     let (deadline, total) = match config.stop {
-        Stop::After(time) => (Some(start + time), u64::MAX),
+        // So late a deadline that no clock can tell it is none.
+        Stop::After(time) => (start.checked_add(time), u64::MAX),
         Stop::Transactions(total) => (None, total),
     };
     let course = Course { deadline, stop: AtomicBool::new(false), transactions: AtomicU64::new(0) };

@@ -70,6 +70,11 @@ pub struct Config {
     pub every_bytes: Option<u64>,
     /// Takes one whenever so much time has passed since the last, if anything was executed. Default: `None`, never. Not
     /// zero.
+    ///
+    /// Without `every_bytes`, what is logged between two has no bound but the time, and the space that is kept for the next
+    /// one (where `keep` is 1: otherwise an older one is given up for it) is that of the last, however much is logged
+    /// since. A state that has grown may then not fit on a disk that has become full: name `every_bytes`, too, and that
+    /// space grows with the log.
     pub every: Option<Duration>,
     /// Whether the log is trimmed before the oldest one that is kept. Default: yes. Without, the log grows for ever, and
     /// every state of the past can be rebuilt.

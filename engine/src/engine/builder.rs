@@ -363,9 +363,10 @@ impl Builder {
                 "checkpoints cannot be taken all the time: name more than no time between them".to_owned(),
             );
         }
-        if self.checkpoints.every_bytes.is_some_and(|bytes| bytes > CHECKPOINT_BYTES_MAX) {
+        if let Some(bytes) = self.checkpoints.every_bytes.filter(|&bytes| bytes > CHECKPOINT_BYTES_MAX) {
             return refuse(format!(
-                "a checkpoint is taken for every {CHECKPOINT_BYTES_MAX} bytes of log at most, or for none (None)"
+                "a checkpoint is taken for every {CHECKPOINT_BYTES_MAX} bytes of log at most, or for none (None), and not \
+                 for every {bytes}"
             ));
         }
         if self.threads == 0 || self.threads > 1024 {

@@ -11,6 +11,7 @@ use mixlog_log::{Position, SharedLog};
 
 use super::leader::Leader;
 use super::{Pipeline, Until};
+use crate::at_work::AtWork;
 use crate::execute::panic_message;
 
 impl Pipeline {
@@ -26,6 +27,7 @@ impl Pipeline {
             return;
         }
         let Ok(mut leader) = self.leader.try_lock() else { return };
+        let _at_work = AtWork::start(self.shared.origin);
         let executed = catch_unwind(AssertUnwindSafe(|| self.execute_up_to(&mut leader, log, tail)));
         if let Err(payload) = executed {
             leader.panicked = Some(panic_message(&*payload).to_owned());

@@ -8,6 +8,7 @@ use std::time::Duration;
 use mixlog_log::Position;
 
 use crate::agreement::{Agreed, Vote};
+use crate::at_work;
 use crate::checkpoint::{Conversion, Due};
 use crate::clients::ANSWERS;
 use crate::digest::Digest;
@@ -248,6 +249,7 @@ impl Shared {
 
     /// Waits until so many members agree on a position, the time has passed, or the engine stops.
     pub(crate) fn wait_agreed(&self, position: Position, members: usize, timeout: Duration) -> bool {
+        let timeout = if at_work::is_for(self.origin) { Duration::ZERO } else { timeout };
         self.agreed.wait(position, members, timeout, || self.in_flight.stopped().is_some())
     }
 }

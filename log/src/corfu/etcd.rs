@@ -38,6 +38,7 @@ use tokio::time::timeout;
 
 use crate::LogId;
 
+use super::log::FOR_EVER;
 use super::message::{Epoch, Node, Reply, StoreReply, StoreRequest};
 use super::net::{self, EtcdAccess, Listing, Listings};
 use super::projection::Projection;
@@ -95,6 +96,8 @@ impl EtcdStore {
         patience: Duration,
     ) -> Result<Self, StoreError> {
         assert!(!endpoints.is_empty(), "etcd is reached at an endpoint");
+        // A deadline past it might not be a time.
+        let patience = patience.min(FOR_EVER);
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (told, opened) = mpsc::channel();
         let session = Session::open(endpoints, prefix, access, patience)?;

@@ -119,7 +119,7 @@ impl LocalCluster {
         if config.width == 0 {
             return Err(LocalError::Configuration("a stripe has at least 1 position".to_owned()));
         }
-        config.timing.check().map_err(|problem| LocalError::Configuration(problem.to_owned()))?;
+        config.timing.check().map_err(LocalError::Configuration)?;
         let store: Box<dyn ProjectionStore> = match &config.storage {
             LocalStorage::Memory => Box::new(MemoryStore::default()),
             LocalStorage::Files(files) => Box::new(FileStore::open(files.directory.join("projections"))?),

@@ -42,7 +42,7 @@ use super::reconfigure::{Reconfigure, Reconfigured};
 use super::rules::Rules;
 use super::settle::Settle;
 use super::tail::{self, TailMode};
-use super::transport::{self, Driver, Timing, Transport};
+use super::transport::{self, Driver, TIME_MIN, Timing, Transport};
 use super::trim::Trim;
 
 const UNPOISONED: &str = "nothing panics while it holds the lock";
@@ -58,6 +58,9 @@ const BLOCK_BYTES: usize = 1 << 20;
 const POLL: Duration = Duration::from_millis(1);
 const POLL_AT_MOST: Duration = Duration::from_millis(16);
 
+/// An empty entry.
+const BATCH_BYTES_MIN: usize = 4;
+
 /// Longer than anybody waits; a patience past it may not be represented as a time.
 pub(super) const FOR_EVER: Duration = Duration::from_secs(1 << 32);
 
@@ -68,17 +71,17 @@ pub struct Config {
     pub durability: Durability,
     /// How long is waited for what.
     pub timing: Timing,
-    /// How long an operation may take before it fails; default 30 s. More: longer outages are survived
+    /// How long an operation may take before it fails; default 30 s, more than 0. More: longer outages are survived
     /// without an error. Less: errors come sooner.
     pub patience: Duration,
     /// How many bytes may wait to be appended before [`append`](SharedLog::append) blocks; default 32 MiB.
     pub queue_bytes: usize,
-    /// The largest batch, in bytes, its entries' bytes and 4 for each; default 4 MiB. Units must take as much.
+    /// The largest batch, in bytes, its entries' bytes and 4 for each; default 4 MiB, at least 4. Units must take as much.
     pub max_batch_bytes: usize,
     /// How many bytes of blocks that were read lately, or appended, are kept for other readers; default 32
     /// MiB.
     pub cache_bytes: usize,
-    /// How often the janitor looks for holes; default every second, `None` for never.
+    /// How often the janitor looks for holes; default every second, `None` for never. At least 1 ms.
     pub janitor: Option<Duration>,
     /// A directory for what belongs to the log, checkpoints for example: a cluster has no place of its own. Default:
     /// none.
@@ -100,13 +103,36 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// The error says what makes no sense.
+    fn check(&self) -> Result<(), String> {
+        self.timing.check()?;
+        if self.max_batch_bytes < BATCH_BYTES_MIN {
+            return Err(format!(
+                "max_batch_bytes is at least {BATCH_BYTES_MIN}, and not {}: nothing could be appended",
+                self.max_batch_bytes
+            ));
+        }
+        if self.patience.is_zero() {
+            return Err("patience is more than 0: every call would fail".to_owned());
+        }
+        if self.janitor.is_some_and(|every| every < TIME_MIN) {
+            return Err(format!(
+                "janitor is at least {TIME_MIN:?} or None, and not {:?}: it would look for holes all the time",
+                self.janitor.unwrap_or_default()
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// Why there is no log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The configuration makes no sense; the message says why.
+    /// The configuration makes no sense; the message says which field, and what would do.
     #[error("{0}")]
-    Configuration(&'static str),
+    Configuration(String),
     /// The projection store did not answer in time.
     #[error("the projection store could not be reached in time")]
     Unavailable,
@@ -179,7 +205,7 @@ impl CorfuLog {
     /// # Errors
     /// [`ConnectError`].
     pub fn connect(transport: Arc<dyn Transport>, config: Config) -> Result<Self, ConnectError> {
-        config.timing.check().map_err(ConnectError::Configuration)?;
+        config.check().map_err(ConnectError::Configuration)?;
         let latest = transport::latest(&*transport, &config.timing, config.patience);
         let projection = latest.ok_or(ConnectError::Unavailable)?.ok_or(ConnectError::NotSetUp)?;
         let phase = if projection.sealed() { Phase::Sealed(projection.tail) } else { Phase::Open };

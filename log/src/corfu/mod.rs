@@ -110,7 +110,7 @@ pub use message::{
     SequencerReply, SequencerRequest, SequencerVerb, Standing, StoreReply, StoreRequest, Token, UnitNumber,
     UnitReply, UnitRequest, UnitVerb,
 };
-pub use monitor::{Monitor, MonitorConfig, MonitorEvent};
+pub use monitor::{Monitor, MonitorConfig, MonitorError, MonitorEvent};
 pub use net::{
     EtcdAccess, FrameError, Home, HomeError, Listing, Listings, NetError, Server, TcpTransport, announce,
 };

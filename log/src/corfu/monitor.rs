@@ -10,10 +10,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use thiserror::Error;
 
 use crate::Position;
 
@@ -25,19 +28,19 @@ use super::message::{
 use super::plan::{Change, Join};
 use super::projection::Projection;
 use super::reconfigure::Reconfigured;
-use super::transport::{ReplyTo, Timing, Transport};
+use super::transport::{ReplyTo, TIME_MIN, Timing, Transport, check_time};
 
 /// How a cluster is watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MonitorConfig {
-    /// How long a round takes at least; default 100 ms.
+    /// How long a round takes at least; default 100 ms, at least 1 ms: who has not answered by then was silent.
     pub interval: Duration,
-    /// After how many silent rounds in a row somebody counts as dead; default 5. More: slow ones are left alone
-    /// for longer, dead ones too.
+    /// After how many silent rounds in a row somebody counts as dead; default 5, at least 1. More: slow ones are left
+    /// alone for longer, dead ones too.
     pub misses: u32,
-    /// How many units a chain should have; default 2.
+    /// How many units a chain should have; default 2, at least 1.
     pub replicas: usize,
-    /// How long a change may take, or a copy come no further, before it is begun again; default 30 s.
+    /// How long a change may take, or a copy come no further, before it is begun again; default 30 s, more than 0.
     pub patience: Duration,
     /// How long is waited for what else.
     pub timing: Timing,
@@ -53,6 +56,34 @@ impl Default for MonitorConfig {
             timing: Timing::default(),
         }
     }
+}
+
+impl MonitorConfig {
+    /// The error says what makes no sense.
+    fn check(&self) -> Result<(), String> {
+        self.timing.check()?;
+        check_time("interval", self.interval, TIME_MIN)?;
+        check_time("patience", self.patience, TIME_MIN)?;
+        if self.misses == 0 {
+            return Err("misses is at least 1, and not 0: everybody would count as dead".to_owned());
+        }
+        if self.replicas == 0 {
+            return Err("replicas is at least 1, and not 0: chains have units".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// Why there is no monitor.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum MonitorError {
+    /// The configuration makes no sense; the message says which field, and what would do.
+    #[error("{0}")]
+    Configuration(String),
+    /// The operating system starts no thread.
+    #[error("cannot start the monitor's thread: {0}")]
+    Thread(#[from] io::Error),
 }
 
 /// What a monitor saw or did.
@@ -109,12 +140,16 @@ pub struct Monitor {
 impl Monitor {
     /// Begins to watch. `candidates`: everybody who is in the projection or could be; `report` is told what
     /// happens, by the monitor's thread.
+    ///
+    /// # Errors
+    /// [`MonitorError`].
     pub fn start(
         transport: Arc<dyn Transport>,
         config: MonitorConfig,
         candidates: impl FnMut() -> Vec<Node> + Send + 'static,
         report: impl Fn(&MonitorEvent) + Send + Sync + 'static,
-    ) -> Self {
+    ) -> Result<Self, MonitorError> {
+        config.check().map_err(MonitorError::Configuration)?;
         let (stop, stopped) = mpsc::channel::<()>();
         let watch = Watch {
             transport,
@@ -136,8 +171,8 @@ impl Monitor {
                 next = Instant::now() + watch.config.interval;
                 watch.round();
             }
-        });
-        Self { stop: Some(stop), thread: Some(thread.expect("the operating system starts a thread")) }
+        })?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
 }
 

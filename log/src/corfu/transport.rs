@@ -59,7 +59,7 @@ impl fmt::Debug for ReplyTo {
     }
 }
 
-/// How long a client waits for what: each at most 2^32 seconds.
+/// How long a client waits for what: each at most 2^32 seconds, and for answers and silence at least 1 ms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timing {
     /// The first pause after something was refused or lost; each further one is twice as long. Default 1 ms.
@@ -95,16 +95,33 @@ impl Default for Timing {
 }
 
 impl Timing {
-    /// The error says which is too long: the end of it might not be a time.
-    pub(super) fn check(&self) -> Result<(), &'static str> {
-        let Self { retry, retry_at_most, hole, silence, doubt, answer } = self;
-        let all = [retry, retry_at_most, hole, silence, doubt, answer];
-        if all.into_iter().all(|time| *time <= FOR_EVER) {
-            Ok(())
-        } else {
-            Err("a time is at most 2^32 seconds")
-        }
+    /// The error says which one is too long, so that its end might not be a time, or too short for anybody to answer.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let Self { retry, retry_at_most, hole, silence, doubt, answer } = *self;
+        let all = [
+            ("retry", retry, false),
+            ("retry_at_most", retry_at_most, false),
+            ("hole", hole, false),
+            ("silence", silence, true),
+            ("doubt", doubt, false),
+            ("answer", answer, true),
+        ];
+        all.into_iter().try_for_each(|(name, time, awaits)| {
+            check_time(&format!("timing.{name}"), time, if awaits { TIME_MIN } else { Duration::ZERO })
+        })
     }
+}
+
+/// The least that is waited for anybody: without any time everybody would be taken for dead.
+pub(super) const TIME_MIN: Duration = Duration::from_millis(1);
+
+/// Whether the field's time has an end, and is long enough.
+pub(super) fn check_time(field: &str, time: Duration, least: Duration) -> Result<(), String> {
+    if (least..=FOR_EVER).contains(&time) {
+        return Ok(());
+    }
+    let least = least.as_millis();
+    Err(format!("{field} is from {least} ms to 2^32 seconds, and not {time:?}"))
 }
 
 /// Drives operations over a transport, and keeps the latest projection that any of them saw.

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use mixlog::Position;
 use mixlog::log::corfu::{Home, HomeError};
 
-use super::{Durability, position, seconds};
+use super::{Durability, patience, position};
 
 const CLUSTER_DEFAULT: &str = "corfu://127.0.0.1:4500";
 
@@ -140,7 +140,7 @@ pub(crate) enum ClusterCommand {
         #[command(flatten)]
         cluster: ClusterOptions,
         /// How many units a chain should have
-        #[arg(long, value_name = "N", default_value_t = 2)]
+        #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
         replicas: u32,
     },
 }
@@ -202,8 +202,8 @@ pub(crate) struct UpOptions {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Logs on clusters")]
 pub(crate) struct OnClusterOptions {
-    /// Fail when the cluster has not answered for so many seconds [default: 30]
-    #[arg(long, value_name = "S", value_parser = seconds)]
+    /// Fail when the cluster has not answered for so many seconds, at least 0.001 [default: 30]
+    #[arg(long, value_name = "S", value_parser = patience, allow_hyphen_values = true)]
     pub(crate) patience: Option<f64>,
     /// Keep the log's checkpoints below this directory, made if missing: a cluster has no place for them. Who takes some
     /// trims the log for everybody, unless --keep-log says otherwise

@@ -85,11 +85,14 @@ pub struct Config {
     pub records: u64,
     /// Bytes per record: a multiple of ten, at least 50. YCSB's own is 1,000.
     pub value_size: u32,
-    /// Operations per transaction, at least one. YCSB's own is one.
+    /// Operations per transaction, 1 to 65,536. YCSB's own is one.
     pub operations: u32,
     /// Skew, from 0 (uniform) to below 1. YCSB's own is 0.99.
     pub theta: f64,
 }
+
+/// More would not fit an entry of the log.
+const OPERATIONS_MAX: u32 = 1 << 16;
 
 impl Config {
     /// YCSB's own defaults over a million records.
@@ -105,8 +108,8 @@ impl Config {
             Some("YCSB needs at least one record")
         } else if !is_valid_size(self.value_size as usize) {
             Some("the size of a YCSB record is a multiple of 10 and at least 50 bytes")
-        } else if self.operations == 0 {
-            Some("a YCSB transaction needs at least one operation")
+        } else if !(1..=OPERATIONS_MAX).contains(&self.operations) {
+            Some("a YCSB transaction has from 1 to 65536 operations")
         } else if !(0.0..1.0).contains(&self.theta) {
             Some("theta is at least 0 and below 1")
         } else {
@@ -402,6 +405,7 @@ mod tests {
         assert!(Config { value_size: 105, ..good }.problem().is_some());
         assert!(Config { value_size: 40, ..good }.problem().is_some());
         assert!(Config { operations: 0, ..good }.problem().is_some());
+        assert!(Config { operations: u32::MAX, ..good }.problem().is_some());
         assert!(Config { theta: 1.0, ..good }.problem().is_some());
         assert!(Config { theta: f64::NAN, ..good }.problem().is_some());
     }
