@@ -284,7 +284,8 @@ const RUN_EXAMPLES: &str = "Examples:
   mixlog run tpcc --paranoid 100
   mixlog run tpcc --log /var/tmp/tpcc --checkpoint-seconds 5 --progress 100
 
-The same log can be run on again: its state is rebuilt first. Exit codes: mixlog --help.";
+The same log can be run on again: its state is rebuilt first. Ctrl-C, or SIGTERM, ends a run early, with the
+report of what was done; the second one ends it at once. Exit codes: mixlog --help.";
 
 #[derive(Debug, Args)]
 #[command(after_help = RUN_EXAMPLES)]

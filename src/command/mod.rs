@@ -5,6 +5,7 @@ mod arguments;
 mod cluster;
 mod failure;
 mod inspect;
+mod interrupt;
 mod keep;
 mod replica;
 mod role;

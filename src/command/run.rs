@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use super::arguments::{Durability, KeepOptions, OnClusterOptions, Place, RunOptions};
 use super::cluster;
 use super::failure::Failure;
+use super::interrupt;
 use super::say::{say, show};
 use super::workload::{self, Visit};
 
@@ -26,6 +27,7 @@ use super::workload::{self, Visit};
 pub(crate) fn run(options: &RunOptions) -> Result<(), Failure> {
     // Before any work is done: a report that cannot be written is no use.
     let json = options.json.as_deref().map(Json::open).transpose()?;
+    interrupt::heed().map_err(|error| Failure::Io(format!("cannot heed signals: {error}")))?;
     let (report, explanation) =
         workload::with(options.workload, &options.workload_options, options.seed, Run(options))??;
     let explained = explanation.as_ref().map_or_else(String::new, |explanation| format!("\n{explanation}"));
@@ -39,6 +41,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<(), Failure> {
     let failed: Vec<_> =
         report.checks.iter().filter(|check| !check.ok).map(|check| check.name.as_str()).collect();
     if failed.is_empty() {
+        interrupt::over();
         Ok(())
     } else {
         Err(Failure::CheckFailed(format!("{} checks failed: {}", failed.len(), failed.join(", "))))
@@ -192,6 +195,7 @@ fn populate_and_run<W: Workload>(
         stop,
         seed: options.seed,
         report_every,
+        interrupted: Some(interrupt::under_way()),
     };
     let report = runner::run(engine, workload, &config, &mut |progress| {
         if options.progress.is_some() {
@@ -364,6 +368,7 @@ pub(super) fn open_log(
         None => {
             let directory = TempDir::with_prefix("mixlog-")
                 .map_err(|error| Failure::Io(format!("cannot make a temporary directory: {error}")))?;
+            interrupt::remove_at_end(directory.path());
             Ok((Arc::new(FileLog::open(directory.path().join("log"), config)?), Some(directory)))
         }
     }

@@ -27,7 +27,7 @@ pub enum Stop {
 }
 
 /// How clients drive an engine.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Config {
     /// Client threads, at least one. Default: 1, which a machine of few cores needs for its engine.
     pub clients: u32,
@@ -40,12 +40,22 @@ pub struct Config {
     pub seed: u64,
     /// How often progress is reported. Default: every second.
     pub report_every: Duration,
+    /// Ends the run early once it is set; what is in flight is waited for, and the report is of what was done. Default:
+    /// nothing does.
+    pub interrupted: Option<&'static AtomicBool>,
 }
 
 impl Default for Config {
     fn default() -> Self {
         let stop = Stop::After(Duration::from_secs(10));
-        Self { clients: 1, in_flight: 1_024, stop, seed: 1, report_every: Duration::from_secs(1) }
+        Self {
+            clients: 1,
+            in_flight: 1_024,
+            stop,
+            seed: 1,
+            report_every: Duration::from_secs(1),
+            interrupted: None,
+        }
     }
 }
 
@@ -165,6 +175,7 @@ impl Tally {
 /// What all clients of a run share.
 struct Course {
     deadline: Option<Instant>,
+    interrupted: Option<&'static AtomicBool>,
     /// Another client failed, or the run is over.
     stop: AtomicBool,
     transactions: AtomicU64,
@@ -187,7 +198,9 @@ fn drive_one<C: Client>(
     loop {
         while pending.len() < in_flight && submitted < quota && !course.stop.load(Ordering::Relaxed) {
             let now = Instant::now();
-            if course.deadline.is_some_and(|deadline| now >= deadline) {
+            let interrupted =
+                course.interrupted.is_some_and(|interrupted| interrupted.load(Ordering::Relaxed));
+            if interrupted || course.deadline.is_some_and(|deadline| now >= deadline) {
                 course.stop.store(true, Ordering::Relaxed);
                 break;
             }
@@ -217,7 +230,12 @@ fn drive<C: Client>(
         Stop::After(time) => (start.checked_add(time), u64::MAX),
         Stop::Transactions(total) => (None, total),
     };
-    let course = Course { deadline, stop: AtomicBool::new(false), transactions: AtomicU64::new(0) };
+    let course = Course {
+        deadline,
+        interrupted: config.interrupted,
+        stop: AtomicBool::new(false),
+        transactions: AtomicU64::new(0),
+    };
     let count = u64::from(config.clients);
     let (done, all_done) = mpsc::channel::<()>();
     let results = thread::scope(|scope| {
