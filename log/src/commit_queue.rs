@@ -171,7 +171,11 @@ impl State {
     /// How long what waits is to wait for more, if nobody writes.
     fn held(&self) -> Duration {
         // A log that is about to end waits for nobody.
-        if self.frames.is_empty() || self.phase != Phase::Open { Duration::ZERO } else { self.gathering.left() }
+        if self.frames.is_empty() || self.phase != Phase::Open {
+            Duration::ZERO
+        } else {
+            self.gathering.left()
+        }
     }
 
     /// What waits, or as much of it as a group takes, if nobody writes and it need not wait for more.

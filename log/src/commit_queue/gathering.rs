@@ -49,7 +49,9 @@ impl Gathering {
     /// How long nothing is to be taken, unless others come before.
     pub(super) fn left(&self) -> Duration {
         match self.held {
-            Some((callers, until)) if self.waiting < callers => until.saturating_duration_since(Instant::now()),
+            Some((callers, until)) if self.waiting < callers => {
+                until.saturating_duration_since(Instant::now())
+            }
             _ => Duration::ZERO,
         }
     }
