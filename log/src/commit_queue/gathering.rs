@@ -14,10 +14,11 @@
 
 use std::time::{Duration, Instant};
 
-/// To wake a thread and to hear of it again takes so long that nobody is waited for less than this ...
+/// A group waits as long as it takes to write one, but where that is less than this not at all: to wake a thread, and to
+/// hear of it again, takes longer ...
 const LEAST: Duration = Duration::from_micros(20);
 
-/// ... nor longer than this, however slow the disk is.
+/// ... and no longer than this, however slow the disk is.
 const MOST: Duration = Duration::from_millis(1);
 
 /// So often the rest between two attempts is doubled.
@@ -77,7 +78,7 @@ impl Gathering {
             self.writing = if self.writing.is_zero() { took } else { self.writing * 7 / 8 + took / 8 };
         }
         let written = std::mem::take(&mut self.written);
-        let patience = (self.writing / 2).min(MOST);
+        let patience = self.writing.min(MOST);
         let all = written + self.waiting;
         if !gathers || written == 0 || all < 2 || patience < LEAST {
             return;
@@ -126,7 +127,7 @@ mod tests {
         write(&mut gathering, 2, Instant::now());
         assert!(gathering.held.is_some());
         gathering.come();
-        thread::sleep(2 * FLUSH);
+        thread::sleep(3 * FLUSH);
         assert!(gathering.left().is_zero());
     }
 
@@ -155,7 +156,7 @@ mod tests {
         let mut gathering = Gathering::default();
         (0..2).for_each(|_| gathering.come());
         gathering.take(start);
-        gathering.publish(start + LEAST, true);
+        gathering.publish(start + LEAST / 2, true);
         assert!(gathering.held.is_none());
     }
 
