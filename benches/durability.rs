@@ -4,7 +4,7 @@
 //! rounds, and ratios of medians. `DIR=/mnt/disk` chooses the disk (a file system in memory proves nothing), `ROUNDS=5`
 //! and `ONLY=flushed|alone|zeros|buffered|checkpoints|replay|replicas` what is run, `IN_FLIGHT=2048` how many
 //! transactions wait for groups, `MANY=500000` how many there are of them, `COMMITS=4000` how many are committed one by
-//! one, `MIB=64` how long the segments of `zeros` are, `TRANSFERS=1000000` how many transfers replicas follow.
+//! one, `THREADS="1 2 8 32"` by how many threads, `MIB=64` how long the segments of `zeros` are, `TRANSFERS=1000000` how many transfers replicas follow.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
@@ -320,7 +320,8 @@ fn alone(scratch: &Scratch) {
         ("a buffered log", Box::new(|| file(Durability::Buffered)), 100_000),
         ("a flushed log", Box::new(|| file(Durability::Flushed)), 5_000),
     ];
-    for threads in [1, 2, 8, 32] {
+    let asked: String = setting("THREADS", "1 2 8 32".to_owned());
+    for threads in asked.split_whitespace().map(|threads| threads.parse().expect("THREADS holds numbers")) {
         for (name, log, commits) in &logs {
             compare(
                 &format!("one transaction at a time on {name}, threads: {threads}"),

@@ -18,8 +18,13 @@
 //!   ahead. An append that does not fit asks for a reservation and waits for its outcome: space, or
 //!   [`AppendError::Full`].
 //!
+//! Who appends one batch and is to write it waits a moment for others who do the same, so that all of them share every
+//! flush: see `gathering`.
+//!
 //! What excludes lost wake-ups: every condition that somebody waits for changes under the one mutex, and
 //! every waiter announces itself (`waiters`, `log_thread_waits`, ...) under that mutex before it sleeps.
+
+mod gathering;
 
 use std::collections::VecDeque;
 use std::io;
@@ -29,6 +34,8 @@ use std::time::{Duration, Instant};
 
 use crate::sync::{self, AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering};
 use crate::{AppendError, Batch, Position, SealError};
+
+use gathering::Gathering;
 
 /// Who has less time than this to wait for an outcome does not write meanwhile.
 const PATIENCE: Duration = Duration::from_millis(1);
@@ -50,6 +57,8 @@ pub(crate) struct Limits {
     pub(crate) frame_overhead: u64,
     /// A spare segment is asked for when the current one has less room than this.
     pub(crate) reserve_below: u64,
+    /// Whether to write a group takes so long that it may wait for more.
+    pub(crate) gathers: bool,
 }
 
 /// What waits, to be written. Whoever holds it is the writer until it has written the frames, in order, and
@@ -113,6 +122,7 @@ struct State {
     in_flight: u64,
     /// Whether there is a writer.
     writing: bool,
+    gathering: Gathering,
     /// Whether no watermark on the disk covers what was written last, and when that was.
     unattested: bool,
     last_written: Instant,
@@ -158,11 +168,22 @@ impl State {
         room.checked_sub(self.pending).expect("accepted appends have room")
     }
 
-    /// What waits, or as much of it as a group takes, if nobody writes.
+    /// How long what waits is to wait for more, if nobody writes.
+    fn held(&self) -> Duration {
+        // A log that is about to end waits for nobody.
+        if self.frames.is_empty() || self.phase != Phase::Open {
+            Duration::ZERO
+        } else {
+            self.gathering.left()
+        }
+    }
+
+    /// What waits, or as much of it as a group takes, if nobody writes and it need not wait for more.
     fn take(&mut self, limits: &Limits) -> Option<Group> {
-        if self.frames.is_empty() || self.writing || self.failed.is_some() {
+        if self.frames.is_empty() || self.writing || self.failed.is_some() || !self.held().is_zero() {
             return None;
         }
+        self.gathering.take(Instant::now());
         let (first, mut frames) = (self.first, Vec::with_capacity(self.frames.len()));
         while (frames.is_empty() || self.in_flight < limits.group_bytes)
             && let Some(frame) = self.frames.pop_front()
@@ -196,6 +217,7 @@ impl CommitQueue {
             pending: 0,
             in_flight: 0,
             writing: false,
+            gathering: Gathering::default(),
             unattested: false,
             last_written: Instant::now(),
             current,
@@ -237,11 +259,18 @@ impl CommitQueue {
         Ok(first)
     }
 
-    /// As [`append`](Self::append), but if nobody writes, the caller is to write: what waits is the group.
+    /// As [`append`](Self::append), but if nobody writes, the caller is to write: what waits is the group. It may be
+    /// left to others who are about to come, and then to the log thread.
     pub(crate) fn append_and_take(&self, batch: &Batch) -> Result<(Position, Option<Group>), AppendError> {
         let (first, mut state) = self.enqueue(batch)?;
-        // A writer looks again before it goes, so that nobody is to be woken.
+        state.gathering.come();
         let group = state.take(&self.limits);
+        // A writer looks again before it goes.
+        let wake = !state.writing && mem::take(&mut state.log_thread_waits);
+        drop(state);
+        if wake {
+            self.work.notify_one();
+        }
         Ok((first, group))
     }
 
@@ -401,8 +430,13 @@ impl CommitQueue {
             if let Some(group) = state.take(&self.limits) {
                 return Work::Group(group);
             }
+            let waits = !state.writing && !state.frames.is_empty();
+            let held = waits.then(|| state.held());
+            if held == Some(Duration::ZERO) {
+                continue;
+            }
             let left = idle.saturating_sub(state.last_written.elapsed());
-            if !state.writing {
+            if !state.writing && !waits {
                 match state.phase {
                     Phase::Sealing => return Work::Seal,
                     Phase::Closed => return Work::Close,
@@ -416,8 +450,9 @@ impl CommitQueue {
             }
             // Somebody else who writes leaves something to attest.
             let timed = state.unattested || state.writing;
+            let timeout = held.or_else(|| timed.then(|| if left.is_zero() { idle } else { left }));
             state.log_thread_waits = true;
-            state = sync::wait(&self.work, state, timed.then(|| if left.is_zero() { idle } else { left }));
+            state = sync::wait(&self.work, state, timeout);
             state.log_thread_waits = false;
         }
     }
@@ -454,6 +489,8 @@ impl CommitQueue {
         // is, it looks by itself.
         let something_to_attest = !mem::replace(&mut state.unattested, true);
         state.last_written = Instant::now();
+        let now = state.last_written;
+        state.gathering.publish(now, self.limits.gathers);
         state.pending -= mem::take(&mut state.in_flight);
         state.current = current;
         if rotated {

@@ -24,6 +24,7 @@ const LIMITS: Limits = Limits {
     frame_entries: 16,
     frame_overhead: 0,
     reserve_below: 0,
+    gathers: false,
 };
 
 /// A queue with room for `room` entries, of which `waiting` may wait.

@@ -379,6 +379,7 @@ impl Shared {
             frame_overhead: FRAME_OVERHEAD,
             // Early, as writing a segment's zeros takes as long as writing its entries.
             reserve_below: config.segment_bytes() / 4 * 3,
+            gathers: config.durability == Durability::Flushed,
         };
         let segments = Segments::new(Arc::clone(&storage));
         for Scanned { segment, file, .. } in scanned {
