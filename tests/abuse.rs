@@ -4,34 +4,12 @@
 use std::fs::{self, OpenOptions};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 
-fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mixlog"));
-    command.args(arguments).stdin(Stdio::null());
-    command
-}
+#[path = "support/run.rs"]
+mod run;
 
-/// Exit code, stdout, stderr.
-fn ends(output: &Output) -> (i32, String, String) {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code().expect("it was not killed"), text(&output.stdout), text(&output.stderr))
-}
-
-fn run(arguments: &[&str]) -> (i32, String, String) {
-    ends(&command(arguments).output().expect("the command starts"))
-}
-
-/// Exit code 2 or 4, and a line that says so.
-fn refused(code: i32, arguments: &[&str], says: &str) {
-    let (found, stdout, stderr) = run(arguments);
-    assert_eq!(found, code, "{arguments:?}: {stderr}{stdout}");
-    assert!(stderr.contains(says), "{arguments:?} says {stderr:?}, and not {says:?}");
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().expect("UTF-8")
-}
+use run::{command, ends, path, refused, run};
 
 const FEW: [&str; 4] = ["--accounts", "10", "--transactions", "100"];
 

@@ -2,37 +2,14 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
 
+#[path = "support/run.rs"]
+mod run;
 #[path = "support/small_disk.rs"]
 mod small_disk;
 
+use run::{path, refused, run};
 use small_disk::SmallDisk;
-
-fn mixlog(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_mixlog")).args(arguments).output().expect("the command starts")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Exit code, stdout, stderr.
-fn run(arguments: &[&str]) -> (i32, String, String) {
-    let output = mixlog(arguments);
-    (output.status.code().expect("it was not killed"), text(&output.stdout), text(&output.stderr))
-}
-
-/// Exit code 2, 3, 4 or 5, and one clear line.
-fn refused(code: i32, arguments: &[&str], says: &str) {
-    let (found, stdout, stderr) = run(arguments);
-    assert_eq!(found, code, "{arguments:?}: {stderr}{stdout}");
-    assert!(stderr.contains(says), "{arguments:?} says {stderr:?}, and not {says:?}");
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().expect("UTF-8")
-}
 
 /// A log of transfers, and the digest that the run reported.
 fn transfers(log: &Path) -> serde_json::Value {

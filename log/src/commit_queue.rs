@@ -171,11 +171,7 @@ impl State {
     /// How long what waits is to wait for more, if nobody writes.
     fn held(&self) -> Duration {
         // A log that is about to end waits for nobody.
-        if self.frames.is_empty() || self.phase != Phase::Open {
-            Duration::ZERO
-        } else {
-            self.gathering.left()
-        }
+        if self.phase == Phase::Open { self.gathering.left() } else { Duration::ZERO }
     }
 
     /// What waits, or as much of it as a group takes, if nobody writes and it need not wait for more.
@@ -183,7 +179,9 @@ impl State {
         if self.frames.is_empty() || self.writing || self.failed.is_some() || !self.held().is_zero() {
             return None;
         }
-        self.gathering.take(Instant::now());
+        if limits.gathers {
+            self.gathering.take(Instant::now());
+        }
         let (first, mut frames) = (self.first, Vec::with_capacity(self.frames.len()));
         while (frames.is_empty() || self.in_flight < limits.group_bytes)
             && let Some(frame) = self.frames.pop_front()
@@ -249,13 +247,8 @@ impl CommitQueue {
 
     /// Queues the entries of `batch` and tells the position of the first.
     pub(crate) fn append(&self, batch: &Batch) -> Result<Position, AppendError> {
-        let (first, mut state) = self.enqueue(batch)?;
-        // A writer looks again before it goes.
-        let wake = !state.writing && mem::take(&mut state.log_thread_waits);
-        drop(state);
-        if wake {
-            self.work.notify_one();
-        }
+        let (first, state) = self.enqueue(batch)?;
+        self.leave_to_writer(state);
         Ok(first)
     }
 
@@ -263,14 +256,11 @@ impl CommitQueue {
     /// left to others who are about to come, and then to the log thread.
     pub(crate) fn append_and_take(&self, batch: &Batch) -> Result<(Position, Option<Group>), AppendError> {
         let (first, mut state) = self.enqueue(batch)?;
-        state.gathering.come();
-        let group = state.take(&self.limits);
-        // A writer looks again before it goes.
-        let wake = !state.writing && mem::take(&mut state.log_thread_waits);
-        drop(state);
-        if wake {
-            self.work.notify_one();
+        if self.limits.gathers {
+            state.gathering.come();
         }
+        let group = state.take(&self.limits);
+        self.leave_to_writer(state);
         Ok((first, group))
     }
 
@@ -489,8 +479,10 @@ impl CommitQueue {
         // is, it looks by itself.
         let something_to_attest = !mem::replace(&mut state.unattested, true);
         state.last_written = Instant::now();
-        let now = state.last_written;
-        state.gathering.publish(now, self.limits.gathers);
+        if self.limits.gathers {
+            let now = state.last_written;
+            state.gathering.publish(now);
+        }
         state.pending -= mem::take(&mut state.in_flight);
         state.current = current;
         if rotated {
@@ -659,6 +651,15 @@ impl CommitQueue {
         }
     }
 
+    /// Wakes the log thread if nobody writes: a writer looks again before it goes.
+    fn leave_to_writer(&self, mut state: MutexGuard<'_, State>) {
+        let wake = !state.writing && mem::take(&mut state.log_thread_waits);
+        drop(state);
+        if wake {
+            self.work.notify_one();
+        }
+    }
+
     fn wake_waiters(&self, state: MutexGuard<'_, State>) {
         let somebody_waits = state.waiters > 0;
         drop(state);
@@ -678,3 +679,34 @@ impl CommitQueue {
 
 #[cfg(all(test, loom))]
 mod models;
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_that_does_not_gather_waits_for_nobody_however_long_writing_takes() {
+        let limits = Limits {
+            queue_bytes: 1 << 20,
+            group_bytes: 1 << 20,
+            batch_bytes: 1024,
+            frame_bytes: 1024,
+            frame_entries: 16,
+            frame_overhead: 0,
+            reserve_below: 0,
+            gathers: false,
+        };
+        let queue = CommitQueue::new(limits, Position(0), false, 1 << 20);
+        let mut batch = Batch::new();
+        batch.push(b"entry");
+        let (_, group) = queue.append_and_take(&batch).unwrap();
+        assert!(group.is_some());
+        // Who comes meanwhile, and who was just answered, are two.
+        let (_, meanwhile) = queue.append_and_take(&batch).unwrap();
+        assert!(meanwhile.is_none());
+        std::thread::sleep(Duration::from_millis(1));
+        queue.publish(Position(1), 1 << 20, false, Vec::new());
+        assert!(sync::lock(&queue.state).held().is_zero());
+        assert!(matches!(queue.take(Duration::MAX), Work::Group(Group { first: Position(1), .. })));
+    }
+}

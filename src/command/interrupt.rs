@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -17,6 +17,7 @@ use signal_hook::low_level::emulate_default_handler;
 
 use super::say::say;
 
+// In one order for all: either who ends a run sees the signal, or who has it sees that the run is over.
 /// Whether a run is under way, so that it can end early.
 static UNDER_WAY: AtomicBool = AtomicBool::new(false);
 /// Whether it is to.
@@ -34,9 +35,9 @@ pub(super) fn heed() -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     thread::Builder::new().name("mixlog-signals".to_owned()).spawn(move || {
         for signal in signals.forever() {
-            SIGNAL.store(signal, Ordering::Relaxed);
-            let again = INTERRUPTED.swap(true, Ordering::Relaxed);
-            if again || !UNDER_WAY.load(Ordering::Relaxed) {
+            SIGNAL.store(signal, Ordering::SeqCst);
+            let again = INTERRUPTED.swap(true, Ordering::SeqCst);
+            if again || !UNDER_WAY.load(Ordering::SeqCst) {
                 end_by(signal);
             }
             say("ending early; once more to end at once");
@@ -52,21 +53,21 @@ pub(super) fn remove_at_end(directory: &Path) {
 
 /// A run is under way, which looks at what this returns.
 pub(super) fn under_way() -> &'static AtomicBool {
-    UNDER_WAY.store(true, Ordering::Relaxed);
+    UNDER_WAY.store(true, Ordering::SeqCst);
     &INTERRUPTED
 }
 
 /// The run is over, and nothing is left of it but what it reported: if a signal came, the process ends by it, as whoever
 /// sent it expects.
 pub(super) fn over() {
-    UNDER_WAY.store(false, Ordering::Relaxed);
-    match SIGNAL.load(Ordering::Relaxed) {
+    UNDER_WAY.store(false, Ordering::SeqCst);
+    match SIGNAL.load(Ordering::SeqCst) {
         0 => {}
         signal => end_by(signal),
     }
 }
 
-fn temporary() -> std::sync::MutexGuard<'static, Option<PathBuf>> {
+fn temporary() -> MutexGuard<'static, Option<PathBuf>> {
     TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -71,8 +71,8 @@ impl Gathering {
         self.taken = Some(now);
     }
 
-    /// What was taken is written: who waited for it may come back, and `gathers` tells whether anybody is waited for.
-    pub(super) fn publish(&mut self, now: Instant, gathers: bool) {
+    /// What was taken is written: who waited for it may come back.
+    pub(super) fn publish(&mut self, now: Instant) {
         if let Some(taken) = self.taken.take() {
             let took = now.saturating_duration_since(taken);
             self.writing = if self.writing.is_zero() { took } else { self.writing * 7 / 8 + took / 8 };
@@ -80,7 +80,7 @@ impl Gathering {
         let written = std::mem::take(&mut self.written);
         let patience = self.writing.min(MOST);
         let all = written + self.waiting;
-        if !gathers || written == 0 || all < 2 || patience < LEAST {
+        if written == 0 || all < 2 || patience < LEAST {
             return;
         }
         if self.rests > 0 {
@@ -103,7 +103,7 @@ mod tests {
     fn write(gathering: &mut Gathering, callers: usize, start: Instant) {
         (0..callers).for_each(|_| gathering.come());
         gathering.take(start);
-        gathering.publish(start + FLUSH, true);
+        gathering.publish(start + FLUSH);
     }
 
     #[test]
@@ -114,7 +114,7 @@ mod tests {
         (0..2).for_each(|_| gathering.come());
         gathering.take(start);
         gathering.come();
-        gathering.publish(start + FLUSH, true);
+        gathering.publish(start + FLUSH);
         for _ in 0..2 {
             assert!(!gathering.left().is_zero());
             gathering.come();
@@ -132,21 +132,16 @@ mod tests {
     }
 
     #[test]
-    fn one_caller_waits_for_nobody_nor_does_whoever_is_not_asked_to() {
+    fn one_caller_waits_for_nobody_and_nobody_for_those_who_only_append() {
         let start = Instant::now();
         let mut gathering = Gathering::default();
         write(&mut gathering, 1, start);
-        assert!(gathering.held.is_none());
-        gathering.come();
-        gathering.come();
-        gathering.take(start);
-        gathering.publish(start + FLUSH, false);
         assert!(gathering.held.is_none());
         // What other threads appended, who do not wait, has no callers.
         gathering.take(start);
         gathering.come();
         gathering.come();
-        gathering.publish(start + FLUSH, true);
+        gathering.publish(start + FLUSH);
         assert!(gathering.held.is_none());
     }
 
@@ -156,7 +151,7 @@ mod tests {
         let mut gathering = Gathering::default();
         (0..2).for_each(|_| gathering.come());
         gathering.take(start);
-        gathering.publish(start + LEAST / 2, true);
+        gathering.publish(start + LEAST / 2);
         assert!(gathering.held.is_none());
     }
 
