@@ -341,11 +341,14 @@ fn explain_prints_the_hot_table_and_its_key() {
 #[cfg(not(feature = "etcd"))]
 #[test]
 fn cluster_in_etcd_is_refused_by_a_build_without_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let unused = directory.path().join("unused");
     for arguments in [
         ["cluster", "status", "--log", "corfu+etcd://127.0.0.1:2379/bank"].as_slice(),
         &["run", "transfer", "--log", "corfu+etcd://127.0.0.1:2379/bank"],
-        &["cluster", "up", "--dir", "unused", "--etcd", "127.0.0.1:2379/bank"],
+        &["cluster", "up", "--dir", path(&unused), "--etcd", "127.0.0.1:2379/bank"],
     ] {
         refused(2, arguments, "--features etcd");
     }
+    assert!(!unused.exists());
 }

@@ -27,9 +27,12 @@ fn record(builder: Builder, calls: impl Fn(&Engine)) -> Log {
 }
 
 /// Replays with several numbers of threads and windows, each with the result of one by one; gives what was counted.
+///
+/// Windows are small beside the logs: up to two of them are prepared before rules that the first one led to are known,
+/// and whoever searches may not get a core for longer than that.
 fn replays(log: &Log, builder: impl Fn() -> Builder) -> Vec<Stats> {
     let expected = replay(log, builder().threads(1).mode(Mode::Sequential)).0;
-    let all = [(1, 256), (2, 16), (2, 256), (4, 64), (8, 1024)].map(|(threads, window)| {
+    let all = [(1, 256), (2, 16), (2, 256), (4, 64), (8, 128)].map(|(threads, window)| {
         let (digest, stats) = replay(log, builder().threads(threads).window(window).mode(Mode::Parallel));
         assert_eq!(digest, expected, "{threads} threads, window {window}");
         (threads, stats)
@@ -364,7 +367,7 @@ fn rules_that_were_right_for_long_cost_a_replay_when_they_are_wrong_and_are_foun
     for stats in replays(&log, builder) {
         // One for each turn, and now and then one whose guess was made before the turn.
         assert!((1..=9).contains(&stats.replays), "{stats:?}");
-        assert!(stats.inferred > 1000 || stats.windows < 30, "{stats:?}");
+        assert!(stats.inferred > 1000, "{stats:?}");
         assert!(stats.inferred > 6000 || stats.windows < 500, "{stats:?}");
     }
 }

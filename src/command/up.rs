@@ -53,6 +53,11 @@ pub(crate) fn up(options: &UpOptions) -> Result<(), Failure> {
             options.units, options.spares
         )));
     }
+    // Before there is a directory: it may be refused.
+    let etcd = match &options.etcd {
+        Some(home) => Some((Cluster::connect(home, PATIENCE)?, home.clone())),
+        None => None,
+    };
     fs::create_dir_all(&options.dir).map_err(cannot_use(&options.dir))?;
     // A second one would announce its own sequencers in place of ours, before it finds that units are in use.
     let directory = File::open(&options.dir).map_err(cannot_use(&options.dir))?;
@@ -60,17 +65,17 @@ pub(crate) fn up(options: &UpOptions) -> Result<(), Failure> {
         return Err(Failure::Refused(format!("{} is in use by another process", options.dir.display())));
     }
     let (events, happened) = mpsc::channel();
-    let home = match &options.etcd {
-        Some(etcd) => etcd.clone(),
+    let (cluster, home) = match etcd {
+        Some(there) => there,
         None => {
             let directory = options.dir.join("store");
             let role = vec!["projections".to_owned(), "--dir".to_owned(), text(&directory)?];
             let store = start(&events, &happened, "projection store", role, Some(options.listen))?;
-            Home::servers(&[store])
+            let home = Home::servers(&[store]);
+            (Cluster::connect(&home, PATIENCE)?, home)
         }
     };
     let log = home.to_string();
-    let cluster = Cluster::connect(&home, PATIENCE)?;
     let latest = cluster.latest()?;
     if latest.is_some() && options.durability == Durability::Memory {
         return Err(Failure::Refused(format!(
