@@ -48,6 +48,8 @@ struct Round {
     /// Its index in [`SCENARIOS`].
     number: usize,
     place: Place,
+    /// Which of its transactions has the first turn: the one of this number, from the first one on again and again.
+    turn: usize,
 }
 
 impl Round {
@@ -66,7 +68,11 @@ fn plan(rounds: usize, shift: usize) -> Vec<Round> {
     (0..rounds)
         .flat_map(|i| (0..SCENARIOS.len()).map(move |number| (i, number)))
         .zip(0..)
-        .map(|((i, number), round)| Round { number, place: Place { kind: kind(i, number), round } })
+        .map(|((i, number), round)| Round {
+            number,
+            place: Place { kind: kind(i, number), round },
+            turn: i + shift,
+        })
         .collect()
 }
 
@@ -192,7 +198,8 @@ fn on_all_clients<T: Send>(
 
 /// The transactions of a batch that are this client's, as (round, transaction). Clients change from round to round,
 /// so that none of them is always first; in every second batch each client begins somewhere else; and if asked for,
-/// in every third batch a round is all one client's, so that nobody comes in between.
+/// in every third batch a round is all one client's, so that nobody comes in between: whoever has the first turn is
+/// first, though the machine has one core.
 fn turns(plan: &[Round], batch: usize, client: usize, alone: bool) -> impl Iterator<Item = (usize, usize)> {
     let first = batch * BATCH;
     let count = BATCH.min(plan.len() - first);
@@ -200,8 +207,8 @@ fn turns(plan: &[Round], batch: usize, client: usize, alone: bool) -> impl Itera
     let alone = alone && batch % 3 == 2;
     (0..count).flat_map(move |i| {
         let round = first + (i + shift) % count;
-        let transactions = plan[round].scenario().transactions.len();
-        let turn = move |t: usize| (t + round / CLIENTS) % transactions;
+        let (transactions, begins) = (plan[round].scenario().transactions.len(), plan[round].turn);
+        let turn = move |t: usize| (t + begins) % transactions;
         let mine = move |t: &usize| (if alone { round } else { round + t }) % CLIENTS == client;
         (0..transactions).map(turn).filter(mine).map(move |t| (round, t))
     })
