@@ -466,6 +466,7 @@ impl Explainer {
                 small: since(stats.one_by_one.small, before.one_by_one.small),
                 serial: since(stats.one_by_one.serial, before.one_by_one.serial),
                 after_serial: since(stats.one_by_one.after_serial, before.one_by_one.after_serial),
+                crowded: since(stats.one_by_one.crowded, before.one_by_one.crowded),
             },
             footprint_panics: since(stats.footprint_panics, before.footprint_panics),
             violations: since(stats.violations, before.violations),

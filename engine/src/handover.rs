@@ -1,8 +1,12 @@
 //! How the leader hands a round of work to the other drivers, and how they meet inside it.
 //!
-//! Waking a parked thread costs 25 us or more, a whole window of small transactions, so both spin first; a
-//! driver that finds no work for a while sleeps at the gate. All waiting in the engine that is not for the log
-//! or for memory happens here.
+//! Waking a parked thread costs 25 us or more, a whole window of small transactions, so both spin first; who has
+//! waited for a while sleeps. So does, without delay, who finds that other programs want the processors: there whoever
+//! only yields gets the processor back when all others have had their turns, which takes milliseconds, and whoever
+//! sleeps as soon as it is woken. All waiting in the engine that is not for the log or for memory happens here.
+
+#[cfg(not(loom))]
+use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
 
@@ -17,6 +21,24 @@ const YIELDS: u32 = 64;
 const SPINS: u32 = 1;
 #[cfg(loom)]
 const YIELDS: u32 = 1;
+/// Who yields for longer than this has been overtaken by somebody who works: most likely not another driver, which would
+/// have yielded in its turn.
+#[cfg(not(loom))]
+const CROWDED: Duration = Duration::from_micros(500);
+
+/// Gives up the processor for a moment. Tells whether that was short; if not, others want it.
+#[cfg(not(loom))]
+pub(crate) fn yield_shortly() -> bool {
+    let start = Instant::now();
+    yield_now();
+    start.elapsed() < CROWDED
+}
+
+#[cfg(loom)]
+pub(crate) fn yield_shortly() -> bool {
+    yield_now();
+    true
+}
 
 /// What the gate opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,9 +91,7 @@ impl Gate {
             looks += 1;
             if looks < SPINS {
                 spin_loop();
-            } else if looks < SPINS + YIELDS {
-                yield_now();
-            } else {
+            } else if looks == SPINS + YIELDS || !yield_shortly() {
                 self.sleep(*passed);
             }
         }
@@ -97,6 +117,11 @@ pub(crate) struct Barrier {
     arrived: CachePadded<AtomicU32>,
     phase: CachePadded<AtomicU32>,
     broken: AtomicBool,
+    /// Somebody who waited for the others found that other programs want the processors.
+    crowded: AtomicBool,
+    /// How many drivers sleep.
+    sleepers: Mutex<u32>,
+    passed: Condvar,
 }
 
 /// What a driver panics with when another one panicked.
@@ -109,16 +134,25 @@ impl Barrier {
             arrived: CachePadded::new(AtomicU32::new(0)),
             phase: CachePadded::new(AtomicU32::new(0)),
             broken: AtomicBool::new(false),
+            crowded: AtomicBool::new(false),
+            sleepers: Mutex::new(0),
+            passed: Condvar::new(),
         }
     }
 
     /// A driver will never arrive again: nobody waits any more.
     pub(crate) fn break_up(&self) {
         self.broken.store(true, Ordering::Relaxed);
+        self.wake();
     }
 
     pub(crate) const fn broken(&self) -> &AtomicBool {
         &self.broken
+    }
+
+    /// Whether other programs wanted the processors since this was asked last.
+    pub(crate) fn was_crowded(&self) -> bool {
+        self.crowded.load(Ordering::Relaxed) && self.crowded.swap(false, Ordering::Relaxed)
     }
 
     /// Waits for all drivers.
@@ -131,20 +165,79 @@ impl Barrier {
         if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.drivers {
             self.arrived.store(0, Ordering::Relaxed);
             self.phase.store(phase.wrapping_add(1), Ordering::Release);
-            return;
+            return self.wake();
         }
         let mut looks = 0u32;
         while self.phase.load(Ordering::Acquire) == phase {
-            looks += 1;
-            if looks.is_multiple_of(SPINS) {
-                yield_now()
-            } else {
-                spin_loop()
-            }
             if self.broken.load(Ordering::Relaxed) {
                 std::panic::resume_unwind(Box::new(BROKEN));
             }
+            looks += 1;
+            if !looks.is_multiple_of(SPINS) {
+                spin_loop();
+            } else if looks == SPINS * YIELDS {
+                self.sleep(phase);
+            } else if !yield_shortly() {
+                self.crowded.store(true, Ordering::Relaxed);
+                self.sleep(phase);
+            }
         }
+    }
+
+    /// The phase is another one, or the barrier is broken: as at the gate, whoever sleeps is counted, or sees it.
+    fn wake(&self) {
+        let sleepers = self.sleepers.lock().expect("no panic at the barrier");
+        if *sleepers > 0 {
+            self.passed.notify_all();
+        }
+    }
+
+    #[cold]
+    fn sleep(&self, phase: u32) {
+        let mut sleepers = self.sleepers.lock().expect("no panic at the barrier");
+        *sleepers += 1;
+        while self.phase.load(Ordering::Acquire) == phase && !self.broken.load(Ordering::Relaxed) {
+            sleepers = self.passed.wait(sleepers).expect("no panic at the barrier");
+        }
+        *sleepers -= 1;
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::thread;
+
+    use super::*;
+
+    /// Until `count` drivers sleep.
+    fn wait_for_sleepers(barrier: &Barrier, count: u32) {
+        while *barrier.sleepers.lock().unwrap() < count {
+            yield_now();
+        }
+    }
+
+    #[test]
+    fn drivers_that_sleep_are_woken_by_the_last_one_and_when_another_one_panics() {
+        let barrier = &Barrier::new(3);
+        thread::scope(|scope| {
+            let waiting: Vec<_> = (0..2)
+                .map(|_| {
+                    scope.spawn(|| {
+                        barrier.wait();
+                        catch_unwind(AssertUnwindSafe(|| barrier.wait())).unwrap_err()
+                    })
+                })
+                .collect();
+            wait_for_sleepers(barrier, 2);
+            barrier.wait();
+            wait_for_sleepers(barrier, 2);
+            barrier.break_up();
+            for driver in waiting {
+                assert_eq!(driver.join().unwrap().downcast_ref(), Some(&BROKEN));
+            }
+        });
+        assert_eq!(*barrier.sleepers.lock().unwrap(), 0);
     }
 }
 

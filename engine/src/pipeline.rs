@@ -45,7 +45,7 @@ use mixlog_mixer::Mixer;
 
 use leader::Leader;
 pub use mode::Mode;
-use mode::{Cost, PARALLEL, Why};
+use mode::{Cost, PARALLEL};
 pub(crate) use shared::Shared;
 
 use crate::agreement::BUCKETS;
@@ -359,10 +359,10 @@ impl Pipeline {
                 return Err(OpenError::Panicked(message));
             }
             if let Some(ready) = leader.ready
-                && !self.is_worth_sharing(leader, ready)
+                && let Some(why) = self.why_not_share(leader, ready)
             {
                 leader.ready = None;
-                self.execute_alone(leader, ready, Why::Serial);
+                self.execute_alone(leader, ready, why);
                 self.compare(leader, log)?;
                 continue;
             }
@@ -412,7 +412,9 @@ impl Pipeline {
                     *self.round.write().expect("no panic between rounds") = Round { execute, prepare };
                     self.first_violation.reset();
                     gate.open(Call::Round);
-                    if let Err(found) = self.take_part(0) {
+                    let part = self.take_part(0);
+                    self.note_crowd(leader);
+                    if let Err(found) = part {
                         let executed = execute.expect("something was executed");
                         self.go_back(leader, executed, found);
                     } else if let Some(slot) = prepare

@@ -74,6 +74,8 @@ pub struct OneByOne {
     pub serial: u64,
     /// Not mixed, since one shortly before was of that kind.
     pub after_serial: u64,
+    /// Not shared, since other programs want the processors.
+    pub crowded: u64,
 }
 
 /// Time spent in each stage, added up over all drivers; waiting is not included but in `wait`.

@@ -11,6 +11,7 @@
 use crossbeam_utils::CachePadded;
 use mixlog_mixer::{NodeId, Schedule};
 
+use crate::handover::yield_shortly;
 use crate::sync::{AtomicBool, AtomicU32, Ordering, spin_loop, yield_now};
 
 /// How many transactions without predecessors a driver claims at once, at most. One under loom, whose small windows
@@ -88,7 +89,7 @@ impl Release {
         }
     }
 
-    /// Runs transactions of the window until all are finished. `run` sees everything that the predecessors of
+    /// Runs transactions of the window until all are finished, or are left to the other drivers. `run` sees everything that the predecessors of
     /// its transaction did. `ahead` is told of a transaction a little before it runs, once or more often, when its
     /// predecessors may still be running.
     ///
@@ -121,7 +122,7 @@ struct Driver<'a> {
 }
 
 impl Driver<'_> {
-    /// The next transaction to run, or `None` when all are finished.
+    /// The next transaction to run, or `None` when all are finished, or the others are to do the rest.
     fn next(&mut self, ahead: &mut impl FnMut(u32)) -> Option<u32> {
         if let Some(transaction) = self.mine.take() {
             ahead(transaction);
@@ -151,14 +152,16 @@ impl Driver<'_> {
             if self.release.finished.load(Ordering::Relaxed) == self.release.transactions {
                 return None;
             }
-            looks += 1;
-            if looks.is_multiple_of(64) {
-                yield_now()
-            } else {
-                spin_loop()
-            }
             if self.broken.load(Ordering::Relaxed) {
                 std::panic::resume_unwind(Box::new(crate::handover::BROKEN));
+            }
+            looks += 1;
+            if !looks.is_multiple_of(64) {
+                spin_loop();
+            } else if !yield_shortly() {
+                // What is not finished waits for what others run, or have released: they can do it alone. This one
+                // is waiting for them at the barrier, and sleeps.
+                return None;
             }
         }
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use mixlog_log::{Batch, Block, Position, SharedLog};
 
+use super::mode::Abstinence;
 use super::{Lap, Pipeline, Until, WINDOW_GRID};
 use crate::agreement::{Point, Watch};
 use crate::entry;
@@ -34,9 +35,9 @@ pub(super) struct Leader {
     pub(super) bad_entry: Option<(Position, OpenError)>,
     /// Where to end, once told to stop: others may append for ever.
     pub(super) last: Option<Position>,
-    /// How many windows are not to be mixed.
-    pub(super) abstain: u32,
-    pub(super) abstinence: u32,
+    /// Windows that are not to be mixed: nearly everything conflicts, or other programs want the processors.
+    pub(super) serial: Abstinence,
+    pub(super) crowded: Abstinence,
     /// The leader waits for the log: somebody else may lead meanwhile.
     pub(super) free: bool,
     /// What somebody panicked with who led meanwhile.

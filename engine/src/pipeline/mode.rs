@@ -46,8 +46,11 @@ const FIRST_COST_NS: u64 = WORTH_WAKING.as_nanos() as u64 / WORTH_MIXING as u64;
 const COST_OVER: u64 = 8;
 /// In [`Mode::Auto`], windows with less parallelism than this go one by one.
 const WORTH_SHARING: f64 = 1.3;
-/// After a window that was not worth mixing, how many are not even mixed, at most. Doubles each time.
-const LONGEST_ABSTINENCE: u32 = 32;
+/// After a window that was not worth mixing, how many are not even mixed, at most.
+const LONGEST_SERIAL: u32 = 32;
+/// And after one in which drivers waited for processors that other programs had: a window like that takes as long as
+/// dozens of others.
+const LONGEST_CROWDED: u32 = 512;
 /// What windows that all drivers share are called where a [`Why`] stands for the others.
 pub(super) const PARALLEL: &str = "parallel";
 
@@ -58,6 +61,7 @@ pub(super) enum Why {
     Small,
     Serial,
     AfterSerial,
+    Crowded,
 }
 
 impl Why {
@@ -67,6 +71,7 @@ impl Why {
             Self::Small => "small",
             Self::Serial => "serial",
             Self::AfterSerial => "after_serial",
+            Self::Crowded => "crowded",
         }
     }
 
@@ -76,7 +81,30 @@ impl Why {
             Self::Small => &mut counts.small,
             Self::Serial => &mut counts.serial,
             Self::AfterSerial => &mut counts.after_serial,
+            Self::Crowded => &mut counts.crowded,
         } += 1;
+    }
+}
+
+/// For how many windows something is not tried.
+#[derive(Debug, Default)]
+pub(super) struct Abstinence {
+    left: u32,
+    length: u32,
+}
+
+impl Abstinence {
+    /// It was in vain, as it was before: the next one lasts twice as long, up to `longest`.
+    fn begin(&mut self, longest: u32) {
+        self.length = (self.length * 2).clamp(1, longest);
+        self.left = self.length;
+    }
+
+    /// Whether a window is one of those.
+    fn skips(&mut self) -> bool {
+        let skips = self.left > 0;
+        self.left -= u32::from(skips);
+        skips
     }
 }
 
@@ -112,10 +140,8 @@ impl Pipeline {
             Mode::Parallel => None,
             Mode::Sequential => Some(Why::AskedFor),
             Mode::Auto if self.config.threads == 1 => Some(Why::AskedFor),
-            Mode::Auto if leader.abstain > 0 => {
-                leader.abstain -= 1;
-                Some(Why::AfterSerial)
-            }
+            Mode::Auto if leader.crowded.skips() => Some(Why::Crowded),
+            Mode::Auto if leader.serial.skips() => Some(Why::AfterSerial),
             Mode::Auto => {
                 let work = Duration::from_nanos(u64::from(len) * self.cost.ns());
                 let is_full = len == self.config.window && len >= WORTH_MIXING;
@@ -125,21 +151,33 @@ impl Pipeline {
         }
     }
 
-    /// Whether the mixed window has work for more than one driver. Where it has not, the next ones most likely
-    /// have not either, and are not even mixed for a while.
-    pub(super) fn is_worth_sharing(&self, leader: &mut Leader, slot: usize) -> bool {
+    /// Why a mixed window should not be shared, if it should not: it has no work for more than one driver. The next ones
+    /// most likely have none either, and are not even mixed for a while.
+    pub(super) fn why_not_share(&self, leader: &mut Leader, slot: usize) -> Option<Why> {
         if self.config.mode != Mode::Auto {
-            return true;
+            return None;
+        }
+        if leader.crowded.skips() {
+            return Some(Why::Crowded);
         }
         let window = self.windows[slot].read().expect("no panic with a window");
         let plan = window.plan.read().expect("no panic while mixing");
         if plan.schedule.parallelism() >= WORTH_SHARING {
-            leader.abstinence = 0;
-            return true;
+            leader.serial.length = 0;
+            return None;
         }
-        leader.abstinence = (leader.abstinence * 2).clamp(1, LONGEST_ABSTINENCE);
-        leader.abstain = leader.abstinence;
-        false
+        leader.serial.begin(LONGEST_SERIAL);
+        Some(Why::Serial)
+    }
+
+    /// After a round of all drivers: where other programs want the processors, some drivers have none at times, and the
+    /// others wait for them, stage after stage. One alone waits for nobody.
+    pub(super) fn note_crowd(&self, leader: &mut Leader) {
+        if self.barrier.was_crowded() {
+            leader.crowded.begin(LONGEST_CROWDED);
+        } else {
+            leader.crowded.length /= 2;
+        }
     }
 
     /// Prepares and executes a window that is not going to be mixed, or takes it back.
@@ -189,5 +227,20 @@ impl Pipeline {
         why.count(&mut stats.one_by_one);
         drop(stats);
         lap.add_to(&mut leader.stages.commit);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn abstinence_lasts_twice_as_long_each_time_up_to_the_longest() {
+        let mut abstinence = Abstinence::default();
+        assert!(!abstinence.skips());
+        for length in [1, 2, 4, 5, 5] {
+            abstinence.begin(5);
+            assert_eq!((0..100).take_while(|_| abstinence.skips()).count(), length);
+        }
     }
 }
