@@ -109,6 +109,33 @@ fn check<W: Workload>(workload: &W, transactions: u64) {
 }
 
 #[test]
+fn a_checkpoint_told_a_second_time_has_the_same_rows_and_bytes() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let workload: Tpcc = Tpcc::new(Scale::small(1), 1);
+    let open = || {
+        let log = FileLog::open(directory.path().join("log"), config()).expect("a log");
+        workload.register(Engine::builder()).open(Arc::new(log)).expect("it opens")
+    };
+    let engine = open();
+    runner::prepare(&engine, &workload, &mut |_, _| ()).expect("it is populated");
+    let content = |engine: &Engine| {
+        let taken = engine.checkpoint().expect("it is taken");
+        (taken.position, taken.rows, taken.bytes)
+    };
+    let first = content(&engine);
+    assert!(first.1 > 0 && content(&engine) == first);
+    engine.close().expect("it closes");
+    // Also by one that loaded it, and one that did not.
+    let engine = open();
+    assert_eq!((engine.recovery().checkpoint, content(&engine)), (Some(first.0), first));
+    engine.close().expect("it closes");
+    let log = Arc::new(FileLog::open(directory.path().join("log"), config()).expect("a log"));
+    let from = checkpoint::Config { start: Start::Oldest, ..Default::default() };
+    let engine = workload.register(Engine::builder()).checkpoints(from).open(log).expect("it opens");
+    assert_eq!(content(&engine), first);
+}
+
+#[test]
 fn tpcc_from_checkpoints_equals_the_oracle() {
     check::<Tpcc>(&Tpcc::new(Scale::small(1), 1), 1200);
 }

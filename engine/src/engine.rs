@@ -93,6 +93,8 @@ pub struct Engine {
     shared: Arc<Shared>,
     pipeline: Arc<Pipeline>,
     log: Arc<dyn SharedLog>,
+    /// See [`SharedLog::refuses_late`].
+    refuses_late: bool,
     stop: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<Result<(), OpenError>>>>,
     sequence: AtomicU64,
@@ -178,7 +180,7 @@ impl Engine {
         }
         let (ticket, appended) = self.submit_as(procedure, client, SharedLog::append_and_write)?;
         // What was not written here is told to the leader before this thread hears of it.
-        let written = appended.wait_timeout(Duration::ZERO);
+        let written = appended.and_then(|appended| appended.wait_timeout(Duration::ZERO));
         Ok(if let Some(Ok(positions)) = written {
             self.pipeline.execute_here(&*self.log, positions.end);
             ticket.watch()
@@ -193,12 +195,13 @@ impl Engine {
         Client::new(self, id)
     }
 
+    /// Gives the log's ticket, too, unless whoever leads looks after that: what was appended by `append` may yet be refused.
     pub(crate) fn submit_as<P: Procedure>(
         &self,
         procedure: &P,
         client: Option<(ClientId, u64)>,
         append: impl FnOnce(&dyn SharedLog, &Batch) -> Result<Appended, AppendError>,
-    ) -> Result<(Ticket<P>, Appended), SubmitError> {
+    ) -> Result<(Ticket<P>, Option<Appended>), SubmitError> {
         let id = const { ProcedureId::of(P::NAME, P::VERSION) };
         match self.shared.procedures.index_of(id) {
             Some(index) if self.shared.procedures.get(index).name == P::NAME => {}
@@ -226,6 +229,12 @@ impl Engine {
         BATCH.set(batch);
         match appended {
             Ok(appended) => {
+                let appended = if self.refuses_late {
+                    self.shared.doubtful.push(sequence, appended);
+                    None
+                } else {
+                    Some(appended)
+                };
                 let sequence = client.map_or(0, |(_, sequence)| sequence);
                 Ok((Ticket::new(cell, sequence, origin.engine), appended))
             }
@@ -254,7 +263,7 @@ impl Engine {
     /// runs, that of an open snapshot.
     ///
     /// # Errors
-    /// [`CheckpointError`]; the checkpoints that were there are there still.
+    /// [`CheckpointError`]; the checkpoints that were there are there still, but on a full disk for the oldest of several.
     pub fn checkpoint(&self) -> Result<Checkpoint, CheckpointError> {
         self.keeper.as_ref().ok_or(CheckpointError::Nowhere)?.take()
     }
@@ -296,7 +305,8 @@ impl Engine {
     /// Cost: at most [`WINDOW_GRID`](crate::WINDOW_GRID) entries of 4 bytes.
     ///
     /// # Errors
-    /// [`SubmitError`]: nothing was appended.
+    /// [`SubmitError`]: nothing was appended, but for what [`AppendError::Indeterminate`] and
+    /// [`Failed`](AppendError::Failed) say.
     pub fn pad(&self) -> Result<Position, SubmitError> {
         agreement::pad(&*self.log)
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 use crossbeam_utils::CachePadded;
 use hashbrown::HashMap;
-use mixlog_log::Position;
+use mixlog_log::{AppendError, Position};
 
 use crate::at_work;
 use crate::error::SubmitError;
@@ -118,6 +118,15 @@ impl InFlight {
             Some(cell) => cell.fill(Ok(RawOutcome { position, status, bytes: bytes.to_vec() })),
             // It left when its append failed, and is in the log all the same.
             None => drop(self.count.fetch_add(1, Ordering::SeqCst)),
+        }
+    }
+
+    /// The log refused a submission that it had taken.
+    pub(crate) fn refuse(&self, sequence: u64, error: AppendError) {
+        let cell = self.shard(sequence).lock().expect("no panic in a short section").remove(&sequence);
+        if let Some(cell) = cell {
+            self.left(1);
+            cell.fill(Err(TicketError::Append(error)));
         }
     }
 

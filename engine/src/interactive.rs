@@ -159,7 +159,7 @@ pub enum CommitError {
     /// It did not: the engine takes no transactions.
     #[error(transparent)]
     Submit(#[from] SubmitError),
-    /// Nobody knows: the engine stopped first.
+    /// Nobody knows, since the engine stopped first, or the log cannot tell; or it did not: see [`TicketError`].
     #[error(transparent)]
     Ticket(#[from] TicketError),
     /// It did not: its keys or rows do not fit the tables, or a row's type panics.

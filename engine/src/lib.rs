@@ -17,6 +17,7 @@ pub mod checkpoint;
 mod clients;
 mod codec;
 mod digest;
+mod doubtful;
 mod engine;
 mod entry;
 mod error;

@@ -40,7 +40,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
-use mixlog_log::{Position, ReadError, SharedLog};
+use mixlog_log::{AppendError, Position, ReadError, SharedLog};
 use mixlog_mixer::Mixer;
 
 use leader::Leader;
@@ -443,6 +443,12 @@ impl Pipeline {
         let executed = self.shared.snapshots.tail();
         observe::reached(executed, tail, self.shared.in_flight.len());
         self.shared.memory_limit.look();
+        while let Some((sequence, error)) = self.shared.doubtful.refused() {
+            if matches!(error, AppendError::Full(_)) {
+                self.shared.due.ran_out();
+            }
+            self.shared.in_flight.refuse(sequence, error);
+        }
         executed
     }
 

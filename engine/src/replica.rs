@@ -162,7 +162,7 @@ impl Replica {
     /// As [`Engine::pad`](crate::Engine::pad).
     ///
     /// # Errors
-    /// [`SubmitError`]: nothing was appended.
+    /// As there.
     pub fn pad(&self) -> Result<Position, SubmitError> {
         agreement::pad(&*self.inner.log)
     }

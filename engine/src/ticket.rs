@@ -10,7 +10,7 @@ use std::time::Duration;
 #[cfg(not(loom))]
 use std::time::Instant;
 
-use mixlog_log::Position;
+use mixlog_log::{AppendError, Position};
 use thiserror::Error;
 
 use crate::at_work;
@@ -154,6 +154,11 @@ pub enum TicketError {
     /// or may not be in the log; who opens the log again sees it if it is.
     #[error("the engine stopped before the transaction was acknowledged: {0}")]
     Stopped(String),
+    /// The log took the transaction and could not append it after all, as a cluster may find out late. What is known of
+    /// it the [`AppendError`] tells: it is not in the log, and will not be, but where that is
+    /// [`Indeterminate`](AppendError::Indeterminate) or [`Failed`](AppendError::Failed).
+    #[error(transparent)]
+    Append(#[from] AppendError),
     /// A procedure or a waker of the engine was to wait for the outcome, on a thread that the engine goes on with: it would
     /// wait for itself. The transaction is in the log, or on its way there.
     #[error("a procedure or waker of this engine cannot wait for its transactions: the engine waits for it")]

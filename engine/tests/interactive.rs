@@ -99,6 +99,37 @@ fn what_was_read_and_changed_is_a_conflict_and_leaves_nothing() {
 }
 
 #[test]
+fn what_changes_nothing_appends_nothing() {
+    let (log, engine) = open();
+    let mut setup = engine.begin();
+    setup.put(&ROWS, 1, 1);
+    setup.merge(&SUMS, 1, 1);
+    let at = setup.commit().unwrap();
+    let tail = log.tail().unwrap().tail;
+    let mut nothing = engine.begin();
+    assert!(!nothing.delete(&ROWS, &2));
+    assert!(nothing.get_mut(&ROWS, &3).is_none());
+    assert_eq!(nothing.commit().unwrap(), at);
+    // Nor under a number, which is free after that.
+    let client = engine.client(ClientId(7));
+    let mut nothing = client.begin(1);
+    assert!(!nothing.delete(&ROWS, &4));
+    assert_eq!(nothing.commit().unwrap(), at);
+    assert_eq!(log.tail().unwrap().tail, tail);
+    // What there is is deleted, and so is what was put without a look whether there is something.
+    let mut both = client.begin(1);
+    assert!(!both.delete(&ROWS, &2));
+    assert!(both.delete(&ROWS, &1));
+    both.put(&ROWS, 4, 4);
+    assert!(both.delete(&ROWS, &4));
+    let mut other = engine.begin();
+    other.put(&ROWS, 4, 5);
+    other.commit().unwrap();
+    both.commit().unwrap();
+    assert_eq!([1, 4].map(|key| engine.snapshot().get(&ROWS, &key)), [None, None]);
+}
+
+#[test]
 fn ranges_have_no_phantoms_and_depend_on_no_more_than_was_walked() {
     let (_, engine) = open();
     let mut setup = engine.begin();

@@ -3,7 +3,7 @@
 //! Submitters copy their entries into the newest waiting frame and get positions at once. A writer takes
 //! everything that waits as one group, writes it, makes it durable, and then publishes the new tail, which
 //! completes tickets and wakes readers. While one group is being written the next one gathers: the slower the
-//! disk, the larger the group, and no timer is needed.
+//! disk, the larger the group. Only for threads that are about to come back a group waits a moment: see [`gathering`].
 //!
 //! There is one writer at a time: the log thread, or whoever waits for an outcome, or is about to, while nobody
 //! writes. To wake another thread and to be woken by it takes about as long as a fast disk does, so who has nothing

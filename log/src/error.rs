@@ -58,6 +58,15 @@ pub enum AppendError {
     ReadOnly,
 }
 
+/// Equal if they tell the same.
+impl PartialEq for AppendError {
+    fn eq(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other) && self.to_string() == other.to_string()
+    }
+}
+
+impl Eq for AppendError {}
+
 /// Why an entry cannot be read.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]

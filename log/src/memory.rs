@@ -134,6 +134,10 @@ impl SharedLog for MemoryLog {
         Ok(Ticket::from_backend(Arc::clone(&self.tickets), first.0, count))
     }
 
+    fn refuses_late(&self) -> bool {
+        false
+    }
+
     fn read(&self, position: Position) -> Result<Option<Arc<Block>>, ReadError> {
         let mut state = self.state();
         if position < state.head {

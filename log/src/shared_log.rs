@@ -98,6 +98,12 @@ pub trait SharedLog: Send + Sync + 'static {
         self.append(batch)
     }
 
+    /// Whether an append that was taken may yet be refused while the log goes on: its [`Ticket`] alone tells so. Where not,
+    /// what was taken is appended unless the log fails for good, which readers are told.
+    fn refuses_late(&self) -> bool {
+        true
+    }
+
     /// The block that holds `position`, or `None` when nothing was acknowledged there yet.
     ///
     /// The block may start before `position` (its earlier entries are the same as ever) and ends where

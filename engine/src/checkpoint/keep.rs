@@ -56,8 +56,9 @@ struct Kept {
     good: Vec<Position>,
     /// Found to be damaged, or to lie before the log's head.
     bad: Vec<Position>,
-    /// The newest one's length.
+    /// The newest one's length, and its rows, where they were counted.
     bytes: u64,
+    rows: Option<u64>,
     /// Whether it is certain that the newest one's name is durable.
     synced: bool,
 }
@@ -80,7 +81,9 @@ impl Keeper {
             position.next() < head || recovery.rejected.iter().any(|rejected| rejected.name == name)
         });
         let newest = good.last().and_then(|position| shelf.open(*position).ok());
-        let kept = Kept { good, bad, bytes: newest.map_or(0, |opened| opened.bytes), synced: false };
+        let bytes = newest.map_or(0, |opened| opened.bytes);
+        let is_loaded = recovery.checkpoint.is_some() && recovery.checkpoint == good.last().copied();
+        let kept = Kept { good, bad, bytes, rows: is_loaded.then_some(recovery.rows), synced: false };
         Ok(Self { shared, log, shelf, config, stop, agreed, kept: Mutex::new(kept) })
     }
 
@@ -131,16 +134,19 @@ impl Keeper {
             return Err(CheckpointError::NotAgreed);
         }
         let checkpoint = if kept.good.last() == Some(&position) {
-            let opened = self.shelf.open(position);
-            let bytes = opened
-                .map_err(|bad| self.error("read", &file_name(position))(io::Error::other(bad.to_string())))?
-                .bytes;
+            let bad = |bad: Bad| self.error("read", &file_name(position))(io::Error::other(bad.to_string()));
+            let bytes = self.shelf.open(position).map_err(bad)?.bytes;
+            let rows = match kept.rows {
+                Some(rows) => rows,
+                None => self.shelf.verify(position).map_err(bad)?,
+            };
+            kept.rows = Some(rows);
             // A process that ended before it could sync may have named it: the next power cut would take it.
             if !kept.synced {
                 self.shelf.storage.sync_directory().map_err(self.error("sync", ""))?;
                 kept.synced = true;
             }
-            Checkpoint { position, rows: self.shared.memory().rows, bytes, elapsed: begun.elapsed() }
+            Checkpoint { position, rows, bytes, elapsed: begun.elapsed() }
         } else {
             let catalog = self.shared.known_catalog();
             // A state that survives a power cut which the log's entries do not would be that of another log.
@@ -156,11 +162,12 @@ impl Keeper {
             let (rows, bytes) =
                 self.write_in_any_space(&mut kept, &mut closed, &header, &catalog, &snapshot)?;
             kept.good.push(position);
-            (kept.bytes, kept.synced) = (bytes, true);
-            Checkpoint { position, rows, bytes, elapsed: begun.elapsed() }
+            (kept.bytes, kept.rows, kept.synced) = (bytes, Some(rows), true);
+            let taken = Checkpoint { position, rows, bytes, elapsed: begun.elapsed() };
+            observe::checkpointed(&taken);
+            taken
         };
         drop(snapshot);
-        observe::checkpointed(&checkpoint);
         self.tidy(&mut kept)?;
         let ahead = self.config.every_bytes.unwrap_or(0).saturating_mul(2) / u64::from(RETRY_SHARE);
         if let Err(full) = self.reserve(&kept, ahead) {

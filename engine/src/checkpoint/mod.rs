@@ -160,7 +160,8 @@ pub enum CheckpointError {
     /// The log's entries are not known to be durable, so what follows from them must not be.
     #[error("the log cannot be flushed: {0}")]
     Flush(#[from] FlushError),
-    /// The operating system refused; a disk that is full, for example. The checkpoints that were there are there still.
+    /// The operating system refused; a disk that is full, for example. The checkpoints that were there are there
+    /// still, but on a full disk for the oldest of several.
     #[error("cannot {action} {path}: {source}")]
     Io {
         /// What was tried.

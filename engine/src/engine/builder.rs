@@ -454,7 +454,7 @@ impl Builder {
     /// and then all that is appended, by this engine or by others. [`Engine::recovery`] tells how that went.
     ///
     /// # Errors
-    /// [`OpenError`]; the log is unchanged.
+    /// [`OpenError`]; the log is unchanged, but for the names of tables and procedures, which may be in it.
     pub fn open(self, log: Arc<dyn SharedLog>) -> Result<Engine, OpenError> {
         let builder = self.completed();
         let shelf = builder.checkpoints.shelf(&*log);
@@ -490,6 +490,7 @@ impl Builder {
         let mut engine = Engine {
             shared,
             pipeline,
+            refuses_late: log.refuses_late(),
             log,
             stop,
             thread: Mutex::default(),

@@ -12,6 +12,7 @@ use crate::at_work;
 use crate::checkpoint::{Conversion, Due};
 use crate::clients::ANSWERS;
 use crate::digest::Digest;
+use crate::doubtful::Doubtful;
 use crate::entry::{self, Catalog};
 use crate::error::OpenError;
 use crate::execute::panic_message;
@@ -55,6 +56,7 @@ pub(crate) struct Shared {
     /// Marks this engine's own entries.
     pub(crate) origin: u64,
     pub(crate) in_flight: InFlight,
+    pub(crate) doubtful: Doubtful,
     pub(crate) snapshots: Registry,
     pub(crate) stats: Mutex<Stats>,
     /// What violations taught about footprints that are found.
@@ -100,6 +102,7 @@ impl Shared {
             conversions: Vec::new(),
             origin,
             in_flight: InFlight::new(in_flight_limit),
+            doubtful: Doubtful::default(),
             snapshots: Registry::new(retain),
             stats: Mutex::default(),
             learned,

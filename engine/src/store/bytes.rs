@@ -117,13 +117,17 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     ) {
         let looked = overlays.of::<K, V>(self.number()).get(touched.number);
         let (table, key) = (self.id().0, to_bytes::<K, C>(&looked.key));
+        let mut is_known_to_be_absent = false;
         if touched.did.has(Did::READ) {
             let before = self.find_at(&looked.key, touched.key_hash, at);
+            is_known_to_be_absent = before.is_none();
             let hash = before.map(|(_, _, value)| Self::hash_value(&value));
             intention.reads.push(Read { table, key: key.clone(), hash });
         }
         if touched.did.has(Did::WRITTEN)
             && let Some(value) = looked.written_value()
+            // To delete what is not there changes nothing.
+            && !(is_known_to_be_absent && value.is_none())
         {
             intention.writes.push(Written { table, key, value: value.as_ref().map(to_bytes::<V, C>) });
         }

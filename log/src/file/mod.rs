@@ -569,6 +569,10 @@ impl SharedLog for FileLog {
         Ok(self.ticket(batch, first))
     }
 
+    fn refuses_late(&self) -> bool {
+        false
+    }
+
     fn read(&self, position: Position) -> Result<Option<Arc<Block>>, ReadError> {
         let shared = &self.shared;
         let trimmed = |head| ReadError::Trimmed { position, head };
