@@ -124,12 +124,18 @@ impl<R: BufRead> Lines<R> {
                 self.stdin.skip_until(b'\n')?;
                 return Ok(Some(Err(format!("a line is at most {MAX_LINE} bytes long"))));
             }
-            let line = self.buffer.trim_ascii_end();
+            let line = without_space_behind(&self.buffer);
             if !line.is_empty() {
                 return Ok(Some(parse(line)));
             }
         }
     }
+}
+
+/// The white space of JSON, which is less than that of ASCII.
+fn without_space_behind(line: &[u8]) -> &[u8] {
+    let end = line.iter().rposition(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
+    &line[..end.map_or(0, |last| last + 1)]
 }
 
 fn parse(line: &[u8]) -> Result<Transaction, String> {
