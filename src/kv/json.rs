@@ -207,9 +207,10 @@ impl Room {
         }
     }
 
-    /// Takes the sizes of values.
+    /// Takes the sizes of values. What each of them counts comes first, all at once: long lists are often of numbers.
     pub(super) fn take_values(&mut self, values: &[Json]) -> Option<()> {
-        values.iter().try_for_each(|value| self.take_value(value))
+        self.take(values.len() * VALUE_SIZE)?;
+        values.iter().try_for_each(|value| self.take_inside(value))
     }
 }
 
