@@ -196,3 +196,46 @@ fn command_on_a_log_with_checkpoints_starts_from_them_and_refuses_what_is_gone()
     let (code, _, stderr) = mixlog(&["checkpoint", "--log", path(&scratch.path().join("nothing"))]);
     assert_eq!((code, stderr.contains("there is no log")), (2, true), "{stderr}");
 }
+
+#[test]
+fn backup_that_others_make_or_that_is_no_backup_is_left_alone() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| scratch.path().join(name);
+    let log = at("store");
+    drop(FileLog::open(&log, small(Durability::Buffered)).expect("a log"));
+    let (copy, unfinished) = (at("copy"), at("copy.unfinished"));
+    let backup = || mixlog(&["backup", path(&log), path(&copy)]);
+    let refused = |says: &str| {
+        let (code, _, stderr) = backup();
+        assert_eq!((code, stderr.contains(says)), (2, true), "{stderr}");
+        assert!(!copy.exists());
+    };
+
+    // What a user has there, whatever it is.
+    fs::create_dir(&unfinished).unwrap();
+    fs::write(unfinished.join("thesis"), "years").unwrap();
+    refused("that no backup left");
+    assert_eq!(fs::read(unfinished.join("thesis")).unwrap(), b"years");
+    fs::rename(&unfinished, at("elsewhere")).unwrap();
+    std::os::unix::fs::symlink(at("elsewhere"), &unfinished).unwrap();
+    refused("that no backup left");
+    fs::remove_file(&unfinished).unwrap();
+    std::os::unix::fs::symlink(at("nowhere"), &copy).unwrap();
+    refused("already");
+    assert!(fs::symlink_metadata(&copy).is_ok() && !unfinished.exists());
+    fs::remove_file(&copy).unwrap();
+
+    // What a backup left that was killed, and one that is under way.
+    fs::create_dir_all(unfinished.join("copy")).unwrap();
+    fs::write(unfinished.join("copy/segment"), "half").unwrap();
+    refused("that no backup left");
+    fs::write(unfinished.join("mixlog-backup"), "").unwrap();
+    let other = fs::File::open(&unfinished).unwrap();
+    other.try_lock().expect("nobody else has it");
+    refused("another backup is being made");
+    assert!(unfinished.join("copy/segment").exists());
+    drop(other);
+    done(&["backup", path(&log), path(&copy)]);
+    done(&["digest", "--log", path(&copy)]);
+    assert!(!unfinished.exists() && !copy.join("segment").exists());
+}

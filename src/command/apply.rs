@@ -4,6 +4,8 @@
 //! stdin ──> reader thread: parse, submit ──> tickets, 4,096 at most ──> this thread: wait, print ──> stdout
 //! ```
 //!
+//! Where answers are large, fewer are in flight: see [`InFlight`].
+//!
 //! One thread submits, so the order of lines is that of the log; tickets travel in that order, and so do answers. A
 //! line that is no transaction takes its place among them.
 
@@ -20,6 +22,7 @@ use serde::Serialize;
 
 use super::arguments::{ApplyOptions, Place};
 use super::failure::Failure;
+use super::in_flight::{InFlight, InRoom};
 use super::run::{Asking, Wanted, is_read, open_engine, open_log, wait_agreed};
 use super::say::show;
 
@@ -32,7 +35,7 @@ const MAX_LINE: usize = 1 << 20;
 /// What the reader hands to the printer: one for each line, in the order of lines.
 enum Item {
     /// A transaction that is on its way.
-    Submitted { id: Option<String>, ticket: Ticket<Transaction> },
+    Submitted { id: Option<String>, ticket: Ticket<Transaction>, room: InRoom },
     /// A line that is no transaction.
     Malformed { line: u64, error: String },
     /// Nothing more can be submitted.
@@ -73,14 +76,17 @@ pub(crate) fn apply(options: &ApplyOptions) -> Result<(), Failure> {
 /// Submits line after line, until they end, or nobody wants answers any more.
 fn submit_lines(stdin: impl BufRead, engine: &RwLock<Option<Engine>>, items: &SyncSender<Item>) {
     let mut lines = Lines { stdin, buffer: Vec::new(), number: 0 };
+    let in_flight = InFlight::new();
     loop {
         let item = match lines.next_transaction() {
             Ok(None) => return,
             Ok(Some(Ok(transaction))) => {
+                // Before the engine is held, which may have to be closed meanwhile.
+                let room = in_flight.enter(&transaction);
                 let engine = engine.read().expect("no panic while submitting");
                 // The printer closed it, and is gone.
                 let Some(engine) = &*engine else { return };
-                submit(engine, transaction, lines.number)
+                submit(engine, transaction, room, lines.number)
             }
             Ok(Some(Err(error))) => Item::Malformed { line: lines.number, error },
             Err(error) => Item::Failed(Failure::Io(format!("cannot read stdin: {error}"))),
@@ -92,9 +98,9 @@ fn submit_lines(stdin: impl BufRead, engine: &RwLock<Option<Engine>>, items: &Sy
     }
 }
 
-fn submit(engine: &Engine, transaction: Transaction, line: u64) -> Item {
+fn submit(engine: &Engine, transaction: Transaction, room: InRoom, line: u64) -> Item {
     match engine.submit(&transaction) {
-        Ok(ticket) => Item::Submitted { id: transaction.into_id(), ticket },
+        Ok(ticket) => Item::Submitted { id: transaction.into_id(), ticket, room },
         Err(SubmitError::Append(error @ AppendError::TooLarge { .. })) => {
             Item::Malformed { line, error: error.to_string() }
         }
@@ -124,12 +130,18 @@ impl<R: BufRead> Lines<R> {
                 self.stdin.skip_until(b'\n')?;
                 return Ok(Some(Err(format!("a line is at most {MAX_LINE} bytes long"))));
             }
-            let line = self.buffer.trim_ascii_end();
+            let line = without_space_behind(&self.buffer);
             if !line.is_empty() {
                 return Ok(Some(parse(line)));
             }
         }
     }
+}
+
+/// The white space of JSON, which is less than that of ASCII.
+fn without_space_behind(line: &[u8]) -> &[u8] {
+    let end = line.iter().rposition(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
+    &line[..end.map_or(0, |last| last + 1)]
 }
 
 fn parse(line: &[u8]) -> Result<Transaction, String> {
@@ -151,26 +163,24 @@ fn print_answers(items: &Receiver<Item>, agreement: &Agreement) -> Result<(), Fa
                 item
             }
         };
-        let line = match item {
-            Item::Submitted { id, ticket } => {
+        let printed = match item {
+            Item::Submitted { id, ticket, room } => {
                 if !ticket.is_done() {
                     still_read(out.flush())?;
                 }
                 answer(ticket).and_then(|answer| {
+                    room.learn(answer.size());
                     agreement.wait(answer.position(), || still_read(out.flush()))?;
-                    answer_line(id.as_deref(), &answer)
+                    print_answer(&mut out, id.as_deref(), &answer)
                 })
             }
-            Item::Malformed { line, error } => json(&ErrorLine { line, error: &error }),
+            Item::Malformed { line, error } => print(&mut out, &ErrorLine { line, error: &error }),
             Item::Failed(failure) => Err(failure),
         };
-        match line {
-            Ok(line) => still_read(writeln!(out, "{line}"))?,
-            Err(failure) => {
-                // Answers that are there are not kept back.
-                still_read(out.flush())?;
-                return Err(failure);
-            }
+        if let Err(failure) = printed {
+            // Answers that are there are not kept back.
+            still_read(out.flush())?;
+            return Err(failure);
         }
     }
 }
@@ -203,8 +213,13 @@ struct ErrorLine<'a> {
     error: &'a str,
 }
 
-fn json(line: &impl Serialize) -> Result<String, Failure> {
-    serde_json::to_string(line).map_err(|error| Failure::Bug(format!("an answer is no JSON: {error}")))
+/// Prints a line, without a copy of it: it may be long.
+fn print(out: &mut impl Write, line: &impl Serialize) -> Result<(), Failure> {
+    match serde_json::to_writer(&mut *out, line) {
+        Ok(()) => still_read(out.write_all(b"\n")),
+        Err(error) if error.is_io() => still_read(Err(error.into())),
+        Err(error) => Err(Failure::Bug(format!("an answer is no JSON: {error}"))),
+    }
 }
 
 /// How many members have to come to the same result before an answer is given.
@@ -247,15 +262,15 @@ fn answer(ticket: Ticket<Transaction>) -> Result<Answer, Failure> {
     }
 }
 
-fn answer_line(id: Option<&str>, answer: &Answer) -> Result<String, Failure> {
+fn print_answer(out: &mut impl Write, id: Option<&str>, answer: &Answer) -> Result<(), Failure> {
     let position = [answer.position().0, 0];
     match answer {
         Answer::Committed { results, .. } => {
-            json(&AnswerLine { id, position, status: "committed", results, reason: None })
+            print(out, &AnswerLine { id, position, status: "committed", results, reason: None })
         }
         Answer::Aborted { reason, .. } => {
             let reason = Some(reason.to_string());
-            json(&AnswerLine { id, position, status: "aborted", results: &[], reason })
+            print(out, &AnswerLine { id, position, status: "aborted", results: &[], reason })
         }
     }
 }

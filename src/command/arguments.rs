@@ -409,6 +409,10 @@ A hint to the engine that changes speed and no result.
 A transaction that aborts changes nothing; its answer has "results":[] and a "reason". An add,
 append or merge_add to a value of another type aborts. position is [entry of the log, 0].
 
+Limits: values nest at most 100 deep, lists that are appended to as well. All results of a
+transaction take at most 64 MiB, and so does a stored value, where each value and each key in an
+object counts 32 bytes and texts count theirs; an operation that would exceed that aborts.
+
 A line that is no transaction (not JSON, not UTF-8, longer than 1 MiB, an unknown field or
 operation, a key twice in one object ..) is answered in its place by {"line":3,"error":"..."},
 changes nothing, and stops nothing. Empty lines are skipped, but counted.
@@ -589,7 +593,11 @@ const BACKUP_EXAMPLES: &str = "Examples:
 
 Somebody may be writing to the log meanwhile: everything that was acknowledged before the command
 started is in the copy. The copy keeps the log's identity: it stands in for the original, and is
-not to be written to beside it.";
+not to be written to beside it.
+
+It is made in TO.unfinished, and gets its name when all of it is on the disk. What an attempt that
+was killed left there is removed by the next one. Refused: a second backup to the same place at the
+same time, and a TO.unfinished that no backup left.";
 
 #[derive(Debug, Args)]
 #[command(after_help = BACKUP_EXAMPLES)]

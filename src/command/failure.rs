@@ -149,7 +149,7 @@ impl From<BackupError> for Failure {
         let text = error.to_string();
         match error {
             BackupError::Log(error) => error.into(),
-            BackupError::Exists(_) => Self::Refused(text),
+            BackupError::Exists(_) | BackupError::InUse(_) | BackupError::Foreign(_) => Self::Refused(text),
             BackupError::Checkpoint { .. } => Self::Corrupt(text),
             _ => Self::Io(text),
         }

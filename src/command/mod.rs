@@ -4,6 +4,7 @@ mod apply;
 mod arguments;
 mod cluster;
 mod failure;
+mod in_flight;
 mod inspect;
 mod interrupt;
 mod keep;

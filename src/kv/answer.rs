@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::Json;
+use super::{Json, MAX_DEPTH, MAX_SIZE};
 use crate::Position;
 
 /// The answer to a transaction: the first one, if its id was there before.
@@ -34,6 +34,17 @@ impl Answer {
             Self::Committed { position, .. } | Self::Aborted { position, .. } => Position(position),
         }
     }
+
+    /// What its results take, in bytes, as [`Json::size`] counts them.
+    ///
+    /// Cost: looks at all of them.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Committed { results, .. } => results.iter().map(Json::size).sum(),
+            Self::Aborted { .. } => 0,
+        }
+    }
 }
 
 /// Why a transaction aborted, and which of its operations did it: its index, from 0.
@@ -54,6 +65,21 @@ pub enum Abort {
         /// The operation.
         op: u32,
     },
+    /// With this operation's, the results take more than [`MAX_SIZE`].
+    ResultsTooLarge {
+        /// The operation.
+        op: u32,
+    },
+    /// The value would take more than [`MAX_SIZE`].
+    ValueTooLarge {
+        /// The operation.
+        op: u32,
+    },
+    /// The list would nest deeper than [`MAX_DEPTH`].
+    TooDeep {
+        /// The operation.
+        op: u32,
+    },
 }
 
 impl fmt::Display for Abort {
@@ -62,6 +88,14 @@ impl fmt::Display for Abort {
             Self::Asked { op } => write!(f, "ops[{op}]: the value is the one to abort for"),
             Self::NotAnInteger { op } => write!(f, "ops[{op}]: the value is no 64-bit signed integer"),
             Self::NotAList { op } => write!(f, "ops[{op}]: the value is no list"),
+            Self::ResultsTooLarge { op } => write!(
+                f,
+                "ops[{op}]: the results would take more than {MAX_SIZE} bytes, the limit of a transaction"
+            ),
+            Self::ValueTooLarge { op } => {
+                write!(f, "ops[{op}]: the value would take more than {MAX_SIZE} bytes, the limit of a value")
+            }
+            Self::TooDeep { op } => write!(f, "ops[{op}]: the list would nest deeper than {MAX_DEPTH}"),
         }
     }
 }

@@ -1,15 +1,16 @@
 //! What operations do: first beside the tables, then, if none aborts, to them.
 
-use std::borrow::Cow;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use super::json::{MAX_DEPTH, Room, VALUE_SIZE};
 use super::{Abort, Json, Key, Op, ROWS, store};
 use crate::Tx;
 
 /// Does the operations, and gives their results; or changes nothing.
 pub(super) fn evaluate(ops: &[Op], tx: &mut Tx<'_>) -> Result<Vec<Json>, Abort> {
-    let mut view = View { tx, changes: BTreeMap::new(), merged: Merged::of(ops) };
+    let mut view = View { tx, changes: BTreeMap::new(), merged: Merged::of(ops), room: Room::ALL };
     let results = (0..).zip(ops).map(|(index, op)| view.apply(index, op)).collect::<Result<Vec<_>, _>>()?;
     let changes = view.changes;
     for (key, change) in changes {
@@ -57,22 +58,22 @@ impl<'a> Merged<'a> {
 
 /// What became of a row.
 enum Change {
-    /// This is its value; null if there is none any more.
-    Value(Json),
+    /// This is its value; null if there is none any more. The room is what it leaves of the limit of a value.
+    Value(Json, Room),
     /// These follow the list in the table, or are the list if there is none. It is not copied, so that to append to a
-    /// long one costs no more than to a short one.
-    Appended(Vec<Json>),
+    /// long one costs no more than to a short one. The room is what both leave.
+    Appended(Vec<Json>, Room),
     /// This is added to it, and nothing else looks at it.
     Merged(i64),
 }
 
 fn write(tx: &mut Tx<'_>, key: &Key, change: Change) {
     match change {
-        Change::Value(Json::Null) => {
+        Change::Value(Json::Null, _) => {
             tx.delete(&ROWS, key);
         }
-        Change::Value(value) => tx.put(&ROWS, key.clone(), value),
-        Change::Appended(mut elements) => match tx.get_mut(&ROWS, key) {
+        Change::Value(value, _) => tx.put(&ROWS, key.clone(), value),
+        Change::Appended(mut elements, _) => match tx.get_mut(&ROWS, key) {
             Some(Json::List(list)) => list.append(&mut elements),
             Some(_) => unreachable!("only lists are appended to"),
             None => tx.put(&ROWS, key.clone(), Json::List(elements)),
@@ -88,48 +89,96 @@ struct View<'t, 'tx, 'a> {
     tx: &'t Tx<'tx>,
     changes: BTreeMap<&'a Key, Change>,
     merged: Merged<'a>,
+    /// What the results so far leave of their limit.
+    room: Room,
 }
 
-/// The length of the list in the table, or `None` if something else is there.
-fn stored_length(tx: &Tx<'_>, key: &Key) -> Option<usize> {
+/// The list in the table, which is empty if there is nothing, or `None` if something else is there.
+fn stored_list<'t>(tx: &'t Tx<'_>, key: &Key) -> Option<&'t [Json]> {
     match tx.get(&ROWS, key) {
-        None => Some(0),
-        Some(Json::List(list)) => Some(list.len()),
+        None => Some(&[]),
+        Some(Json::List(list)) => Some(list),
         Some(_) => None,
     }
 }
 
 static NULL: Json = Json::Null;
 
+/// A value as the transaction sees it, without a copy.
+enum Seen<'v> {
+    Whole(&'v Json),
+    /// A list, and what follows it.
+    Appended(&'v [Json], &'v [Json]),
+}
+
+impl Seen<'_> {
+    fn is(&self, value: &Json) -> bool {
+        match (self, value) {
+            (Self::Whole(seen), value) => *seen == value,
+            (Self::Appended(list, elements), Json::List(value)) => {
+                value.len() == list.len() + elements.len()
+                    && value.starts_with(list)
+                    && value.ends_with(elements)
+            }
+            (Self::Appended(..), _) => false,
+        }
+    }
+
+    /// Takes the size of what is in it, which a copy has, too.
+    fn take_inside(&self, room: &mut Room) -> Option<()> {
+        match self {
+            Self::Whole(value) => room.take_inside(value),
+            Self::Appended(list, elements) => {
+                room.take_values(list)?;
+                room.take_values(elements)
+            }
+        }
+    }
+
+    fn to_json(&self) -> Json {
+        match self {
+            Self::Whole(value) => (*value).clone(),
+            Self::Appended(list, elements) => Json::List([*list, *elements].concat()),
+        }
+    }
+}
+
 impl<'a> View<'_, '_, 'a> {
     fn apply(&mut self, index: u32, op: &'a Op) -> Result<Json, Abort> {
+        const FULL: fn(u32) -> Abort = |op| Abort::ResultsTooLarge { op };
+        self.room.take(VALUE_SIZE).ok_or_else(|| FULL(index))?;
         Ok(match op {
-            Op::Get(key) => self.get(key).into_owned(),
+            Op::Get(key) => {
+                let mut room = self.room;
+                let value = self.see(key);
+                value.take_inside(&mut room).ok_or_else(|| FULL(index))?;
+                let value = value.to_json();
+                self.room = room;
+                value
+            }
             Op::Put(key, value) => {
-                self.put(key, value.clone());
+                self.put(index, key, value)?;
                 Json::Null
             }
             Op::Delete(key) => {
-                let existed = *self.get(key) != Json::Null;
-                self.put(key, Json::Null);
+                let existed = !self.see(key).is(&NULL);
+                self.put(index, key, &NULL)?;
                 Json::Bool(existed)
             }
             Op::Add(key, amount) => Json::Int(self.add(index, key, *amount)?),
-            Op::Append(key, element) => {
-                let length = self.append(key, element.clone()).ok_or(Abort::NotAList { op: index })?;
-                Json::from(length as u64)
-            }
+            Op::Append(key, element) => Json::from(self.append(index, key, element)? as u64),
             Op::Cas { key, old, new } => {
-                let matches = *self.get(key) == *old;
+                let matches = self.see(key).is(old);
                 if matches {
-                    self.put(key, new.clone());
+                    self.put(index, key, new)?;
                 }
                 Json::Bool(matches)
             }
             Op::Scan { limit, .. } => {
-                Json::List(op.range().map_or_else(Vec::new, |range| self.scan(&range, *limit)))
+                let rows = op.range().map_or_else(|| Some(Vec::new()), |range| self.scan(&range, *limit));
+                Json::List(rows.ok_or_else(|| FULL(index))?)
             }
-            Op::AbortIf(key, value) if *self.get(key) == *value => return Err(Abort::Asked { op: index }),
+            Op::AbortIf(key, value) if self.see(key).is(value) => return Err(Abort::Asked { op: index }),
             Op::AbortIf(..) => Json::Null,
             Op::MergeAdd(key, amount) if self.merged.contains(key) => {
                 let total = match self.changes.get(key) {
@@ -147,59 +196,71 @@ impl<'a> View<'_, '_, 'a> {
         })
     }
 
-    fn get(&self, key: &Key) -> Cow<'_, Json> {
-        let stored = || self.tx.get(&ROWS, key).unwrap_or(&NULL);
+    fn see(&self, key: &Key) -> Seen<'_> {
         match self.changes.get(key) {
-            None => Cow::Borrowed(stored()),
-            Some(Change::Value(value)) => Cow::Borrowed(value),
-            Some(Change::Appended(elements)) => {
-                let list = if let Json::List(list) = stored() { list.as_slice() } else { &[] };
-                Cow::Owned(Json::List([list, elements].concat()))
+            None => Seen::Whole(self.tx.get(&ROWS, key).unwrap_or(&NULL)),
+            Some(Change::Value(value, _)) => Seen::Whole(value),
+            Some(Change::Appended(elements, _)) => {
+                Seen::Appended(stored_list(self.tx, key).unwrap_or_default(), elements)
             }
             Some(Change::Merged(_)) => unreachable!("nothing looks at it"),
         }
     }
 
-    fn put(&mut self, key: &'a Key, value: Json) {
-        self.changes.insert(key, Change::Value(value));
+    fn put(&mut self, index: u32, key: &'a Key, value: &Json) -> Result<(), Abort> {
+        let mut room = Room::ALL;
+        room.take_value(value).ok_or(Abort::ValueTooLarge { op: index })?;
+        self.changes.insert(key, Change::Value(value.clone(), room));
+        Ok(())
     }
 
     fn add(&mut self, index: u32, key: &'a Key, amount: i64) -> Result<i64, Abort> {
-        let old = match &*self.get(key) {
-            Json::Null => 0,
-            Json::Int(integer) => *integer,
+        let old = match self.see(key) {
+            Seen::Whole(Json::Null) => 0,
+            Seen::Whole(Json::Int(integer)) => *integer,
             _ => return Err(Abort::NotAnInteger { op: index }),
         };
         let sum = old.wrapping_add(amount);
-        self.put(key, Json::Int(sum));
+        self.put(index, key, &Json::Int(sum))?;
         Ok(sum)
     }
 
-    /// The new length, or `None` if there is something else than a list.
-    fn append(&mut self, key: &'a Key, element: Json) -> Option<usize> {
-        match self.changes.get_mut(key) {
-            Some(Change::Value(Json::List(list))) => {
-                list.push(element);
-                Some(list.len())
+    /// The new length.
+    fn append(&mut self, index: u32, key: &'a Key, element: &Json) -> Result<usize, Abort> {
+        let too_large = || Abort::ValueTooLarge { op: index };
+        let stored = || stored_list(self.tx, key).ok_or(Abort::NotAList { op: index });
+        element.check_depth(MAX_DEPTH - 1).map_err(|_| Abort::TooDeep { op: index })?;
+        let change = match self.changes.entry(key) {
+            Entry::Occupied(change) => change.into_mut(),
+            Entry::Vacant(change) => {
+                let mut room = Room::ALL;
+                room.take(VALUE_SIZE).ok_or_else(too_large)?;
+                room.take_values(stored()?).ok_or_else(too_large)?;
+                change.insert(Change::Appended(Vec::new(), room))
             }
-            Some(Change::Value(Json::Null)) => {
-                self.put(key, Json::List(vec![element]));
-                Some(1)
+        };
+        match change {
+            Change::Value(Json::List(list), room) => {
+                room.take_value(element).ok_or_else(too_large)?;
+                list.push(element.clone());
+                Ok(list.len())
             }
-            Some(Change::Value(_) | Change::Merged(_)) => None,
-            Some(Change::Appended(elements)) => {
-                elements.push(element);
-                Some(stored_length(self.tx, key)? + elements.len())
+            Change::Appended(elements, room) => {
+                room.take_value(element).ok_or_else(too_large)?;
+                elements.push(element.clone());
+                Ok(stored()?.len() + elements.len())
             }
-            None => {
-                let length = stored_length(self.tx, key)?;
-                self.changes.insert(key, Change::Appended(vec![element]));
-                Some(length + 1)
+            Change::Value(Json::Null, _) => {
+                self.put(index, key, &Json::List(vec![element.clone()]))?;
+                Ok(1)
             }
+            Change::Value(..) | Change::Merged(_) => Err(Abort::NotAList { op: index }),
         }
     }
 
-    fn scan(&self, range: &Range<Key>, limit: u64) -> Vec<Json> {
+    /// The rows, or `None` if there is no room for them.
+    fn scan(&mut self, range: &Range<Key>, limit: u64) -> Option<Vec<Json>> {
+        let mut room = self.room;
         let mut stored = store::range(self.tx, range).peekable();
         let mut changed = self.changes.range::<Key, _>(&range.start..&range.end).peekable();
         let mut rows = Vec::new();
@@ -212,16 +273,20 @@ impl<'a> View<'_, '_, 'a> {
             };
             let (name, value) = if unchanged {
                 let ((_, name), value) = stored.next().expect("it was peeked at");
-                (name, Cow::Borrowed(value))
+                (name, Seen::Whole(value))
             } else {
                 let (&key, _) = changed.next().expect("it was peeked at");
                 stored.next_if(|(old, _)| old == key);
-                (key.1.clone(), self.get(key))
+                (key.1.clone(), self.see(key))
             };
-            if *value != Json::Null {
-                rows.push(Json::List(vec![Json::Text(name), value.into_owned()]));
+            if !value.is(&NULL) {
+                // The row, its name, and its value.
+                room.take(3 * VALUE_SIZE + name.len())?;
+                value.take_inside(&mut room)?;
+                rows.push(Json::List(vec![Json::Text(name), value.to_json()]));
             }
         }
-        rows
+        self.room = room;
+        Some(rows)
     }
 }

@@ -13,9 +13,17 @@ pub const MAX_DEPTH: u32 = 100;
 /// What an answer adds to that: a value appended to a list, in a row of a scan.
 const ANSWER_DEPTH: u32 = 8;
 
+/// How much a value in a table may take, and how much the results of a transaction, in bytes as [`Json::size`] counts
+/// them: 64 MiB.
+pub const MAX_SIZE: u64 = 64 << 20;
+
+/// What each value counts, and each key of an object, beside the bytes of texts: about the memory that it takes.
+pub(super) const VALUE_SIZE: usize = 32;
+
 /// A JSON value.
 ///
-/// Integers and floating-point numbers are different values even when they are numerically equal: 1 is not 1.0.
+/// Integers and floating-point numbers are different values even when they are numerically equal: 1 is not 1.0. The
+/// integer -0 is 0 in the text of a [`Transaction`](super::Transaction); serde_json alone takes it for 0.0.
 /// Serde reads and writes it as JSON in human-readable formats (`serde_json::to_value`, `serde_json::from_str`), and
 /// as an enum in others.
 ///
@@ -167,7 +175,56 @@ impl fmt::Display for TooDeep {
 
 impl std::error::Error for TooDeep {}
 
+/// What is left of [`MAX_SIZE`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room(u64);
+
+impl Room {
+    pub(super) const ALL: Self = Self(MAX_SIZE);
+
+    /// Takes so many bytes; `None` if that is more than there is.
+    pub(super) fn take(&mut self, bytes: usize) -> Option<()> {
+        self.0 = self.0.checked_sub(bytes as u64)?;
+        Some(())
+    }
+
+    /// Takes the size of a value, looking at no more of it than fits.
+    pub(super) fn take_value(&mut self, value: &Json) -> Option<()> {
+        self.take(VALUE_SIZE)?;
+        self.take_inside(value)
+    }
+
+    /// Takes what is in a value, and not what it counts itself.
+    pub(super) fn take_inside(&mut self, value: &Json) -> Option<()> {
+        match value {
+            Json::Text(text) => self.take(text.len()),
+            Json::List(list) => self.take_values(list),
+            Json::Object(object) => object.iter().try_for_each(|(key, value)| {
+                self.take(VALUE_SIZE + key.len())?;
+                self.take_value(value)
+            }),
+            _ => Some(()),
+        }
+    }
+
+    /// Takes the sizes of values. What each of them counts comes first, all at once: long lists are often of numbers.
+    pub(super) fn take_values(&mut self, values: &[Json]) -> Option<()> {
+        self.take(values.len() * VALUE_SIZE)?;
+        values.iter().try_for_each(|value| self.take_inside(value))
+    }
+}
+
 impl Json {
+    /// How much it counts for [`MAX_SIZE`], which is also the least that this says of a larger one: 32 bytes for each
+    /// value in it and for itself, and for each key of an object, and the bytes of texts and keys.
+    ///
+    /// Cost: looks at all of it.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        let mut room = Room::ALL;
+        room.take_value(self).map_or(MAX_SIZE, |()| MAX_SIZE - room.0)
+    }
+
     /// Fails when the value nests deeper than `limit`, without going deeper itself.
     pub(super) fn check_depth(&self, limit: u32) -> Result<(), TooDeep> {
         let limit = limit.checked_sub(1).ok_or(TooDeep)?;
@@ -325,6 +382,21 @@ mod tests {
             assert_eq!(json(canonical), value, "{text}");
         }
         assert_eq!(json(r#"{"b":1,"a":2}"#).to_string(), r#"{"a":2,"b":1}"#);
+    }
+
+    #[test]
+    fn size_counts_values_texts_and_keys_up_to_the_limit() {
+        for (text, size) in [("null", 32), ("[1,2.5]", 96), (r#""abc""#, 35), (r#"{"ab":["c"],"":0}"#, 195)] {
+            assert_eq!(json(text).size(), size, "{text}");
+        }
+        let values = (MAX_SIZE / 32) as usize;
+        let filled = |values| Json::List(vec![Json::Null; values - 1]);
+        let takes = |value: &Json| {
+            let mut room = Room::ALL;
+            room.take_value(value).is_some()
+        };
+        assert!(takes(&filled(values)) && filled(values).size() == MAX_SIZE);
+        assert!(!takes(&filled(values + 1)) && filled(values + 1).size() == MAX_SIZE);
     }
 
     #[test]

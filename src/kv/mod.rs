@@ -47,6 +47,13 @@
 //! `add` and `merge_add` abort on what is no integer of 64 bits with sign, `append` on what is no list. A
 //! transaction that aborts changes nothing.
 //!
+//! # Limits
+//!
+//! Values nest [`MAX_DEPTH`] deep at most: deeper ones are no transaction's, and an `append` that would make a deeper list
+//! aborts. A value in a table takes at most [`MAX_SIZE`], and so do all results of a transaction together, as
+//! [`Json::size`] counts them; the operation that would exceed that aborts, before anything is copied. That is part of
+//! what the operations mean, and the same on every replica.
+//!
 //! # Answers
 //!
 //! The answer to a transaction with an id, also that it aborted, is remembered in [`ANSWERS`], by the transaction
@@ -64,7 +71,7 @@ mod store;
 mod transaction;
 
 pub use answer::{Abort, Answer};
-pub use json::{Float, Json, MAX_DEPTH, TooDeep, Unsigned};
+pub use json::{Float, Json, MAX_DEPTH, MAX_SIZE, TooDeep, Unsigned};
 pub use op::Op;
 pub use store::{ANSWERS, Key, ROWS};
 pub use transaction::{Access, Declared, RequestError, Transaction};

@@ -1,6 +1,8 @@
 //! Transactions: what they carry, how they are written, and what they do.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use serde::de::Error as _;
@@ -187,51 +189,73 @@ impl FromStr for Transaction {
 
     /// Reads the JSON of one transaction.
     ///
-    /// Integers that fit neither `i64` nor `u64` are refused here; serde_json alone would make them floating-point
-    /// numbers. Those are rounded to the nearest double.
+    /// Integers that fit neither `i64` nor `u64` are refused here, and -0 is made 0; serde_json alone would make them
+    /// floating-point numbers. Those are rounded to the nearest double.
     fn from_str(text: &str) -> Result<Self, RequestError> {
         // serde would take an array of the fields, too.
         if !text.trim_start().starts_with('{') {
             return Err(RequestError("a transaction is a JSON object".to_owned()));
         }
-        if let Some(integer) = too_large_integer(text) {
-            return Err(RequestError(format!("the integer {integer} does not fit 64 bits")));
+        let mut text = Cow::Borrowed(text);
+        for number in numbers(&text.clone()) {
+            let digits = &text[number.clone()];
+            if digits == "-0" {
+                // As long as it was, for the columns in messages.
+                text.to_mut().replace_range(number, " 0");
+            } else if !fits(digits) {
+                return Err(RequestError(format!("the integer {digits} does not fit 64 bits")));
+            }
         }
-        serde_json::from_str(text)
-            .map_err(|error| RequestError(error.to_string().replace(" at line 1 column ", " at column ")))
+        serde_json::from_str(&text).map_err(|error| RequestError(explain(&error)))
     }
 }
 
-/// The first integer, outside of strings, that fits neither 64 bits with sign nor 64 bits without.
-fn too_large_integer(json: &str) -> Option<&str> {
+/// What the parser says, where that is clear.
+fn explain(error: &serde_json::Error) -> String {
+    const ALONE: &str = "a surrogate that stands alone in a \\u escape";
+    error
+        .to_string()
+        .replace(" at line 1 column ", " at column ")
+        .replace("lone leading surrogate in hex escape", ALONE)
+        .replace("unexpected end of hex escape", ALONE)
+}
+
+/// Whether it is no integer, or one of 64 bits with or without sign. What is no number at all is for the parser to
+/// refuse.
+fn fits(number: &str) -> bool {
+    // Shorter ones fit.
+    number.len() < 19
+        || number.contains(['.', 'e', 'E'])
+        || number.parse::<i64>().is_ok()
+        || number.parse::<u64>().is_ok()
+}
+
+/// Where numbers stand, outside of strings.
+fn numbers(json: &str) -> impl Iterator<Item = Range<usize>> {
     let bytes = json.as_bytes();
     let is_of_number = |byte: &u8| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
     let mut at = 0;
-    while at < bytes.len() {
-        match bytes[at] {
-            b'"' => {
-                at += 1;
-                while at < bytes.len() && bytes[at] != b'"' {
-                    at += if bytes[at] == b'\\' { 2 } else { 1 };
+    std::iter::from_fn(move || {
+        while at < bytes.len() {
+            match bytes[at] {
+                b'"' => {
+                    at += 1;
+                    while at < bytes.len() && bytes[at] != b'"' {
+                        at += if bytes[at] == b'\\' { 2 } else { 1 };
+                    }
+                    at += 1;
                 }
-                at += 1;
-            }
-            b'0'..=b'9' | b'-' => {
-                let end =
-                    bytes[at..].iter().position(|byte| !is_of_number(byte)).map_or(bytes.len(), |n| at + n);
-                let number = &json[at..end];
-                let is_integer = !number.contains(['.', 'e', 'E']);
-                // Shorter ones fit; what is no number at all is for the parser to refuse.
-                let fits = || number.parse::<i64>().is_ok() || number.parse::<u64>().is_ok();
-                if is_integer && number.len() >= 19 && !fits() {
-                    return Some(number);
+                b'0'..=b'9' | b'-' => {
+                    let start = at;
+                    let length = bytes[at..].iter().position(|byte| !is_of_number(byte));
+                    at = length.map_or(bytes.len(), |length| at + length);
+                    return Some(start..at);
                 }
-                at = end;
+                _ => at += 1,
             }
-            _ => at += 1,
         }
-    }
-    None
+        None
+    })
 }
 
 impl Serialize for Declared {
@@ -323,7 +347,19 @@ mod tests {
             (r#"{"ops":[["scan","t","a","b",-1]]}"#, "the limit of scan must be an integer from 0, not -1"),
             (r#"{"ops":[["scan","t","a",null,1]]}"#, "the to of scan must be a string, not null"),
             (r#"{"ops":[["put","t","k",{"a":1,"a":2}]]}"#, r#"an object names the key "a" twice"#),
-            (r#"{"ops":[["put","t","k","\ud800"]]}"#, "column"),
+            (
+                r#"{"ops":[["put","t","k","\ud800"]]}"#,
+                "a surrogate that stands alone in a \\u escape at column",
+            ),
+            (
+                r#"{"ops":[["put","t","k","\udc00"]]}"#,
+                "a surrogate that stands alone in a \\u escape at column",
+            ),
+            (
+                r#"{"ops":[["put","t","k","\ud800\n"]]}"#,
+                "a surrogate that stands alone in a \\u escape at column",
+            ),
+            (r#"{"ops":[["put","t","k","\ud8"]]}"#, "column"),
             (
                 r#"{"ops":[["put","t","k",18446744073709551616]]}"#,
                 "18446744073709551616 does not fit 64 bits",
@@ -345,9 +381,24 @@ mod tests {
         let text =
             r#"{"ops":[["put","t","99999999999999999999\"99999999999999999999",1.0000000000000000000001]]}"#;
         assert!(text.parse::<Transaction>().is_ok());
-        assert_eq!(too_large_integer(r#"["\\",99999999999999999999]"#), Some("99999999999999999999"));
-        assert_eq!(too_large_integer(r#""99999999999999999999"#), None, "a string without an end");
-        assert_eq!(too_large_integer("\"\\"), None);
+        let found = |text: &str| numbers(text).map(|range| text[range].to_owned()).collect::<Vec<_>>();
+        assert_eq!(found(r#"["\\",99999999999999999999, -1e5]"#), ["99999999999999999999", "-1e5"]);
+        assert!(found(r#""99999999999999999999"#).is_empty(), "a string without an end");
+        assert!(found("\"\\").is_empty());
+    }
+
+    #[test]
+    fn integer_minus_zero_is_zero() {
+        let text =
+            r#"{"ops":[["cas","t","-0",-0,[-0,-0.0,-0e0]],["add","t","k",-0],["scan","t","a","b", -0 ]]}"#;
+        let zero =
+            text.replace(",-0,", ",0,").replace("[-0,", "[0,").replace(",-0]", ",0]").replace(" -0 ", "0");
+        assert_eq!(text.parse::<Transaction>(), zero.parse());
+        assert!(zero.contains("[0,-0.0,-0e0]") && zero.parse::<Transaction>().is_ok());
+        for wrong in ["--0", "-00", "1-0", "- 0"] {
+            let text = format!(r#"{{"ops":[["put","t","k",{wrong}]]}}"#);
+            assert!(text.parse::<Transaction>().is_err(), "{text}");
+        }
     }
 
     #[test]

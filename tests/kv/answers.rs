@@ -203,13 +203,22 @@ fn malformed_lines_are_answered_in_their_place_and_stop_nothing() {
         (br#"{"id":1,"ops":[]}"#.to_vec(), wrong("expected a string")),
         (br#"{"ops":[["put","t","k",{"a":1,"a":1}]]}"#.to_vec(), wrong(r#"the key "a" twice"#)),
         (good("16"), None),
+        // A form feed is no white space of JSON, and a surrogate alone no character.
+        (b"\x0c".to_vec(), wrong("a transaction is a JSON object")),
+        ([good("18"), b"\x0c".to_vec()].concat(), wrong("trailing characters")),
+        ([good("19"), b" \t\r".to_vec()].concat(), None),
+        (br#"{"ops":[["get","t","\udc00"]]}"#.to_vec(), wrong("a surrogate that stands alone")),
+        (br#"{"ops":[["cas","t","1",1,-0],["abort_if","t","1",0.0],["cas","t","1",0,1]]}"#.to_vec(), None),
     ];
     let stdin: Vec<u8> = input.iter().map(|(line, _)| line.as_slice()).collect::<Vec<_>>().join(&b'\n');
     let answers = apply_bytes(&log, &[], stdin);
     assert_eq!(answers.len(), input.len());
     for ((answer, (_, expected)), line) in answers.iter().zip(&input).zip(1..) {
         match expected {
-            None => assert_eq!(answer["status"], "committed", "line {line}: {answer}"),
+            None => {
+                assert_eq!(answer["status"], "committed", "line {line}: {answer}");
+                assert!(!answer["results"].to_string().contains("false"), "line {line}: {answer}");
+            }
             Some(says) => {
                 assert_eq!(answer["line"], line, "{answer}");
                 let error = answer["error"].as_str().expect("text");

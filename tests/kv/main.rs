@@ -4,6 +4,7 @@ mod answers;
 mod command;
 mod equivalence;
 mod failures;
+mod limits;
 mod oracle;
 mod random;
 #[path = "../support/small_disk.rs"]

@@ -4,8 +4,9 @@
 //! From outside, of a directory: the newest checkpoint and the log, copied as they are, also while somebody writes to
 //! them. Both copies keep the log's identity, and get their name when they are complete.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -45,6 +46,12 @@ pub enum BackupError {
     /// Something is there already, and is left as it is.
     #[error("there is something at {0} already")]
     Exists(PathBuf),
+    /// Another backup to the same place is under way.
+    #[error("another backup is being made in {0}: wait until it is done, or give this one another name")]
+    InUse(PathBuf),
+    /// The directory for the unfinished backup is taken by what no backup made, and is left as it is.
+    #[error("there is something at {0} that no backup left: move it away, or give the backup another name")]
+    Foreign(PathBuf),
     /// The log cannot be read, or not be written.
     #[error(transparent)]
     Log(#[from] log::OpenError),
@@ -75,31 +82,81 @@ fn io_error<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) 
     move |source| BackupError::Io { action, path: path.to_path_buf(), source }
 }
 
-/// The directory in which a backup is made, until it gets its name.
+/// The file that tells a directory for an unfinished backup from others. It is there before anything else is.
+const MARK: &str = "mixlog-backup";
+
+/// The directory in the unfinished one in which the backup is made, until it gets its name.
+const COPY: &str = "copy";
+
+/// The directory beside a backup in which it is made, alone.
 struct Unfinished {
     path: PathBuf,
     to: PathBuf,
+    /// Open and locked, until all is done.
+    _lock: File,
 }
 
 impl Unfinished {
     fn new(to: &Path) -> Result<Self, BackupError> {
-        if to.exists() {
-            return Err(BackupError::Exists(to.to_path_buf()));
-        }
+        refuse_existing(to)?;
         let mut name = to.file_name().unwrap_or_default().to_owned();
         name.push(".unfinished");
-        let unfinished = Self { path: to.with_file_name(name), to: to.to_path_buf() };
+        let path = to.with_file_name(name);
+        match fs::symlink_metadata(&path) {
+            Ok(metadata) if !metadata.is_dir() => return Err(BackupError::Foreign(path)),
+            Ok(_) => {}
+            Err(_) => FsStorage::new(&path).create_directory().map_err(io_error("create", &path))?,
+        }
+        let lock = File::open(&path).map_err(io_error("open", &path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(BackupError::InUse(path)),
+            Err(TryLockError::Error(error)) => return Err(io_error("lock", &path)(error)),
+        }
+        let locked = lock.metadata().map_err(io_error("look at", &path))?;
+        if !fs::symlink_metadata(&path).is_ok_and(|found| found.ino() == locked.ino()) {
+            // Another backup was just done with it, and removed it.
+            return Err(BackupError::InUse(path));
+        }
+        let unfinished = Self { path, to: to.to_path_buf(), _lock: lock };
+        unfinished.mark()?;
+        // It may have got its name before this took the lock.
+        if let Err(error) = refuse_existing(to) {
+            unfinished.remove();
+            return Err(error);
+        }
         unfinished.clear()?;
         Ok(unfinished)
     }
 
+    /// Sees that the directory is a backup's: it has the mark, or nothing.
+    fn mark(&self) -> Result<(), BackupError> {
+        let mark = self.path.join(MARK);
+        if mark.exists() {
+            return Ok(());
+        }
+        let mut files = fs::read_dir(&self.path).map_err(io_error("list", &self.path))?;
+        if files.next().is_some() {
+            return Err(BackupError::Foreign(self.path.clone()));
+        }
+        let marked = File::create_new(&mark).and_then(|mark| mark.sync_all());
+        marked.and_then(|()| self.storage().sync_directory()).map_err(io_error("write", &mark))
+    }
+
     /// Removes what an earlier attempt left.
     fn clear(&self) -> Result<(), BackupError> {
-        match fs::remove_dir_all(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(io_error("remove", &self.path)(error))
-            }
+        let copy = self.path.join(COPY);
+        match fs::remove_dir_all(&copy) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &copy)(error)),
             _ => Ok(()),
+        }
+    }
+
+    /// Removes the directory, but for what others put there. What cannot be removed does no harm.
+    fn remove(&self) {
+        if self.clear().is_ok() {
+            let _ = fs::remove_file(self.path.join(MARK));
+            let _ = fs::remove_dir(&self.path);
         }
     }
 
@@ -107,17 +164,35 @@ impl Unfinished {
         FsStorage::new(&self.path)
     }
 
+    /// Where the log of the backup goes.
+    fn copy(&self) -> FsStorage {
+        FsStorage::new(self.path.join(COPY))
+    }
+
     fn shelf(&self, log: log::LogId) -> Result<Shelf, BackupError> {
-        let storage = self.storage().directory(BESIDE);
+        let storage = self.copy().directory(BESIDE);
         storage.create_directory().map_err(io_error("create", storage.path()))?;
         Ok(Shelf { storage, log })
     }
 
     fn finish(self) -> Result<(), BackupError> {
-        fs::rename(&self.path, &self.to).map_err(io_error("rename", &self.path))?;
+        let copy = self.path.join(COPY);
+        fs::rename(&copy, &self.to).map_err(io_error("rename", &copy))?;
         let absolute = std::path::absolute(&self.to).map_err(io_error("find", &self.to))?;
         let parent = absolute.parent().unwrap_or(&absolute);
-        File::open(parent).and_then(|parent| parent.sync_all()).map_err(io_error("sync", parent))
+        let synced = File::open(parent).and_then(|parent| parent.sync_all());
+        synced.map_err(io_error("sync", parent))?;
+        self.remove();
+        Ok(())
+    }
+}
+
+/// Refuses what is there already, if only as a symbolic link to nothing.
+fn refuse_existing(to: &Path) -> Result<(), BackupError> {
+    match fs::symlink_metadata(to) {
+        Ok(_) => Err(BackupError::Exists(to.to_path_buf())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(io_error("look for", to)(error)),
     }
 }
 
@@ -133,7 +208,7 @@ pub(crate) fn of_running(
     let head = checkpoint.map_or(Position::ZERO, Position::next);
     // The log first: one is not made where other files lie already. Its segment need not be filled with zeros: it is made durable when it is closed.
     let config = file::Config { durability: Durability::Buffered, ..file::Config::default() };
-    drop(FileLog::continue_with_storage(Arc::new(unfinished.storage()), &config, log.id(), head)?);
+    drop(FileLog::continue_with_storage(Arc::new(unfinished.copy()), &config, log.id(), head)?);
     let mut bytes = 0;
     if let Some(position) = checkpoint {
         let shelf = unfinished.shelf(log.id())?;
@@ -173,8 +248,7 @@ pub fn backup(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<Backup, Ba
         match copy(&from, &unfinished) {
             Err(BackupError::Checkpoint { .. }) if attempt < ATTEMPTS => attempt += 1,
             Err(error) => {
-                // The error tells more than a failure to tidy up.
-                let _ = unfinished.clear();
+                unfinished.remove();
                 return Err(error);
             }
             Ok(backup) => {
@@ -205,7 +279,7 @@ fn copy(from: &FsStorage, to: &Unfinished) -> Result<Backup, BackupError> {
             }
         }
     }
-    let copied = FileLog::copy_with_storage(from, &to.storage())?;
+    let copied = FileLog::copy_with_storage(from, &to.copy())?;
     let Tail { head, tail, .. } = Tail { head: copied.head, tail: copied.tail, sealed: false };
     let reached = checkpoint.map_or(Position::ZERO, Position::next);
     if reached < head {

@@ -61,7 +61,7 @@ impl FileLog {
         loop {
             let copied = recovery::examine(from, Access::Read, writer).and_then(|found| copy(found, to));
             match copied {
-                Err(OpenError::Corrupt { .. } | OpenError::Io { .. }) if attempt < attempts => attempt += 1,
+                Err(error) if attempt < attempts && is_of_a_writer(&error) => attempt += 1,
                 copied => return copied,
             }
         }
@@ -78,6 +78,16 @@ impl FileLog {
         let manifest = recovery::manifest(storage, Access::Read)?;
         let slot = manifest.slot();
         Ok((slot.log, Tail { head: slot.head, tail: slot.durable, sealed: slot.sealed }))
+    }
+}
+
+/// Whether a look fails so where files come and go meanwhile. What else the operating system says, it says again.
+fn is_of_a_writer(error: &OpenError) -> bool {
+    use io::ErrorKind::{NotFound, UnexpectedEof};
+    match error {
+        OpenError::Corrupt { .. } => true,
+        OpenError::Io { source, .. } => matches!(source.kind(), NotFound | UnexpectedEof),
+        _ => false,
     }
 }
 
@@ -138,11 +148,13 @@ fn copy_segment(scanned: &Scanned, to: &dyn Storage) -> io::Result<()> {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::path::Path;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
     use super::*;
-    use crate::file::{Config, FsStorage};
+    use crate::file::storage::Lock;
+    use crate::file::{Config, FsStorage, StorageFile};
     use crate::{Batch, Durability, Entry, SharedLog};
 
     #[test]
@@ -192,5 +204,65 @@ mod tests {
         writing.join().unwrap();
         let again = FileLog::copy_with_storage(&from, &FsStorage::new(scratch.path().join("copy-0")));
         assert!(matches!(again, Err(OpenError::Exists { .. })), "{again:?}");
+    }
+
+    /// A directory on a disk that is full.
+    struct Full {
+        directory: FsStorage,
+        refused: AtomicU32,
+    }
+
+    impl Storage for Full {
+        fn path(&self) -> &Path {
+            self.directory.path()
+        }
+
+        fn directory(&self, name: &str) -> Arc<dyn Storage> {
+            self.directory.directory(name)
+        }
+
+        fn exists(&self) -> io::Result<bool> {
+            self.directory.exists()
+        }
+
+        fn create_directory(&self) -> io::Result<()> {
+            self.directory.create_directory()
+        }
+
+        fn lock(&self, mode: LockMode) -> io::Result<Option<Lock>> {
+            self.directory.lock(mode)
+        }
+
+        fn list(&self) -> io::Result<Vec<String>> {
+            self.directory.list()
+        }
+
+        fn open(&self, _: &str, _: Access) -> io::Result<Arc<dyn StorageFile>> {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            Err(io::ErrorKind::StorageFull.into())
+        }
+
+        fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+            self.directory.rename(from, to)
+        }
+
+        fn remove(&self, name: &str) -> io::Result<()> {
+            self.directory.remove(name)
+        }
+
+        fn sync_directory(&self) -> io::Result<()> {
+            self.directory.sync_directory()
+        }
+    }
+
+    #[test]
+    fn copy_to_a_full_disk_is_tried_once_also_beside_a_writer() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("log");
+        let _writer = FileLog::open(&path, Config::default()).unwrap();
+        let to = Full { directory: FsStorage::new(scratch.path().join("copy")), refused: AtomicU32::new(0) };
+        let copied = FileLog::copy_with_storage(&FsStorage::new(path), &to);
+        assert!(matches!(copied, Err(OpenError::Io { action: "copy", .. })), "{copied:?}");
+        assert_eq!(to.refused.load(Ordering::Relaxed), 1);
     }
 }
