@@ -416,8 +416,12 @@ impl Shared {
                     let own = deadline.unwrap_or(patience);
                     let settlement = self.settle(found.tail, own, patience);
                     let settlement = settlement.map_err(|Silent| ReadError::Unavailable)?;
-                    if settlement == Settlement::Written || found.sealed {
-                        return Ok(self.reach());
+                    // Past a position that is lost, the tail is what the cluster says: reading it tells why.
+                    if settlement != Settlement::UnderWay || found.sealed {
+                        let reach = self.reach();
+                        let lost = settlement == Settlement::Lost;
+                        let tail = if lost { reach.tail.max(found.tail) } else { reach.tail };
+                        return Ok(Tail { tail, ..reach });
                     }
                 }
                 Ok(_) => {}
@@ -484,7 +488,8 @@ impl Shared {
                     projection = latest;
                 }
                 Ok(_) | Err(Silent) => {
-                    self.queue.set_phase(Phase::Open);
+                    // Unless it was seen meanwhile that somebody else has sealed it.
+                    self.queue.give_up_seal();
                     return Err(SealError::Unavailable);
                 }
             }

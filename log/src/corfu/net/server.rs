@@ -158,6 +158,15 @@ impl Server {
         self.shared.log.get().copied()
     }
 
+    /// Why it answers no more, for a unit whose disk failed; `None` while all is well.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        match &self.shared.role {
+            Role::Unit(unit) => unit.failure(),
+            _ => None,
+        }
+    }
+
     /// What a unit's answered write has survived; `None` for other roles.
     #[must_use]
     pub fn durability(&self) -> Option<Durability> {
