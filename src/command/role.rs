@@ -67,7 +67,13 @@ fn serve_role(node: Node, server: &Server, options: &RoleOptions) -> Result<(), 
     let mut told = false;
     loop {
         match announce(&options.log, server.log(), node, listing, &Timing::default()) {
-            Ok(_) => break,
+            Ok(log) => {
+                // Nobody else's cluster takes it from here on.
+                if let Some(log) = log {
+                    server.pin(log);
+                }
+                break;
+            }
             Err(error @ (NetError::Refused { .. } | NetError::Stranger { .. })) => return Err(error.into()),
             Err(error) => {
                 if !told {

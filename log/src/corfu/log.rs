@@ -31,6 +31,7 @@ use super::appender;
 use super::flush::Flush;
 use super::janitor::Sweep;
 use super::message::Run;
+use super::net::RUN_AT_MOST;
 use super::operation::Operation;
 use super::plan::Change;
 use super::progress::Progress;
@@ -76,7 +77,8 @@ pub struct Config {
     pub patience: Duration,
     /// How many bytes may wait to be appended before [`append`](SharedLog::append) blocks; default 32 MiB.
     pub queue_bytes: usize,
-    /// The largest batch, in bytes, its entries' bytes and 4 for each; default 4 MiB, at least 4. Units must take as much.
+    /// The largest batch, in bytes, its entries' bytes and 4 for each; default 4 MiB, at least 4, at most
+    /// 32 MiB. Units must take as much.
     pub max_batch_bytes: usize,
     /// How many bytes of blocks that were read lately, or appended, are kept for other readers; default 32
     /// MiB.
@@ -110,6 +112,12 @@ impl Config {
         if self.max_batch_bytes < BATCH_BYTES_MIN {
             return Err(format!(
                 "max_batch_bytes is at least {BATCH_BYTES_MIN}, and not {}: nothing could be appended",
+                self.max_batch_bytes
+            ));
+        }
+        if self.max_batch_bytes > RUN_AT_MOST {
+            return Err(format!(
+                "max_batch_bytes is at most {RUN_AT_MOST}, and not {}: no unit takes more at once",
                 self.max_batch_bytes
             ));
         }
