@@ -119,6 +119,7 @@ fn stranger_is_refused_with_a_reason_and_others_are_served_on() {
         ("checksum is wrong", damaged_body),
         // What it announces is not waited for, and takes no memory.
         ("is longer than", frame(1, 2, 0, 1, u32::MAX, b"")),
+        ("is longer than 4096", frame(1, 2, 0, 1, 4097, b"")),
         ("makes no sense", frame(1, 2, 0, 1, 3, b"abc")),
         ("here is sequencer 1", frame(1, 1, 0, 1, length, &latest)),
         ("here is sequencer 1", frame(1, 2, 0, 2, length, &latest)),
@@ -139,6 +140,10 @@ fn other_log_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let (_store, server, transport) = sequencer(directory.path());
     transport.pin(LogId(5));
+    // A start that it does not obey, as it is meant for another instance, makes it nobody's.
+    let verb = SequencerVerb::Start { instance: Instance(1), tail: Position(0), width: 1024 };
+    ask(&transport, 1, verb);
+    assert_eq!(server.log(), None);
     start(&transport, 0);
     assert_eq!(server.log(), Some(LogId(5)), "who starts it says of which log it is");
     let tail = [1_u64.to_le_bytes().as_slice(), &[2]].concat();

@@ -16,7 +16,7 @@ use super::arguments::{Durability, ProjectionsOptions, RoleOptions, SequencerOpt
 use super::failure::{Failure, cannot_use};
 use super::say::say;
 
-/// How long is waited before the projection store is looked for again.
+/// How long is waited before the projection store is looked for again, or whether a unit's disk has failed.
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// Serves a unit.
@@ -53,8 +53,7 @@ pub(crate) fn projections(options: &ProjectionsOptions) -> Result<(), Failure> {
         StoreError::Io(error) => cannot_use(&options.dir)(error),
         error => error.into(),
     })?;
-    serve(Node::Store, &server, &End::of(options.until_stdin_ends)?);
-    Ok(())
+    serve(Node::Store, &server, &End::of(options.until_stdin_ends)?)
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
@@ -68,7 +67,13 @@ fn serve_role(node: Node, server: &Server, options: &RoleOptions) -> Result<(), 
     let mut told = false;
     loop {
         match announce(&options.log, server.log(), node, listing, &Timing::default()) {
-            Ok(_) => break,
+            Ok(log) => {
+                // Nobody else's cluster takes it from here on.
+                if let Some(log) = log {
+                    server.pin(log);
+                }
+                break;
+            }
             Err(error @ (NetError::Refused { .. } | NetError::Stranger { .. })) => return Err(error.into()),
             Err(error) => {
                 if !told {
@@ -76,21 +81,26 @@ fn serve_role(node: Node, server: &Server, options: &RoleOptions) -> Result<(), 
                     told = true;
                 }
                 // Whoever started it may be gone, and the store with him.
-                if end.wait(Some(AGAIN)) {
+                if end.wait(AGAIN) {
                     return Ok(());
                 }
             }
         }
     }
-    serve(node, server, &end);
-    Ok(())
+    serve(node, server, &end)
 }
 
-/// Says where the role listens, and serves it until the process is killed, or stdin ends.
-fn serve(node: Node, server: &Server, end: &End) {
+/// Says where the role listens, and serves it until the process is killed, or stdin ends, or its disk fails.
+fn serve(node: Node, server: &Server, end: &End) -> Result<(), Failure> {
     // Whoever does not read this may still use the role.
     let _ = writeln!(io::stdout(), "{node} listens on {}", server.address());
-    end.wait(None);
+    while !end.wait(AGAIN) {
+        // Started again it goes on where its files end, if there is space by then.
+        if let Some(reason) = server.failure() {
+            return Err(Failure::Io(format!("{node} ends: {reason}")));
+        }
+    }
+    Ok(())
 }
 
 /// When a role is to end; `None`: it is killed.
@@ -112,19 +122,13 @@ impl End {
     }
 
     /// Waits for it, for so long at most; tells whether it is there.
-    fn wait(&self, timeout: Option<Duration>) -> bool {
-        match (&self.0, timeout) {
-            (Some(ended), Some(timeout)) => {
-                ended.recv_timeout(timeout) == Err(RecvTimeoutError::Disconnected)
-            }
-            (Some(ended), None) => ended.recv().is_err(),
-            (None, Some(timeout)) => {
+    fn wait(&self, timeout: Duration) -> bool {
+        match &self.0 {
+            Some(ended) => ended.recv_timeout(timeout) == Err(RecvTimeoutError::Disconnected),
+            None => {
                 thread::sleep(timeout);
                 false
             }
-            (None, None) => loop {
-                thread::park();
-            },
         }
     }
 }

@@ -13,7 +13,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -149,6 +149,8 @@ enum Event {
         name: String,
         process: u32,
         how: String,
+        /// Its exit code, if it had one.
+        code: Option<i32>,
     },
     /// It could not be started.
     Failed {
@@ -160,7 +162,7 @@ enum Event {
 fn tell(event: &Event) -> Result<(), Failure> {
     print_to_stdout(&match event {
         Event::Started { name, process, address } => format!("{name} at {address}, process {process}\n"),
-        Event::Ended { name, process, how } => format!("{name} has ended, process {process}: {how}\n"),
+        Event::Ended { name, process, how, .. } => format!("{name} has ended, process {process}: {how}\n"),
         Event::Failed { name, why } => format!("{name} cannot be started: {why}\n"),
     })
 }
@@ -179,12 +181,17 @@ fn start(
     loop {
         let event = happened.recv().expect("a sender of ours is still there");
         tell(&event)?;
+        let text = format!("{name} does not come up");
         match event {
             Event::Started { name: started, address, .. } if started == name => return Ok(address),
+            // It said what is damaged, and that stays so.
+            Event::Ended { name: ended, code: Some(3), .. } if ended == name => {
+                return Err(Failure::Corrupt(text));
+            }
             Event::Ended { name: ended, .. } | Event::Failed { name: ended, .. } if ended == name => {
                 ends += 1;
                 if ends == ATTEMPTS {
-                    return Err(Failure::Io(format!("{name} does not come up")));
+                    return Err(Failure::Io(text));
                 }
             }
             _ => {}
@@ -212,10 +219,11 @@ impl Keeper {
                     self.tell_start(&mut child);
                     // Its stdin is ours until it has ended: waiting must not close it.
                     let stdin = child.stdin.take();
-                    let how =
-                        child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
+                    let ended = child.wait();
                     drop(stdin);
-                    Event::Ended { name: self.name.clone(), process, how }
+                    let code = ended.as_ref().ok().and_then(ExitStatus::code);
+                    let how = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
+                    Event::Ended { name: self.name.clone(), process, how, code }
                 }
                 Err(why) => Event::Failed { name: self.name.clone(), why },
             };

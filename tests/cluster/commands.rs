@@ -110,6 +110,18 @@ fn up_killed(directory: &Path, lines: usize, then: Duration) {
     up.wait().expect("it ends");
 }
 
+#[test]
+fn cluster_whose_projection_is_damaged_does_not_come_up_and_says_so_at_once() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let projections = directory.path().join("store/projections");
+    std::fs::create_dir_all(&projections).expect("a directory");
+    std::fs::write(projections.join("projection-0000000000000001"), "no projection").expect("a file");
+    let output = output(&[&["cluster", "up", "--dir", text(directory.path())], ANYWHERE].concat());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("damaged") && said.contains("does not come up"), "{said}");
+}
+
 /// A line for the projection store, two sequencers, four units; then units join, the log is founded, and it says so.
 const LINES: usize = 7;
 

@@ -12,16 +12,19 @@
 //! Integers are little-endian.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crate::bytes::u32s;
 use crate::file::{self, Create, FileLog, Storage};
 use crate::{
-    AppendError, Batch, Block, Durability, Entry, LogId, OpenError, Position, ReadError, SharedLog, Ticket,
+    AppendError, Batch, Block, Durability, Entry, FlushError, LogId, OpenError, Position, ReadError,
+    SharedLog, Ticket,
 };
 
 use super::message::{ClientId, EntryId, Epoch, Run};
 use super::unit::{Record, RecordNumber, State};
+
+const UNPOISONED: &str = "nothing panics while it holds the lock";
 
 /// What a record adds to its run, at most.
 const OVERHEAD: usize = 64;
@@ -40,6 +43,8 @@ pub(crate) struct Journal {
     storage: Arc<dyn Storage>,
     config: file::Config,
     log: Arc<FileLog>,
+    /// What was loaded last.
+    loaded: Arc<Loaded>,
     next: u64,
 }
 
@@ -74,8 +79,8 @@ impl Journal {
             Err(error) => return Err(error),
         };
         let next = log.reach().tail.0;
-        let log = Arc::new(log);
-        Ok(Opened { journal: Self { storage, config, log, next }, damaged })
+        let journal = Self { storage, config, log: Arc::new(log), loaded: Arc::default(), next };
+        Ok(Opened { journal, damaged })
     }
 
     /// Calls `replay` for every record, in order. True if one of them cannot be read.
@@ -128,7 +133,7 @@ impl Journal {
 
     /// Where its records can be loaded from.
     pub(crate) fn shelf(&self) -> Shelf {
-        Shelf(Arc::clone(&self.log))
+        Shelf { log: Arc::clone(&self.log), loaded: Arc::clone(&self.loaded) }
     }
 
     /// Removes everything, and begins a new journal. All its shelves must be gone.
@@ -141,19 +146,27 @@ impl Journal {
             storage.remove(&name).map_err(io_error)?;
         }
         let log = Arc::new(FileLog::open_with_storage(Arc::clone(&storage), &config)?);
-        Ok(Self { storage, config, log, next: 0 })
+        Ok(Self { storage, config, log, loaded: Arc::default(), next: 0 })
     }
 }
 
+/// The block that was read last: records are asked for in order, and small ones come many to a read.
+type Loaded = Mutex<Option<Arc<Block>>>;
+
 /// The records of a journal, to load and to give up.
 #[derive(Clone)]
-pub(crate) struct Shelf(Arc<FileLog>);
+pub(crate) struct Shelf {
+    log: Arc<FileLog>,
+    loaded: Arc<Loaded>,
+}
 
 impl Shelf {
     /// The run of a record; `None` if it is lost, or none.
+    ///
+    /// Cost: a read, unless the one before brought it along.
     pub(crate) fn load(&self, number: RecordNumber) -> Option<Run> {
         let position = Position(number.0);
-        let block = self.0.read(position).ok()??;
+        let block = self.block(position)?;
         let Some(Entry::Data(bytes)) = block.get(position) else { return None };
         match decode(bytes)? {
             Record::Run(run) => Some(run),
@@ -161,15 +174,25 @@ impl Shelf {
         }
     }
 
-    /// Makes all records durable that were acknowledged; false when the disk refuses.
-    pub(crate) fn flush(&self) -> bool {
-        self.0.flush().is_ok()
+    fn block(&self, position: Position) -> Option<Arc<Block>> {
+        let mut loaded = self.loaded.lock().expect(UNPOISONED);
+        if let Some(block) = loaded.as_ref().filter(|block| block.get(position).is_some()) {
+            return Some(Arc::clone(block));
+        }
+        let block = self.log.read(position).ok()??;
+        *loaded = Some(Arc::clone(&block));
+        Some(block)
+    }
+
+    /// Makes all records durable that were acknowledged.
+    pub(crate) fn flush(&self) -> Result<Position, FlushError> {
+        self.log.flush()
     }
 
     /// Gives up all records before `number`.
     pub(crate) fn trim(&self, number: RecordNumber) {
         // If that fails, it is tried again with the next trim.
-        let _ = self.0.trim(Position(number.0));
+        let _ = self.log.trim(Position(number.0));
     }
 }
 

@@ -86,7 +86,7 @@ pub enum LocalError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// There is no way to begin an epoch: for example, no unit is left that has some positions.
-    #[error("the cluster cannot begin an epoch: {0:?}")]
+    #[error("the cluster cannot begin an epoch: {0}")]
     NotStarted(Reconfigured),
 }
 

@@ -31,6 +31,7 @@ use super::appender;
 use super::flush::Flush;
 use super::janitor::Sweep;
 use super::message::Run;
+use super::net::RUN_AT_MOST;
 use super::operation::Operation;
 use super::plan::Change;
 use super::progress::Progress;
@@ -76,7 +77,8 @@ pub struct Config {
     pub patience: Duration,
     /// How many bytes may wait to be appended before [`append`](SharedLog::append) blocks; default 32 MiB.
     pub queue_bytes: usize,
-    /// The largest batch, in bytes, its entries' bytes and 4 for each; default 4 MiB, at least 4. Units must take as much.
+    /// The largest batch, in bytes, its entries' bytes and 4 for each; default 4 MiB, at least 4, at most
+    /// 32 MiB. Units must take as much.
     pub max_batch_bytes: usize,
     /// How many bytes of blocks that were read lately, or appended, are kept for other readers; default 32
     /// MiB.
@@ -110,6 +112,12 @@ impl Config {
         if self.max_batch_bytes < BATCH_BYTES_MIN {
             return Err(format!(
                 "max_batch_bytes is at least {BATCH_BYTES_MIN}, and not {}: nothing could be appended",
+                self.max_batch_bytes
+            ));
+        }
+        if self.max_batch_bytes > RUN_AT_MOST {
+            return Err(format!(
+                "max_batch_bytes is at most {RUN_AT_MOST}, and not {}: no unit takes more at once",
                 self.max_batch_bytes
             ));
         }
@@ -416,8 +424,12 @@ impl Shared {
                     let own = deadline.unwrap_or(patience);
                     let settlement = self.settle(found.tail, own, patience);
                     let settlement = settlement.map_err(|Silent| ReadError::Unavailable)?;
-                    if settlement == Settlement::Written || found.sealed {
-                        return Ok(self.reach());
+                    // Past a position that is lost, the tail is what the cluster says: reading it tells why.
+                    if settlement != Settlement::UnderWay || found.sealed {
+                        let reach = self.reach();
+                        let lost = settlement == Settlement::Lost;
+                        let tail = if lost { reach.tail.max(found.tail) } else { reach.tail };
+                        return Ok(Tail { tail, ..reach });
                     }
                 }
                 Ok(_) => {}
@@ -484,7 +496,8 @@ impl Shared {
                     projection = latest;
                 }
                 Ok(_) | Err(Silent) => {
-                    self.queue.set_phase(Phase::Open);
+                    // Unless it was seen meanwhile that somebody else has sealed it.
+                    self.queue.give_up_seal();
                     return Err(SealError::Unavailable);
                 }
             }

@@ -103,8 +103,13 @@ pub enum MonitorEvent {
     },
     /// A change is needed, and cannot be made.
     Stuck(Reconfigured),
-    /// A change is needed that would give up entries: no unit would be left that has these positions.
-    Waiting(Position),
+    /// A change is needed that would give up entries: no unit would be left that has them.
+    Waiting {
+        /// Where the segment starts whose chain is lost.
+        position: Position,
+        /// The chain's units that have its entries; all are dead, or have lost some.
+        units: Vec<UnitNumber>,
+    },
     /// Units that join have everything.
     Copied(Epoch),
     /// Units that join cannot be copied to.
@@ -120,9 +125,14 @@ impl fmt::Display for MonitorEvent {
                 let open: Vec<String> = projection.open().chains.iter().map(ToString::to_string).collect();
                 write!(f, "epoch {}: {} (took {} ms)", projection.epoch, open.join(" "), took.as_millis())
             }
-            Self::Stuck(why) => write!(f, "the projection cannot be changed: {why:?}"),
-            Self::Waiting(position) => {
-                write!(f, "all units that have the positions from {position} on are dead: waiting for them")
+            Self::Stuck(why) => write!(f, "the projection cannot be changed: {why}"),
+            Self::Waiting { position, units } => {
+                let units: Vec<String> = units.iter().map(ToString::to_string).collect();
+                let units = units.join(", ");
+                write!(
+                    f,
+                    "all units that have the positions from {position} on are dead: waiting for {units}"
+                )
             }
             Self::Copied(epoch) => write!(f, "all units have everything in epoch {epoch}"),
             Self::NotCopied(error) => error.fmt(f),
@@ -323,9 +333,9 @@ impl Watch {
     fn decide(&mut self, projection: &Projection, found: &Found) -> Option<Change> {
         let mut spares = found.spare_units.iter().copied();
         let mut change = Change::default();
-        if !projection.survives(|unit| found.lost.contains(&unit)) {
-            let position = projection.first();
-            self.trouble(MonitorEvent::Waiting(position));
+        if let Some((position, chain)) = projection.lost_chain(|unit| found.lost.contains(&unit)) {
+            let units = chain.units.iter().map(|member| member.unit).collect();
+            self.trouble(MonitorEvent::Waiting { position, units });
             return None;
         }
         change.lost.clone_from(&found.lost);

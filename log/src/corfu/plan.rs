@@ -141,8 +141,16 @@ impl Projection {
     /// `gone` is true.
     #[must_use]
     pub fn survives(&self, gone: impl Fn(UnitNumber) -> bool) -> bool {
-        let mut chains = self.segments.iter().flat_map(|segment| &segment.chains);
-        chains.all(|chain| chain.units.iter().any(|member| !gone(member.unit)))
+        self.lost_chain(gone).is_none()
+    }
+
+    /// The first chain that would not, and where its segment starts.
+    pub(crate) fn lost_chain(&self, gone: impl Fn(UnitNumber) -> bool) -> Option<(Position, &Chain)> {
+        let mut chains = self
+            .segments
+            .iter()
+            .flat_map(|segment| segment.chains.iter().map(|chain| (segment.first, chain)));
+        chains.find(|(_, chain)| chain.units.iter().all(|member| gone(member.unit)))
     }
 
     /// The next projection, with `change` made.
@@ -310,6 +318,18 @@ mod tests {
         let replaced = first().next(&Change::replace(UnitNumber(1), UnitNumber(5)), &found(25)).unwrap();
         let gone = replaced.next(&Change::remove(UnitNumber(2)), &found(30));
         assert_eq!(gone, Err(PlanError::ChainLost(Position(0))));
+    }
+
+    #[test]
+    fn chain_that_is_lost_is_told_with_where_its_segment_starts() {
+        let grown = first().next(&Change::grow(vec![units(&[5, 6])]), &found(25)).unwrap();
+        let lost = |gone: &[u32]| {
+            let (position, chain) = grown.lost_chain(|unit| gone.contains(&unit.0))?;
+            Some((position.0, chain.units.iter().map(|member| member.unit.0).collect::<Vec<_>>()))
+        };
+        assert_eq!(lost(&[1, 3, 5]), None);
+        assert_eq!(lost(&[1, 5, 6]), Some((25, vec![5, 6])));
+        assert_eq!(lost(&[3, 4, 5, 6]), Some((0, vec![3, 4])));
     }
 
     #[test]

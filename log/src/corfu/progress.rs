@@ -32,8 +32,7 @@ pub(crate) struct Known {
 impl Known {
     fn add(&mut self, from: Position, upto: Position) {
         if from > self.mark {
-            let end = self.beyond.entry(from).or_insert(upto);
-            *end = upto.max(*end);
+            self.add_beyond(from, upto);
             return;
         }
         self.mark = self.mark.max(upto);
@@ -44,6 +43,20 @@ impl Known {
             let end = next.remove();
             self.mark = self.mark.max(end);
         }
+    }
+
+    /// Adds a range after the mark, together with those that it touches.
+    fn add_beyond(&mut self, mut from: Position, mut upto: Position) {
+        if let Some((first, end)) = self.beyond.range(..from).next_back()
+            && *end >= from
+        {
+            (from, upto) = (*first, upto.max(*end));
+        }
+        while let Some((&next, &end)) = self.beyond.range(from..=upto).next() {
+            self.beyond.remove(&next);
+            upto = upto.max(end);
+        }
+        self.beyond.insert(from, upto);
     }
 }
 
@@ -126,5 +139,25 @@ mod tests {
             assert_eq!(known.mark, Position(mark), "after [{from}, {upto})");
         }
         assert!(known.beyond.is_empty());
+    }
+
+    #[test]
+    fn ranges_that_touch_beyond_the_mark_are_one() {
+        let mut known = Known::default();
+        for (from, upto, ranges) in [
+            (10, 12, &[(10, 12)][..]),
+            (20, 22, &[(10, 12), (20, 22)]),
+            (12, 14, &[(10, 14), (20, 22)]),
+            (18, 20, &[(10, 14), (18, 22)]),
+            (11, 13, &[(10, 14), (18, 22)]),
+            (14, 18, &[(10, 22)]),
+            (30, 31, &[(10, 22), (30, 31)]),
+            (5, 40, &[(5, 40)]),
+        ] {
+            known.add(Position(from), Position(upto));
+            let found: Vec<_> = known.beyond.iter().map(|(from, upto)| (from.0, upto.0)).collect();
+            assert_eq!(found, ranges, "after [{from}, {upto})");
+        }
+        assert_eq!(known.mark, Position::ZERO);
     }
 }

@@ -283,7 +283,7 @@ impl Queue {
         state.phase = Phase::Sealing;
         while state.busy || !state.groups.is_empty() {
             let Some(changed) = self.wait_change(state, deadline) else {
-                self.set_phase(Phase::Open);
+                self.give_up_seal();
                 return Err(NotBegun::Late);
             };
             state = changed;
@@ -301,6 +301,17 @@ impl Queue {
         (!left.is_zero()).then(|| self.changed.wait_timeout(state, left).expect(UNPOISONED).0)
     }
 
+    /// Takes batches again, if nobody has sealed or closed it since it was being sealed.
+    pub(crate) fn give_up_seal(&self) {
+        let mut state = self.state.lock().expect(UNPOISONED);
+        if state.phase == Phase::Sealing {
+            state.phase = Phase::Open;
+        }
+        state.wake();
+        drop(state);
+        self.changed.notify_all();
+    }
+
     /// Goes on in this phase, unless it is closed.
     pub(crate) fn set_phase(&self, phase: Phase) {
         let mut state = self.state.lock().expect(UNPOISONED);
@@ -314,5 +325,27 @@ impl Queue {
 
     pub(crate) fn phase(&self) -> Phase {
         self.state.lock().expect(UNPOISONED).phase
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn seal_that_is_given_up_opens_no_queue_that_is_sealed() {
+        let queue = Queue::new(1 << 10, 1 << 10, Phase::Open);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        queue.begin_seal(deadline).unwrap();
+        queue.give_up_seal();
+        assert_eq!(queue.phase(), Phase::Open);
+        queue.begin_seal(deadline).unwrap();
+        // Somebody who asked for the tail saw that it is sealed.
+        let sealed = Phase::Sealed(Position(7));
+        queue.set_phase(sealed);
+        queue.give_up_seal();
+        assert_eq!(queue.phase(), sealed);
     }
 }

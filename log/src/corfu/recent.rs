@@ -17,6 +17,7 @@ pub(crate) struct Recent {
 #[derive(Debug, Default)]
 struct Kept {
     blocks: BTreeMap<Position, Arc<Block>>,
+    /// Where each of them starts, the oldest first.
     order: VecDeque<Position>,
     bytes: usize,
 }
@@ -39,15 +40,17 @@ impl Recent {
         let mut kept = self.kept.lock().expect(UNPOISONED);
         for block in blocks {
             kept.bytes += block.memory();
-            kept.order.push_back(block.first());
-            if let Some(before) = kept.blocks.insert(block.first(), block) {
-                kept.bytes -= before.memory();
-                dropped.push(before);
+            let first = block.first();
+            match kept.blocks.insert(first, block) {
+                Some(before) => {
+                    kept.bytes -= before.memory();
+                    dropped.push(before);
+                }
+                None => kept.order.push_back(first),
             }
         }
         while kept.bytes > self.limit {
             let Some(first) = kept.order.pop_front() else { break };
-            // It may be gone, if it was kept twice or trimmed.
             if let Some(block) = kept.blocks.remove(&first) {
                 kept.bytes -= block.memory();
                 dropped.push(block);
@@ -66,6 +69,10 @@ impl Recent {
             let block = block.remove();
             kept.bytes -= block.memory();
             dropped.push(block);
+        }
+        if !dropped.is_empty() {
+            let Kept { blocks, order, .. } = &mut *kept;
+            order.retain(|first| *first >= head || blocks.contains_key(first));
         }
         drop(kept);
         drop(dropped);
@@ -92,5 +99,17 @@ mod tests {
         recent.trim(Position(12));
         assert!(recent.get(Position(11)).is_none());
         assert!(recent.get(Position(24)).is_some());
+    }
+
+    #[test]
+    fn blocks_that_are_trimmed_or_kept_twice_leave_nothing() {
+        let recent = Recent::new(1 << 20);
+        for n in 0..100 {
+            recent.keep(vec![junk(5 * n, 5), junk(5 * n, 5)]);
+            // In the middle of the last one, which stays.
+            recent.trim(Position(5 * n + 2));
+            let kept = recent.kept.lock().unwrap();
+            assert_eq!((kept.blocks.len(), kept.order.len()), (1, 1), "after {n}");
+        }
     }
 }

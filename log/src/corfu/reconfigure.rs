@@ -21,6 +21,7 @@
 //!
 //! Source: CORFU (NSDI 2012), section 3.4; the register for projections is that of Vertical Paxos.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::LogId;
@@ -83,6 +84,18 @@ pub enum Reconfigured {
     NotJoined(Member),
     /// The sequencer does not answer.
     NoSequencer(SequencerNumber),
+}
+
+impl fmt::Display for Reconfigured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Installed(latest) => write!(f, "epoch {} has begun", latest.epoch),
+            Self::Overtaken(latest) => write!(f, "somebody else has begun epoch {}", latest.epoch),
+            Self::Impossible(error) => error.fmt(f),
+            Self::NotJoined(member) => write!(f, "unit {} does not join", member.unit),
+            Self::NoSequencer(number) => write!(f, "sequencer {number} does not answer"),
+        }
+    }
 }
 
 impl Reconfigure {

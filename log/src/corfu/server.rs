@@ -15,7 +15,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 
 use crate::file::{FsStorage, Storage};
@@ -76,7 +76,8 @@ impl UnitFiles {
 /// A storage unit that answers requests.
 ///
 /// Dropping it answers what it was asked so far, makes it durable, and gives its directory free. When its
-/// disk fails it answers nothing any more: what it had in its hands may be lost or not.
+/// disk fails it answers nothing any more: what it had in its hands may be lost or not. Then it tells
+/// [why](Self::failure), and has to be opened again.
 pub struct UnitServer {
     number: UnitNumber,
     durability: Durability,
@@ -91,8 +92,32 @@ enum Inner {
         threads: Vec<JoinHandle<()>>,
         /// Set when the unit thread ended in good order, with a unit that had lost nothing.
         whole: Arc<AtomicBool>,
+        failure: Failure,
         boot: Boot,
     },
+}
+
+/// Why the unit answers no more; unset while it does. The first reason stays.
+#[derive(Clone)]
+struct Failure {
+    directory: PathBuf,
+    reason: Arc<OnceLock<String>>,
+}
+
+impl Failure {
+    fn new(directory: PathBuf) -> Self {
+        Self { directory, reason: Arc::default() }
+    }
+
+    fn set(&self, error: &dyn fmt::Display) {
+        let _ = self
+            .reason
+            .set(format!("the journal in {} cannot be written: {error}", self.directory.display()));
+    }
+
+    fn is_set(&self) -> bool {
+        self.reason.get().is_some()
+    }
 }
 
 impl UnitServer {
@@ -155,13 +180,13 @@ impl UnitServer {
         let (requests, asked) = mpsc::channel();
         let (groups, done) = mpsc::channel();
         let (flushes, wanted) = mpsc::channel();
-        let failed = Arc::new(AtomicBool::new(false));
+        let failure = Failure::new(files.directory.clone());
         let whole = Arc::new(AtomicBool::new(false));
         let worker = Worker {
             unit,
             journal: Some(journal),
             groups,
-            failed: Arc::clone(&failed),
+            failure: failure.clone(),
             whole: Arc::clone(&whole),
             boot: boot.clone(),
             buffered,
@@ -176,13 +201,13 @@ impl UnitServer {
             let builder = thread::Builder::new().name(format!("mixlog-{name}-{number}"));
             builder.spawn(run).expect("the operating system starts a thread")
         };
-        let has_failed = Arc::clone(&failed);
+        let (failed, has_failed) = (failure.clone(), failure.clone());
         let threads = vec![
             start("unit", Box::new(move || worker.run(&asked))),
             start("reply", Box::new(move || reply(&done, &flushes, &failed))),
             start("flush", Box::new(move || flush(&wanted, &has_failed))),
         ];
-        let inner = Inner::Files { requests: Some(requests), threads, whole, boot };
+        let inner = Inner::Files { requests: Some(requests), threads, whole, failure, boot };
         Ok(Self { number, durability: files.durability, log, inner })
     }
 
@@ -204,6 +229,15 @@ impl UnitServer {
         self.durability
     }
 
+    /// Why it answers no more: what failed, and where. `None` while all is well.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        match &self.inner {
+            Inner::Memory(_) => None,
+            Inner::Files { failure, .. } => failure.reason.get().map(String::as_str),
+        }
+    }
+
     /// Handles `request`; the answer goes to `reply`, from a thread of the unit's unless it lives in memory.
     pub fn send(&self, request: UnitRequest, reply: ReplyTo) {
         match &self.inner {
@@ -223,7 +257,7 @@ impl UnitServer {
 
 impl Drop for UnitServer {
     fn drop(&mut self) {
-        if let Inner::Files { requests, threads, whole, boot } = &mut self.inner {
+        if let Inner::Files { requests, threads, whole, boot, .. } = &mut self.inner {
             drop(requests.take());
             for thread in threads.drain(..) {
                 let ended = thread.join();
@@ -274,7 +308,7 @@ struct Worker {
     /// None only while it is exchanged.
     journal: Option<Journal>,
     groups: Sender<Group>,
-    failed: Arc<AtomicBool>,
+    failure: Failure,
     whole: Arc<AtomicBool>,
     boot: Boot,
     buffered: bool,
@@ -294,7 +328,7 @@ impl Worker {
         let mut batch = Batch::new();
         let mut records = Vec::new();
         while let Ok(first) = asked.recv() {
-            if self.failed.load(Ordering::Acquire) {
+            if self.failure.is_set() {
                 continue;
             }
             let bytes_before = self.unit.bytes();
@@ -330,7 +364,7 @@ impl Worker {
         // Until the reply thread has ended too, it may still fail: then it ends with a record unwritten.
         let (passed, barrier) = mpsc::channel();
         let ended = self.groups.send(Group::Barrier(passed)).is_ok() && barrier.recv().is_ok();
-        let failed = self.failed.load(Ordering::Acquire);
+        let failed = self.failure.is_set();
         self.whole.store(ended && !failed && !self.unit.damaged(), Ordering::Release);
     }
 
@@ -342,10 +376,12 @@ impl Worker {
         }
         let journal = self.journal.as_mut().expect("there is a journal");
         let first = journal.next().0;
-        let ticket = journal.append(records, batch).ok();
-        let Some(ticket) = ticket else {
-            self.failed.store(true, Ordering::Release);
-            return None;
+        let ticket = match journal.append(records, batch) {
+            Ok(ticket) => ticket,
+            Err(error) => {
+                self.failure.set(&error);
+                return None;
+            }
         };
         for (number, record) in (first..).zip(records.drain(..)) {
             match record {
@@ -381,13 +417,18 @@ impl Worker {
         let (passed, barrier) = mpsc::channel();
         let reached = self.groups.send(Group::Barrier(passed)).is_ok() && barrier.recv().is_ok();
         let journal = self.journal.take().expect("there is a journal");
-        match reached.then(|| journal.reset()) {
-            Some(Ok(journal)) if self.begin_anew().is_ok() => {
+        if !reached {
+            return false;
+        }
+        let begun = journal.reset().map_err(|error| error.to_string());
+        match begun.and_then(|journal| self.begin_anew().map(|()| journal).map_err(|error| error.to_string()))
+        {
+            Ok(journal) => {
                 self.journal = Some(journal);
                 true
             }
-            _ => {
-                self.failed.store(true, Ordering::Release);
+            Err(error) => {
+                self.failure.set(&error);
                 false
             }
         }
@@ -395,7 +436,7 @@ impl Worker {
 }
 
 /// The reply thread.
-fn reply(groups: &Receiver<Group>, flushes: &Sender<Wanted>, failed: &AtomicBool) {
+fn reply(groups: &Receiver<Group>, flushes: &Sender<Wanted>, failed: &Failure) {
     while let Ok(group) = groups.recv() {
         let (ticket, shelf, answers, trim) = match group {
             Group::Answers { ticket, shelf, answers, trim } => (ticket, shelf, answers, trim),
@@ -404,10 +445,10 @@ fn reply(groups: &Receiver<Group>, flushes: &Sender<Wanted>, failed: &AtomicBool
                 continue;
             }
         };
-        if ticket.is_some_and(|ticket| ticket.wait().is_err()) {
-            failed.store(true, Ordering::Release);
+        if let Some(Err(error)) = ticket.map(|ticket| ticket.wait()) {
+            failed.set(&error);
         }
-        if failed.load(Ordering::Acquire) {
+        if failed.is_set() {
             continue;
         }
         for (answer, reply) in answers {
@@ -425,7 +466,7 @@ fn reply(groups: &Receiver<Group>, flushes: &Sender<Wanted>, failed: &AtomicBool
 }
 
 /// The flush thread. Who asks while it is at it is served by the next one, all together.
-fn flush(wanted: &Receiver<Wanted>, failed: &AtomicBool) {
+fn flush(wanted: &Receiver<Wanted>, failed: &Failure) {
     while let Ok(first) = wanted.recv() {
         let (mut shelf, mut answers, mut trim, mut barriers) = (None, Vec::new(), None, Vec::new());
         for wanted in std::iter::once(first).chain(wanted.try_iter()) {
@@ -441,10 +482,10 @@ fn flush(wanted: &Receiver<Wanted>, failed: &AtomicBool) {
                 Wanted::Barrier(passed) => barriers.push(passed),
             }
         }
-        if shelf.as_ref().is_some_and(|shelf| !shelf.flush()) {
-            failed.store(true, Ordering::Release);
+        if let Some(Err(error)) = shelf.as_ref().map(Shelf::flush) {
+            failed.set(&error);
         }
-        if !failed.load(Ordering::Acquire) {
+        if !failed.is_set() {
             answers.into_iter().for_each(|reply| reply.answer(Reply::Unit(UnitReply::Done)));
             if let (Some(shelf), Some(number)) = (&shelf, trim) {
                 shelf.trim(number);

@@ -22,6 +22,10 @@ use super::message::{
 };
 use super::rules::Rules;
 
+/// So many bytes an answer has at most besides its entries' own, and then ends its last run: entries of no bytes, and junk,
+/// make it longer too.
+const BESIDE_AT_MOST: u64 = 8 << 20;
+
 /// What a unit has to remember.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Record {
@@ -543,12 +547,13 @@ impl Unit {
             return Answer::Ready(UnitReply::Trimmed(self.trimmed()));
         }
         let mut pieces = Vec::new();
-        let (mut at, mut left) = (from, u64::from(bytes));
+        let (mut at, mut left, mut beside) = (from, u64::from(bytes), BESIDE_AT_MOST);
         for (first, cell) in self.overlapping(from, upto) {
-            if first > at || (left == 0 && !pieces.is_empty()) {
+            if first > at || ((left == 0 || beside == 0) && !pieces.is_empty()) {
                 break;
             }
             left = left.saturating_sub(cell.bytes());
+            beside = beside.saturating_sub(cell.answered_beside(first));
             at = cell.end;
             pieces.push(match &cell.content {
                 Content::Junk { .. } => Piece::Here(Run::junk(first, cell.end)),
@@ -572,6 +577,12 @@ enum Compared {
 impl Cell {
     const fn is_junk(&self) -> bool {
         matches!(self.content, Content::Junk { .. })
+    }
+
+    /// How many bytes it makes an answer longer, besides its entries' own.
+    fn answered_beside(&self, first: Position) -> u64 {
+        const RUN: u64 = 32;
+        RUN + if self.is_junk() { 0 } else { 4 * self.end.since(first) }
     }
 
     fn bytes(&self) -> u64 {

@@ -15,7 +15,7 @@ use mixlog_log::corfu::{
 };
 use mixlog_log::file::{FsStorage, Storage};
 use mixlog_log::{Batch, Block, Durability, LogId, Position};
-use mixlog_simdisk::{Call, Cut, Disk, Note, Random, Sim};
+use mixlog_simdisk::{Call, Cut, Disk, Failure, Fault, Kind, Note, Random, Sim};
 
 use crate::script::PATIENCE;
 
@@ -575,4 +575,70 @@ fn byte_flipped_in_the_journal_of_a_unit_is_corrupt_and_never_unwritten() {
     }
     println!("{corrupt} flips lost something, {harmless} nothing");
     assert!(corrupt > 20);
+}
+
+fn joined(unit: &UnitServer) -> impl Fn(UnitVerb) -> UnitRequest + use<> {
+    let member = Member { unit: UNIT, joined: Epoch(1) };
+    let request = move |verb| UnitRequest { epoch: Epoch(1), member, verb };
+    let answer = ask(unit, request(UnitVerb::Join(LOG)));
+    assert!(matches!(answer, UnitReply::Standing(_)), "{answer:?}");
+    request
+}
+
+#[test]
+fn unit_whose_journal_cannot_be_written_tells_why_and_goes_on_when_opened_again() {
+    for (durability, kind, error) in [
+        (Durability::Flushed, Kind::Write, 28),
+        (Durability::Flushed, Kind::Sync, 5),
+        (Durability::Buffered, Kind::Write, 5),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let boot = files(&directory, durability);
+        let sim = Sim::default();
+        let unit = open(&boot, sim.storage());
+        let request = joined(&unit);
+        assert_eq!(ask(&unit, request(UnitVerb::Write(run(1, 0)))), UnitReply::Done);
+        assert_eq!(unit.failure(), None);
+        sim.set_fault(Some(Fault { kind, after: 0, count: u64::MAX, error: Failure::Errno(error) }));
+        // It tells before it leaves its clients in doubt.
+        let answer = send(&unit, request(UnitVerb::Write(run(1, 1)))).recv_timeout(PATIENCE);
+        assert_eq!(answer, Err(mpsc::RecvTimeoutError::Disconnected), "{kind:?}");
+        let failure = unit.failure().expect("it has failed").to_owned();
+        let os = std::io::Error::from_raw_os_error(error).to_string();
+        for part in [directory.path().to_str().unwrap(), &os] {
+            assert!(failure.contains(part), "{failure}");
+        }
+        drop(unit);
+        sim.set_fault(None);
+        let unit = open(&boot, sim.storage());
+        assert_eq!(unit.failure(), None);
+        let read = UnitVerb::Read { from: Position(0), upto: Position(1), bytes: 1 };
+        assert_eq!(ask(&unit, request(read)), UnitReply::Runs(vec![run(1, 0)]));
+        assert_eq!(ask(&unit, request(UnitVerb::Write(run(1, 1)))), UnitReply::Done);
+    }
+}
+
+#[test]
+fn unit_that_was_opened_again_reads_small_entries_many_at_a_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let boot = UnitFiles { segment_bytes: 1 << 20, ..files(&directory, Durability::Flushed) };
+    let sim = Sim::default();
+    let unit = open(&boot, sim.storage());
+    let request = joined(&unit);
+    let mut runs = vec![run(1, 0)];
+    while runs.len() < 300 {
+        runs.push(run(1, runs.last().expect("there is one").end().0));
+    }
+    for run in &runs {
+        assert_eq!(ask(&unit, request(UnitVerb::Write(run.clone()))), UnitReply::Done);
+    }
+    drop(unit);
+    let unit = open(&boot, sim.storage());
+    // Each of these is 64 KiB long, and the journal has three of them.
+    sim.set_fault(Some(Fault { kind: Kind::Read, after: 8, count: u64::MAX, error: Failure::Errno(5) }));
+    for run in &runs {
+        let read = UnitVerb::Read { from: run.first(), upto: run.end(), bytes: 1 };
+        assert_eq!(ask(&unit, request(read)), UnitReply::Runs(vec![run.clone()]));
+    }
+    sim.set_fault(None);
 }

@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::Durability;
 
@@ -72,7 +73,11 @@ impl Listing {
 
 /// An address book in a directory: a small file for each role.
 #[derive(Debug)]
-pub(crate) struct FileBook(PathBuf);
+pub(crate) struct FileBook {
+    directory: PathBuf,
+    /// How many listings were begun: of one role there may be several at once.
+    begun: AtomicU64,
+}
 
 impl FileBook {
     pub(crate) fn open(directory: PathBuf) -> io::Result<Self> {
@@ -80,25 +85,26 @@ impl FileBook {
         if let Some(parent) = std::path::absolute(&directory)?.parent() {
             File::open(parent)?.sync_all()?;
         }
-        Ok(Self(directory))
+        Ok(Self { directory, begun: AtomicU64::new(0) })
     }
 
     /// Lists a role, durably: a role that runs on does not announce itself again when this machine was
     /// booted. A listing is replaced when the new one is complete and synced.
     pub(crate) fn announce(&self, node: Node, listing: Listing) -> io::Result<()> {
         let Some(name) = listing_name(node) else { return Ok(()) };
-        let temporary = self.0.join(format!("new-{name}-{}", std::process::id()));
+        let begun = self.begun.fetch_add(1, Ordering::Relaxed);
+        let temporary = self.directory.join(format!("new-{name}-{}-{begun}", std::process::id()));
         let mut file = File::create(&temporary)?;
         writeln!(file, "{listing}")?;
         file.sync_all()?;
-        fs::rename(temporary, self.0.join(name))?;
-        File::open(&self.0)?.sync_all()
+        fs::rename(temporary, self.directory.join(name))?;
+        File::open(&self.directory)?.sync_all()
     }
 
     /// All that can be read. What cannot is no listing: its role announces itself when it is started.
     pub(crate) fn listings(&self) -> io::Result<Listings> {
         let mut listings = Listings::new();
-        for entry in fs::read_dir(&self.0)? {
+        for entry in fs::read_dir(&self.directory)? {
             let entry = entry?;
             let name = entry.file_name();
             let Some(node) = name.to_str().and_then(listing_node) else { continue };
@@ -124,11 +130,29 @@ mod tests {
         book.announce(unit, listing(2, Some(Durability::Flushed))).unwrap();
         book.announce(sequencer, listing(3, None)).unwrap();
         // A write that a power cut has torn, a half made file, and somebody else's.
-        fs::write(book.0.join("unit-13"), [0xff; 7]).unwrap();
-        fs::write(book.0.join("new-unit-14-99"), "127.0.0.1:4").unwrap();
-        fs::write(book.0.join("lost+found"), "").unwrap();
+        fs::write(book.directory.join("unit-13"), [0xff; 7]).unwrap();
+        fs::write(book.directory.join("new-unit-14-99"), "127.0.0.1:4").unwrap();
+        fs::write(book.directory.join("lost+found"), "").unwrap();
         let expected =
             Listings::from([(unit, listing(2, Some(Durability::Flushed))), (sequencer, listing(3, None))]);
         assert_eq!(book.listings().unwrap(), expected);
+    }
+
+    #[test]
+    fn role_announced_several_times_at_once_is_listed() {
+        let directory = tempfile::tempdir().unwrap();
+        let book = FileBook::open(directory.path().join("addresses")).unwrap();
+        let unit = Node::Unit(UnitNumber(1));
+        let listing = |port| Listing { address: ([127, 0, 0, 1], port).into(), durability: None };
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let book = &book;
+                scope.spawn(move || {
+                    (0..50).for_each(|n| book.announce(unit, listing(50 * thread + n)).unwrap())
+                });
+            }
+        });
+        assert_eq!(book.listings().unwrap().len(), 1);
+        assert_eq!(fs::read_dir(&book.directory).unwrap().count(), 1, "nothing half made is left");
     }
 }

@@ -65,7 +65,7 @@ pub enum NetError {
     /// Nobody has announced where this role is.
     #[error("nobody knows where {0} is")]
     Unlisted(Node),
-    /// The projection store in etcd has no answer.
+    /// The projection store has no answer: its disk refused, or etcd did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The cluster is found through etcd, and this program was built without the feature for that.
@@ -138,7 +138,8 @@ impl TcpTransport {
     }
 }
 
-/// Lists `node` in the address book of a cluster; `log`: to which it belongs already.
+/// Lists `node` in the address book of a cluster; `log`: to which it belongs already. Tells of which log the cluster is, if
+/// it is founded.
 ///
 /// # Errors
 /// [`NetError`].
@@ -148,9 +149,9 @@ pub fn announce(
     node: Node,
     listing: Listing,
     timing: &Timing,
-) -> Result<Listings, NetError> {
+) -> Result<Option<LogId>, NetError> {
     let home = Reached::open(home, timing.answer)?;
-    home.ask(log, &BookRequest::Announce(node, listing)).map(|(listings, _)| listings)
+    home.ask(log, &BookRequest::Announce(node, listing)).map(|(_, log)| log)
 }
 
 /// The log that a store's answer names.
@@ -471,7 +472,7 @@ impl Connection {
         {
             return false;
         }
-        if header.kind == Kind::Refused || header.number != self.number {
+        if matches!(header.kind, Kind::Refused | Kind::Failed) || header.number != self.number {
             return false;
         }
         let Ok(reply) = wire::reply(header.kind, body) else { return false };

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
@@ -20,6 +21,13 @@ pub(crate) const HEADER: usize = 48;
 /// megabyte that is asked for.
 pub(crate) const BODY_AT_MOST: usize = 64 << 20;
 
+/// So many bytes of entries a unit answers with at most, and then ends the run that it is in: with the largest run, which
+/// has [`RUN_AT_MOST`], that makes a body.
+pub(crate) const READ_AT_MOST: u32 = 16 << 20;
+
+/// The largest run, in bytes, with 4 for each entry.
+pub(crate) const RUN_AT_MOST: usize = 32 << 20;
+
 /// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -31,6 +39,8 @@ pub(crate) enum Kind {
     SequencerReply = 0x82,
     StoreReply = 0x83,
     BookReply = 0x84,
+    /// The connection ends, as the operating system refused something; the body says what. To be tried again.
+    Failed = 0xFE,
     /// The connection ends; the body says why.
     Refused = 0xFF,
 }
@@ -46,6 +56,7 @@ impl Kind {
             0x82 => Self::SequencerReply,
             0x83 => Self::StoreReply,
             0x84 => Self::BookReply,
+            0xFE => Self::Failed,
             0xFF => Self::Refused,
             _ => return None,
         })
@@ -81,8 +92,13 @@ pub enum FrameError {
     #[error("frames of kind {0} are not known")]
     Kind(u16),
     /// A frame that would be too long.
-    #[error("a frame of {0} bytes is longer than {BODY_AT_MOST}")]
-    TooLong(u32),
+    #[error("a frame's body of {length} bytes is longer than {limit}")]
+    TooLong {
+        /// What was announced.
+        length: u32,
+        /// What is taken.
+        limit: usize,
+    },
     /// The body does not hold what its kind says.
     #[error("a frame's body makes no sense")]
     Body,
@@ -113,7 +129,7 @@ pub(crate) fn put(out: &mut Vec<u8>, header: Header, write: impl FnOnce(&mut Vec
 ///
 /// The magic is looked at first, so that strangers are told from damage, and the version second: what comes
 /// after it may differ in another one.
-fn header(bytes: &[u8]) -> Result<(Header, usize, u32), FrameError> {
+fn header(bytes: &[u8], limit: usize) -> Result<(Header, usize, u32), FrameError> {
     if bytes[0..4] != MAGIC {
         return Err(FrameError::Magic);
     }
@@ -128,8 +144,8 @@ fn header(bytes: &[u8]) -> Result<(Header, usize, u32), FrameError> {
     let kind = Kind::of(code).ok_or(FrameError::Kind(code))?;
     let (log, request) = (u128_at(bytes, 8), u64_at(bytes, 24));
     let length = u32_at(bytes, 36);
-    if length as usize > BODY_AT_MOST {
-        return Err(FrameError::TooLong(length));
+    if length as usize > limit {
+        return Err(FrameError::TooLong { length, limit });
     }
     let log = (log != 0).then_some(LogId(log));
     let header = Header { kind, log, request, number: u32_at(bytes, 32) };
@@ -144,6 +160,12 @@ pub(crate) struct Incoming {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    /// The longest body that is taken, in bytes.
+    limit: usize,
+    /// How long a frame may take to arrive, from its first byte on; `None`: that is for others to judge.
+    patience: Option<Duration>,
+    /// Since when a part of a frame is there.
+    begun: Option<Instant>,
 }
 
 /// The buffer of a connection on which no long frame came in.
@@ -156,7 +178,15 @@ const KEPT: usize = 4 << 20;
 impl Incoming {
     pub(crate) fn new(stream: TcpStream) -> Self {
         // Small until the peer has said something that makes sense.
-        Self { stream, buffer: vec![0; HEADER], start: 0, end: 0 }
+        let buffer = vec![0; HEADER];
+        Self { stream, buffer, start: 0, end: 0, limit: BODY_AT_MOST, patience: None, begun: None }
+    }
+
+    /// Of a peer that need not be a friend: takes no longer body than `limit` bytes, and no frame that takes longer than
+    /// `patience` to arrive. A connection on which nothing is under way may be silent for ever.
+    pub(crate) fn guarded(stream: TcpStream, limit: usize, patience: Duration) -> io::Result<Self> {
+        stream.set_read_timeout(Some(patience))?;
+        Ok(Self { limit, patience: Some(patience), ..Self::new(stream) })
     }
 
     /// The next frame, if all of it has arrived.
@@ -167,12 +197,13 @@ impl Incoming {
             let known = bytes.len().min(MAGIC.len());
             return if bytes[..known] == MAGIC[..known] { Ok(None) } else { Err(FrameError::Magic) };
         }
-        let (header, length, checksum) = header(bytes)?;
+        let (header, length, checksum) = header(bytes, self.limit)?;
         if bytes.len() < HEADER + length {
             return Ok(None);
         }
         let body = self.start + HEADER..self.start + HEADER + length;
         self.start = body.end;
+        self.begun = None;
         let body = &self.buffer[body];
         if crc32c::crc32c(body) != checksum {
             return Err(FrameError::Checksum);
@@ -198,6 +229,7 @@ impl Incoming {
             }
         }
         loop {
+            self.check_patience()?;
             match self.stream.read(&mut self.buffer[self.end..]) {
                 Ok(0) => return Ok(false),
                 Ok(count) => {
@@ -205,8 +237,57 @@ impl Incoming {
                     return Ok(true);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Whether that was too long is looked at again.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.patience.is_some() => {}
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    fn check_patience(&mut self) -> io::Result<()> {
+        let Some(patience) = self.patience.filter(|_| self.start < self.end) else { return Ok(()) };
+        if self.begun.get_or_insert_with(Instant::now).elapsed() >= patience {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "a frame does not arrive"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn frame_that_does_not_arrive_ends_the_connection_and_silence_before_one_does_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        let mut incoming = Incoming::guarded(stream, BODY_AT_MOST, Duration::from_millis(20)).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // Several times as long as a frame may take.
+                std::thread::sleep(Duration::from_millis(100));
+                peer.write_all(&MAGIC).unwrap();
+            });
+            assert!(incoming.fill().unwrap());
+        });
+        assert_eq!(incoming.next(), Ok(None));
+        // Bytes that trickle in do not make it go on.
+        let mut trickled = 0;
+        let error = loop {
+            match incoming.fill() {
+                Ok(more) => assert!(more),
+                Err(error) => break error,
+            }
+            let byte = VERSION.to_le_bytes()[0];
+            let _ = peer.write_all(&[byte]);
+            trickled += 1;
+            std::thread::sleep(Duration::from_millis(5));
+            assert!(trickled < HEADER, "it waits for ever");
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -18,6 +18,7 @@ use crate::LogId;
 use super::super::etcd::EtcdStore;
 #[cfg(feature = "etcd")]
 use super::super::store::ProjectionStore;
+use super::super::store::StoreError;
 use super::book::Listings;
 use super::client::{NetError, open};
 use super::frame::{self, FrameError, Header, Incoming, Kind};
@@ -287,6 +288,10 @@ fn ask_server(
         match incoming.next().map_err(stranger)? {
             Some((Header { kind: Kind::BookReply, log, .. }, body)) => {
                 return Ok((wire::listings(body).map_err(stranger)?, log));
+            }
+            Some((Header { kind: Kind::Failed, .. }, body)) => {
+                let reason = format!("{address}: {}", String::from_utf8_lossy(body));
+                return Err(NetError::Store(StoreError::Io(io::Error::other(reason))));
             }
             Some((Header { kind: Kind::Refused, .. }, body)) => {
                 let reason = String::from_utf8_lossy(body).into_owned();

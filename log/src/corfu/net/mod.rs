@@ -16,5 +16,6 @@ pub use book::{Listing, Listings};
 pub(crate) use book::{listing_name, listing_node};
 pub use client::{NetError, TcpTransport, announce};
 pub use frame::FrameError;
+pub(crate) use frame::RUN_AT_MOST;
 pub use home::{EtcdAccess, Home, HomeError};
 pub use server::Server;

@@ -21,14 +21,16 @@ use std::time::Duration;
 use crate::file::{FsStorage, Lock, LockMode, Storage};
 use crate::{Durability, LogId};
 
-use super::super::message::{Instance, Reply, SequencerNumber, SequencerVerb, UnitReply, UnitVerb};
+use super::super::message::{
+    Instance, Reply, SequencerNumber, SequencerReply, SequencerVerb, UnitReply, UnitVerb,
+};
 use super::super::sequencer::Sequencer;
 use super::super::server::UnitServer;
 use super::super::store::{FileStore, ProjectionStore, StoreError};
 use super::super::transport::ReplyTo;
 use super::book::FileBook;
 use super::client::named;
-use super::frame::{self, FrameError, Header, Incoming, Kind};
+use super::frame::{self, BODY_AT_MOST, FrameError, Header, Incoming, Kind, READ_AT_MOST};
 use super::wire::{self, BookRequest};
 use super::writer::Writer;
 
@@ -36,6 +38,15 @@ const UNPOISONED: &str = "nothing panics while it holds the lock";
 
 /// So many connections are served at a time; further ones are closed.
 const CONNECTIONS: usize = 1024;
+
+/// How long a frame may take to arrive. The longest one takes some seconds on a slow network.
+const FRAME_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The longest body that a sequencer takes, in bytes: its requests are small.
+const SEQUENCER_BODY: usize = 4 << 10;
+
+/// The longest body that a projection store takes, in bytes: a projection of many segments, or a listing.
+const STORE_BODY: usize = 1 << 20;
 
 /// A unit, a sequencer or a projection store that answers on a socket.
 ///
@@ -158,6 +169,20 @@ impl Server {
         self.shared.log.get().copied()
     }
 
+    /// It is of this log from now on, if it was of none: its cluster's store says so.
+    pub fn pin(&self, log: LogId) {
+        let _ = self.shared.log.set(log);
+    }
+
+    /// Why it answers no more, for a unit whose disk failed; `None` while all is well.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        match &self.shared.role {
+            Role::Unit(unit) => unit.failure(),
+            _ => None,
+        }
+    }
+
     /// What a unit's answered write has survived; `None` for other roles.
     #[must_use]
     pub fn durability(&self) -> Option<Durability> {
@@ -242,11 +267,16 @@ fn serve(shared: &Shared, stream: TcpStream, writer: &Arc<Writer>) {
             }
         }
         let ending = stream.try_clone();
-        let mut incoming = Incoming::new(stream);
+        let incoming = Incoming::guarded(stream, shared.body_at_most(), FRAME_PATIENCE);
+        let Ok(mut incoming) = incoming else { return writer.close() };
         if let Some(refusal) = serve_frames(shared, &mut incoming, writer) {
             let log = shared.log.get().copied();
-            let header = Header { kind: Kind::Refused, log, request: 0, number: shared.number() };
-            let text = refusal.to_string();
+            // What the operating system refuses may pass; the rest does not.
+            let (kind, text) = match &refusal {
+                Refusal::Store(StoreError::Io(error)) => (Kind::Failed, error.to_string()),
+                refusal => (Kind::Refused, refusal.to_string()),
+            };
+            let header = Header { kind, log, request: 0, number: shared.number() };
             writer.add(|out| frame::put(out, header, |out| out.extend_from_slice(text.as_bytes())));
             writer.flush();
             if let Ok(stream) = ending {
@@ -303,6 +333,14 @@ impl Shared {
         }
     }
 
+    const fn body_at_most(&self) -> usize {
+        match &self.role {
+            Role::Unit(_) => BODY_AT_MOST,
+            Role::Sequencer(..) => SEQUENCER_BODY,
+            Role::Store(..) => STORE_BODY,
+        }
+    }
+
     fn check(&self, header: &Header) -> Result<(), Refusal> {
         let asks = matches!(
             (&self.role, header.kind),
@@ -332,7 +370,11 @@ impl Shared {
         };
         match (&self.role, header.kind) {
             (Role::Unit(unit), _) => {
-                let request = wire::unit_request(header.number, body)?;
+                let mut request = wire::unit_request(header.number, body)?;
+                // Whoever wants more asks again from where the answer ends.
+                if let UnitVerb::Read { bytes, .. } | UnitVerb::Fill { bytes, .. } = &mut request.verb {
+                    *bytes = (*bytes).min(READ_AT_MOST);
+                }
                 let joins = match request.verb {
                     UnitVerb::Join(log) => Some(log),
                     _ => None,
@@ -358,8 +400,10 @@ impl Shared {
             (Role::Sequencer(_, sequencer), _) => {
                 let request = wire::sequencer_request(body)?;
                 let reply = sequencer.lock().expect(UNPOISONED).handle(&request);
-                // Whoever tells it where to start tells of which log it is.
-                if let (SequencerVerb::Start { .. }, Some(log)) = (request.verb, header.log) {
+                // Whoever tells it where to start tells of which log it is, if it is the one who is meant.
+                if let (SequencerVerb::Start { instance: meant, .. }, Some(log)) = (request.verb, header.log)
+                    && reply == (SequencerReply::Present { instance: meant, epoch: request.epoch })
+                {
                     let _ = self.log.set(log);
                 }
                 answer(&Reply::Sequencer(reply));
