@@ -188,7 +188,9 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let text = error.to_string();
         match error {
-            StoreError::Damaged { .. } | StoreError::Nameless { .. } => Self::Corrupt(text),
+            StoreError::Damaged { .. } | StoreError::Nameless { .. } | StoreError::Lost { .. } => {
+                Self::Corrupt(text)
+            }
             StoreError::Foreign { .. } | StoreError::InUse { .. } => Self::Refused(text),
             _ => Self::Io(text),
         }

@@ -48,6 +48,13 @@ pub enum StoreError {
         /// Which file.
         path: PathBuf,
     },
+    /// A cluster was founded here, and no projection is left: they were deleted, or another file system is mounted. To
+    /// found it again would give its log another beginning.
+    #[error("the projections in {path} are gone: the file \"{FOUNDED}\" there says that there were some")]
+    Lost {
+        /// Which directory.
+        path: PathBuf,
+    },
     /// What stands at this key was not written by a projection store, or part of what was is missing.
     #[error("{key} in etcd was not left so by a projection store")]
     Foreign {
@@ -159,7 +166,7 @@ impl ProjectionStore for MemoryStore {
 }
 
 /// A projection store in a directory, for processes of one machine: a file for each epoch, and one, `log`, with the
-/// log's id in hexadecimal digits.
+/// log's id in hexadecimal digits. A third kind, `founded`, says since the first projection that there was one.
 ///
 /// A file gets its name when it is complete and synced, by a link, which fails if the name is taken. So it is
 /// there wholly or not at all, and never replaced.
@@ -210,6 +217,9 @@ impl FileStore {
 
     fn sync(&self, epoch: Epoch) -> io::Result<()> {
         File::open(&self.directory)?.sync_all()?;
+        if self.durable.load(Ordering::Acquire) == 0 && self.create(FOUNDED, b"")? {
+            File::open(&self.directory)?.sync_all()?;
+        }
         self.durable.fetch_max(epoch.0, Ordering::AcqRel);
         Ok(())
     }
@@ -238,7 +248,12 @@ impl FileStore {
 
 impl ProjectionStore for FileStore {
     fn latest(&self) -> Result<Option<Arc<Projection>>, StoreError> {
-        let Some(epoch) = self.highest()? else { return Ok(None) };
+        let Some(epoch) = self.highest()? else {
+            if self.directory.join(FOUNDED).try_exists()? {
+                return Err(StoreError::Lost { path: self.directory.clone() });
+            }
+            return Ok(None);
+        };
         if epoch.0 > self.durable.load(Ordering::Acquire) {
             // Who installed it may not have come to that. A projection that somebody has acted by must stay.
             self.sync(epoch)?;
@@ -250,6 +265,9 @@ impl ProjectionStore for FileStore {
 
     fn install(&self, projection: &Projection) -> Result<bool, StoreError> {
         let epoch = projection.epoch;
+        if epoch == Epoch(1) && self.latest()?.is_some() {
+            return Ok(false);
+        }
         if self.highest()?.unwrap_or(Epoch::NONE).next() != epoch {
             return Ok(false);
         }
@@ -280,6 +298,9 @@ impl ProjectionStore for FileStore {
 /// The file that names the log.
 const NAME: &str = "log";
 
+/// The file that says that there was a projection: without one the store is damaged, and not new.
+const FOUNDED: &str = "founded";
+
 fn file_name(epoch: Epoch) -> String {
     format!("projection-{:016x}", epoch.0)
 }
@@ -291,16 +312,43 @@ mod tests {
     use super::*;
     use crate::{LogId, Position};
 
-    #[test]
-    fn file_store_with_a_damaged_projection_says_so() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = FileStore::open(directory.path()).unwrap();
+    fn first_projection() -> Projection {
         let change = Change {
             sequencer: Some(SequencerNumber(1)),
             ..Change::grow(vec![vec![UnitNumber(1), UnitNumber(2)]])
         };
         let found = Found { tail: Position(0), trimmed: Position::ZERO, silent: Vec::new(), instance: None };
-        let projection = Projection::blank(LogId(1), 8).next(&change, &found).unwrap();
+        Projection::blank(LogId(1), 8).next(&change, &found).unwrap()
+    }
+
+    #[test]
+    fn file_store_whose_projections_are_gone_is_not_new() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || FileStore::open(directory.path()).unwrap();
+        let projection = first_projection();
+        // Begun, and not founded.
+        assert_eq!(open().name(LogId(1)).unwrap(), LogId(1));
+        assert!(open().latest().unwrap().is_none());
+        assert!(open().install(&projection).unwrap());
+        fs::remove_file(open().file(Epoch(1))).unwrap();
+        let is_lost =
+            |error: StoreError| matches!(error, StoreError::Lost { path } if path == directory.path());
+        assert!(is_lost(open().latest().unwrap_err()));
+        assert!(is_lost(open().install(&projection).unwrap_err()));
+        assert!(is_lost(open().name(LogId(2)).unwrap_err()));
+        // Also one that was founded before there was such a file, once it was looked at.
+        fs::remove_file(directory.path().join(FOUNDED)).unwrap();
+        fs::write(open().file(Epoch(1)), projection.encode()).unwrap();
+        assert!(open().latest().unwrap().is_some());
+        fs::remove_file(open().file(Epoch(1))).unwrap();
+        assert!(is_lost(open().latest().unwrap_err()));
+    }
+
+    #[test]
+    fn file_store_with_a_damaged_projection_says_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = FileStore::open(directory.path()).unwrap();
+        let projection = first_projection();
         assert!(store.install(&projection).unwrap());
         let mut bytes = fs::read(store.file(Epoch(1))).unwrap();
         bytes[40] ^= 1;
