@@ -100,6 +100,7 @@ fn cluster_out_of_bounds_is_refused() {
             "max_batch_bytes is at least 4, and not 0",
         ),
         (corfu::Config { max_batch_bytes: 3, ..corfu::Config::default() }, "and not 3"),
+        (corfu::Config { max_batch_bytes: (32 << 20) + 1, ..corfu::Config::default() }, "at most 33554432"),
         (corfu::Config { patience: Duration::ZERO, ..corfu::Config::default() }, "patience is more than 0"),
         (
             corfu::Config { janitor: Some(Duration::ZERO), ..corfu::Config::default() },
@@ -142,7 +143,8 @@ fn log_on_a_cluster_with_no_room_or_any_works() {
             patience,
             queue_bytes: bytes,
             cache_bytes: bytes,
-            max_batch_bytes: bytes.max(4 << 20),
+            // A frame takes no more.
+            max_batch_bytes: bytes.clamp(4 << 20, 32 << 20),
             ..corfu::Config::default()
         };
         let cluster = corfu::LocalCluster::open(cluster(width)).unwrap();
