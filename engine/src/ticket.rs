@@ -337,7 +337,10 @@ impl<P: Procedure> Ticket<P> {
     /// Waits until the transaction is durable, as the log promises, and executed.
     ///
     /// # Errors
-    /// [`TicketError`] when the engine stopped first, or when a procedure or a waker of the engine waits.
+    /// [`TicketError`].
+    ///
+    /// # Panics
+    /// If the outcome was taken already, by a poll that was ready.
     pub fn wait(self) -> Result<Outcome<P>, TicketError> {
         if self.waits_for_itself() {
             return Err(TicketError::WaitsForItself);

@@ -61,6 +61,21 @@ pub(crate) struct Limits {
     pub(crate) gathers: bool,
 }
 
+#[cfg(test)]
+impl Limits {
+    /// Of small frames, with no room to wait in.
+    const SMALL: Self = Self {
+        queue_bytes: 0,
+        group_bytes: u64::MAX,
+        batch_bytes: 1024,
+        frame_bytes: 1024,
+        frame_entries: 16,
+        frame_overhead: 0,
+        reserve_below: 0,
+        gathers: false,
+    };
+}
+
 /// What waits, to be written. Whoever holds it is the writer until it has written the frames, in order, and
 /// [published](CommitQueue::publish) or [abandoned](CommitQueue::abandon) them.
 #[derive(Debug)]
@@ -686,16 +701,7 @@ mod tests {
 
     #[test]
     fn a_queue_that_does_not_gather_waits_for_nobody_however_long_writing_takes() {
-        let limits = Limits {
-            queue_bytes: 1 << 20,
-            group_bytes: 1 << 20,
-            batch_bytes: 1024,
-            frame_bytes: 1024,
-            frame_entries: 16,
-            frame_overhead: 0,
-            reserve_below: 0,
-            gathers: false,
-        };
+        let limits = Limits { queue_bytes: 1 << 20, ..Limits::SMALL };
         let queue = CommitQueue::new(limits, Position(0), false, 1 << 20);
         let mut batch = Batch::new();
         batch.push(b"entry");

@@ -191,14 +191,14 @@ impl FromStr for Transaction {
     ///
     /// Integers that fit neither `i64` nor `u64` are refused here, and -0 is made 0; serde_json alone would make them
     /// floating-point numbers. Those are rounded to the nearest double.
-    fn from_str(text: &str) -> Result<Self, RequestError> {
+    fn from_str(json: &str) -> Result<Self, RequestError> {
         // serde would take an array of the fields, too.
-        if !text.trim_start().starts_with('{') {
+        if !json.trim_start().starts_with('{') {
             return Err(RequestError("a transaction is a JSON object".to_owned()));
         }
-        let mut text = Cow::Borrowed(text);
-        for number in numbers(&text.clone()) {
-            let digits = &text[number.clone()];
+        let mut text = Cow::Borrowed(json);
+        for number in numbers(json) {
+            let digits = &json[number.clone()];
             if digits == "-0" {
                 // As long as it was, for the columns in messages.
                 text.to_mut().replace_range(number, " 0");

@@ -89,9 +89,9 @@ impl Release {
         }
     }
 
-    /// Runs transactions of the window until all are finished, or are left to the other drivers. `run` sees everything that the predecessors of
-    /// its transaction did. `ahead` is told of a transaction a little before it runs, once or more often, when its
-    /// predecessors may still be running.
+    /// Runs transactions of the window until all are finished, or are left to the other drivers. `run` sees everything
+    /// that the predecessors of its transaction did. `ahead` is told of a transaction a little before it runs, once or
+    /// more often, when its predecessors may still be running.
     ///
     /// # Panics
     /// When `broken` is set: a driver will not finish what it runs.

@@ -16,20 +16,9 @@ fn explore(model: impl Fn() + Send + Sync + 'static) {
     builder.check(model);
 }
 
-const LIMITS: Limits = Limits {
-    queue_bytes: 0,
-    group_bytes: u64::MAX,
-    batch_bytes: 1024,
-    frame_bytes: 1024,
-    frame_entries: 16,
-    frame_overhead: 0,
-    reserve_below: 0,
-    gathers: false,
-};
-
 /// A queue with room for `room` entries, of which `waiting` may wait.
 fn queue(room: u64, waiting: u64) -> Arc<CommitQueue> {
-    let limits = Limits { queue_bytes: waiting * COST, ..LIMITS };
+    let limits = Limits { queue_bytes: waiting * COST, ..Limits::SMALL };
     Arc::new(CommitQueue::new(limits, Position(0), false, room * COST))
 }
 
@@ -298,7 +287,7 @@ fn loom_submitter_held_back_by_a_full_queue_goes_on() {
 #[test]
 fn loom_what_a_group_leaves_is_the_next_group() {
     explore(|| {
-        let limits = Limits { queue_bytes: 9 * COST, group_bytes: 1, frame_entries: 1, ..LIMITS };
+        let limits = Limits { queue_bytes: 9 * COST, group_bytes: 1, frame_entries: 1, ..Limits::SMALL };
         let queue = Arc::new(CommitQueue::new(limits, Position(0), false, ROOM * COST));
         let log_thread = start(&queue, usize::MAX);
         for n in 0..3 {

@@ -303,19 +303,17 @@ impl Queue {
 
     /// Takes batches again, if nobody has sealed or closed it since it was being sealed.
     pub(crate) fn give_up_seal(&self) {
-        let mut state = self.state.lock().expect(UNPOISONED);
-        if state.phase == Phase::Sealing {
-            state.phase = Phase::Open;
-        }
-        state.wake();
-        drop(state);
-        self.changed.notify_all();
+        self.go_on(Phase::Open, |phase| phase == Phase::Sealing);
     }
 
     /// Goes on in this phase, unless it is closed.
     pub(crate) fn set_phase(&self, phase: Phase) {
+        self.go_on(phase, |phase| phase != Phase::Closed);
+    }
+
+    fn go_on(&self, phase: Phase, from: impl FnOnce(Phase) -> bool) {
         let mut state = self.state.lock().expect(UNPOISONED);
-        if state.phase != Phase::Closed {
+        if from(state.phase) {
             state.phase = phase;
         }
         state.wake();
