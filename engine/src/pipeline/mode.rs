@@ -140,8 +140,8 @@ impl Pipeline {
             Mode::Parallel => None,
             Mode::Sequential => Some(Why::AskedFor),
             Mode::Auto if self.config.threads == 1 => Some(Why::AskedFor),
-            Mode::Auto if leader.crowded.skips() => Some(Why::Crowded),
             Mode::Auto if leader.serial.skips() => Some(Why::AfterSerial),
+            Mode::Auto if leader.crowded.skips() => Some(Why::Crowded),
             Mode::Auto => {
                 let work = Duration::from_nanos(u64::from(len) * self.cost.ns());
                 let is_full = len == self.config.window && len >= WORTH_MIXING;
@@ -151,20 +151,17 @@ impl Pipeline {
         }
     }
 
-    /// Why a mixed window should not be shared, if it should not: it has no work for more than one driver. The next ones
-    /// most likely have none either, and are not even mixed for a while.
+    /// Why a mixed window should not be shared, if it should not: it has no work for more than one driver, as most likely
+    /// the next ones, which are not even mixed for a while, or other programs want the processors.
     pub(super) fn why_not_share(&self, leader: &mut Leader, slot: usize) -> Option<Why> {
         if self.config.mode != Mode::Auto {
             return None;
-        }
-        if leader.crowded.skips() {
-            return Some(Why::Crowded);
         }
         let window = self.windows[slot].read().expect("no panic with a window");
         let plan = window.plan.read().expect("no panic while mixing");
         if plan.schedule.parallelism() >= WORTH_SHARING {
             leader.serial.length = 0;
-            return None;
+            return leader.crowded.skips().then_some(Why::Crowded);
         }
         leader.serial.begin(LONGEST_SERIAL);
         Some(Why::Serial)
