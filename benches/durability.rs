@@ -1,12 +1,14 @@
 //! What durability costs, as ratios within one run: `cargo bench --bench durability`.
 //!
-//! Each round runs every contender once, one after another, in one directory; what is printed are medians over the
-//! rounds, and ratios of medians. `DIR=/mnt/disk` chooses the disk (a file system in memory proves nothing), `ROUNDS=5`
-//! and `ONLY=flushed|alone|zeros|buffered|checkpoints|replay|replicas` what is run, `IN_FLIGHT=2048` how many
-//! transactions wait for groups, `MANY=500000` how many there are of them, `COMMITS=4000` how many are committed one by
-//! one, `THREADS="1 2 8 32"` by how many threads, `MIB=64` how long the segments of `zeros` are, `TRANSFERS=1000000` how many transfers replicas follow.
+//! All contenders of a comparison run in one directory; what is printed, and how often it is run, says `comparison`.
+//! `DIR=/mnt/disk` chooses the disk (a file system in memory proves nothing),
+//! `ONLY=flushed|alone|zeros|buffered|checkpoints|replay|replicas` what is run, `IN_FLIGHT=2048` how many transactions
+//! wait for groups, `MANY=500000` how many there are of them, `COMMITS=4000` how many are committed one by one,
+//! `THREADS="1 2 8 32"` by how many threads, `MIB=64` how long the segments of `zeros` are, `TRANSFERS=1000000` how many
+//! transfers replicas follow.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -23,42 +25,14 @@ use mixlog::workloads::tpcc::client::Tpcc;
 use mixlog::workloads::tpcc::schema::Scale;
 use mixlog::workloads::transfer::{self, Transfer, Transfers};
 use mixlog::workloads::workload::{Client, Workload};
-use mixlog::{Builder, ClientId, Digest, Engine, Membership, Replay, Replica, Ticket};
+use mixlog::{Builder, ClientId, Digest, Engine, Membership, Replica, Ticket};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
+mod comparison;
 
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-/// Runs once, and returns something per second.
-type Contender<'a> = (&'a str, Box<dyn FnMut() -> f64 + 'a>);
-
-/// `ratios`: which contender to which other one, and what is to be reached.
-fn compare(name: &str, unit: &str, mut contenders: Vec<Contender<'_>>, ratios: &[(usize, usize, f64)]) {
-    println!("{name}");
-    let mut results: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
-    for _ in 0..setting("ROUNDS", 5) {
-        for (i, (_, run)) in contenders.iter_mut().enumerate() {
-            results.entry(i).or_default().push(run());
-        }
-    }
-    let medians: Vec<f64> = results.values_mut().map(|speeds| median(speeds)).collect();
-    for ((name, _), median) in contenders.iter().zip(&medians) {
-        println!("  {name:<56} {median:>12.1} {unit}");
-    }
-    for &(a, b, wanted) in ratios {
-        let ratio = medians[a] / medians[b];
-        println!("  {} : {} = {ratio:.2} (to reach: {wanted:.2})", contenders[a].0, contenders[b].0);
-    }
-    println!();
-}
+use comparison::{Aim, Contender, compare, median, setting};
 
 /// A directory that is removed afterwards.
 struct Scratch(PathBuf);
@@ -144,10 +118,10 @@ fn zeros(scratch: &Scratch) {
             &format!("groups of {kib} KiB, flushed one by one, and the preparation of their space"),
             "MB/s",
             vec![
-                ("zeros written before", Box::new(|| prepared_flushes(scratch, bytes, true))),
-                ("allocated only", Box::new(|| prepared_flushes(scratch, bytes, false))),
+                Contender::new("zeros written before", || prepared_flushes(scratch, bytes, true)),
+                Contender::new("allocated only", || prepared_flushes(scratch, bytes, false)),
             ],
-            &[(1, 0, if bytes >= LARGE_GROUP { 1.0 } else { 0.0 })],
+            &[if bytes >= LARGE_GROUP { Aim::Ratio(1, 0, 1.0) } else { Aim::Told(1, 0) }],
         );
     }
     let into = |piece| {
@@ -158,11 +132,11 @@ fn zeros(scratch: &Scratch) {
         "writes of 200 bytes, flushed one by one, into zeros that were written in pieces",
         "/s",
         vec![
-            ("of 64 KiB", Box::new(|| into(PIECE))),
-            ("of 512 KiB", Box::new(|| into(512 << 10))),
-            ("of 8 MiB", Box::new(|| into(8 << 20))),
+            Contender::new("of 64 KiB", || into(PIECE)),
+            Contender::new("of 512 KiB", || into(512 << 10)),
+            Contender::new("of 8 MiB", || into(8 << 20)),
         ],
-        &[(0, 2, 1.0), (1, 2, 1.0)],
+        &[Aim::Ratio(0, 2, 1.0), Aim::Ratio(1, 2, 1.0)],
     );
 }
 
@@ -264,24 +238,28 @@ fn flushed(scratch: &Scratch) {
         &format!("flushed commits, {commits} one by one; then groups of {group} bytes on average"),
         "/s",
         vec![
-            (
-                "raw loop: pwrite and fdatasync of a frame",
-                Box::new(|| raw_flushes(scratch, frame, commits as usize)),
-            ),
-            ("log, one append at a time", Box::new(log_alone)),
-            ("engine, one transaction at a time", Box::new(one_by_one)),
-            ("raw loop with writes of a group", Box::new(|| raw_flushes(scratch, group, commits as usize))),
-            (
-                &name,
-                Box::new(|| {
-                    let (transactions, groups, _) = in_flight(many, run_length());
-                    last = transactions;
-                    groups
-                }),
-            ),
-            ("raw loop with writes of a group, beside a busy thread", Box::new(beside_a_busy_thread)),
+            Contender::new("raw loop: pwrite and fdatasync of a frame", || {
+                raw_flushes(scratch, frame, commits as usize)
+            }),
+            Contender::new("log, one append at a time", log_alone),
+            Contender::new("engine, one transaction at a time", one_by_one),
+            Contender::new("raw loop with writes of a group", || {
+                raw_flushes(scratch, group, commits as usize)
+            }),
+            Contender::new(&name, || {
+                let (transactions, groups, _) = in_flight(many, run_length());
+                last = transactions;
+                groups
+            }),
+            Contender::new("raw loop with writes of a group, beside a busy thread", beside_a_busy_thread),
         ],
-        &[(4, 3, 0.8), (4, 5, 0.8), (5, 3, 0.0), (1, 0, 0.8), (2, 0, 0.8)],
+        &[
+            Aim::Ratio(4, 3, 0.8),
+            Aim::Ratio(4, 5, 0.8),
+            Aim::Told(5, 3),
+            Aim::Ratio(1, 0, 0.8),
+            Aim::Ratio(2, 0, 0.8),
+        ],
     );
     println!("  those groups held {last:.0} transactions/s in the last round\n");
 }
@@ -327,10 +305,10 @@ fn alone(scratch: &Scratch) {
                 &format!("one transaction at a time on {name}, threads: {threads}"),
                 "/s",
                 vec![
-                    ("submitted and waited for", Box::new(|| run(log(), threads, *commits, false))),
-                    ("executed", Box::new(|| run(log(), threads, *commits, true))),
+                    Contender::new("submitted and waited for", || run(log(), threads, *commits, false)),
+                    Contender::new("executed", || run(log(), threads, *commits, true)),
                 ],
-                &[(1, 0, 1.0)],
+                &[Aim::Ratio(1, 0, 1.0)],
             );
         }
     }
@@ -373,13 +351,13 @@ fn buffered(scratch: &Scratch) {
         &format!("buffered log, {} MiB of entries of {ENTRY} bytes", total >> 20),
         "MB/s",
         vec![
-            ("plain loop: writes of 1 MiB", Box::new(|| plain(false))),
-            ("log, 64 entries an append", Box::new(|| log(64, false))),
-            ("log, one entry an append", Box::new(|| log(1, false))),
-            ("plain loop, synced at the end", Box::new(|| plain(true))),
-            ("log, 64 entries an append, flushed at the end", Box::new(|| log(64, true))),
+            Contender::new("plain loop: writes of 1 MiB", || plain(false)),
+            Contender::new("log, 64 entries an append", || log(64, false)),
+            Contender::new("log, one entry an append", || log(1, false)),
+            Contender::new("plain loop, synced at the end", || plain(true)),
+            Contender::new("log, 64 entries an append, flushed at the end", || log(64, true)),
         ],
-        &[(1, 0, 0.5), (2, 0, 0.5), (4, 3, 0.5)],
+        &[Aim::Ratio(1, 0, 0.5), Aim::Ratio(2, 0, 0.5), Aim::Ratio(4, 3, 0.5)],
     );
 }
 
@@ -427,17 +405,14 @@ fn checkpoints(scratch: &Scratch) {
         ),
         "transactions/s",
         vec![
-            ("no checkpoints", Box::new(|| live(scratch, &workload, transactions, with(None)).0)),
-            (
-                "checkpoints",
-                Box::new(|| {
-                    let (speed, _, more) = live(scratch, &workload, transactions, with(Some(every)));
-                    taken += more;
-                    speed
-                }),
-            ),
+            Contender::new("no checkpoints", || live(scratch, &workload, transactions, with(None)).0),
+            Contender::new("checkpoints", || {
+                let (speed, _, more) = live(scratch, &workload, transactions, with(Some(every)));
+                taken += more;
+                speed
+            }),
         ],
-        &[(1, 0, 0.8)],
+        &[Aim::Ratio(1, 0, 0.8)],
     );
     println!("  in {taken} of the rounds a checkpoint was taken meanwhile\n");
 }
@@ -456,72 +431,57 @@ fn replay(scratch: &Scratch) {
     engine.close().expect("it ran well");
     let path = scratch.path("replay");
     checkpoint::backup(&populated, &path).expect("a copy");
-    let (mut original, mut stages) = (Vec::new(), Vec::new());
-    let log = open_log(&path, Durability::Buffered);
-    let builder = workload.register(Engine::builder()).threads(2).checkpoints(keep.clone());
-    let engine = builder.open(log).expect("it opens");
     let config = runner::Config {
         in_flight: 2048,
         stop: Stop::Transactions(transactions),
         report_every: Duration::from_secs(3600),
         ..runner::Config::default()
     };
-    original
-        .push(runner::run(&engine, &workload, &config, &mut |_| ()).expect("it runs").throughput_per_second);
-    let live = engine.digest();
-    engine.close().expect("it ran well");
-    let open = |threads| -> Replay {
+    // Transactions per second, and where it ended, of a run on a copy.
+    let live = |path: &Path| {
+        checkpoint::backup(&populated, path).expect("a copy");
+        let builder = workload.register(Engine::builder()).threads(2).checkpoints(keep.clone());
+        let engine = builder.open(open_log(path, Durability::Buffered)).expect("it opens");
+        let report = runner::run(&engine, &workload, &config, &mut |_| ()).expect("it runs");
+        let digest = engine.digest();
+        engine.close().expect("it ran well");
+        (report.throughput_per_second, digest)
+    };
+    let path = scratch.path("replay");
+    let (_, digest) = live(&path);
+    // Million rows loaded per second, by threads, and the share of the commit stage.
+    let loads = [RefCell::new(Vec::new()), RefCell::new(Vec::new())];
+    let commits = RefCell::new(Vec::new());
+    let replayed = |threads: usize| {
         let log = Arc::new(FileLog::open_read_only(&path).expect("it opens"));
         let config = checkpoint::Config { start: Start::Newest, ..keep.clone() };
-        workload
-            .register(Engine::builder())
-            .threads(threads)
-            .checkpoints(config)
-            .replay(log)
-            .expect("it opens")
-    };
-    let (mut loads, mut from_live) = (BTreeMap::<usize, Vec<f64>>::new(), original[0]);
-    let mut run = |threads: usize| {
-        let replay = open(threads);
-        assert_eq!(replay.to_end().expect("it replays"), live);
+        let builder = workload.register(Engine::builder()).threads(threads).checkpoints(config);
+        let replay = builder.replay(log).expect("it opens");
+        assert_eq!(replay.to_end().expect("it replays"), digest);
         let recovery = replay.recovery().expect("it started");
-        loads.entry(threads).or_default().push(recovery.rows as f64 / recovery.load.as_secs_f64() / 1e6);
+        loads[threads - 1].borrow_mut().push(recovery.rows as f64 / recovery.load.as_secs_f64() / 1e6);
         let all = replay.stats().stages;
         let busy = all.read + all.prepare + all.mix + all.execute + all.verify + all.commit;
-        stages.push(all.commit.as_secs_f64() / busy.as_secs_f64());
+        commits.borrow_mut().push(all.commit.as_secs_f64() / busy.as_secs_f64());
         transactions as f64 / recovery.replay.as_secs_f64()
     };
-    let mut results: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
-    for _ in 0..setting("ROUNDS", 5) {
-        for threads in [1, 2] {
-            results.entry(threads).or_default().push(run(threads));
-        }
-        // The original run once more, on another copy.
-        let again = scratch.path("again");
-        checkpoint::backup(&populated, &again).expect("a copy");
-        let builder = workload.register(Engine::builder()).threads(2).checkpoints(keep.clone());
-        let engine = builder.open(open_log(&again, Durability::Buffered)).expect("it opens");
-        let report = runner::run(&engine, &workload, &config, &mut |_| ()).expect("it runs");
-        original.push(report.throughput_per_second);
-        engine.close().expect("it ran well");
-    }
-    from_live = from_live.max(median(&mut original));
-    let [one, two] = [1, 2].map(|threads| median(results.get_mut(&threads).expect("it ran")));
-    println!("replay of {transactions} TPC-C transactions from a checkpoint of {} rows", taken.rows);
-    println!("  original run, 2 threads {from_live:>12.0} transactions/s");
-    println!("  replay, 1 thread        {one:>12.0} transactions/s");
-    println!("  replay, 2 threads       {two:>12.0} transactions/s");
-    println!("  2 threads : 1 thread = {:.2} (to reach: 1.50)", two / one);
-    println!("  2 threads : original run = {:.2} (to reach: 1.00)", two / from_live);
-    for (threads, loads) in &mut loads {
-        println!(
-            "  loading the checkpoint, {threads} threads: {:.2} M rows/s, verifying included",
-            median(loads)
-        );
+    compare(
+        &format!("replay of {transactions} TPC-C transactions from a checkpoint of {} rows", taken.rows),
+        "transactions/s",
+        vec![
+            Contender::new("original run, 2 threads", || live(&scratch.path("again")).0),
+            Contender::new("replay, 1 thread", || replayed(1)),
+            Contender::new("replay, 2 threads", || replayed(2)),
+        ],
+        &[Aim::Ratio(2, 1, 1.5), Aim::Ratio(2, 0, 1.0)],
+    );
+    for (threads, loads) in (1..).zip(loads) {
+        let speed = median(loads.into_inner());
+        println!("  loading the checkpoint, {threads} threads: {speed:.2} M rows/s, verifying included");
     }
     println!(
-        "  commit : all stages = {:.2} (digests, end of versions, replies; to reach for digests: 0.10)\n",
-        median(&mut stages)
+        "  commit : all stages = {:.2} (digests, end of versions, replies; digests alone are to be at most 0.1)\n",
+        median(commits.into_inner())
     );
 }
 
@@ -606,18 +566,18 @@ fn transfers(transactions: u64, asked: Asked) -> f64 {
 /// What votes cost, one's own and those of others, and the numbers of clients.
 fn replicas(_: &Scratch) {
     let transactions = setting("TRANSFERS", 1_000_000);
-    let run = |members, clients| Box::new(move || transfers(transactions, Asked { members, clients }));
+    let run = |members, clients| move || transfers(transactions, Asked { members, clients });
     compare(
         &format!("{transactions} transfers, a log in memory, one thread that executes in each engine"),
         "transactions/s",
         vec![
-            ("nobody compares, no numbers", run(0, 0)),
-            ("votes, nobody follows", run(1, 0)),
-            ("votes, two replicas follow on the same cores", run(3, 0)),
-            ("numbers of 64 clients", run(0, 64)),
+            Contender::new("nobody compares, no numbers", run(0, 0)),
+            Contender::new("votes, nobody follows", run(1, 0)),
+            Contender::new("votes, two replicas follow on the same cores", run(3, 0)),
+            Contender::new("numbers of 64 clients", run(0, 64)),
         ],
         // Three engines on the cores of one.
-        &[(1, 0, 0.9), (2, 0, 0.33), (3, 0, 0.9)],
+        &[Aim::Ratio(1, 0, 0.9), Aim::Ratio(2, 0, 0.33), Aim::Ratio(3, 0, 0.9)],
     );
 }
 

@@ -1,10 +1,9 @@
 //! The engine against a hand-written serial loop, and against itself: `cargo bench --bench ratios`.
 //!
-//! Machines differ and neighbours are noisy, so nothing here is an absolute claim. Each round runs every contender
-//! once, one after another, over the same pre-filled memory log (the loop: over the same transactions, decoded);
-//! what is printed are medians over the rounds, and ratios of medians.
+//! All contenders of a comparison run over the same pre-filled memory log (the loop: over the same transactions,
+//! decoded), and end in the state of the engine that filled it. `ONLY=tpcc|ycsb|ycsb-e|transfer|undeclared|
+//! undeclared-ycsb|payment|scan` runs one comparison; what is printed, and how often it is run, says `comparison`.
 
-use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,26 +25,33 @@ use mixlog::{Digest, Engine, Mode, Position, Replay};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 mod baseline;
+mod comparison;
+
+use comparison::{Aim, Contender, compare, setting};
 
 /// A log of a population and transactions after it.
 struct Recorded {
     log: Arc<MemoryLog>,
     populated: Position,
     transactions: u64,
+    /// Of the state of who filled it.
+    digest: Digest,
 }
 
 fn record<W: Workload>(workload: &W, transactions: u64) -> Recorded {
     record_with(workload, |engine| {
         let mut client = workload.client(&engine.snapshot(), 1, 0).expect("it is populated");
-        for _ in 0..transactions {
-            // The outcome does not matter here: the log does.
+        // The outcomes do not matter here: the log does.
+        for _ in 1..transactions {
             drop(client.submit(engine).expect("a memory log takes everything"));
         }
+        let last = client.submit(engine).expect("a memory log takes everything");
+        client.settle(last).expect("it is executed");
         transactions
     })
 }
 
-/// A log of a population and of what `submit` submits, which says how much that was.
+/// A log of a population and of what `submit` submits, which waits for the last of it, and says how much it was.
 fn record_with<W: Workload>(workload: &W, submit: impl FnOnce(&Engine) -> u64) -> Recorded {
     let log = Arc::new(MemoryLog::new());
     let engine = workload
@@ -55,18 +61,13 @@ fn record_with<W: Workload>(workload: &W, submit: impl FnOnce(&Engine) -> u64) -
     runner::prepare(&engine, workload, &mut |_, _| ()).expect("the population commits");
     let populated = engine.position().expect("something was populated");
     let transactions = submit(&engine);
+    let digest = engine.digest();
     engine.close().expect("the engine ran well");
-    Recorded { log, populated, transactions }
+    Recorded { log, populated, transactions, digest }
 }
 
-/// Million transactions per second of a replay, and the digest where it ended.
-fn replay<W: Workload>(
-    workload: &W,
-    recorded: &Recorded,
-    threads: usize,
-    window: u32,
-    mode: Mode,
-) -> (f64, Digest) {
+/// Million transactions per second of a replay, which ends where who filled the log ended.
+fn replay<W: Workload>(workload: &W, recorded: &Recorded, threads: usize, window: u32, mode: Mode) -> f64 {
     let builder = workload.register(Engine::builder()).threads(threads).window(window).mode(mode);
     let explains = std::env::var_os("EXPLAIN").is_some();
     let builder = builder.lanes(setting("LANES", 8)).infer(setting("INFER", true));
@@ -77,6 +78,7 @@ fn replay<W: Workload>(
     let start = Instant::now();
     let digest = replay.to_end().expect("the transactions replay");
     let seconds = start.elapsed().as_secs_f64();
+    assert_eq!(digest, recorded.digest, "all runs of one log end in one state");
     if std::env::var_os("STAGES").is_some() {
         let (s, n) = (replay.stats(), recorded.transactions as f64);
         let ns = |a: std::time::Duration, b: std::time::Duration| (a - b).as_nanos() as f64 / n;
@@ -98,51 +100,7 @@ fn replay<W: Workload>(
     if explains {
         println!("{}", replay.explain());
     }
-    (recorded.transactions as f64 / seconds / 1e6, digest)
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-/// One contender of a comparison: runs once, and returns millions per second and a digest, if it has one.
-type Contender<'a> = (String, Box<dyn FnMut() -> (f64, Option<Digest>) + 'a>);
-
-fn compare(name: &str, rounds: usize, mut contenders: Vec<Contender<'_>>, ratios: &[(usize, usize, f64)]) {
-    println!("{name}");
-    let mut results: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
-    let mut digests = Vec::new();
-    // For profiles: one contender, and no ratios.
-    let alone = setting("CONTENDER", usize::MAX);
-    if let Some((name, run)) = contenders.get_mut(alone) {
-        let mut speeds: Vec<f64> = (0..rounds).map(|_| run().0).collect();
-        return println!("  {name:<40} {:>8.3} M transactions/s", median(&mut speeds));
-    }
-    for _ in 0..rounds {
-        for (i, (_, run)) in contenders.iter_mut().enumerate() {
-            let (speed, digest) = run();
-            results.entry(i).or_default().push(speed);
-            digests.extend(digest);
-        }
-    }
-    assert!(digests.windows(2).all(|d| d[0] == d[1]), "all runs of one log end in one digest");
-    let medians: Vec<f64> = results.values_mut().map(|speeds| median(speeds)).collect();
-    for ((name, _), median) in contenders.iter().zip(&medians) {
-        println!("  {name:<40} {median:>8.3} M transactions/s");
-    }
-    for &(a, b, wanted) in ratios {
-        let ratio = medians[a] / medians[b];
-        println!("  {} : {} = {ratio:.2} (to reach: {wanted:.2})", contenders[a].0, contenders[b].0);
-    }
-    if let Some(digest) = digests.first() {
-        println!("  digest {digest}");
-    }
-    println!();
-}
-
-fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+    recorded.transactions as f64 / seconds / 1e6
 }
 
 fn engine<'a, W: Workload>(
@@ -152,31 +110,28 @@ fn engine<'a, W: Workload>(
     window: u32,
     mode: Mode,
 ) -> Contender<'a> {
-    let run = move || {
-        let (speed, digest) = replay(workload, recorded, threads, window, mode);
-        (speed, Some(digest))
-    };
-    (format!("engine, {threads} threads, {mode}"), Box::new(run))
+    let run = move || replay(workload, recorded, threads, window, mode);
+    Contender::new(format!("engine, {threads} threads, {mode}"), run)
 }
 
 /// Runs decoded transactions through a hand-written loop: million per second.
-fn by_hand<T>(transactions: &[T], mut run: impl FnMut(u64, &T)) -> (f64, Option<Digest>) {
+fn by_hand<T>(transactions: &[T], mut run: impl FnMut(u64, &T)) -> f64 {
     let start = Instant::now();
     for (position, transaction) in (1u64..).zip(transactions) {
         run(position, transaction);
     }
-    (transactions.len() as f64 / start.elapsed().as_secs_f64() / 1e6, None)
+    transactions.len() as f64 / start.elapsed().as_secs_f64() / 1e6
 }
 
 /// The contenders of every comparison, the loop first.
 fn contenders<'a, W: Workload>(
-    serial: impl FnMut() -> (f64, Option<Digest>) + 'a,
+    serial: impl FnMut() -> f64 + 'a,
     workload: &'a W,
     recorded: &'a Recorded,
     window: u32,
 ) -> Vec<Contender<'a>> {
     vec![
-        ("serial loop by hand".to_owned(), Box::new(serial)),
+        Contender::new("serial loop by hand", serial),
         engine(workload, recorded, 1, window, Mode::Sequential),
         engine(workload, recorded, 1, window, Mode::Parallel),
         engine(workload, recorded, 2, window, Mode::Parallel),
@@ -184,7 +139,7 @@ fn contenders<'a, W: Workload>(
     ]
 }
 
-fn tpcc(rounds: usize, window: u32) {
+fn tpcc(window: u32) {
     let count = setting("TRANSACTIONS", 300_000);
     let workload: Tpcc = Tpcc::new(Scale::full(setting("WAREHOUSES", 4)), 1);
     let recorded = record(&workload, count);
@@ -198,10 +153,15 @@ fn tpcc(rounds: usize, window: u32) {
     };
     let all = contenders(serial, &workload, &recorded, window);
     let name = format!("TPC-C, full mix, {} warehouses", workload.population().scale.warehouses);
-    compare(&name, rounds, all, &[(4, 0, 1.0), (4, 1, 1.6), (3, 2, 1.6)]);
+    compare(
+        &name,
+        "M transactions/s",
+        all,
+        &[Aim::Ratio(4, 0, 1.0), Aim::Ratio(4, 1, 1.6), Aim::Ratio(3, 2, 1.6)],
+    );
 }
 
-fn ycsb(rounds: usize, window: u32) {
+fn ycsb(window: u32) {
     let count = setting("TRANSACTIONS", 500_000);
     let mut config = ycsb::client::Config::new(ycsb::client::Mix::A);
     config.records = setting("RECORDS", 1_000_000);
@@ -222,40 +182,43 @@ fn ycsb(rounds: usize, window: u32) {
     let all = contenders(serial, &workload, &recorded, window);
     let name =
         format!("YCSB-A, {} records of 100 bytes, 10 operations, theta {}", config.records, config.theta);
-    compare(&name, rounds, all, &[(4, 0, 0.6), (4, 1, 1.6)]);
+    compare(&name, "M transactions/s", all, &[Aim::Ratio(4, 0, 0.6), Aim::Ratio(4, 1, 1.6)]);
 }
 
 /// Footprints declared against footprints found, on two threads.
-fn undeclared(rounds: usize, window: u32) {
+fn undeclared(window: u32) {
     let workload: Tpcc = Tpcc::new(Scale::full(setting("WAREHOUSES", 4)), 1);
     let found: Tpcc<Found> = Tpcc::new(workload.population().scale, 1);
     let recorded = record(&workload, setting("TRANSACTIONS", 300_000));
-    let mut all = vec![
+    let all = vec![
         engine(&workload, &recorded, 2, window, Mode::Auto),
-        engine(&found, &recorded, 2, window, Mode::Auto),
+        engine(&found, &recorded, 2, window, Mode::Auto).named(", footprints found"),
     ];
-    all[1].0 += ", footprints found";
-    compare("TPC-C, footprints declared and found", rounds, all, &[(1, 0, 0.5)]);
+    compare("TPC-C, footprints declared and found", "M transactions/s", all, &[Aim::Ratio(1, 0, 0.5)]);
 }
 
 /// The same without contention.
-fn undeclared_ycsb(rounds: usize, window: u32) {
+fn undeclared_ycsb(window: u32) {
     let mut config = ycsb::client::Config::new(ycsb::client::Mix::A);
     (config.records, config.value_size, config.operations) = (setting("RECORDS", 1_000_000), 100, 10);
     config.theta = 0.0;
     let workload: Ycsb<Inline<100>> = Ycsb::new(config);
     let found: Ycsb<Inline<100>, Found> = Ycsb::new(config);
     let recorded = record(&workload, setting("TRANSACTIONS", 500_000));
-    let mut all = vec![
+    let all = vec![
         engine(&workload, &recorded, 2, window, Mode::Auto),
-        engine(&found, &recorded, 2, window, Mode::Auto),
+        engine(&found, &recorded, 2, window, Mode::Auto).named(", footprints found"),
     ];
-    all[1].0 += ", footprints found";
-    compare("YCSB-A, uniform, footprints declared and found", rounds, all, &[(1, 0, 0.8)]);
+    compare(
+        "YCSB-A, uniform, footprints declared and found",
+        "M transactions/s",
+        all,
+        &[Aim::Ratio(1, 0, 0.8)],
+    );
 }
 
 /// Payments on one warehouse, whose totals are merged into, or written.
-fn payment(rounds: usize, window: u32) {
+fn payment(window: u32) {
     let workload: Tpcc = Tpcc::new(Scale::full(1), 1);
     let without: Tpcc<WithoutMerges> = Tpcc::new(workload.population().scale, 1);
     let count = setting("TRANSACTIONS", 300_000);
@@ -266,20 +229,28 @@ fn payment(rounds: usize, window: u32) {
             Transaction::Payment(payment) => Some(payment),
             _ => None,
         });
-        payments.take(count as usize).for_each(|payment| drop(engine.submit(&payment).expect("it is taken")));
+        let mut last = None;
+        payments
+            .take(count as usize)
+            .for_each(|payment| last = Some(engine.submit(&payment).expect("it is taken")));
+        last.expect("there are some").wait().expect("it is executed");
         count
     });
     let mut all = Vec::new();
     for mode in [Mode::Auto, Mode::Parallel] {
         all.push(engine(&workload, &recorded, 2, window, mode));
-        all.push(engine(&without, &recorded, 2, window, mode));
-        all.last_mut().expect("just pushed").0 += ", without merges";
+        all.push(engine(&without, &recorded, 2, window, mode).named(", without merges"));
     }
-    compare("Payments on one warehouse", rounds, all, &[(0, 1, 1.5), (2, 3, 1.5)]);
+    compare(
+        "Payments on one warehouse",
+        "M transactions/s",
+        all,
+        &[Aim::Ratio(0, 1, 1.5), Aim::Ratio(2, 3, 1.5)],
+    );
 }
 
 /// One driver, with and without a thread beside it that scans the whole table again and again on snapshots.
-fn scan(rounds: usize, window: u32) {
+fn scan(window: u32) {
     let mut config = ycsb::client::Config::new(ycsb::client::Mix::A);
     (config.records, config.value_size, config.operations) = (setting("RECORDS", 200_000), 100, 10);
     config.theta = 0.0;
@@ -296,7 +267,8 @@ fn scan(rounds: usize, window: u32) {
             let digest = replay.to_end().expect("the transactions replay");
             let seconds = start.elapsed().as_secs_f64();
             done.store(true, Ordering::Relaxed);
-            (recorded.transactions as f64 / seconds / 1e6, Some(digest))
+            assert_eq!(digest, recorded.digest, "all runs of one log end in one state");
+            recorded.transactions as f64 / seconds / 1e6
         })
     };
     let spin = |_: &Replay, done: &AtomicBool| {
@@ -313,16 +285,21 @@ fn scan(rounds: usize, window: u32) {
             black_box(sum);
         }
     };
-    let all: Vec<Contender<'_>> = vec![
-        ("1 driver, nothing beside it".to_owned(), Box::new(move || run(|_, _| ()))),
-        ("1 driver, a spinning thread beside it".to_owned(), Box::new(move || run(spin))),
-        ("1 driver, a scanning thread beside it".to_owned(), Box::new(move || run(scans))),
+    let all = vec![
+        Contender::new("1 driver, nothing beside it", move || run(|_, _| ())),
+        Contender::new("1 driver, a spinning thread beside it", move || run(spin)),
+        Contender::new("1 driver, a scanning thread beside it", move || run(scans)),
     ];
-    compare("Full scans of snapshots beside YCSB-A", rounds, all, &[(2, 0, 0.8), (2, 1, 0.8)]);
+    compare(
+        "Full scans of snapshots beside YCSB-A",
+        "M transactions/s",
+        all,
+        &[Aim::Ratio(2, 0, 0.8), Aim::Ratio(2, 1, 0.8)],
+    );
 }
 
 /// Scans and inserts.
-fn ycsb_e(rounds: usize, window: u32) {
+fn ycsb_e(window: u32) {
     let count = setting("TRANSACTIONS", 300_000);
     let mut config = ycsb::client::Config::new(ycsb::client::Mix::E);
     (config.records, config.value_size) = (setting("RECORDS", 1_000_000), 100);
@@ -337,10 +314,15 @@ fn ycsb_e(rounds: usize, window: u32) {
         by_hand(&transactions, |_, transaction| _ = black_box(records.run(transaction)))
     };
     let all = contenders(serial, &workload, &recorded, window);
-    compare("YCSB-E, 1 operation, against a BTreeMap", rounds, all, &[(4, 0, 1.0), (4, 1, 1.6)]);
+    compare(
+        "YCSB-E, 1 operation, against a BTreeMap",
+        "M transactions/s",
+        all,
+        &[Aim::Ratio(4, 0, 1.0), Aim::Ratio(4, 1, 1.6)],
+    );
 }
 
-fn transfer(rounds: usize, window: u32) {
+fn transfer(window: u32) {
     let count = setting("TRANSACTIONS", 1_000_000);
     let mut config = transfer::Config::new();
     config.hot = setting("HOT", 1.0);
@@ -357,15 +339,14 @@ fn transfer(rounds: usize, window: u32) {
     };
     let all = contenders(serial, &workload, &recorded, window);
     let name = format!("transfers, one side hot with probability {}", config.hot);
-    compare(&name, rounds, all, &[(4, 1, 0.7), (3, 1, 0.7)]);
+    compare(&name, "M transactions/s", all, &[Aim::Ratio(4, 1, 0.7), Aim::Ratio(3, 1, 0.7)]);
 }
 
 fn main() {
-    let rounds = setting("ROUNDS", 5);
     let window = setting("WINDOW", 256);
     let only = setting("ONLY", String::new());
     for (name, run) in [
-        ("tpcc", tpcc as fn(usize, u32)),
+        ("tpcc", tpcc as fn(u32)),
         ("ycsb", ycsb),
         ("ycsb-e", ycsb_e),
         ("transfer", transfer),
@@ -375,7 +356,7 @@ fn main() {
         ("scan", scan),
     ] {
         if only.is_empty() || only == name {
-            run(rounds, window);
+            run(window);
         }
     }
 }

@@ -1,15 +1,15 @@
 //! The log's backends against each other: `cargo bench --bench log`.
 //!
-//! Machines differ and neighbours are noisy, so what counts are ratios within one run: each round runs every
-//! contender once, one after another, and what is printed are medians over the rounds. `ROUNDS=N` sets how many
-//! (5), `ONLY=tokens|append|read|reconfigure` runs one part, `ONLY=append-flushed` only that of it. For profilers,
-//! `CONTENDER=TCP` runs only those with that in their names.
+//! `ONLY=tokens|append|read|reconfigure` runs one part, `ONLY=append-flushed` only that of it; what is printed, and how
+//! often it is run, says `comparison`.
 //!
 //! Over TCP means over loopback, with the servers and clients that processes of a cluster use, here in threads of
 //! one process: rates do not depend on that, as nothing but bytes on sockets passes between them, and all of it
 //! shares the same cores either way. Deaths need processes: for `reconfigure` each role is one.
 
 mod cluster;
+#[path = "../comparison/mod.rs"]
+mod comparison;
 mod raw;
 mod reconfigure;
 mod tokens;
@@ -22,61 +22,11 @@ use mixlog::log::corfu::LocalStorage;
 use mixlog::log::{Batch, Durability, FileLog, MemoryLog, Position, SharedLog, file};
 
 use cluster::{TcpCluster, local, local_files, over_tcp};
+use comparison::{Aim, Contender, compare, setting};
 use tokens::Sent;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-fn setting(name: &str, default: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| default.to_owned())
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-/// What a contender should reach.
-#[derive(Clone, Copy)]
-enum Target {
-    None,
-    /// So much.
-    Rate(f64),
-    /// So much of the first contender's rate.
-    Ratio(f64),
-}
-
-/// A contender: its name, one run of it, which tells its rate, and what it should reach.
-type Contender<'a> = (&'a str, Box<dyn Fn() -> f64 + 'a>, Target);
-
-/// Runs all contenders in each round, and prints the medians, each also as a ratio to the first.
-fn compare(title: &str, unit: &str, rounds: usize, contenders: &[Contender<'_>]) {
-    let wanted = setting("CONTENDER", "");
-    let contenders: Vec<_> = contenders.iter().filter(|(name, ..)| name.contains(&wanted)).collect();
-    if contenders.is_empty() {
-        return;
-    }
-    let mut rates = vec![Vec::new(); contenders.len()];
-    for _ in 0..rounds {
-        for ((_, run, _), rates) in contenders.iter().zip(&mut rates) {
-            // What one left to be written, and removed, is not to be waited for by the next one.
-            rustix::fs::sync();
-            rates.push(run());
-        }
-    }
-    println!("\n{title}, {unit}, medians of {rounds} rounds");
-    let medians: Vec<f64> = rates.into_iter().map(median).collect();
-    for ((name, _, target), rate) in contenders.iter().zip(&medians) {
-        let ratio = rate / medians[0];
-        let verdict = |reached| if reached { "reached" } else { "MISSED" };
-        let target = match *target {
-            Target::None => String::new(),
-            Target::Rate(target) => format!("   target {target}: {}", verdict(*rate >= target)),
-            Target::Ratio(target) => format!("   target {target} of it: {}", verdict(ratio >= target)),
-        };
-        println!("  {name:<44} {rate:>10.3}   {ratio:>6.2} of the first{target}");
-    }
-}
 
 fn file_log(directory: &Path, durability: Durability) -> FileLog {
     let config = file::Config { durability, ..file::Config::default() };
@@ -115,107 +65,77 @@ fn reads(log: &dyn SharedLog) -> f64 {
     bytes as f64 / begun.elapsed().as_secs_f64() / 1e6
 }
 
-fn measure_tokens(scratch: &Path, rounds: usize) {
+fn measure_tokens(scratch: &Path) {
     let cluster = TcpCluster::start(scratch, Durability::Memory, 1);
-    let contenders: [Contender<'_>; 6] = [
-        ("in this thread, one for each request", Box::new(|| tokens::in_this_thread(1)), Target::Rate(0.5)),
-        ("in this thread, 64 for each request", Box::new(|| tokens::in_this_thread(64)), Target::None),
-        (
-            "over TCP, one for each request, sent one by one",
-            Box::new(|| tokens::over_tcp(&cluster, 1 << 20, 1, Sent::OneByOne)),
-            Target::None,
-        ),
-        (
-            "over TCP, one for each request",
-            Box::new(|| tokens::over_tcp(&cluster, 1 << 20, 1, Sent::Together)),
-            Target::Rate(0.5),
-        ),
-        (
-            "over TCP, 64 for each request, sent one by one",
-            Box::new(|| tokens::over_tcp(&cluster, 1 << 20, 64, Sent::OneByOne)),
-            Target::None,
-        ),
-        (
-            "over TCP, 64 for each request",
-            Box::new(|| tokens::over_tcp(&cluster, 1 << 20, 64, Sent::Together)),
-            Target::Rate(5.0),
-        ),
+    let over_tcp = |count, sent| {
+        let cluster = &cluster;
+        move || tokens::over_tcp(cluster, 1 << 20, count, sent)
+    };
+    let contenders = vec![
+        Contender::new("in this thread, one for each request", || tokens::in_this_thread(1)),
+        Contender::new("in this thread, 64 for each request", || tokens::in_this_thread(64)),
+        Contender::new("over TCP, one for each request, sent one by one", over_tcp(1, Sent::OneByOne)),
+        Contender::new("over TCP, one for each request", over_tcp(1, Sent::Together)),
+        Contender::new("over TCP, 64 for each request, sent one by one", over_tcp(64, Sent::OneByOne)),
+        Contender::new("over TCP, 64 for each request", over_tcp(64, Sent::Together)),
     ];
-    compare("Sequencer", "million tokens/s", rounds, &contenders);
+    let aims = [Aim::Rate(0, 20.0), Aim::Rate(3, 0.5), Aim::Rate(5, 5.0)];
+    compare("Sequencer", "million tokens/s", contenders, &aims);
 }
 
 /// How many entries are appended.
 const APPENDED: usize = 1 << 22;
 
-fn measure_appends_in_memory(scratch: &Path, rounds: usize) {
-    let contenders: [Contender<'_>; 4] = [
-        ("memory log", Box::new(|| appends(&MemoryLog::new(), APPENDED)), Target::None),
-        (
-            "cluster, 1 unit in memory",
-            Box::new(|| appends(&local(LocalStorage::Memory, 1), APPENDED)),
-            Target::None,
-        ),
-        (
-            "cluster, 2 units in memory",
-            Box::new(|| appends(&local(LocalStorage::Memory, 2), APPENDED)),
-            Target::None,
-        ),
-        (
-            "cluster over TCP, 2 units in memory",
-            Box::new(|| appends(&over_tcp(scratch, Durability::Memory, 2).0, APPENDED)),
-            Target::Rate(300.0),
-        ),
+fn measure_appends_in_memory(scratch: &Path) {
+    let contenders = vec![
+        Contender::new("memory log", || appends(&MemoryLog::new(), APPENDED)),
+        Contender::new("cluster, 1 unit in memory", || appends(&local(LocalStorage::Memory, 1), APPENDED)),
+        Contender::new("cluster, 2 units in memory", || appends(&local(LocalStorage::Memory, 2), APPENDED)),
+        Contender::new("cluster over TCP, 2 units in memory", || {
+            appends(&over_tcp(scratch, Durability::Memory, 2).0, APPENDED)
+        }),
     ];
-    compare("Appends of 64 bytes in batches of 64", "thousand entries/s", rounds, &contenders);
+    let aims = [Aim::Told(1, 0), Aim::Told(2, 0), Aim::Told(3, 0), Aim::Rate(3, 300.0)];
+    compare("Appends of 64 bytes in batches of 64", "thousand entries/s", contenders, &aims);
 }
 
-fn measure_appends_on_disk(scratch: &Path, rounds: usize, durability: Durability) {
+fn measure_appends_on_disk(scratch: &Path, durability: Durability) {
     let fresh = || tempfile::tempdir_in(scratch).expect("a directory");
-    // The same bytes without a log: a flush for every run, and for every four.
-    let raw = |replicas, runs| {
-        let (directory, flushes) = (fresh(), (APPENDED >> 14) / runs);
-        APPENDED as f64 / raw::chain(directory.path(), replicas, runs * raw::RUN, flushes) / 1e3
-    };
-    let target = if durability == Durability::Flushed { Target::Ratio(0.5) } else { Target::None };
-    let mut contenders: Vec<Contender<'_>> = vec![
-        (
-            "file log",
-            Box::new(|| {
-                let directory = fresh();
-                appends(&file_log(&directory.path().join("log"), durability), APPENDED)
-            }),
-            Target::None,
-        ),
-        (
-            "cluster, 2 units on the same disk",
-            Box::new(|| {
-                let directory = fresh();
-                appends(&local_files(directory.path(), durability), APPENDED)
-            }),
-            target,
-        ),
-        (
-            "cluster over TCP, 2 units on the same disk",
-            Box::new(|| appends(&over_tcp(scratch, durability, 2).0, APPENDED)),
-            target,
-        ),
+    let flushed = durability == Durability::Flushed;
+    let mut contenders = vec![
+        Contender::new("file log", || {
+            let directory = fresh();
+            appends(&file_log(&directory.path().join("log"), durability), APPENDED)
+        }),
+        Contender::new("cluster, 2 units on the same disk", || {
+            let directory = fresh();
+            appends(&local_files(directory.path(), durability), APPENDED)
+        }),
+        Contender::new("cluster over TCP, 2 units on the same disk", || {
+            appends(&over_tcp(scratch, durability, 2).0, APPENDED)
+        }),
     ];
-    if durability == Durability::Flushed {
-        contenders.extend([
-            (
-                "one raw writer, a flush for each run",
-                Box::new(|| raw(1, 1)) as Box<dyn Fn() -> f64>,
-                Target::None,
-            ),
-            ("one raw writer, a flush for four runs", Box::new(|| raw(1, 4)), Target::None),
-            ("two raw writers, a flush for each run", Box::new(|| raw(2, 1)), Target::None),
-            ("two raw writers, a flush for four runs", Box::new(|| raw(2, 4)), Target::None),
-        ]);
+    let aim = |contender| if flushed { Aim::Ratio(contender, 0, 0.5) } else { Aim::Told(contender, 0) };
+    let mut aims = vec![aim(1), aim(2)];
+    if flushed {
+        // The same bytes without a log: a flush for every run, and for every four.
+        for (name, replicas, runs) in [
+            ("one raw writer, a flush for each run", 1, 1),
+            ("one raw writer, a flush for four runs", 1, 4),
+            ("two raw writers, a flush for each run", 2, 1),
+            ("two raw writers, a flush for four runs", 2, 4),
+        ] {
+            aims.push(Aim::Told(contenders.len(), 0));
+            contenders.push(Contender::new(name, move || {
+                let (directory, flushes) = (fresh(), (APPENDED >> 14) / runs);
+                APPENDED as f64 / raw::chain(directory.path(), replicas, runs * raw::RUN, flushes) / 1e3
+            }));
+        }
     }
-    compare(&format!("The same, {durability}"), "thousand entries/s", rounds, &contenders);
+    compare(&format!("The same, {durability}"), "thousand entries/s", contenders, &aims);
 }
 
-fn measure_reads(scratch: &Path, rounds: usize) {
+fn measure_reads(scratch: &Path) {
     let filled = |log: Arc<dyn SharedLog>| {
         append(&*log, 1 << 15, 16, 4096);
         log
@@ -231,36 +151,36 @@ fn measure_reads(scratch: &Path, rounds: usize) {
         cluster
     });
     // A client of its own for each run: nothing is in its cache.
-    let contenders: [Contender<'_>; 5] = [
-        ("file log", Box::new(|| reads(&*file)), Target::None),
-        ("cluster, units in memory", Box::new(|| reads(&*units)), Target::None),
-        ("cluster, units in files", Box::new(|| reads(&*unit_files)), Target::None),
-        ("cluster over TCP, units in memory", Box::new(|| reads(&clusters[0].log())), Target::Rate(500.0)),
-        ("cluster over TCP, units in files", Box::new(|| reads(&clusters[1].log())), Target::Rate(500.0)),
+    let contenders = vec![
+        Contender::new("file log", || reads(&*file)),
+        Contender::new("cluster, units in memory", || reads(&*units)),
+        Contender::new("cluster, units in files", || reads(&*unit_files)),
+        Contender::new("cluster over TCP, units in memory", || reads(&clusters[0].log())),
+        Contender::new("cluster over TCP, units in files", || reads(&clusters[1].log())),
     ];
-    compare("Streaming read of 128 MiB, entries of 4 KiB", "MB/s", rounds, &contenders);
+    let aims = [Aim::Told(1, 0), Aim::Told(2, 0), Aim::Rate(3, 500.0), Aim::Rate(4, 500.0)];
+    compare("Streaming read of 128 MiB, entries of 4 KiB", "MB/s", contenders, &aims);
 }
 
 fn main() {
-    let only = setting("ONLY", "");
-    let rounds: usize = setting("ROUNDS", "5").parse().expect("ROUNDS is a number");
+    let only = setting("ONLY", String::new());
     let wanted = |part: &str| part.starts_with(&only);
     let scratch = tempfile::tempdir().expect("a directory");
     if wanted("tokens") {
-        measure_tokens(scratch.path(), rounds);
+        measure_tokens(scratch.path());
     }
     if wanted("append-memory") {
-        measure_appends_in_memory(scratch.path(), rounds);
+        measure_appends_in_memory(scratch.path());
     }
     for durability in [Durability::Buffered, Durability::Flushed] {
         if wanted(&format!("append-{durability}")) {
-            measure_appends_on_disk(scratch.path(), rounds, durability);
+            measure_appends_on_disk(scratch.path(), durability);
         }
     }
     if wanted("read") {
-        measure_reads(scratch.path(), rounds);
+        measure_reads(scratch.path());
     }
     if wanted("reconfigure") {
-        reconfigure::print(scratch.path(), rounds);
+        reconfigure::print(scratch.path());
     }
 }

@@ -19,6 +19,7 @@ use mixlog::log::{Batch, Durability, SharedLog};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::cluster::{PATIENCE, set_up};
+use super::comparison::{median, rounds};
 
 /// A process of a role; killed when dropped.
 struct Role {
@@ -128,8 +129,9 @@ pub(crate) fn after_death(directory: &Path, victim: u32, signal: Signal) -> Paus
     Pause { detected_ms: ms(begun, detected), resumed_ms: ms(detected, resumed) }
 }
 
-/// Prints the pauses of `rounds` deaths of each kind, in milliseconds: medians, and the longest.
-pub(crate) fn print(directory: &Path, rounds: usize) {
+/// Prints the pauses of some deaths of each kind, in milliseconds: medians, and the longest.
+pub(crate) fn print(directory: &Path) {
+    let rounds = rounds();
     println!("\nA unit of a chain of two dies, processes over TCP, ms, medians of {rounds} rounds");
     println!("  {:<34} {:>12} {:>12} {:>12}   target", "", "detected", "then resumed", "at most");
     let deaths = [
@@ -140,11 +142,11 @@ pub(crate) fn print(directory: &Path, rounds: usize) {
     ];
     for (name, victim, signal) in deaths {
         let pauses: Vec<Pause> = (0..rounds).map(|_| after_death(directory, victim, signal)).collect();
-        let detected = super::median(pauses.iter().map(|pause| pause.detected_ms).collect());
+        let detected = median(pauses.iter().map(|pause| pause.detected_ms));
         let resumed: Vec<f64> = pauses.iter().map(|pause| pause.resumed_ms).collect();
         let longest = resumed.iter().copied().fold(0.0, f64::max);
         let met = if longest < 1e3 { "reached" } else { "MISSED" };
-        let resumed = super::median(resumed);
+        let resumed = median(resumed);
         println!("  {name:<34} {detected:>12.0} {resumed:>12.0} {longest:>12.0}   1000 {met}");
     }
 }
