@@ -119,26 +119,31 @@ pub(crate) struct Version<V> {
 unsafe impl<V: Send> Send for Version<V> {}
 
 /// A row. All-zero is a number that was never used.
+///
+/// What readers look at who need not keep writers out comes first: see [`Row::READ`].
 #[repr(C)]
 pub(crate) struct Row<K, V> {
-    pub(crate) latch: Latch,
     /// The hash of the row's unit of conflict: an access must have declared exactly this one, whatever the hash
     /// of its key or the granule function say now. Written with the key.
     unit: UnsafeCell<u64>,
     /// The hash of the granule with which the row is read as a whole: the same holds for it.
     granule: UnsafeCell<u64>,
-    chain: UnsafeCell<*const Version<V>>,
     key: UnsafeCell<MaybeUninit<K>>,
     value: UnsafeCell<MaybeUninit<Option<V>>>,
-    /// Whether the row stands in a worker's list of rows without a value. Last, where it most often fits into what
+    /// Whether the row stands in a worker's list of rows without a value. Here, where it most often fits into what
     /// alignment leaves.
     pub(crate) listed: AtomicBool,
+    pub(crate) latch: Latch,
+    chain: UnsafeCell<*const Version<V>>,
 }
 
 // SAFETY: a stamp of 0, a null chain, false, and bytes that are not looked at while the stamp is 0.
 unsafe impl<K, V> ZeroValid for Row<K, V> {}
 
 impl<K, V> Row<K, V> {
+    /// Of a row so many bytes are read by those that need not keep others from writing it.
+    pub(crate) const READ: usize = std::mem::offset_of!(Self, value) + size_of::<Option<V>>();
+
     /// Starts a row without a value in a free number.
     ///
     /// # Safety

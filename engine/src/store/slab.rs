@@ -23,8 +23,13 @@ pub(crate) struct Slab<T> {
     chunks: [AtomicPtr<T>; CHUNKS],
     regions: Mutex<Vec<Region>>,
     reserved: CachePadded<AtomicU32>,
+    /// Bytes from one item to the next.
+    stride: usize,
     items: PhantomData<T>,
 }
+
+/// What comes from memory at once, in bytes.
+const LINE: usize = 64;
 
 /// Types for which all-zero bytes are a valid value.
 ///
@@ -33,11 +38,27 @@ pub(crate) struct Slab<T> {
 pub(crate) unsafe trait ZeroValid {}
 
 impl<T: ZeroValid> Slab<T> {
+    /// Items that lie close together.
     pub(crate) fn new() -> Self {
+        Self::with_stride(size_of::<T>())
+    }
+
+    /// Items of which many are read after each other, each from its start to `end`: they begin with a line, if that
+    /// makes an item no longer than what it spares, on average, of what comes from memory.
+    pub(crate) fn of_items_read_to(end: usize) -> Self {
+        let aligned = size_of::<T>().next_multiple_of(LINE);
+        // Where an item begins anywhere in a line, the line's start is read in vain, and what is behind `end`.
+        let spared = (end.next_multiple_of(8) + LINE - 8).saturating_sub(end.next_multiple_of(LINE));
+        let is_worth_it = spared >= aligned - size_of::<T>();
+        Self::with_stride(if is_worth_it { aligned } else { size_of::<T>() })
+    }
+
+    fn with_stride(stride: usize) -> Self {
         Self {
             chunks: [const { AtomicPtr::new(ptr::null_mut()) }; CHUNKS],
             regions: Mutex::default(),
             reserved: CachePadded::new(AtomicU32::new(0)),
+            stride,
             items: PhantomData,
         }
     }
@@ -45,6 +66,11 @@ impl<T: ZeroValid> Slab<T> {
     /// How many numbers were given out.
     pub(crate) fn len(&self) -> u32 {
         self.reserved.load(Ordering::Acquire)
+    }
+
+    /// What the numbers given out take, in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        u64::from(self.len()) * self.stride as u64
     }
 
     /// Gives out `count` new numbers.
@@ -58,7 +84,7 @@ impl<T: ZeroValid> Slab<T> {
         let end = end.expect("a table holds fewer than 2^32 rows");
         for chunk in 0..=Self::place(end).0 {
             if self.chunks[chunk].load(Ordering::Relaxed).is_null() {
-                let region = Region::zeroed((1usize << (FIRST_BITS as usize + chunk)) * size_of::<T>());
+                let region = Region::zeroed((1usize << (FIRST_BITS as usize + chunk)) * self.stride);
                 assert!(align_of::<T>() <= 4096, "rows are aligned to a page at most");
                 // Release: whoever sees the chunk, or the number that follows, sees it mapped.
                 self.chunks[chunk].store(region.start().as_ptr().cast(), Ordering::Release);
@@ -85,18 +111,55 @@ impl<T: ZeroValid> Slab<T> {
         // index sees the chunk too.
         let start = self.chunks[chunk].load(Ordering::Acquire);
         // SAFETY: the number was given out, so its chunk is mapped and holds more than `index` items; all-zero
-        // is valid (`ZeroValid`); the chunk lives as long as `self`.
-        unsafe { &*start.add(index) }
+        // is valid (`ZeroValid`); the chunk lives as long as `self`. A stride
+        // is a multiple of the alignment: it is the size, or that rounded up to lines, which no alignment exceeds unless
+        // the size is a multiple of it already.
+        unsafe { &*start.byte_add(index * self.stride) }
     }
 
-    /// Asks the cache for the lines of an item, the first `most` at most.
+    /// Asks the cache for the lines of the first `bytes` of an item.
     #[inline]
-    pub(crate) fn prefetch(&self, id: RowId, most: usize) {
+    pub(crate) fn prefetch(&self, id: RowId, bytes: usize) {
         let (chunk, index) = Self::place(id);
-        let start = self.chunks[chunk].load(Ordering::Relaxed).wrapping_add(index).cast::<u8>();
-        let lines = (start.addr() % 64 + size_of::<T>()).div_ceil(64).min(most);
-        for line in 0..lines {
-            super::prefetch(start.wrapping_add(line * 64));
+        let start = self.chunks[chunk].load(Ordering::Relaxed).cast::<u8>();
+        let start = start.wrapping_add(index * self.stride);
+        for line in 0..(start.addr() % LINE + bytes).div_ceil(LINE) {
+            super::prefetch(start.wrapping_add(line * LINE));
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[repr(C, align(8))]
+    struct Item<const N: usize>([u8; N]);
+
+    // SAFETY: bytes.
+    unsafe impl<const N: usize> ZeroValid for Item<N> {}
+
+    /// Addresses of items of which the first `end` bytes are read, in all of the first chunks.
+    fn addresses<const N: usize>(end: usize) -> Vec<usize> {
+        let slab = Slab::<Item<N>>::of_items_read_to(end);
+        let ids = slab.reserve(5 << FIRST_BITS);
+        let addresses: Vec<_> = ids.map(|id| ptr::from_ref(slab.get(id)).addr()).collect();
+        let distances = addresses.windows(2).map(|pair| pair[1].abs_diff(pair[0]));
+        assert!(distances.min().is_some_and(|least| least >= N), "items do not overlap");
+        assert!(slab.bytes() >= (5 << FIRST_BITS) * N as u64);
+        addresses
+    }
+
+    #[test]
+    fn items_begin_with_a_line_where_that_spares_more_than_it_takes() {
+        let aligned = |addresses: Vec<usize>| addresses.iter().all(|address| address % LINE == 0);
+        // Two lines for three, by 48 bytes.
+        assert!(aligned(addresses::<144>(125)));
+        // As many lines either way.
+        assert!(!aligned(addresses::<144>(136)));
+        assert!(!aligned(addresses::<1040>(1025)));
+        // Nothing is longer for it.
+        assert!(aligned(addresses::<64>(40)));
+        assert!(aligned(addresses::<128>(1)));
     }
 }

@@ -136,7 +136,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             row_version: table.row_version(),
             secondary,
             domain,
-            rows: Slab::new(),
+            rows: if table.is_ordered() { Slab::of_items_read_to(Row::<K, V>::READ) } else { Slab::new() },
             index: match conflicts {
                 Conflicts::Ranges => Index::Leaves(Box::new((HashIndex::new(), LeafIndex::new()))),
                 _ if table.is_ordered() => Index::Ordered(Box::new(OrderedIndex::new())),
@@ -218,7 +218,13 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     #[inline]
     pub(crate) fn fetch_row(&self, id: RowId) {
         // Of long rows the rest comes by itself.
-        self.rows.prefetch(id, 4);
+        self.rows.prefetch(id, size_of::<Row<K, V>>().min(256));
+    }
+
+    /// Asks the cache for what is read of a row by those that need not keep others from writing it.
+    #[inline]
+    pub(crate) fn fetch_value(&self, id: RowId) {
+        self.rows.prefetch(id, Row::<K, V>::READ.min(256));
     }
 
     /// The hash of the granule that the key lies in.

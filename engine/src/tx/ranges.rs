@@ -117,7 +117,7 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Range<'a, K, V, C> {
                 }
             };
             let id = if from_back { rows.next_back(visit) } else { rows.next(visit) }?;
-            rows.ahead(from_back).iter().for_each(|&id| store.fetch_row(id));
+            rows.ahead(from_back).iter().for_each(|&id| store.fetch_value(id));
             let row = store.row(id);
             // SAFETY: the guard allowed reading the granule in which the row itself says that it lies, so nobody
             // writes it while `&Tx` lives.

@@ -18,7 +18,7 @@ use crate::infer::Leaves;
 use crate::interactive::Intention;
 use crate::stats::TableMemory;
 use crate::store::overlay::{Overlays, TouchedRow};
-use crate::store::row::{Row, Stamp, Version};
+use crate::store::row::{Stamp, Version};
 use crate::store::slab::RowId;
 use crate::store::{AnyTable, SeeHashes, SeeRow, Undo, Unit, WindowEnd, Worker};
 use crate::table::{Conflicts, Key, TableId, Value};
@@ -375,7 +375,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
         TableMemory {
             name: self.name,
             rows: sum(|told| &told.with_value),
-            rows_bytes: u64::from(self.rows.len()) * size_of::<Row<K, V>>() as u64,
+            rows_bytes: self.rows.bytes(),
             versions,
             versions_bytes: versions * size_of::<Version<V>>() as u64,
             undo_bytes: total(|told| &told.undo_bytes),
