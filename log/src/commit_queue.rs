@@ -102,6 +102,23 @@ pub(crate) enum Work {
     Stop,
 }
 
+/// What is to be done where a segment could not be reserved the last time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tries {
+    /// Nothing.
+    AsBefore,
+    /// It is tried again.
+    Again,
+}
+
+/// What surely fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Room {
+    pub(crate) bytes: u64,
+    /// No segment could be reserved behind that.
+    pub(crate) is_last: bool,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct CommitQueue {
@@ -596,6 +613,26 @@ impl CommitQueue {
     /// Whether a background thread should drop a long chore.
     pub(crate) fn ended(&self) -> bool {
         sync::lock(&self.state).ended()
+    }
+
+    /// How much surely fits, once that is `wanted`, or it is known that no segment can be reserved.
+    pub(crate) fn wait_room(&self, wanted: u64, tries: Tries) -> Room {
+        let mut state = sync::lock(&self.state);
+        let seen = state.refusals;
+        loop {
+            let bytes = state.room();
+            if bytes >= wanted || state.phase != Phase::Open || state.failed.is_some() {
+                return Room { bytes, is_last: false };
+            }
+            if state.refusal.is_some() && (tries == Tries::AsBefore || state.refusals > seen) {
+                return Room { bytes, is_last: true };
+            }
+            // Where there is a spare one, room comes with the next group that is written.
+            if state.spare.is_none() && !state.reserving {
+                self.reserve(&mut state);
+            }
+            state = self.wait_outcome(state, None);
+        }
     }
 
     /// A spare segment is reserved, which adds `room` bytes.

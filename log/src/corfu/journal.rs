@@ -15,6 +15,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use crate::bytes::u32s;
+use crate::commit_queue::{Room, Tries};
 use crate::file::{self, Create, FileLog, Storage};
 use crate::{
     AppendError, Batch, Block, Durability, Entry, FlushError, LogId, OpenError, Position, ReadError,
@@ -22,12 +23,15 @@ use crate::{
 };
 
 use super::message::{ClientId, EntryId, Epoch, Run};
-use super::unit::{Record, RecordNumber, State};
+use super::unit::{Record, RecordNumber, State, body_bytes};
 
 const UNPOISONED: &str = "nothing panics while it holds the lock";
 
 /// What a record adds to its run, at most.
 const OVERHEAD: usize = 64;
+
+/// The same, with a frame of its own.
+pub(crate) const FRAMED_OVERHEAD: u64 = 4 * OVERHEAD as u64;
 
 /// How a journal is kept.
 pub(crate) struct Config {
@@ -131,6 +135,17 @@ impl Journal {
         Ok(ticket.expect("there is a record to append"))
     }
 
+    /// How many bytes of entries surely fit, once that is `wanted`, or it is known that there is no more; at once if
+    /// nothing is wanted. To fill holes, to seal and to trim must go on where the disk is full: for that some room is
+    /// kept.
+    pub(crate) fn wait_room(&self, wanted: u64, tries: Tries) -> Room {
+        let kept = (self.config.segment_bytes / 8).min(256 << 10);
+        // A segment that is reserved has so much room, or to wait would have no end.
+        let wanted = if wanted == 0 { 0 } else { (wanted + kept).min(self.config.segment_bytes / 4) };
+        let Room { bytes, is_last } = self.log.wait_room(wanted, tries);
+        Room { bytes: bytes.saturating_sub(kept), is_last }
+    }
+
     /// Where its records can be loaded from.
     pub(crate) fn shelf(&self) -> Shelf {
         Shelf { log: Arc::clone(&self.log), loaded: Arc::clone(&self.loaded) }
@@ -199,7 +214,7 @@ impl Shelf {
 fn size(record: &Record) -> usize {
     let body = match record {
         Record::State(_) => 0,
-        Record::Run(run) => run.block.data().map_or(0, |(bytes, ends)| bytes.len() + size_of_val(ends)),
+        Record::Run(run) => body_bytes(run),
     };
     OVERHEAD + body
 }

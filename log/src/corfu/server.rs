@@ -17,18 +17,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
+use crate::commit_queue::{Room, Tries};
 use crate::file::{FsStorage, Storage};
 use crate::{Batch, Durability, LogId, OpenError, Position, Ticket};
 
 use super::boot::Boot;
 use super::journal::{self, Journal, Opened, Shelf};
-use super::message::{Reply, UnitNumber, UnitReply, UnitRequest};
+use super::message::{Reply, UnitNumber, UnitReply, UnitRequest, UnitVerb};
 use super::rules::Rules;
 use super::transport::ReplyTo;
-use super::unit::{Answer, Limits, Record, RecordNumber, Unit};
+use super::unit::{Answer, Limits, Record, RecordNumber, Unit, body_bytes};
 
 const UNPOISONED: &str = "nothing panics while it holds the lock";
+
+/// Where the disk has no room, it is asked for some so often.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// How many requests are handled before their records are handed to the journal.
 const GROUP: usize = 256;
@@ -122,7 +127,9 @@ impl Failure {
 
 impl UnitServer {
     /// Opens the unit `number`; `quota`: how many bytes of entries it takes, before it refuses to be written
-    /// to. What is left should be enough for junk and for the journal, or the disk is full in earnest.
+    /// to. It refuses, too, what its disk has no room for, and takes it again when there is some; of the last segment it
+    /// keeps a part for junk and for what it has to remember. What the head of its chain has it must take: if the disk
+    /// has no room for that, it fails.
     ///
     /// Cost: reads and verifies all its files.
     ///
@@ -195,6 +202,7 @@ impl UnitServer {
             cache_bytes: files.cache_bytes,
             state_at: RecordNumber(0),
             freed: 0,
+            tried: None,
             trim_after: files.segment_bytes / 2,
         };
         let start = |name: &str, run: Box<dyn FnOnce() + Send>| {
@@ -320,23 +328,54 @@ struct Worker {
     state_at: RecordNumber,
     /// Bytes trimmed since the journal was.
     freed: u64,
+    /// When it was last found that the disk has no room.
+    tried: Option<Instant>,
     trim_after: u64,
+}
+
+/// What a request may take of the disk that is refused where there is no room. What the head of a chain has, the units
+/// behind it must take.
+fn needs(request: &UnitRequest) -> u64 {
+    match &request.verb {
+        UnitVerb::Write(run) | UnitVerb::WriteAfter(_, run) => {
+            body_bytes(run) as u64 + journal::FRAMED_OVERHEAD
+        }
+        _ => 0,
+    }
 }
 
 impl Worker {
     fn run(mut self, asked: &Receiver<(UnitRequest, ReplyTo)>) {
         let mut batch = Batch::new();
         let mut records = Vec::new();
-        while let Ok(first) = asked.recv() {
+        // What the group before had no room for.
+        let mut left = None;
+        while let Some(first) = left.take().or_else(|| asked.recv().ok()) {
             if self.failure.is_set() {
                 continue;
             }
+            let room = self.room_for(needs(&first.0));
+            let mut needed = 0;
             let bytes_before = self.unit.bytes();
             let member_before = self.unit.member();
             let damaged_before = self.unit.damaged();
             let mut answers = Vec::new();
             for (request, reply) in std::iter::once(first).chain(asked.try_iter()) {
+                let need = needs(&request);
+                if !answers.is_empty() && !room.is_last && needed + need > room.bytes {
+                    left = Some((request, reply));
+                    break;
+                }
+                if room.is_last {
+                    let rest = room.bytes.saturating_sub(needed);
+                    self.unit.set_room(rest.saturating_sub(journal::FRAMED_OVERHEAD));
+                }
+                let before = records.len();
                 answers.push((self.unit.handle(request, &mut records), reply));
+                if records.len() > before {
+                    needed += need;
+                }
+                self.unit.set_room(u64::MAX);
                 // A unit that joins starts over: nothing of its former life goes into the same group.
                 if answers.len() == GROUP || self.unit.member() != member_before {
                     break;
@@ -366,6 +405,21 @@ impl Worker {
         let ended = self.groups.send(Group::Barrier(passed)).is_ok() && barrier.recv().is_ok();
         let failed = self.failure.is_set();
         self.whole.store(ended && !failed && !self.unit.damaged(), Ordering::Release);
+    }
+
+    /// What there is room for on the disk, once that is `wanted`, or there is no more; at once if nothing is wanted.
+    fn room_for(&mut self, wanted: u64) -> Room {
+        // A damaged unit adds nothing to its journal, which cannot be written.
+        if self.unit.damaged() {
+            return Room { bytes: u64::MAX, is_last: false };
+        }
+        let is_time = self.tried.is_none_or(|tried| tried.elapsed() >= TRY_AGAIN);
+        let tries = if is_time { Tries::Again } else { Tries::AsBefore };
+        let room = self.journal.as_ref().expect("there is a journal").wait_room(wanted, tries);
+        if room.is_last && is_time {
+            self.tried = Some(Instant::now());
+        }
+        room
     }
 
     /// Queues the records; `None` if the journal refuses, which is the end of the unit: the machine is ahead

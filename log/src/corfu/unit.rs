@@ -127,6 +127,11 @@ impl Limits {
     pub const NONE: Self = Self { quota: u64::MAX, run_bytes: u32::MAX };
 }
 
+/// What a run's entries take: their bytes, and 4 for each.
+pub(crate) fn body_bytes(run: &Run) -> usize {
+    run.block.data().map_or(0, |(bytes, ends)| bytes.len() + size_of_val(ends))
+}
+
 /// A storage unit.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Unit {
@@ -138,6 +143,8 @@ pub struct Unit {
     cells: BTreeMap<Position, Cell>,
     bytes: u64,
     limits: Limits,
+    /// How long the next run of data may be at most, whatever the quota is: the disk may have less.
+    room: u64,
     damaged: bool,
     rules: Rules,
 }
@@ -153,6 +160,7 @@ impl Unit {
             cells: BTreeMap::new(),
             bytes: 0,
             limits,
+            room: u64::MAX,
             damaged: false,
             rules,
         }
@@ -177,6 +185,11 @@ impl Unit {
                 }
             }
         }
+    }
+
+    /// The next run of data may have so many bytes, with 4 for each entry: the disk has room for no more.
+    pub(crate) const fn set_room(&mut self, bytes: u64) {
+        self.room = bytes;
     }
 
     /// Some records were lost, nobody knows which: from now on what is not there is `Corrupt`, never
@@ -431,6 +444,7 @@ impl Unit {
             Compared::Free if run.first() < self.trimmed() => UnitReply::Trimmed(self.trimmed()),
             Compared::Free if self.damaged => UnitReply::Corrupt(run.first()),
             Compared::Free if self.bytes + run.block.bytes() as u64 > self.limits.quota => UnitReply::Full,
+            Compared::Free if body_bytes(&run) as u64 > self.room => UnitReply::Full,
             Compared::Free => {
                 self.store(run, records);
                 UnitReply::Done
@@ -450,8 +464,7 @@ impl Unit {
     }
 
     fn is_too_large(&self, run: &Run) -> bool {
-        let bytes = run.block.data().map_or(0, |(bytes, ends)| bytes.len() + size_of_val(ends));
-        bytes > self.limits.run_bytes as usize
+        body_bytes(run) > self.limits.run_bytes as usize
     }
 
     fn compare(&self, run: &Run) -> Compared {

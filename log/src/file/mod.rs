@@ -40,7 +40,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::commit_queue::{CommitQueue, Limits};
+use crate::commit_queue::{CommitQueue, Limits, Room, Tries};
 use crate::{
     Acknowledge, AppendError, Batch, Block, Durability, FlushError, LogId, OpenError, Position, ReadError,
     SealError, SharedLog, Tail, TailError, Ticket, TrimError,
@@ -267,6 +267,12 @@ impl FileLog {
             Some(damage) => Err(damage.into()),
             None => Ok(Self::of_examined(storage, examined, lock)),
         }
+    }
+
+    /// How much surely fits, once that is `wanted`, or it is known that no segment can be reserved. Of a log that was
+    /// opened to write, by its only submitter.
+    pub(crate) fn wait_room(&self, wanted: u64, tries: Tries) -> Room {
+        self.shared.queue.wait_room(wanted, tries)
     }
 
     /// The log in `directory` up to its first damage, to read only; it is nobody else's meanwhile.

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, mpsc};
+use std::time::Instant;
 
 use mixlog_log::corfu::{
     ClientId, EntryId, Epoch, Limits, Member, Reply, ReplyTo, Rules, Run, Unit, UnitFiles, UnitNumber,
@@ -641,4 +642,91 @@ fn unit_that_was_opened_again_reads_small_entries_many_at_a_time() {
         assert_eq!(ask(&unit, request(read)), UnitReply::Runs(vec![run.clone()]));
     }
     sim.set_fault(None);
+}
+
+/// A run of one entry that is as long as all others.
+fn equal_run(first: u64) -> Run {
+    let mut batch = Batch::new();
+    batch.push(&[1; 200]);
+    let id = EntryId { client: ClientId(1), sequence: first };
+    Run::data(id, Arc::new(Block::of(Position(first), batch)))
+}
+
+#[test]
+fn unit_whose_disk_is_full_refuses_entries_and_does_all_else_until_there_is_space() {
+    for (durability, at_once) in
+        [Durability::Flushed, Durability::Buffered].map(|d| [(d, 1), (d, 40)]).concat()
+    {
+        let directory = tempfile::tempdir().unwrap();
+        let boot = files(&directory, durability);
+        let sim = Sim::default();
+        let unit = open(&boot, sim.storage());
+        let request = joined(&unit);
+        // Three segments and a part of a fourth.
+        sim.set_capacity(Some(45 << 10));
+        let (mut next, mut written) = (0, Vec::new());
+        let mut fill = |unit: &UnitServer, next: &mut u64| loop {
+            let mut asked = Vec::new();
+            for _ in 0..at_once {
+                let run = equal_run(*next);
+                *next = run.end().0;
+                asked.push((send(unit, request(UnitVerb::Write(run.clone()))), run));
+            }
+            let mut refused = 0;
+            for (answer, run) in asked {
+                match answer.recv_timeout(PATIENCE).expect("it answers") {
+                    UnitReply::Done => written.push(run),
+                    UnitReply::Full => refused += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+            if refused == at_once {
+                return written.len();
+            }
+        };
+        let filled = fill(&unit, &mut next);
+        assert!(filled > 60, "three segments are used: {filled}");
+        assert_eq!(fill(&unit, &mut next), filled);
+        let read =
+            |first: u64, end: u64| UnitVerb::Read { from: Position(first), upto: Position(end), bytes: 1 };
+        let mut end = 0;
+        let first = equal_run(0);
+        assert_eq!(ask(&unit, request(read(0, first.end().0))), UnitReply::Runs(vec![first.clone()]));
+        // Holes are filled, and the unit may be restarted.
+        for _ in 0..10 {
+            let verb = UnitVerb::Fill { from: Position(next), upto: Position(next + 1), bytes: 1 };
+            let answer = ask(&unit, request(verb));
+            assert!(matches!(answer, UnitReply::Done | UnitReply::Runs(_)), "{answer:?}");
+            next += 1;
+            end = next;
+        }
+        assert_eq!(ask(&unit, request(UnitVerb::Flush)), UnitReply::Done);
+        assert_eq!(unit.failure(), None);
+        drop(unit);
+        let unit = open(&boot, sim.storage());
+        assert_eq!(ask(&unit, request(read(0, first.end().0))), UnitReply::Runs(vec![first]));
+        assert_eq!(fill(&unit, &mut next), filled);
+        // What is given up makes space for more, and so does a larger disk.
+        assert_eq!(ask(&unit, request(UnitVerb::Trim(Position(end)))), UnitReply::Done);
+        let begun = Instant::now();
+        let mut filled = filled;
+        for capacity in [Some(45 << 10), None] {
+            sim.set_capacity(capacity);
+            loop {
+                let run = equal_run(next);
+                next = run.end().0;
+                match ask(&unit, request(UnitVerb::Write(run))) {
+                    UnitReply::Done => break,
+                    UnitReply::Full => assert!(begun.elapsed() < PATIENCE, "the space is never used"),
+                    other => panic!("{other:?}"),
+                }
+            }
+            if capacity.is_some() {
+                let refilled = fill(&unit, &mut next);
+                assert!(refilled > filled, "the disk is used again");
+                filled = refilled;
+            }
+        }
+        assert_eq!(unit.failure(), None);
+    }
 }
