@@ -429,8 +429,6 @@ fn replay(scratch: &Scratch) {
     runner::prepare(&engine, &workload, &mut |_, _| ()).expect("it is populated");
     let taken = engine.checkpoint().expect("it is taken");
     engine.close().expect("it ran well");
-    let path = scratch.path("replay");
-    checkpoint::backup(&populated, &path).expect("a copy");
     let config = runner::Config {
         in_flight: 2048,
         stop: Stop::Transactions(transactions),

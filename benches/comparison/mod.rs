@@ -5,8 +5,8 @@
 //! counts. Beside it stand the lowest and the highest, which tell how much the machine changed meanwhile, and the
 //! ratio of the best runs: what disturbs a run only makes it slower.
 //!
-//! `ROUNDS=5` sets how many rounds there are. For profilers, `CONTENDER=TEXT` runs only those that have it in their
-//! names.
+//! `ROUNDS=5` sets how many rounds there are. For profilers, `CONTENDER=TEXT` runs only the one of that name, or those
+//! that have it in their names.
 
 use std::str::FromStr;
 
@@ -20,11 +20,11 @@ pub(crate) fn rounds() -> usize {
     setting("ROUNDS", 5).max(1)
 }
 
-/// The one in the middle, the upper one of two.
+/// The one in the middle, the upper one of two; of none it is no number.
 pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// A name, and one run, which tells something per second.
@@ -65,14 +65,16 @@ fn verdict(reached: f64, wanted: f64) -> String {
 /// Runs all contenders in each round, and prints their rates, and what is aimed at.
 pub(crate) fn compare(title: &str, unit: &str, mut contenders: Vec<Contender<'_>>, aims: &[Aim]) {
     let wanted: String = setting("CONTENDER", String::new());
-    if !contenders.iter().any(|contender| contender.name.contains(&wanted)) {
+    let is_name = contenders.iter().any(|contender| contender.name == wanted);
+    let runs = |name: &str| if is_name { name == wanted } else { name.contains(&wanted) };
+    if !contenders.iter().any(|contender| runs(&contender.name)) {
         return;
     }
     println!("{title}: {unit}, medians of {} rounds (best)", rounds());
     let mut all: Vec<Vec<f64>> = contenders.iter().map(|_| Vec::new()).collect();
     for _ in 0..rounds() {
         for (contender, rates) in contenders.iter_mut().zip(&mut all) {
-            if contender.name.contains(&wanted) {
+            if runs(&contender.name) {
                 // What one left to be written is not to be waited for by the next one.
                 rustix::fs::sync();
                 rates.push((contender.run)());

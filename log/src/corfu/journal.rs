@@ -139,9 +139,8 @@ impl Journal {
     /// nothing is wanted. To fill holes, to seal and to trim must go on where the disk is full: for that some room is
     /// kept.
     pub(crate) fn wait_room(&self, wanted: u64, tries: Tries) -> Room {
-        let kept = (self.config.segment_bytes / 8).min(256 << 10);
-        // A segment that is reserved has so much room, or to wait would have no end.
-        let wanted = if wanted == 0 { 0 } else { (wanted + kept).min(self.config.segment_bytes / 4) };
+        let kept = (self.config.segment_bytes / 8).min(1 << 20);
+        let wanted = if wanted == 0 { 0 } else { wanted + kept };
         let Room { bytes, is_last } = self.log.wait_room(wanted, tries);
         Room { bytes: bytes.saturating_sub(kept), is_last }
     }
@@ -209,6 +208,11 @@ impl Shelf {
         // If that fails, it is tried again with the next trim.
         let _ = self.log.trim(Position(number.0));
     }
+}
+
+/// What a record takes on the disk, at most.
+pub(crate) fn cost(record: &Record) -> u64 {
+    size(record) as u64 + FRAMED_OVERHEAD
 }
 
 fn size(record: &Record) -> usize {

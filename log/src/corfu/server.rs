@@ -128,8 +128,8 @@ impl Failure {
 impl UnitServer {
     /// Opens the unit `number`; `quota`: how many bytes of entries it takes, before it refuses to be written
     /// to. It refuses, too, what its disk has no room for, and takes it again when there is some; of the last segment it
-    /// keeps a part for junk and for what it has to remember. What the head of its chain has it must take: if the disk
-    /// has no room for that, it fails.
+    /// keeps a part for junk and for what it has to remember; each run that was refused becomes junk. When that part is
+    /// used up, and when its disk has no room for what the head of its chain has, it fails.
     ///
     /// Cost: reads and verifies all its files.
     ///
@@ -372,9 +372,7 @@ impl Worker {
                 }
                 let before = records.len();
                 answers.push((self.unit.handle(request, &mut records), reply));
-                if records.len() > before {
-                    needed += need;
-                }
+                needed += records[before..].iter().map(journal::cost).sum::<u64>();
                 self.unit.set_room(u64::MAX);
                 // A unit that joins starts over: nothing of its former life goes into the same group.
                 if answers.len() == GROUP || self.unit.member() != member_before {

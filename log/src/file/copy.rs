@@ -148,13 +148,12 @@ fn copy_segment(scanned: &Scanned, to: &dyn Storage) -> io::Result<()> {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use std::path::Path;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
     use super::*;
-    use crate::file::storage::Lock;
-    use crate::file::{Config, FsStorage, StorageFile};
+    use crate::file::tests::Hooked;
+    use crate::file::{Config, FsStorage};
     use crate::{Batch, Durability, Entry, SharedLog};
 
     #[test]
@@ -206,63 +205,24 @@ mod tests {
         assert!(matches!(again, Err(OpenError::Exists { .. })), "{again:?}");
     }
 
-    /// A directory on a disk that is full.
-    struct Full {
-        directory: FsStorage,
-        refused: AtomicU32,
-    }
-
-    impl Storage for Full {
-        fn path(&self) -> &Path {
-            self.directory.path()
-        }
-
-        fn directory(&self, name: &str) -> Arc<dyn Storage> {
-            self.directory.directory(name)
-        }
-
-        fn exists(&self) -> io::Result<bool> {
-            self.directory.exists()
-        }
-
-        fn create_directory(&self) -> io::Result<()> {
-            self.directory.create_directory()
-        }
-
-        fn lock(&self, mode: LockMode) -> io::Result<Option<Lock>> {
-            self.directory.lock(mode)
-        }
-
-        fn list(&self) -> io::Result<Vec<String>> {
-            self.directory.list()
-        }
-
-        fn open(&self, _: &str, _: Access) -> io::Result<Arc<dyn StorageFile>> {
-            self.refused.fetch_add(1, Ordering::Relaxed);
-            Err(io::ErrorKind::StorageFull.into())
-        }
-
-        fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-            self.directory.rename(from, to)
-        }
-
-        fn remove(&self, name: &str) -> io::Result<()> {
-            self.directory.remove(name)
-        }
-
-        fn sync_directory(&self) -> io::Result<()> {
-            self.directory.sync_directory()
-        }
-    }
-
     #[test]
     fn copy_to_a_full_disk_is_tried_once_also_beside_a_writer() {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("log");
         let _writer = FileLog::open(&path, Config::default()).unwrap();
-        let to = Full { directory: FsStorage::new(scratch.path().join("copy")), refused: AtomicU32::new(0) };
+        let refused = Arc::new(AtomicU32::new(0));
+        let to = Hooked {
+            directory: FsStorage::new(scratch.path().join("copy")),
+            open: {
+                let refused = Arc::clone(&refused);
+                move |_: &FsStorage, _: &str, _| {
+                    refused.fetch_add(1, Ordering::Relaxed);
+                    Err(io::ErrorKind::StorageFull.into())
+                }
+            },
+        };
         let copied = FileLog::copy_with_storage(&FsStorage::new(path), &to);
         assert!(matches!(copied, Err(OpenError::Io { action: "copy", .. })), "{copied:?}");
-        assert_eq!(to.refused.load(Ordering::Relaxed), 1);
+        assert_eq!(refused.load(Ordering::Relaxed), 1);
     }
 }

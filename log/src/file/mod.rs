@@ -115,8 +115,8 @@ struct Shared {
     /// The switches to other segments that are not durable yet, in order.
     switches: Mutex<VecDeque<Switch>>,
     /// Held by whoever makes segments durable and counts them in the manifest; after the writer's lock, before the
-    /// manifest's.
-    settling: Mutex<()>,
+    /// manifest's. Why that failed, if it ever did.
+    settling: Mutex<Option<(io::ErrorKind, String)>>,
 }
 
 /// The mean of numbers, the newest of which count most. One thread at a time records them.
@@ -269,10 +269,11 @@ impl FileLog {
         }
     }
 
-    /// How much surely fits, once that is `wanted`, or it is known that no segment can be reserved. Of a log that was
-    /// opened to write, by its only submitter.
+    /// How much surely fits, once that is `wanted`, or as much as a new segment has, which is more than the largest
+    /// batch, or it is known that no segment can be reserved. Of a log that was opened to write, by its only submitter.
     pub(crate) fn wait_room(&self, wanted: u64, tries: Tries) -> Room {
-        self.shared.queue.wait_room(wanted, tries)
+        // Who waits for more than a segment waits for ever.
+        self.shared.queue.wait_room(wanted.min(self.shared.spare_room), tries)
     }
 
     /// The log in `directory` up to its first damage, to read only; it is nobody else's meanwhile.
@@ -407,7 +408,7 @@ impl Shared {
             manifest: Mutex::new(manifest),
             spare: Mutex::new(None),
             switches: Mutex::default(),
-            settling: Mutex::new(()),
+            settling: Mutex::default(),
             storage,
         }
     }
@@ -454,26 +455,41 @@ impl Shared {
         if position <= self.durable() {
             return Ok(());
         }
-        let _settling = self.settling.lock().expect(UNPOISONED);
-        while position > self.durable() {
-            let next = {
-                let switches = self.switches.lock().expect(UNPOISONED);
-                // As long as there is no other switch, it stands in the newest segment, or before it.
-                switches.front().cloned().ok_or_else(|| self.segments.active())
-            };
-            match next {
-                Ok(switch) => self.settle(&switch)?,
-                Err((number, file)) => {
-                    file.sync_data()?;
-                    let is_counted = number < self.manifest().slot().segments_end;
-                    if !is_counted {
-                        self.count(number + 1, position)?;
+        self.settle_alone(|| {
+            while position > self.durable() {
+                let next = {
+                    let switches = self.switches.lock().expect(UNPOISONED);
+                    // As long as there is no other switch, it stands in the newest segment, or before it.
+                    switches.front().cloned().ok_or_else(|| self.segments.active())
+                };
+                match next {
+                    Ok(switch) => self.settle(&switch)?,
+                    Err((number, file)) => {
+                        file.sync_data()?;
+                        let is_counted = number < self.manifest().slot().segments_end;
+                        if !is_counted {
+                            self.count(number + 1, position)?;
+                        }
+                        self.raise_durable(position);
                     }
-                    self.raise_durable(position);
                 }
             }
+            Ok(())
+        })
+    }
+
+    /// Runs `settle` while nobody else settles. Once that failed it fails for ever: what one flush could not save may be
+    /// lost although the next one succeeds, and who comes next may come before the log is known to have failed.
+    fn settle_alone(&self, settle: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let mut failed = self.settling.lock().expect(UNPOISONED);
+        if let Some((kind, text)) = &*failed {
+            return Err(io::Error::new(*kind, text.clone()));
         }
-        Ok(())
+        let settled = settle();
+        if let Err(error) = &settled {
+            *failed = Some((error.kind(), error.to_string()));
+        }
+        settled
     }
 
     /// Makes the segment before a switch durable, which is the oldest one.
@@ -496,10 +512,11 @@ impl Shared {
 
     /// Makes the newest segment's header and name durable. What stands before it is.
     fn count_newest(&self, first: Position) -> io::Result<()> {
-        let _settling = self.settling.lock().expect(UNPOISONED);
-        let (number, file) = self.segments.active();
-        file.sync_data()?;
-        self.count(number + 1, first)
+        self.settle_alone(|| {
+            let (number, file) = self.segments.active();
+            file.sync_data()?;
+            self.count(number + 1, first)
+        })
     }
 
     /// The log goes on in `segment`. Becomes durable in the background.
@@ -519,11 +536,8 @@ impl Shared {
             is_late.then(|| oldest.clone())
         };
         while too_late().is_some() {
-            let _settling = self.settling.lock().expect(UNPOISONED);
             // Somebody else may have settled it meanwhile.
-            if let Some(oldest) = too_late() {
-                self.settle(&oldest)?;
-            }
+            self.settle_alone(|| too_late().map_or(Ok(()), |oldest| self.settle(&oldest)))?;
         }
         Ok(())
     }

@@ -1,13 +1,18 @@
-//! Frames that the log thread does not write, and that must be read, refused or attested all the same.
+//! Frames that the log thread does not write, and that must be read, refused or attested all the same; and a disk that
+//! fails at one moment.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::layout::{FRAMES_START, Salt, SegmentHeader, Stamp, encode_block};
-use super::{Config, FileLog, segments};
+use super::storage::Lock;
+use super::{Access, Config, FileLog, FsStorage, LockMode, Storage, StorageFile, segments};
 use crate::{Batch, Block, Durability, Entry, OpenError, Position, SharedLog};
 
 fn config() -> Config {
@@ -162,4 +167,122 @@ fn what_a_submitter_wrote_itself_is_attested_when_the_log_is_idle() {
             assert!(log.shared.durable() >= end);
         }
     }
+}
+
+/// A directory whose files are opened in a way of one's own.
+pub(super) struct Hooked<F> {
+    pub(super) directory: FsStorage,
+    pub(super) open: F,
+}
+
+impl<F> Storage for Hooked<F>
+where
+    F: Fn(&FsStorage, &str, Access) -> io::Result<Arc<dyn StorageFile>> + Send + Sync + 'static,
+{
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn directory(&self, name: &str) -> Arc<dyn Storage> {
+        self.directory.directory(name)
+    }
+
+    fn exists(&self) -> io::Result<bool> {
+        self.directory.exists()
+    }
+
+    fn create_directory(&self) -> io::Result<()> {
+        self.directory.create_directory()
+    }
+
+    fn lock(&self, mode: LockMode) -> io::Result<Option<Lock>> {
+        self.directory.lock(mode)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.directory.list()
+    }
+
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
+        (self.open)(&self.directory, name, access)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.directory.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.directory.remove(name)
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        self.directory.sync_directory()
+    }
+}
+
+/// A file that fails to be flushed once, when that is asked for.
+struct FailsOnce {
+    file: Arc<dyn StorageFile>,
+    asked: Arc<AtomicBool>,
+}
+
+impl StorageFile for FailsOnce {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.file.write_at(bytes, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        if self.asked.swap(false, Ordering::Relaxed) {
+            return Err(io::Error::other("the disk has lost it"));
+        }
+        self.file.sync_data()
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        self.file.allocate(bytes)
+    }
+
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        self.file.truncate(bytes)
+    }
+}
+
+#[test]
+fn flush_that_comes_between_a_failed_one_and_the_news_of_it_fails_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let fails = Arc::new(AtomicBool::new(false));
+    let open = {
+        let fails = Arc::clone(&fails);
+        move |directory: &FsStorage, name: &str, access| -> io::Result<Arc<dyn StorageFile>> {
+            let file = directory.open(name, access)?;
+            if name.starts_with("manifest") {
+                return Ok(file);
+            }
+            Ok(Arc::new(FailsOnce { file, asked: Arc::clone(&fails) }))
+        }
+    };
+    let storage = Arc::new(Hooked { directory: FsStorage::new(directory.path()), open });
+    let log = FileLog::open_with_storage(storage, &Config { durability: Durability::Buffered, ..config() })
+        .unwrap();
+    // What comes by itself is over: the log is idle and attested.
+    log.append(&batch()).unwrap().wait().unwrap();
+    log.flush().unwrap();
+    let shared = &log.shared;
+    let durable = shared.durable();
+    fails.store(true, Ordering::Relaxed);
+    log.append(&batch()).unwrap().wait().unwrap();
+    // As two threads would, before either has said that the log has failed; the log's own may have been there first.
+    assert!(shared.flush().is_err());
+    assert!(!fails.load(Ordering::Relaxed), "it failed once");
+    let error = shared.flush().unwrap_err();
+    assert!(error.to_string().contains("the disk has lost it"), "{error}");
+    assert_eq!(shared.durable(), durable, "nothing is taken for durable after that");
 }

@@ -645,30 +645,32 @@ fn unit_that_was_opened_again_reads_small_entries_many_at_a_time() {
 }
 
 /// A run of one entry that is as long as all others.
-fn equal_run(first: u64) -> Run {
+fn equal_run(first: u64, bytes: usize) -> Run {
     let mut batch = Batch::new();
-    batch.push(&[1; 200]);
+    batch.push(&vec![1; bytes]);
     let id = EntryId { client: ClientId(1), sequence: first };
     Run::data(id, Arc::new(Block::of(Position(first), batch)))
 }
 
 #[test]
 fn unit_whose_disk_is_full_refuses_entries_and_does_all_else_until_there_is_space() {
-    for (durability, at_once) in
-        [Durability::Flushed, Durability::Buffered].map(|d| [(d, 1), (d, 40)]).concat()
-    {
+    let cases =
+        [Durability::Flushed, Durability::Buffered].map(|d| [(d, 1, 200), (d, 40, 200), (d, 3, 4000)]);
+    for (durability, at_once, bytes) in cases.concat() {
         let directory = tempfile::tempdir().unwrap();
-        let boot = files(&directory, durability);
+        // The largest runs need more than a quarter of a segment.
+        let run_bytes = if bytes > 1000 { 4 << 10 } else { 1 << 10 };
+        let boot = UnitFiles { run_bytes, ..files(&directory, durability) };
         let sim = Sim::default();
         let unit = open(&boot, sim.storage());
         let request = joined(&unit);
-        // Three segments and a part of a fourth.
-        sim.set_capacity(Some(45 << 10));
+        // Two segments or four, and a part of another one.
+        sim.set_capacity(Some(64 << 10));
         let (mut next, mut written) = (0, Vec::new());
         let mut fill = |unit: &UnitServer, next: &mut u64| loop {
             let mut asked = Vec::new();
             for _ in 0..at_once {
-                let run = equal_run(*next);
+                let run = equal_run(*next, bytes);
                 *next = run.end().0;
                 asked.push((send(unit, request(UnitVerb::Write(run.clone()))), run));
             }
@@ -685,12 +687,12 @@ fn unit_whose_disk_is_full_refuses_entries_and_does_all_else_until_there_is_spac
             }
         };
         let filled = fill(&unit, &mut next);
-        assert!(filled > 60, "three segments are used: {filled}");
+        assert!(filled * bytes > 12_000, "more than one segment is used: {filled}");
         assert_eq!(fill(&unit, &mut next), filled);
         let read =
             |first: u64, end: u64| UnitVerb::Read { from: Position(first), upto: Position(end), bytes: 1 };
         let mut end = 0;
-        let first = equal_run(0);
+        let first = equal_run(0, bytes);
         assert_eq!(ask(&unit, request(read(0, first.end().0))), UnitReply::Runs(vec![first.clone()]));
         // Holes are filled, and the unit may be restarted.
         for _ in 0..10 {
@@ -710,10 +712,10 @@ fn unit_whose_disk_is_full_refuses_entries_and_does_all_else_until_there_is_spac
         assert_eq!(ask(&unit, request(UnitVerb::Trim(Position(end)))), UnitReply::Done);
         let begun = Instant::now();
         let mut filled = filled;
-        for capacity in [Some(45 << 10), None] {
+        for capacity in [Some(64 << 10), None] {
             sim.set_capacity(capacity);
             loop {
-                let run = equal_run(next);
+                let run = equal_run(next, bytes);
                 next = run.end().0;
                 match ask(&unit, request(UnitVerb::Write(run))) {
                     UnitReply::Done => break,
