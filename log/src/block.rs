@@ -197,6 +197,11 @@ impl Block {
         self.data().map_or(0, |(bytes, _)| bytes.len())
     }
 
+    /// What its entries take in a frame, in bytes: their own, and where each of them ends; 0 for junk.
+    pub(crate) fn body_bytes(&self) -> usize {
+        self.data().map_or(0, |(bytes, ends)| bytes.len() + size_of_val(ends))
+    }
+
     /// How much memory the block takes, in bytes.
     pub(crate) fn memory(&self) -> usize {
         let heap = match &self.entries {

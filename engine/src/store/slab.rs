@@ -31,6 +31,9 @@ pub(crate) struct Slab<T> {
 /// What comes from memory at once, in bytes.
 const LINE: usize = 64;
 
+/// How many lines of an item are asked for at most.
+const FETCHED: usize = 4;
+
 /// Types for which all-zero bytes are a valid value.
 ///
 /// # Safety
@@ -111,19 +114,19 @@ impl<T: ZeroValid> Slab<T> {
         // index sees the chunk too.
         let start = self.chunks[chunk].load(Ordering::Acquire);
         // SAFETY: the number was given out, so its chunk is mapped and holds more than `index` items; all-zero
-        // is valid (`ZeroValid`); the chunk lives as long as `self`. A stride
-        // is a multiple of the alignment: it is the size, or that rounded up to lines, which no alignment exceeds unless
-        // the size is a multiple of it already.
+        // is valid (`ZeroValid`); the chunk lives as long as `self`. A stride is a multiple of the alignment: it is
+        // the size, or that rounded up to lines, which changes no size that is a multiple of a larger alignment.
         unsafe { &*start.byte_add(index * self.stride) }
     }
 
-    /// Asks the cache for the lines of the first `bytes` of an item.
+    /// Asks the cache for the lines of the first `bytes` of an item, some of them if they are many: the rest of long
+    /// items comes by itself.
     #[inline]
     pub(crate) fn prefetch(&self, id: RowId, bytes: usize) {
         let (chunk, index) = Self::place(id);
         let start = self.chunks[chunk].load(Ordering::Relaxed).cast::<u8>();
         let start = start.wrapping_add(index * self.stride);
-        for line in 0..(start.addr() % LINE + bytes).div_ceil(LINE) {
+        for line in 0..(start.addr() % LINE + bytes).div_ceil(LINE).min(FETCHED) {
             super::prefetch(start.wrapping_add(line * LINE));
         }
     }

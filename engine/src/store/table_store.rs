@@ -217,14 +217,13 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     /// Asks the cache for a row.
     #[inline]
     pub(crate) fn fetch_row(&self, id: RowId) {
-        // Of long rows the rest comes by itself.
-        self.rows.prefetch(id, size_of::<Row<K, V>>().min(256));
+        self.rows.prefetch(id, size_of::<Row<K, V>>());
     }
 
     /// Asks the cache for what is read of a row by those that need not keep others from writing it.
     #[inline]
     pub(crate) fn fetch_value(&self, id: RowId) {
-        self.rows.prefetch(id, Row::<K, V>::READ.min(256));
+        self.rows.prefetch(id, Row::<K, V>::READ);
     }
 
     /// The hash of the granule that the key lies in.

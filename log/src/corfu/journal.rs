@@ -23,7 +23,7 @@ use crate::{
 };
 
 use super::message::{ClientId, EntryId, Epoch, Run};
-use super::unit::{Record, RecordNumber, State, body_bytes};
+use super::unit::{Record, RecordNumber, State};
 
 const UNPOISONED: &str = "nothing panics while it holds the lock";
 
@@ -212,15 +212,18 @@ impl Shelf {
 
 /// What a record takes on the disk, at most.
 pub(crate) fn cost(record: &Record) -> u64 {
-    size(record) as u64 + FRAMED_OVERHEAD
+    body_bytes(record) as u64 + FRAMED_OVERHEAD
 }
 
 fn size(record: &Record) -> usize {
-    let body = match record {
+    OVERHEAD + body_bytes(record)
+}
+
+fn body_bytes(record: &Record) -> usize {
+    match record {
         Record::State(_) => 0,
-        Record::Run(run) => body_bytes(run),
-    };
-    OVERHEAD + body
+        Record::Run(run) => run.block.body_bytes(),
+    }
 }
 
 fn encode(record: &Record, out: &mut Vec<u8>) {

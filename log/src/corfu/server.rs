@@ -28,7 +28,7 @@ use super::journal::{self, Journal, Opened, Shelf};
 use super::message::{Reply, UnitNumber, UnitReply, UnitRequest, UnitVerb};
 use super::rules::Rules;
 use super::transport::ReplyTo;
-use super::unit::{Answer, Limits, Record, RecordNumber, Unit, body_bytes};
+use super::unit::{Answer, Limits, Record, RecordNumber, Unit};
 
 const UNPOISONED: &str = "nothing panics while it holds the lock";
 
@@ -338,7 +338,7 @@ struct Worker {
 fn needs(request: &UnitRequest) -> u64 {
     match &request.verb {
         UnitVerb::Write(run) | UnitVerb::WriteAfter(_, run) => {
-            body_bytes(run) as u64 + journal::FRAMED_OVERHEAD
+            run.block.body_bytes() as u64 + journal::FRAMED_OVERHEAD
         }
         _ => 0,
     }
@@ -366,14 +366,11 @@ impl Worker {
                     left = Some((request, reply));
                     break;
                 }
-                if room.is_last {
-                    let rest = room.bytes.saturating_sub(needed);
-                    self.unit.set_room(rest.saturating_sub(journal::FRAMED_OVERHEAD));
-                }
+                let rest = room.bytes.saturating_sub(needed + journal::FRAMED_OVERHEAD);
+                self.unit.set_room(if room.is_last { rest } else { u64::MAX });
                 let before = records.len();
                 answers.push((self.unit.handle(request, &mut records), reply));
                 needed += records[before..].iter().map(journal::cost).sum::<u64>();
-                self.unit.set_room(u64::MAX);
                 // A unit that joins starts over: nothing of its former life goes into the same group.
                 if answers.len() == GROUP || self.unit.member() != member_before {
                     break;

@@ -127,11 +127,6 @@ impl Limits {
     pub const NONE: Self = Self { quota: u64::MAX, run_bytes: u32::MAX };
 }
 
-/// What a run's entries take: their bytes, and 4 for each.
-pub(crate) fn body_bytes(run: &Run) -> usize {
-    run.block.data().map_or(0, |(bytes, ends)| bytes.len() + size_of_val(ends))
-}
-
 /// A storage unit.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Unit {
@@ -444,7 +439,7 @@ impl Unit {
             Compared::Free if run.first() < self.trimmed() => UnitReply::Trimmed(self.trimmed()),
             Compared::Free if self.damaged => UnitReply::Corrupt(run.first()),
             Compared::Free if self.bytes + run.block.bytes() as u64 > self.limits.quota => UnitReply::Full,
-            Compared::Free if body_bytes(&run) as u64 > self.room => UnitReply::Full,
+            Compared::Free if run.block.body_bytes() as u64 > self.room => UnitReply::Full,
             Compared::Free => {
                 self.store(run, records);
                 UnitReply::Done
@@ -464,7 +459,7 @@ impl Unit {
     }
 
     fn is_too_large(&self, run: &Run) -> bool {
-        body_bytes(run) > self.limits.run_bytes as usize
+        run.block.body_bytes() > self.limits.run_bytes as usize
     }
 
     fn compare(&self, run: &Run) -> Compared {

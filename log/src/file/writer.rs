@@ -143,8 +143,7 @@ impl Writer {
 
     /// Puts the frame of `block` into the buffer, in the next segment if this one is full.
     fn encode(&mut self, shared: &Shared, block: &Block) -> io::Result<()> {
-        let body = block.data().map_or(0, |(bytes, ends)| bytes.len() + size_of_val(ends));
-        let bytes = layout::frame_bytes(body);
+        let bytes = layout::frame_bytes(block.body_bytes());
         if bytes + FRAME_HEADER as u64 > room(self.segment.bytes, self.offset) {
             self.rotate(shared)?;
         }
