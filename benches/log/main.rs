@@ -1,7 +1,7 @@
 //! The log's backends against each other: `cargo bench --bench log`.
 //!
-//! `ONLY=tokens|append|read|reconfigure` runs one part, `ONLY=append-flushed` only that of it; what is printed, and how
-//! often it is run, says `comparison`.
+//! `ONLY=tokens|append|read|reconfigure` runs one part, `ONLY=append-flushed` only that of it, `APPENDED` says how many
+//! entries are appended; what is printed, and how often it is run, says `comparison`.
 //!
 //! Over TCP means over loopback, with the servers and clients that processes of a cluster use, here in threads of
 //! one process: rates do not depend on that, as nothing but bytes on sockets passes between them, and all of it
@@ -83,16 +83,18 @@ fn measure_tokens(scratch: &Path) {
     compare("Sequencer", "million tokens/s", contenders, &aims);
 }
 
-/// How many entries are appended.
-const APPENDED: usize = 1 << 22;
+/// How many entries are appended: half a GiB, so that most of it goes through buffers that are there already.
+fn appended() -> usize {
+    setting("APPENDED", 1 << 23)
+}
 
 fn measure_appends_in_memory(scratch: &Path) {
     let contenders = vec![
-        Contender::new("memory log", || appends(&MemoryLog::new(), APPENDED)),
-        Contender::new("cluster, 1 unit in memory", || appends(&local(LocalStorage::Memory, 1), APPENDED)),
-        Contender::new("cluster, 2 units in memory", || appends(&local(LocalStorage::Memory, 2), APPENDED)),
+        Contender::new("memory log", || appends(&MemoryLog::new(), appended())),
+        Contender::new("cluster, 1 unit in memory", || appends(&local(LocalStorage::Memory, 1), appended())),
+        Contender::new("cluster, 2 units in memory", || appends(&local(LocalStorage::Memory, 2), appended())),
         Contender::new("cluster over TCP, 2 units in memory", || {
-            appends(&over_tcp(scratch, Durability::Memory, 2).0, APPENDED)
+            appends(&over_tcp(scratch, Durability::Memory, 2).0, appended())
         }),
     ];
     let aims = [Aim::Told(1, 0), Aim::Told(2, 0), Aim::Told(3, 0), Aim::Rate(3, 300.0)];
@@ -105,14 +107,14 @@ fn measure_appends_on_disk(scratch: &Path, durability: Durability) {
     let mut contenders = vec![
         Contender::new("file log", || {
             let directory = fresh();
-            appends(&file_log(&directory.path().join("log"), durability), APPENDED)
+            appends(&file_log(&directory.path().join("log"), durability), appended())
         }),
         Contender::new("cluster, 2 units on the same disk", || {
             let directory = fresh();
-            appends(&local_files(directory.path(), durability), APPENDED)
+            appends(&local_files(directory.path(), durability), appended())
         }),
         Contender::new("cluster over TCP, 2 units on the same disk", || {
-            appends(&over_tcp(scratch, durability, 2).0, APPENDED)
+            appends(&over_tcp(scratch, durability, 2).0, appended())
         }),
     ];
     let aim = |contender| if flushed { Aim::Ratio(contender, 0, 0.5) } else { Aim::Told(contender, 0) };
@@ -127,8 +129,8 @@ fn measure_appends_on_disk(scratch: &Path, durability: Durability) {
         ] {
             aims.push(Aim::Told(contenders.len(), 0));
             contenders.push(Contender::new(name, move || {
-                let (directory, flushes) = (fresh(), (APPENDED >> 14) / runs);
-                APPENDED as f64 / raw::chain(directory.path(), replicas, runs * raw::RUN, flushes) / 1e3
+                let (directory, flushes) = (fresh(), (appended() >> 14) / runs);
+                appended() as f64 / raw::chain(directory.path(), replicas, runs * raw::RUN, flushes) / 1e3
             }));
         }
     }

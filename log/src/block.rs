@@ -1,5 +1,9 @@
 //! Runs of entries: what is appended, and what is read back.
 
+use std::hash::{Hash, Hasher};
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
 use crate::Position;
 
 /// Entries gathered for one append: one buffer, no allocation per entry.
@@ -34,6 +38,11 @@ impl Batch {
     pub(crate) fn from_parts(bytes: Vec<u8>, ends: Vec<u32>) -> Self {
         debug_assert!(ends.is_sorted() && ends.last().is_none_or(|end| *end as usize == bytes.len()));
         Self { bytes, ends }
+    }
+
+    /// As [`from_parts`](Self::from_parts) takes them.
+    pub(crate) fn into_parts(self) -> (Vec<u8>, Vec<u32>) {
+        (self.bytes, self.ends)
     }
 
     /// Adds one entry with these bytes.
@@ -113,6 +122,58 @@ pub enum Entry<'a> {
     Junk,
 }
 
+/// The bytes of a block's entries: its own, or a part of what came with others.
+#[derive(Clone, Debug)]
+pub(crate) enum EntryBytes {
+    Own(Vec<u8>),
+    Part { of: Arc<Vec<u8>>, range: Range<usize> },
+}
+
+impl EntryBytes {
+    /// A part of `of`; a copy where it is less than half: else a small block might keep much memory.
+    pub(crate) fn part(of: &Arc<Vec<u8>>, range: Range<usize>) -> Self {
+        if 2 * range.len() >= of.len() {
+            Self::Part { of: Arc::clone(of), range }
+        } else {
+            Self::Own(of[range].to_vec())
+        }
+    }
+
+    /// How much memory they take, in bytes.
+    fn memory(&self) -> usize {
+        match self {
+            Self::Own(bytes) => bytes.capacity(),
+            Self::Part { of, .. } => of.capacity(),
+        }
+    }
+}
+
+impl Deref for EntryBytes {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Part { of, range } => &of[range.clone()],
+        }
+    }
+}
+
+impl PartialEq for EntryBytes {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for EntryBytes {}
+
+impl Hash for EntryBytes {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (**self).hash(state);
+    }
+}
+
 /// A run of consecutive entries as read from a log: immutable, and shared by all its readers.
 ///
 /// Shape: positions `[first, end)`, at least one entry.
@@ -124,7 +185,7 @@ pub struct Block {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Entries {
-    Data { bytes: Vec<u8>, ends: Vec<u32> },
+    Data { bytes: EntryBytes, ends: Vec<u32> },
     Junk { count: u32 },
 }
 
@@ -135,8 +196,18 @@ impl Block {
     /// When the batch is empty.
     #[must_use]
     pub fn of(first: Position, batch: Batch) -> Self {
-        assert!(!batch.is_empty(), "a block holds at least one entry");
-        Self { first, entries: Entries::Data { bytes: batch.bytes, ends: batch.ends } }
+        Self::from_parts(first, EntryBytes::Own(batch.bytes), batch.ends)
+    }
+
+    /// The block of these entries; `ends` as in [`Batch::ends`].
+    ///
+    /// # Panics
+    /// When there are no entries.
+    pub(crate) fn from_parts(first: Position, bytes: EntryBytes, ends: Vec<u32>) -> Self {
+        let length = ends.last().map(|end| *end as usize);
+        debug_assert!(ends.is_sorted() && length.is_none_or(|length| length == bytes.len()));
+        assert!(length.is_some(), "a block holds at least one entry");
+        Self { first, entries: Entries::Data { bytes, ends } }
     }
 
     /// A block of `count` junk entries, the first of them at `first`.
@@ -171,15 +242,15 @@ impl Block {
         }
     }
 
-    /// The buffers of its data, without the entries; `None` for junk.
+    /// The buffers of its data, without the entries; `None` for junk, and if the buffers are not its own.
     pub(crate) fn into_emptied(self) -> Option<Batch> {
         match self.entries {
-            Entries::Data { bytes, ends } => {
+            Entries::Data { bytes: EntryBytes::Own(bytes), ends } => {
                 let mut batch = Batch { bytes, ends };
                 batch.clear();
                 Some(batch)
             }
-            Entries::Junk { .. } => None,
+            Entries::Data { .. } | Entries::Junk { .. } => None,
         }
     }
 
@@ -205,7 +276,7 @@ impl Block {
     /// How much memory the block takes, in bytes.
     pub(crate) fn memory(&self) -> usize {
         let heap = match &self.entries {
-            Entries::Data { bytes, ends } => bytes.capacity() + ends.capacity() * size_of::<u32>(),
+            Entries::Data { bytes, ends } => bytes.memory() + ends.capacity() * size_of::<u32>(),
             Entries::Junk { .. } => 0,
         };
         size_of::<Self>() + heap

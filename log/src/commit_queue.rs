@@ -40,6 +40,9 @@ use gathering::Gathering;
 /// Who has less time than this to wait for an outcome does not write meanwhile.
 const PATIENCE: Duration = Duration::from_millis(1);
 
+/// A batch of so many bytes or more, which gets a frame of its own, may become that frame.
+const EXCHANGED: usize = 64 << 10;
+
 /// The bounds that a queue keeps.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -176,6 +179,15 @@ struct State {
     waiters: usize,
 }
 
+/// Where a batch goes.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// Into the newest frame that waits.
+    joins: bool,
+    /// The bytes on disk that it takes there.
+    cost: u64,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Open,
@@ -185,14 +197,37 @@ enum Phase {
 }
 
 impl State {
-    /// The bytes on disk that `body` more bytes need: with a frame of their own, or in the newest one that
-    /// waits.
-    fn cost(&self, limits: &Limits, batch: &Batch, body: usize) -> (bool, u64) {
+    /// Where a batch of `body` bytes goes: into a frame of its own, or the newest one that waits.
+    fn place(&self, limits: &Limits, batch: &Batch, body: usize) -> Place {
         let joins = self.frames.back().is_some_and(|frame| {
             frame.len() + batch.len() <= limits.frame_entries
                 && body_bytes(frame) + body <= limits.frame_bytes
         });
-        (joins, body as u64 + if joins { 0 } else { limits.frame_overhead })
+        Place { joins, cost: body as u64 + if joins { 0 } else { limits.frame_overhead } }
+    }
+
+    /// Copies the entries of a batch to their place.
+    fn copy(&mut self, batch: &Batch, place: Place) {
+        let Self { frames, emptied, .. } = self;
+        if place.joins {
+            frames.back_mut().expect("a frame was found to join").extend(batch);
+            return;
+        }
+        let mut frame = Batch::new();
+        if let Some(full) = frames.back() {
+            frame = emptied.pop().unwrap_or_default();
+            frame.reserve_space_of(full);
+        }
+        frame.extend(batch);
+        frames.push_back(frame);
+    }
+
+    /// Counts `count` entries that are at their place, and tells the position of the first.
+    fn count(&mut self, count: usize, place: Place) -> Position {
+        let first = self.next;
+        self.next = first.plus(count as u64);
+        self.pending += place.cost;
+        first
     }
 
     fn room(&self) -> u64 {
@@ -284,6 +319,24 @@ impl CommitQueue {
         Ok(first)
     }
 
+    /// As [`append`](Self::append), and leaves `batch` empty: where its entries are many and get a frame of their own,
+    /// they are not copied, and it has the buffers of another frame then.
+    pub(crate) fn append_and_empty(&self, batch: &mut Batch) -> Result<Position, AppendError> {
+        let (mut state, place) = self.accept(batch)?;
+        let count = batch.len();
+        if place.joins || body_bytes(batch) < EXCHANGED {
+            state.copy(batch, place);
+            batch.clear();
+        } else {
+            let emptied = state.emptied.pop().unwrap_or_default();
+            let frame = mem::replace(batch, emptied);
+            state.frames.push_back(frame);
+        }
+        let first = state.count(count, place);
+        self.leave_to_writer(state);
+        Ok(first)
+    }
+
     /// As [`append`](Self::append), but if nobody writes, the caller is to write: what waits is the group. It may be
     /// left to others who are about to come, and then to the log thread.
     pub(crate) fn append_and_take(&self, batch: &Batch) -> Result<(Position, Option<Group>), AppendError> {
@@ -297,13 +350,21 @@ impl CommitQueue {
     }
 
     fn enqueue(&self, batch: &Batch) -> Result<(Position, MutexGuard<'_, State>), AppendError> {
+        let (mut state, place) = self.accept(batch)?;
+        state.copy(batch, place);
+        let first = state.count(batch.len(), place);
+        Ok((first, state))
+    }
+
+    /// Waits until there is room for a batch.
+    fn accept(&self, batch: &Batch) -> Result<(MutexGuard<'_, State>, Place), AppendError> {
         let body = body_bytes(batch);
         if body > self.limits.batch_bytes {
             return Err(AppendError::TooLarge { size: body, limit: self.limits.batch_bytes });
         }
         let mut refusals_seen = None;
         let mut state = sync::lock(&self.state);
-        let (joins, cost) = loop {
+        loop {
             if let Some(error) = &state.failed {
                 return Err(AppendError::Failed(Arc::clone(error)));
             }
@@ -317,10 +378,10 @@ impl CommitQueue {
                 Phase::Sealed => return Err(AppendError::Sealed { tail: state.next }),
                 Phase::Closed => return Err(AppendError::Closed),
             }
-            let (joins, cost) = state.cost(&self.limits, batch, body);
-            let queue_is_full = state.pending > 0 && state.pending + cost > self.limits.queue_bytes;
-            if !queue_is_full && cost <= state.room() {
-                break (joins, cost);
+            let place = state.place(&self.limits, batch, body);
+            let queue_is_full = state.pending > 0 && state.pending + place.cost > self.limits.queue_bytes;
+            if !queue_is_full && place.cost <= state.room() {
+                return Ok((state, place));
             }
             if !queue_is_full && state.spare.is_none() {
                 match (refusals_seen, &state.refusal) {
@@ -333,23 +394,7 @@ impl CommitQueue {
                 self.reserve(&mut state);
             }
             state = self.wait_outcome(state, None);
-        };
-        if joins {
-            state.frames.back_mut().expect("a frame was found to join").extend(batch);
-        } else {
-            let State { frames, emptied, .. } = &mut *state;
-            let mut frame = Batch::new();
-            if let Some(full) = frames.back() {
-                frame = emptied.pop().unwrap_or_default();
-                frame.reserve_space_of(full);
-            }
-            frame.extend(batch);
-            state.frames.push_back(frame);
         }
-        let first = state.next;
-        state.next = first.plus(batch.len() as u64);
-        state.pending += cost;
-        Ok((first, state))
     }
 
     /// The tail: everything before it is as durable as promised.
@@ -735,6 +780,46 @@ mod models;
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    fn entries(count: usize, bytes: usize) -> Batch {
+        let mut batch = Batch::new();
+        (0..count).for_each(|n| batch.push(&vec![n as u8; bytes]));
+        batch
+    }
+
+    #[test]
+    fn a_batch_that_becomes_a_frame_is_as_one_that_is_copied_and_left_empty() {
+        let limits = Limits {
+            queue_bytes: 1 << 20,
+            batch_bytes: 1 << 20,
+            frame_bytes: 2 * EXCHANGED,
+            ..Limits::SMALL
+        };
+        let queue = CommitQueue::new(limits, Position(0), false, 1 << 20);
+        let long = entries(2, EXCHANGED / 2);
+        // What becomes a frame can be joined, and what joins one is copied, however long it is.
+        let batches = [entries(1, 10), long.clone(), entries(3, 5), long.clone(), long, entries(1, 1)];
+        let mut next = 0;
+        for mut batch in batches.clone() {
+            let count = batch.len() as u64;
+            assert_eq!(queue.append_and_empty(&mut batch).unwrap(), Position(next));
+            assert!(batch.is_empty() && batch.bytes().is_empty());
+            next += count;
+        }
+        let Work::Group(group) = queue.take(Duration::MAX) else { panic!("something waits") };
+        let mut expected = Batch::new();
+        batches.iter().for_each(|batch| expected.extend(batch));
+        let mut written = Batch::new();
+        group.frames.iter().for_each(|frame| written.extend(frame));
+        assert_eq!((written.bytes(), written.ends()), (expected.bytes(), expected.ends()));
+        assert_eq!(group.frames.iter().map(Batch::len).collect::<Vec<_>>(), [6, 2, 3]);
+        // Buffers come back, and go to whoever gives his away.
+        let emptied = Batch::from_parts(Vec::with_capacity(2 * EXCHANGED), Vec::new());
+        queue.publish(Position(next), 1 << 19, false, vec![emptied]);
+        let mut batch = entries(2, EXCHANGED / 2);
+        queue.append_and_empty(&mut batch).unwrap();
+        assert!(batch.is_empty() && batch.capacity() >= 2 * EXCHANGED);
+    }
 
     #[test]
     fn a_queue_that_does_not_gather_waits_for_nobody_however_long_writing_takes() {

@@ -16,6 +16,7 @@
 
 use std::sync::Arc;
 
+use crate::block::EntryBytes;
 use crate::{Batch, Block, Position};
 
 use super::appends::Appends;
@@ -35,7 +36,8 @@ pub struct Append(Appends);
 /// Shape: `cuts` are the numbers of entries after which the append may end, ascending; the last one is all.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Entries {
-    block: Block,
+    bytes: Arc<Vec<u8>>,
+    ends: Vec<u32>,
     cuts: Vec<u32>,
 }
 
@@ -48,7 +50,8 @@ impl Entries {
     pub fn new(batch: Batch, cuts: Vec<u32>) -> Self {
         assert!(cuts.is_sorted_by(|a, b| a < b) && cuts.first().is_some_and(|first| *first > 0));
         assert_eq!(cuts.last().map(|last| *last as usize), Some(batch.len()));
-        Self { block: Block::of(Position::ZERO, batch), cuts }
+        let (bytes, ends) = batch.into_parts();
+        Self { bytes: Arc::new(bytes), ends, cuts }
     }
 
     /// Entries of which all are appended, or none.
@@ -75,14 +78,13 @@ impl Entries {
         after.checked_sub(1).map_or(0, |index| self.cuts[index].saturating_sub(begin))
     }
 
-    /// The `count` of them after the first `begin`.
-    pub(crate) fn part(&self, begin: u32, count: u32) -> Batch {
-        let (bytes, ends) = self.block.data().expect("entries are data");
+    /// The `count` of them after the first `begin`, as they stand from position `first` on.
+    pub(crate) fn part(&self, begin: u32, count: u32, first: Position) -> Block {
         let (begin, end) = (begin as usize, (begin + count) as usize);
-        let start = begin.checked_sub(1).map_or(0, |before| ends[before]);
-        let ends: Vec<u32> = ends[begin..end].iter().map(|end| end - start).collect();
-        let length = ends.last().copied().unwrap_or(0);
-        Batch::from_parts(bytes[start as usize..(start + length) as usize].to_vec(), ends)
+        let start = begin.checked_sub(1).map_or(0, |before| self.ends[before]);
+        let ends: Vec<u32> = self.ends[begin..end].iter().map(|end| end - start).collect();
+        let (start, length) = (start as usize, ends.last().copied().unwrap_or(0) as usize);
+        Block::from_parts(first, EntryBytes::part(&self.bytes, start..start + length), ends)
     }
 }
 

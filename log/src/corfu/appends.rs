@@ -22,7 +22,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::{Batch, Block, Position};
+use crate::{Batch, Position};
 
 use super::append::{AppendOutcome, Appended, Entries, Refusal};
 use super::fill::{Aim, Fill, Filled};
@@ -324,7 +324,7 @@ impl Appends {
             self.look();
             return self.view.retry(out);
         }
-        let block = Arc::new(Block::of(token.first, entries.part(begin, count)));
+        let block = Arc::new(entries.part(begin, count, token.first));
         if count < entries.count_from(begin) && self.keep_rest {
             let id = EntryId { sequence: id.sequence + u64::from(count), ..id };
             self.waiting.push_front(Waiting { id, entries, begin: begin + count });

@@ -33,6 +33,9 @@ const OVERHEAD: usize = 64;
 /// The same, with a frame of its own.
 pub(crate) const FRAMED_OVERHEAD: u64 = 4 * OVERHEAD as u64;
 
+/// Records go into the log together until they have so many bytes.
+const JOINED: usize = 1 << 20;
+
 /// How a journal is kept.
 pub(crate) struct Config {
     /// Where. Created if it is missing.
@@ -113,24 +116,25 @@ impl Journal {
         RecordNumber(self.next)
     }
 
-    /// Queues records, which get consecutive numbers.
+    /// Queues records, which get consecutive numbers. `batch` is empty before and after; its buffers are used again.
     pub(crate) fn append(&mut self, records: &[Record], batch: &mut Batch) -> Result<Ticket, AppendError> {
-        batch.clear();
-        let mut count = 0;
+        debug_assert!(batch.is_empty(), "what is left of the last records comes before these");
         let mut ticket = None;
         for record in records {
-            if count > 0 && batch.bytes().len() + 4 * batch.len() + size(record) > self.config.max_batch_bytes
-            {
-                ticket = Some(self.log.append(batch)?);
-                batch.clear();
+            let (there, size) = (batch.bytes().len(), size(record));
+            let is_full = there >= JOINED || there + 4 * batch.len() + size > self.config.max_batch_bytes;
+            if !batch.is_empty() && is_full {
+                ticket = Some(self.log.append_and_empty(batch)?);
             }
-            batch.push_with(|out| encode(record, out));
-            count += 1;
+            batch.push_with(|out| {
+                out.reserve(size);
+                encode(record, out);
+            });
         }
         if !batch.is_empty() {
-            ticket = Some(self.log.append(batch)?);
+            ticket = Some(self.log.append_and_empty(batch)?);
         }
-        self.next += count;
+        self.next += records.len() as u64;
         // Batches become durable in order: the last one tells of all.
         Ok(ticket.expect("there is a record to append"))
     }

@@ -192,10 +192,18 @@ impl FileLog {
         if self.shared.writer.is_none() { Err(AppendError::ReadOnly) } else { Ok(()) }
     }
 
-    fn ticket(&self, batch: &Batch, first: Position) -> Ticket {
-        let count = u32::try_from(batch.len()).expect("a batch holds less than 2^32 entries");
+    fn ticket(&self, count: usize, first: Position) -> Ticket {
+        let count = u32::try_from(count).expect("a batch holds less than 2^32 entries");
         let backend: Arc<dyn Acknowledge> = Arc::<Shared>::clone(&self.shared);
         Ticket::from_backend(backend, first.0, count)
+    }
+
+    /// As [`append`](SharedLog::append), and leaves `batch` empty; the entries of a large one are not copied.
+    pub(crate) fn append_and_empty(&self, batch: &mut Batch) -> Result<Ticket, AppendError> {
+        self.check(batch)?;
+        let count = batch.len();
+        let first = self.shared.queue.append_and_empty(batch)?;
+        Ok(self.ticket(count, first))
     }
 
     /// How far it reaches, which a log in files always knows.
@@ -577,7 +585,7 @@ impl SharedLog for FileLog {
     fn append(&self, batch: &Batch) -> Result<Ticket, AppendError> {
         self.check(batch)?;
         let first = self.shared.queue.append(batch)?;
-        Ok(self.ticket(batch, first))
+        Ok(self.ticket(batch.len(), first))
     }
 
     fn append_and_write(&self, batch: &Batch) -> Result<Ticket, AppendError> {
@@ -586,7 +594,7 @@ impl SharedLog for FileLog {
         if let Some(group) = group {
             writer::write_group(&self.shared, group);
         }
-        Ok(self.ticket(batch, first))
+        Ok(self.ticket(batch.len(), first))
     }
 
     fn refuses_late(&self) -> bool {

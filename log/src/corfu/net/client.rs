@@ -21,7 +21,7 @@ use super::super::projection::Projection;
 use super::super::store::StoreError;
 use super::super::transport::{ReplyTo, Timing, Transport};
 use super::book::{Listing, Listings};
-use super::frame::{self, FrameError, Header, Incoming, Kind};
+use super::frame::{self, FrameBody, FrameError, Header, Incoming, Kind};
 use super::home::{Home, Reached};
 use super::wire::{self, BookRequest};
 use super::writer::Writer;
@@ -466,7 +466,7 @@ impl Connection {
     }
 
     /// Takes a frame; false if the connection makes no sense any more.
-    fn take(&self, header: Header, body: &[u8]) -> bool {
+    fn take(&self, header: Header, body: FrameBody<'_>) -> bool {
         if let (Some(ours), Some(theirs)) = (self.log.get(), header.log)
             && *ours != theirs
         {

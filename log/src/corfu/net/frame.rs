@@ -1,13 +1,18 @@
 //! Frames: how bytes on a connection are cut into messages. Drawn in `docs/wire-format.md`.
 
-use std::io::{self, Read};
+use std::io;
 use std::net::TcpStream;
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::buffer::spare_capacity;
 use thiserror::Error;
 
 use crate::LogId;
 use crate::bytes::{checksum_holds, put_checksum, u16_at, u32_at, u64_at, u128_at};
+
+use super::outgoing::Outgoing;
 
 const MAGIC: [u8; 4] = *b"MXLG";
 
@@ -108,12 +113,14 @@ pub enum FrameError {
 ///
 /// # Panics
 /// When the body is longer than 4 GiB.
-pub(crate) fn put(out: &mut Vec<u8>, header: Header, write: impl FnOnce(&mut Vec<u8>)) {
-    let start = out.len();
-    out.resize(start + HEADER, 0);
+pub(crate) fn put(out: &mut Outgoing, header: Header, write: impl FnOnce(&mut Outgoing)) {
+    let start = out.end();
+    out.extend_from_slice(&[0; HEADER]);
+    let body = out.end();
     write(out);
-    let (head, body) = out[start..].split_at_mut(HEADER);
-    let length = u32::try_from(body.len()).expect("a body is shorter than 4 GiB");
+    let length = u32::try_from(out.count_after(body)).expect("a body is shorter than 4 GiB");
+    let checksum = out.after(body).fold(0, crc32c::crc32c_append);
+    let head = out.put_at(start, HEADER);
     head[0..4].copy_from_slice(&MAGIC);
     head[4..6].copy_from_slice(&VERSION.to_le_bytes());
     head[6..8].copy_from_slice(&(header.kind as u16).to_le_bytes());
@@ -121,8 +128,17 @@ pub(crate) fn put(out: &mut Vec<u8>, header: Header, write: impl FnOnce(&mut Vec
     head[24..32].copy_from_slice(&header.request.to_le_bytes());
     head[32..36].copy_from_slice(&header.number.to_le_bytes());
     head[36..40].copy_from_slice(&length.to_le_bytes());
-    head[40..44].copy_from_slice(&crc32c::crc32c(body).to_le_bytes());
+    head[40..44].copy_from_slice(&checksum.to_le_bytes());
     put_checksum(head);
+}
+
+/// A frame of which all is there.
+fn checked<'a>(
+    header: Header,
+    body: FrameBody<'a>,
+    checksum: u32,
+) -> Result<Option<(Header, FrameBody<'a>)>, FrameError> {
+    if crc32c::crc32c(&body) == checksum { Ok(Some((header, body))) } else { Err(FrameError::Checksum) }
 }
 
 /// The header in these bytes, the length of its body, and the body's checksum.
@@ -152,34 +168,98 @@ fn header(bytes: &[u8], limit: usize) -> Result<(Header, usize, u32), FrameError
     Ok((header, length as usize, u32_at(bytes, 40)))
 }
 
+/// The body of a frame that came in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FrameBody<'a> {
+    bytes: &'a [u8],
+    owner: Option<&'a Arc<Vec<u8>>>,
+}
+
+impl<'a> FrameBody<'a> {
+    pub(crate) const fn bytes(self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// What holds the bytes and nothing else, if it can be kept.
+    pub(crate) const fn owner(self) -> Option<&'a Arc<Vec<u8>>> {
+        self.owner
+    }
+}
+
+impl<'a> From<&'a [u8]> for FrameBody<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Self { bytes, owner: None }
+    }
+}
+
+impl<'a> From<&'a Arc<Vec<u8>>> for FrameBody<'a> {
+    fn from(owner: &'a Arc<Vec<u8>>) -> Self {
+        Self { bytes: owner, owner: Some(owner) }
+    }
+}
+
+impl Deref for FrameBody<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes
+    }
+}
+
 /// The frames that come in on a connection.
 ///
-/// The buffer grows with what has arrived, never with what a header announces.
+/// Short bodies come into one buffer, with what follows them. A long one gets memory of its own, so that what it holds can
+/// be kept without copying it. That grows with what has arrived, never with what a header announces; only as much as a
+/// whole body had that came before is taken at once.
 pub(crate) struct Incoming {
     stream: TcpStream,
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    /// A frame with a long body of which not all is there.
+    begun: Option<Begun>,
+    /// The long body that was lent last.
+    taken: Arc<Vec<u8>>,
+    /// The length of the longest body that came.
+    longest: usize,
     /// The longest body that is taken, in bytes.
     limit: usize,
     /// How long a frame may take to arrive, from its first byte on; `None`: that is for others to judge.
     patience: Option<Duration>,
     /// Since when a part of a frame is there.
-    begun: Option<Instant>,
+    since: Option<Instant>,
 }
 
-/// The buffer of a connection on which no long frame came in.
+/// A frame with a long body.
+struct Begun {
+    header: Header,
+    length: usize,
+    checksum: u32,
+    /// What of it is there.
+    body: Vec<u8>,
+}
+
+/// The buffer of a connection on which something came in.
 const BUFFER: usize = 128 << 10;
 
-/// A longer buffer than this is given back when it is empty. The usual groups of a client fit, so that their frames do
-/// not make it grow each time, which costs as much as reading them.
-const KEPT: usize = 4 << 20;
+/// A longer body than this gets memory of its own. With its header it fits in the buffer.
+const LONG: usize = 64 << 10;
 
 impl Incoming {
     pub(crate) fn new(stream: TcpStream) -> Self {
-        // Small until the peer has said something that makes sense.
-        let buffer = vec![0; HEADER];
-        Self { stream, buffer, start: 0, end: 0, limit: BODY_AT_MOST, patience: None, begun: None }
+        Self {
+            stream,
+            // Small until the peer has said something that makes sense.
+            buffer: vec![0; HEADER],
+            start: 0,
+            end: 0,
+            begun: None,
+            taken: Arc::default(),
+            longest: 0,
+            limit: BODY_AT_MOST,
+            patience: None,
+            since: None,
+        }
     }
 
     /// Of a peer that need not be a friend: takes no longer body than `limit` bytes, and no frame that takes longer than
@@ -190,63 +270,94 @@ impl Incoming {
     }
 
     /// The next frame, if all of it has arrived.
-    pub(crate) fn next(&mut self) -> Result<Option<(Header, &[u8])>, FrameError> {
-        let bytes = &self.buffer[self.start..self.end];
-        if bytes.len() < HEADER {
-            // Strangers need not send so much to be recognized.
-            let known = bytes.len().min(MAGIC.len());
-            return if bytes[..known] == MAGIC[..known] { Ok(None) } else { Err(FrameError::Magic) };
+    pub(crate) fn next(&mut self) -> Result<Option<(Header, FrameBody<'_>)>, FrameError> {
+        self.taken = Arc::default();
+        if self.begun.is_none() {
+            let bytes = &self.buffer[self.start..self.end];
+            if bytes.len() < HEADER {
+                // Strangers need not send so much to be recognized.
+                let known = bytes.len().min(MAGIC.len());
+                return if bytes[..known] == MAGIC[..known] { Ok(None) } else { Err(FrameError::Magic) };
+            }
+            let (header, length, checksum) = header(bytes, self.limit)?;
+            let there = &bytes[HEADER..bytes.len().min(HEADER + length)];
+            if length <= LONG {
+                if there.len() < length {
+                    return Ok(None);
+                }
+                self.start += HEADER + length;
+                self.since = None;
+                return checked(header, FrameBody::from(there), checksum);
+            }
+            let mut body = Vec::with_capacity(length.min(self.longest.max(BUFFER)));
+            body.extend_from_slice(there);
+            self.start += HEADER + there.len();
+            self.begun = Some(Begun { header, length, checksum, body });
         }
-        let (header, length, checksum) = header(bytes, self.limit)?;
-        if bytes.len() < HEADER + length {
+        let Some(begun) = self.begun.take_if(|begun| begun.body.len() == begun.length) else {
             return Ok(None);
-        }
-        let body = self.start + HEADER..self.start + HEADER + length;
-        self.start = body.end;
-        self.begun = None;
-        let body = &self.buffer[body];
-        if crc32c::crc32c(body) != checksum {
-            return Err(FrameError::Checksum);
-        }
-        Ok(Some((header, body)))
+        };
+        self.since = None;
+        self.longest = self.longest.max(begun.length);
+        self.taken = Arc::new(begun.body);
+        checked(begun.header, FrameBody::from(&self.taken), begun.checksum)
     }
 
     /// Waits for more bytes. False when the peer has ended the connection.
     pub(crate) fn fill(&mut self) -> io::Result<bool> {
-        if self.start == self.end {
-            (self.start, self.end) = (0, 0);
-            if self.buffer.len() > KEPT {
-                self.buffer = vec![0; BUFFER];
-            }
-        }
-        if self.end == self.buffer.len() {
-            if self.start > 0 {
-                self.buffer.copy_within(self.start..self.end, 0);
-                (self.start, self.end) = (0, self.end - self.start);
-            }
-            if self.end == self.buffer.len() {
-                self.buffer.resize((2 * self.buffer.len()).max(BUFFER), 0);
-            }
+        if self.begun.is_none() {
+            self.make_space();
         }
         loop {
             self.check_patience()?;
-            match self.stream.read(&mut self.buffer[self.end..]) {
+            let read = match &mut self.begun {
+                None => rustix::io::read(&self.stream, &mut self.buffer[self.end..]),
+                Some(Begun { body, length, .. }) => {
+                    let left = *length - body.len();
+                    if body.capacity() == body.len() {
+                        body.reserve_exact(left.min(body.len().max(BUFFER)));
+                    }
+                    rustix::io::read(&self.stream, spare_capacity(body))
+                }
+            };
+            match read {
                 Ok(0) => return Ok(false),
                 Ok(count) => {
-                    self.end += count;
+                    match &mut self.begun {
+                        None => self.end += count,
+                        Some(Begun { body, length, .. }) if body.len() > *length => {
+                            // There was more space than asked for: that is of the next frame.
+                            self.buffer = body.split_off(*length);
+                            (self.start, self.end) = (0, self.buffer.len());
+                        }
+                        Some(_) => {}
+                    }
                     return Ok(true);
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(rustix::io::Errno::INTR) => {}
                 // Whether that was too long is looked at again.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.patience.is_some() => {}
-                Err(error) => return Err(error),
+                Err(rustix::io::Errno::AGAIN) if self.patience.is_some() => {}
+                Err(error) => return Err(error.into()),
             }
         }
     }
 
+    /// Makes space for bytes behind those in the buffer.
+    fn make_space(&mut self) {
+        if self.start > 0 && (self.start == self.end || self.end == self.buffer.len()) {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        if self.end == self.buffer.len() {
+            self.buffer.resize((2 * self.buffer.len()).max(BUFFER), 0);
+        }
+    }
+
     fn check_patience(&mut self) -> io::Result<()> {
-        let Some(patience) = self.patience.filter(|_| self.start < self.end) else { return Ok(()) };
-        if self.begun.get_or_insert_with(Instant::now).elapsed() >= patience {
+        let Some(patience) = self.patience.filter(|_| self.start < self.end || self.begun.is_some()) else {
+            return Ok(());
+        };
+        if self.since.get_or_insert_with(Instant::now).elapsed() >= patience {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "a frame does not arrive"));
         }
         Ok(())
@@ -274,7 +385,7 @@ mod tests {
             });
             assert!(incoming.fill().unwrap());
         });
-        assert_eq!(incoming.next(), Ok(None));
+        assert!(matches!(incoming.next(), Ok(None)));
         // Bytes that trickle in do not make it go on.
         let mut trickled = 0;
         let error = loop {
@@ -289,5 +400,104 @@ mod tests {
             assert!(trickled < HEADER, "it waits for ever");
         };
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    /// A connection, and who reads from it.
+    fn connected() -> (TcpStream, Incoming) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (peer, Incoming::new(listener.accept().unwrap().0))
+    }
+
+    #[test]
+    fn frames_arrive_whole_and_in_order_however_they_are_cut() {
+        let lengths = [
+            0,
+            300,
+            LONG,
+            LONG + 1,
+            7,
+            BUFFER,
+            3 * BUFFER + 5,
+            LONG - 1,
+            LONG,
+            1,
+            1 << 20,
+            1 << 20,
+            0,
+            BUFFER - 48,
+        ];
+        let body = |request: usize| vec![request as u8 ^ 0x5A; lengths[request]];
+        let mut out = Outgoing::default();
+        for request in 0..lengths.len() {
+            let (kind, log) = (Kind::UnitReply, Some(LogId(7)));
+            let header = Header { kind, log, request: request as u64, number: 3 };
+            put(&mut out, header, |out| out.extend_from_slice(&body(request)));
+        }
+        let bytes = out.to_vec();
+        for piece in [1013, LONG + HEADER, BUFFER + 1, 1 << 19, bytes.len()] {
+            let (mut peer, mut incoming) = connected();
+            std::thread::scope(|scope| {
+                let bytes = &bytes;
+                scope.spawn(move || bytes.chunks(piece).for_each(|piece| peer.write_all(piece).unwrap()));
+                for (request, &length) in lengths.iter().enumerate() {
+                    loop {
+                        if let Some((header, came)) = incoming.next().unwrap() {
+                            assert_eq!(header.request, request as u64);
+                            assert!(came.bytes() == body(request), "body {request} in pieces of {piece}");
+                            assert_eq!(came.owner().is_some(), length > LONG);
+                            break;
+                        }
+                        assert!(incoming.fill().unwrap());
+                    }
+                }
+                assert!(!incoming.fill().unwrap());
+            });
+            assert_eq!(incoming.buffer.len(), BUFFER);
+        }
+    }
+
+    #[test]
+    fn memory_is_taken_for_what_came_and_not_for_what_is_announced() {
+        let (mut peer, mut incoming) = connected();
+        let mut out = Outgoing::default();
+        let header = Header { kind: Kind::UnitRequest, log: None, request: 1, number: 1 };
+        put(&mut out, header, |out| out.extend_from_slice(&vec![1; BODY_AT_MOST]));
+        let bytes = out.to_vec();
+        let mut sent = 0;
+        for upto in [HEADER, HEADER + 100, 3 * BUFFER] {
+            peer.write_all(&bytes[sent..upto]).unwrap();
+            let before = sent;
+            while sent < upto {
+                assert!(matches!(incoming.next(), Ok(None)));
+                assert!(incoming.fill().unwrap());
+                let begun = incoming.begun.as_ref();
+                let there = begun.map_or(incoming.end, |begun| HEADER + begun.body.len());
+                assert!(there > before || before == 0);
+                sent = there;
+            }
+            let taken = incoming.begun.as_ref().map_or(0, |begun| begun.body.capacity());
+            assert!(taken <= BUFFER.max(2 * sent), "{taken} bytes after {sent}");
+        }
+        assert!(matches!(incoming.next(), Ok(None)));
+    }
+
+    #[test]
+    fn long_body_that_was_changed_on_its_way_is_refused() {
+        let (mut peer, mut incoming) = connected();
+        let mut out = Outgoing::default();
+        let header = Header { kind: Kind::UnitRequest, log: None, request: 1, number: 1 };
+        put(&mut out, header, |out| out.extend_from_slice(&vec![1; 2 * LONG]));
+        let mut bytes = out.to_vec();
+        *bytes.last_mut().unwrap() ^= 4;
+        peer.write_all(&bytes).unwrap();
+        let refused = loop {
+            match incoming.next() {
+                Ok(None) => assert!(incoming.fill().unwrap()),
+                Ok(Some(_)) => panic!("it is taken"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(refused, FrameError::Checksum);
     }
 }

@@ -290,11 +290,11 @@ fn ask_server(
                 return Ok((wire::listings(body).map_err(stranger)?, log));
             }
             Some((Header { kind: Kind::Failed, .. }, body)) => {
-                let reason = format!("{address}: {}", String::from_utf8_lossy(body));
+                let reason = format!("{address}: {}", String::from_utf8_lossy(&body));
                 return Err(NetError::Store(StoreError::Io(io::Error::other(reason))));
             }
             Some((Header { kind: Kind::Refused, .. }, body)) => {
-                let reason = String::from_utf8_lossy(body).into_owned();
+                let reason = String::from_utf8_lossy(&body).into_owned();
                 return Err(NetError::Refused { address, reason });
             }
             Some(_) => return Err(stranger(FrameError::Body)),

@@ -7,6 +7,7 @@ mod book;
 mod client;
 mod frame;
 mod home;
+mod outgoing;
 mod server;
 mod wire;
 mod writer;

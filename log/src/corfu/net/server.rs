@@ -30,7 +30,7 @@ use super::super::store::{FileStore, ProjectionStore, StoreError};
 use super::super::transport::ReplyTo;
 use super::book::FileBook;
 use super::client::named;
-use super::frame::{self, BODY_AT_MOST, FrameError, Header, Incoming, Kind, READ_AT_MOST};
+use super::frame::{self, BODY_AT_MOST, FrameBody, FrameError, Header, Incoming, Kind, READ_AT_MOST};
 use super::wire::{self, BookRequest};
 use super::writer::Writer;
 
@@ -361,7 +361,7 @@ impl Shared {
         }
     }
 
-    fn handle(&self, header: Header, body: &[u8], writer: &Arc<Writer>) -> Result<(), Refusal> {
+    fn handle(&self, header: Header, body: FrameBody<'_>, writer: &Arc<Writer>) -> Result<(), Refusal> {
         self.check(&header)?;
         let answer = |reply: &Reply| {
             let (kind, log) = (wire::reply_kind(reply), self.log.get().copied());

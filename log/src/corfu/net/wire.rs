@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::block::EntryBytes;
 use crate::bytes::u32s;
-use crate::{Batch, Block, Durability, LogId, Position};
+use crate::{Block, Durability, LogId, Position};
 
 use super::super::message::{
     ClientId, EntryId, Epoch, Instance, Member, Node, Predecessor, Reply, Request, Run, SequencerNumber,
@@ -13,7 +14,8 @@ use super::super::message::{
 };
 use super::super::projection::Projection;
 use super::book::{Listing, Listings};
-use super::frame::{FrameError, Kind};
+use super::frame::{FrameBody, FrameError, Kind};
+use super::outgoing::Outgoing;
 
 /// A request about the address book.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,27 +30,44 @@ type Decoded<T> = Result<T, FrameError>;
 
 // ---- numbers ---------------------------------------------------------------------------------------------
 
-fn put_u32(out: &mut Vec<u8>, number: u32) {
+fn put_u32(out: &mut Outgoing, number: u32) {
     out.extend_from_slice(&number.to_le_bytes());
 }
 
-fn put_u64(out: &mut Vec<u8>, number: u64) {
+fn put_u64(out: &mut Outgoing, number: u64) {
     out.extend_from_slice(&number.to_le_bytes());
 }
 
 /// What is left of a body.
-struct Body<'a>(&'a [u8]);
+struct Body<'a> {
+    rest: &'a [u8],
+    whole: FrameBody<'a>,
+}
 
 impl<'a> Body<'a> {
+    fn of(whole: FrameBody<'a>) -> Self {
+        Self { rest: whole.bytes(), whole }
+    }
+
     fn bytes(&mut self, count: usize) -> Decoded<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or(FrameError::Body)?;
-        self.0 = rest;
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or(FrameError::Body)?;
+        self.rest = rest;
         Ok(taken)
     }
 
+    /// The next bytes, to be kept.
+    fn entries(&mut self, count: usize) -> Decoded<EntryBytes> {
+        let start = self.whole.bytes().len() - self.rest.len();
+        let bytes = self.bytes(count)?;
+        Ok(match self.whole.owner() {
+            Some(owner) => EntryBytes::part(owner, start..start + count),
+            None => EntryBytes::Own(bytes.to_vec()),
+        })
+    }
+
     fn array<const N: usize>(&mut self) -> Decoded<[u8; N]> {
-        let (taken, rest) = self.0.split_first_chunk::<N>().ok_or(FrameError::Body)?;
-        self.0 = rest;
+        let (taken, rest) = self.rest.split_first_chunk::<N>().ok_or(FrameError::Body)?;
+        self.rest = rest;
         Ok(*taken)
     }
 
@@ -77,7 +96,7 @@ impl<'a> Body<'a> {
     }
 
     fn end<T>(self, value: T) -> Decoded<T> {
-        if self.0.is_empty() { Ok(value) } else { Err(FrameError::Body) }
+        if self.rest.is_empty() { Ok(value) } else { Err(FrameError::Body) }
     }
 
     fn run(&mut self) -> Decoded<Run> {
@@ -91,8 +110,8 @@ impl<'a> Body<'a> {
                 if !ends.is_sorted() || !fits {
                     return Err(FrameError::Body);
                 }
-                let batch = Batch::from_parts(self.bytes(length)?.to_vec(), ends);
-                Ok(Run::data(id, Arc::new(Block::of(first, batch))))
+                let bytes = self.entries(length)?;
+                Ok(Run::data(id, Arc::new(Block::from_parts(first, bytes, ends))))
             }
             2 => {
                 let (first, count) = (self.position()?, self.u32()?);
@@ -114,7 +133,7 @@ impl<'a> Body<'a> {
     }
 
     fn projection(self) -> Decoded<Arc<Projection>> {
-        Projection::decode(self.0).map(Arc::new).map_err(|_| FrameError::Body)
+        Projection::decode(self.rest).map(Arc::new).map_err(|_| FrameError::Body)
     }
 
     fn node(&mut self) -> Decoded<Node> {
@@ -140,17 +159,17 @@ impl<'a> Body<'a> {
     }
 }
 
-fn put_run(out: &mut Vec<u8>, run: &Run) {
+fn put_run(out: &mut Outgoing, run: &Run) {
     match (run.id, run.block.data()) {
-        (Some(id), Some((bytes, ends))) => {
-            out.reserve(32 + size_of_val(ends) + bytes.len());
+        (Some(id), Some((_, ends))) => {
+            out.reserve(32 + size_of_val(ends));
             out.push(1);
             for number in [id.client.0, id.sequence, run.first().0] {
                 put_u64(out, number);
             }
             put_u32(out, u32::try_from(ends.len()).expect("a block holds less than 2^32 entries"));
             ends.iter().for_each(|end| put_u32(out, *end));
-            out.extend_from_slice(bytes);
+            out.extend_from_block(&run.block);
         }
         _ => {
             out.push(2);
@@ -160,18 +179,18 @@ fn put_run(out: &mut Vec<u8>, run: &Run) {
     }
 }
 
-fn put_runs(out: &mut Vec<u8>, runs: &[Run]) {
+fn put_runs(out: &mut Outgoing, runs: &[Run]) {
     put_u32(out, u32::try_from(runs.len()).expect("a message holds few runs"));
     runs.iter().for_each(|run| put_run(out, run));
 }
 
-fn put_predecessor(out: &mut Vec<u8>, before: &Predecessor) {
+fn put_predecessor(out: &mut Outgoing, before: &Predecessor) {
     for number in [before.id.client.0, before.id.sequence, before.first.0] {
         put_u64(out, number);
     }
 }
 
-fn put_node(out: &mut Vec<u8>, node: Node) {
+fn put_node(out: &mut Outgoing, node: Node) {
     let (role, number) = match node {
         Node::Unit(number) => (1, number.0),
         Node::Sequencer(number) => (2, number.0),
@@ -181,7 +200,7 @@ fn put_node(out: &mut Vec<u8>, node: Node) {
     put_u32(out, number);
 }
 
-fn put_listing(out: &mut Vec<u8>, listing: &Listing) {
+fn put_listing(out: &mut Outgoing, listing: &Listing) {
     out.push(match listing.durability {
         None => 0,
         Some(Durability::Memory) => 1,
@@ -204,7 +223,7 @@ pub(crate) const fn request_kind(request: &Request) -> Kind {
     }
 }
 
-pub(crate) fn put_request(out: &mut Vec<u8>, request: &Request) {
+pub(crate) fn put_request(out: &mut Outgoing, request: &Request) {
     match request {
         Request::Unit(request) => put_unit_request(out, request),
         Request::Sequencer(request) => put_sequencer_request(out, request),
@@ -220,10 +239,10 @@ pub(crate) fn put_request(out: &mut Vec<u8>, request: &Request) {
     }
 }
 
-fn put_unit_request(out: &mut Vec<u8>, request: &UnitRequest) {
+fn put_unit_request(out: &mut Outgoing, request: &UnitRequest) {
     put_u64(out, request.epoch.0);
     put_u64(out, request.member.joined.0);
-    let ranged = |out: &mut Vec<u8>, verb, from: Position, upto: Position| {
+    let ranged = |out: &mut Outgoing, verb, from: Position, upto: Position| {
         out.push(verb);
         put_u64(out, from.0);
         put_u64(out, upto.0);
@@ -275,8 +294,8 @@ fn put_unit_request(out: &mut Vec<u8>, request: &UnitRequest) {
 }
 
 /// The request to the unit `number`.
-pub(crate) fn unit_request(number: u32, body: &[u8]) -> Decoded<UnitRequest> {
-    let mut body = Body(body);
+pub(crate) fn unit_request(number: u32, body: FrameBody<'_>) -> Decoded<UnitRequest> {
+    let mut body = Body::of(body);
     let epoch = body.epoch()?;
     let member = Member { unit: UnitNumber(number), joined: body.epoch()? };
     let verb = match body.u8()? {
@@ -310,7 +329,7 @@ pub(crate) fn unit_request(number: u32, body: &[u8]) -> Decoded<UnitRequest> {
     body.end(UnitRequest { epoch, member, verb })
 }
 
-fn put_sequencer_request(out: &mut Vec<u8>, request: &SequencerRequest) {
+fn put_sequencer_request(out: &mut Outgoing, request: &SequencerRequest) {
     put_u64(out, request.epoch.0);
     match request.verb {
         SequencerVerb::Next { count, at_least } => {
@@ -329,8 +348,8 @@ fn put_sequencer_request(out: &mut Vec<u8>, request: &SequencerRequest) {
     }
 }
 
-pub(crate) fn sequencer_request(body: &[u8]) -> Decoded<SequencerRequest> {
-    let mut body = Body(body);
+pub(crate) fn sequencer_request(body: FrameBody<'_>) -> Decoded<SequencerRequest> {
+    let mut body = Body::of(body);
     let epoch = body.epoch()?;
     let verb = match body.u8()? {
         1 => SequencerVerb::Next { count: body.u32()?, at_least: body.u32()? },
@@ -348,8 +367,8 @@ pub(crate) fn sequencer_request(body: &[u8]) -> Decoded<SequencerRequest> {
     body.end(SequencerRequest { epoch, verb })
 }
 
-pub(crate) fn store_request(body: &[u8]) -> Decoded<StoreRequest> {
-    let mut body = Body(body);
+pub(crate) fn store_request(body: FrameBody<'_>) -> Decoded<StoreRequest> {
+    let mut body = Body::of(body);
     match body.u8()? {
         1 => body.end(StoreRequest::Latest),
         2 => body.projection().map(StoreRequest::Install),
@@ -361,7 +380,7 @@ pub(crate) fn store_request(body: &[u8]) -> Decoded<StoreRequest> {
     }
 }
 
-pub(crate) fn put_book_request(out: &mut Vec<u8>, request: &BookRequest) {
+pub(crate) fn put_book_request(out: &mut Outgoing, request: &BookRequest) {
     match request {
         BookRequest::Listings => out.push(1),
         BookRequest::Announce(node, listing) => {
@@ -372,8 +391,8 @@ pub(crate) fn put_book_request(out: &mut Vec<u8>, request: &BookRequest) {
     }
 }
 
-pub(crate) fn book_request(body: &[u8]) -> Decoded<BookRequest> {
-    let mut body = Body(body);
+pub(crate) fn book_request(body: FrameBody<'_>) -> Decoded<BookRequest> {
+    let mut body = Body::of(body);
     match body.u8()? {
         1 => body.end(BookRequest::Listings),
         2 => {
@@ -395,7 +414,7 @@ pub(crate) const fn reply_kind(reply: &Reply) -> Kind {
     }
 }
 
-pub(crate) fn put_reply(out: &mut Vec<u8>, reply: &Reply) {
+pub(crate) fn put_reply(out: &mut Outgoing, reply: &Reply) {
     match reply {
         Reply::Unit(reply) => put_unit_reply(out, reply),
         Reply::Sequencer(reply) => put_sequencer_reply(out, *reply),
@@ -412,8 +431,8 @@ pub(crate) fn put_reply(out: &mut Vec<u8>, reply: &Reply) {
     }
 }
 
-fn put_unit_reply(out: &mut Vec<u8>, reply: &UnitReply) {
-    let number = |out: &mut Vec<u8>, tag, number| {
+fn put_unit_reply(out: &mut Outgoing, reply: &UnitReply) {
+    let number = |out: &mut Outgoing, tag, number| {
         out.push(tag);
         put_u64(out, number);
     };
@@ -452,8 +471,8 @@ fn put_unit_reply(out: &mut Vec<u8>, reply: &UnitReply) {
     }
 }
 
-fn put_sequencer_reply(out: &mut Vec<u8>, reply: SequencerReply) {
-    let number = |out: &mut Vec<u8>, tag, number| {
+fn put_sequencer_reply(out: &mut Outgoing, reply: SequencerReply) {
+    let number = |out: &mut Outgoing, tag, number| {
         out.push(tag);
         put_u64(out, number);
     };
@@ -475,8 +494,8 @@ fn put_sequencer_reply(out: &mut Vec<u8>, reply: SequencerReply) {
 }
 
 /// The reply of this kind.
-pub(crate) fn reply(kind: Kind, body: &[u8]) -> Decoded<Reply> {
-    let mut body = Body(body);
+pub(crate) fn reply(kind: Kind, body: FrameBody<'_>) -> Decoded<Reply> {
+    let mut body = Body::of(body);
     Ok(match kind {
         Kind::UnitReply => Reply::Unit(unit_reply(body)?),
         Kind::SequencerReply => Reply::Sequencer(sequencer_reply(body)?),
@@ -542,7 +561,7 @@ fn sequencer_reply(mut body: Body<'_>) -> Decoded<SequencerReply> {
     body.end(reply)
 }
 
-pub(crate) fn put_listings(out: &mut Vec<u8>, listings: &Listings) {
+pub(crate) fn put_listings(out: &mut Outgoing, listings: &Listings) {
     put_u32(out, u32::try_from(listings.len()).expect("few roles"));
     for (node, listing) in listings {
         put_node(out, *node);
@@ -550,8 +569,8 @@ pub(crate) fn put_listings(out: &mut Vec<u8>, listings: &Listings) {
     }
 }
 
-pub(crate) fn listings(body: &[u8]) -> Decoded<Listings> {
-    let mut body = Body(body);
+pub(crate) fn listings(body: FrameBody<'_>) -> Decoded<Listings> {
+    let mut body = Body::of(body);
     let mut listings = Listings::new();
     for _ in 0..body.u32()? {
         listings.insert(body.node()?, body.listing()?);
@@ -563,6 +582,7 @@ pub(crate) fn listings(body: &[u8]) -> Decoded<Listings> {
 mod tests {
     use super::super::frame;
     use super::*;
+    use crate::Batch;
     use crate::corfu::plan::{Change, Found};
 
     fn data(first: u64) -> Run {
@@ -656,7 +676,32 @@ mod tests {
         unit.chain(sequencer.map(Reply::Sequencer)).chain(store.map(Reply::Store)).collect()
     }
 
+    /// What `put` appends.
+    fn encoded(put: impl FnOnce(&mut Outgoing)) -> Vec<u8> {
+        let mut out = Outgoing::default();
+        put(&mut out);
+        out.to_vec()
+    }
+
+    /// What a body decodes to, whether its bytes are kept or copied.
+    fn decoded<T: PartialEq + std::fmt::Debug>(
+        body: &[u8],
+        decode: impl Fn(FrameBody<'_>) -> Decoded<T>,
+    ) -> Decoded<T> {
+        let copied = decode(body.into());
+        assert_eq!(decode((&Arc::new(body.to_vec())).into()), copied);
+        copied
+    }
+
     fn decode(kind: Kind, body: &[u8]) -> Decoded<Request> {
+        decoded(body, |body| decode_request(kind, body))
+    }
+
+    fn decode_reply(kind: Kind, body: &[u8]) -> Decoded<Reply> {
+        decoded(body, |body| reply(kind, body))
+    }
+
+    fn decode_request(kind: Kind, body: FrameBody<'_>) -> Decoded<Request> {
         Ok(match kind {
             Kind::UnitRequest => Request::Unit(unit_request(2, body)?),
             Kind::SequencerRequest => Request::Sequencer(sequencer_request(body)?),
@@ -668,8 +713,8 @@ mod tests {
     #[test]
     fn requests_decode_to_the_same_and_in_no_part_to_anything() {
         for request in requests() {
-            let (kind, mut body) = (request_kind(&request), Vec::new());
-            put_request(&mut body, &request);
+            let kind = request_kind(&request);
+            let mut body = encoded(|out| put_request(out, &request));
             assert_eq!(decode(kind, &body), Ok(request.clone()));
             for length in 0..body.len() {
                 assert_eq!(decode(kind, &body[..length]), Err(FrameError::Body), "{request:?}");
@@ -682,11 +727,11 @@ mod tests {
     #[test]
     fn replies_decode_to_the_same_and_in_no_part_to_anything() {
         for sent in replies() {
-            let (kind, mut body) = (reply_kind(&sent), Vec::new());
-            put_reply(&mut body, &sent);
-            assert_eq!(reply(kind, &body), Ok(sent.clone()));
+            let kind = reply_kind(&sent);
+            let body = encoded(|out| put_reply(out, &sent));
+            assert_eq!(decode_reply(kind, &body), Ok(sent.clone()));
             for length in 0..body.len() {
-                assert_eq!(reply(kind, &body[..length]), Err(FrameError::Body), "{sent:?}");
+                assert_eq!(decode_reply(kind, &body[..length]), Err(FrameError::Body), "{sent:?}");
             }
         }
     }
@@ -695,8 +740,8 @@ mod tests {
     #[test]
     fn bodies_with_a_byte_changed_do_no_harm() {
         for request in requests() {
-            let (kind, mut body) = (request_kind(&request), Vec::new());
-            put_request(&mut body, &request);
+            let kind = request_kind(&request);
+            let mut body = encoded(|out| put_request(out, &request));
             for at in 0..body.len() {
                 for value in [0, 1, 127, 255] {
                     let before = std::mem::replace(&mut body[at], value);
@@ -706,12 +751,12 @@ mod tests {
             }
         }
         for sent in replies() {
-            let (kind, mut body) = (reply_kind(&sent), Vec::new());
-            put_reply(&mut body, &sent);
+            let kind = reply_kind(&sent);
+            let mut body = encoded(|out| put_reply(out, &sent));
             for at in 0..body.len() {
                 for value in [0, 1, 127, 255] {
                     let before = std::mem::replace(&mut body[at], value);
-                    let _ = reply(kind, &body);
+                    let _ = decode_reply(kind, &body);
                     body[at] = before;
                 }
             }
@@ -725,14 +770,12 @@ mod tests {
             (Node::Unit(UnitNumber(3)), listing("127.0.0.1:80", Some(Durability::Flushed))),
             (Node::Sequencer(SequencerNumber(1)), listing("[::1]:65535", None)),
         ]);
-        let mut body = Vec::new();
-        put_listings(&mut body, &all);
-        assert_eq!(listings(&body), Ok(all.clone()));
+        let body = encoded(|out| put_listings(out, &all));
+        assert_eq!(listings(body[..].into()), Ok(all.clone()));
         for (node, listing) in all {
             let request = BookRequest::Announce(node, listing);
-            let mut body = Vec::new();
-            put_book_request(&mut body, &request);
-            assert_eq!(book_request(&body), Ok(request));
+            let body = encoded(|out| put_book_request(out, &request));
+            assert_eq!(book_request(body[..].into()), Ok(request));
         }
         assert_eq!(frame::HEADER, 48, "as docs/wire-format.md draws it");
     }

@@ -3,9 +3,10 @@
 //! Whoever adds a frame and finds nobody writing writes it himself, with all that others add meanwhile. So a
 //! lone request costs no hand-over to another thread, and many together cost one call of the operating system.
 
-use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Condvar, Mutex};
+
+use super::outgoing::Outgoing;
 
 const UNPOISONED: &str = "nothing panics while it holds the lock";
 
@@ -23,9 +24,9 @@ pub(crate) struct Writer {
 
 #[derive(Default)]
 struct State {
-    waiting: Vec<u8>,
+    waiting: Outgoing,
     /// The other buffer, when nobody writes it.
-    spare: Vec<u8>,
+    spare: Outgoing,
     writing: bool,
     closed: bool,
 }
@@ -36,7 +37,7 @@ impl Writer {
     }
 
     /// Adds what `put` appends; it goes out with the next [`flush`](Self::flush).
-    pub(crate) fn add(&self, put: impl FnOnce(&mut Vec<u8>)) {
+    pub(crate) fn add(&self, put: impl FnOnce(&mut Outgoing)) {
         let mut state = self.state.lock().expect(UNPOISONED);
         if !state.closed {
             put(&mut state.waiting);
@@ -54,7 +55,7 @@ impl Writer {
             let spare = std::mem::take(&mut state.spare);
             let mut bytes = std::mem::replace(&mut state.waiting, spare);
             drop(state);
-            let written = (&self.stream).write_all(&bytes);
+            let written = bytes.write_to(&self.stream);
             bytes.clear();
             state = self.state.lock().expect(UNPOISONED);
             if bytes.capacity() <= KEPT {
