@@ -1,5 +1,6 @@
 //! Rows that many transactions change at once: commutative writes.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use mixlog_log::Position;
@@ -7,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
+use crate::codec;
 use crate::table::Value;
 
 /// A row type with a merge operator: a change that does not depend on the order in which it is made.
@@ -99,7 +101,18 @@ impl Merge for Sum {
     }
 }
 
-/// The greatest value merged.
+/// In the order of the values, and those that are equal in it in that of their bytes: an order may leave parts of a value
+/// out, and whichever of two is kept, it must be the same one on all replicas, in whatever order they are merged.
+fn compare<T: Ord + Serialize>(a: &T, b: &T) -> Ordering {
+    let bytes = |value| {
+        let mut bytes = Vec::new();
+        codec::encode(value, &mut bytes);
+        bytes
+    };
+    a.cmp(b).then_with(|| bytes(a).cmp(&bytes(b)))
+}
+
+/// The greatest value merged; of several that `Ord` calls equal, that with the greatest bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Maximum<T>(pub T);
 
@@ -108,20 +121,20 @@ impl<T: Value + Ord + Serialize + DeserializeOwned> Merge for Maximum<T> {
 
     fn merge(row: &mut Option<Self>, delta: T, _: Position) {
         match row {
-            Some(Self(greatest)) if *greatest >= delta => {}
+            Some(Self(greatest)) if compare(greatest, &delta).is_ge() => {}
             row => *row = Some(Self(delta)),
         }
     }
 
     fn combine(delta: &mut T, other: &T) -> bool {
-        if *other > *delta {
+        if compare(other, delta).is_gt() {
             delta.clone_from(other);
         }
         true
     }
 }
 
-/// The least value merged.
+/// The least value merged; of several that `Ord` calls equal, that with the least bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Minimum<T>(pub T);
 
@@ -130,13 +143,13 @@ impl<T: Value + Ord + Serialize + DeserializeOwned> Merge for Minimum<T> {
 
     fn merge(row: &mut Option<Self>, delta: T, _: Position) {
         match row {
-            Some(Self(least)) if *least <= delta => {}
+            Some(Self(least)) if compare(least, &delta).is_le() => {}
             row => *row = Some(Self(delta)),
         }
     }
 
     fn combine(delta: &mut T, other: &T) -> bool {
-        if *other < *delta {
+        if compare(other, delta).is_lt() {
             delta.clone_from(other);
         }
         true
@@ -182,7 +195,7 @@ impl<T: Value + Serialize + DeserializeOwned> Merge for Appended<T> {
     }
 }
 
-/// A set; merging inserts.
+/// A set; merging inserts. Of several values that `Ord` calls equal it keeps that with the least bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Members<T: Ord>(pub BTreeSet<T>);
@@ -191,7 +204,10 @@ impl<T: Value + Ord + Serialize + DeserializeOwned> Merge for Members<T> {
     type Delta = T;
 
     fn merge(row: &mut Option<Self>, delta: T, _: Position) {
-        row.get_or_insert_with(|| Self(BTreeSet::new())).0.insert(delta);
+        let members = &mut row.get_or_insert_with(|| Self(BTreeSet::new())).0;
+        if members.get(&delta).is_none_or(|kept| compare(&delta, kept).is_lt()) {
+            members.replace(delta);
+        }
     }
 }
 
@@ -226,6 +242,57 @@ mod tests {
         let list = commutes::<Appended<u8>>([7, 5, 7, 1]);
         assert_eq!(list.iter().copied().collect::<Vec<_>>(), [7, 5, 7, 1]);
         assert_eq!(commutes::<Members<u8>>([3, 1, 3, 2]), Members(BTreeSet::from([1, 2, 3])));
+    }
+
+    /// Equal where their first parts are.
+    #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+    struct Rough(u8, u8);
+
+    impl PartialEq for Rough {
+        fn eq(&self, other: &Self) -> bool {
+            self.cmp(other).is_eq()
+        }
+    }
+
+    impl Eq for Rough {}
+
+    impl PartialOrd for Rough {
+        fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+            Some(self.cmp(other))
+        }
+    }
+
+    impl Ord for Rough {
+        fn cmp(&self, other: &Self) -> Ordering {
+            self.0.cmp(&other.0)
+        }
+    }
+
+    #[test]
+    fn of_values_that_are_equal_in_their_order_the_same_one_is_kept_in_any_order_of_merges() {
+        let deltas = [Rough(4, 2), Rough(4, 9), Rough(1, 7), Rough(1, 3)];
+        let bytes = |rough: Rough| (rough.0, rough.1);
+        let orders = [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1]];
+        for order in orders {
+            let (mut most, mut least, mut members) = (None, None, None);
+            for i in order {
+                Maximum::merge(&mut most, deltas[i], Position(0));
+                Minimum::merge(&mut least, deltas[i], Position(0));
+                Members::merge(&mut members, deltas[i], Position(0));
+            }
+            assert_eq!((bytes(most.unwrap().0), bytes(least.unwrap().0)), ((4, 9), (1, 3)));
+            assert_eq!(members.unwrap().0.into_iter().map(bytes).collect::<Vec<_>>(), [(1, 3), (4, 2)]);
+            let combined = order.map(|i| deltas[i]).into_iter().reduce(|mut delta, other| {
+                assert!(Maximum::combine(&mut delta, &other));
+                delta
+            });
+            assert_eq!(combined.map(bytes), Some((4, 9)));
+            let combined = order.map(|i| deltas[i]).into_iter().reduce(|mut delta, other| {
+                assert!(Minimum::combine(&mut delta, &other));
+                delta
+            });
+            assert_eq!(combined.map(bytes), Some((1, 3)));
+        }
     }
 
     #[test]

@@ -118,8 +118,12 @@ impl<K, V, C> Table<K, V, C> {
     /// of them. `granule` must be a pure function.
     ///
     /// Cost: every declared write carries one more key for the mixer.
+    ///
+    /// # Panics
+    /// At compile time, for an [`ordered`](Self::ordered) table.
     #[must_use]
     pub const fn watched(self, granule: fn(&K) -> u64) -> Self {
+        assert!(!self.ordered, "an ordered table cannot be watched: ordered tables can be read in ranges");
         Self { conflicts: Conflicts::Watched(granule), ..self }
     }
 

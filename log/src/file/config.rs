@@ -45,7 +45,7 @@ pub struct Config {
 
     /// The length of new segment files, in bytes, rounded up to 4096; default 64 MiB.
     ///
-    /// More: fewer switches between files, each of which costs three or four flushes; opening takes longer,
+    /// More: fewer switches between files, each of which costs five flushes; opening takes longer,
     /// because the last segment is searched to its end; more of a buffered log may wait for its disk, which is up to four
     /// segments. Less: trimming gives space back in smaller pieces,
     /// and a small log takes less of the disk. At least 8 KiB more than twice `max_batch_bytes`, at most 1 TiB.
