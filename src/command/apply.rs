@@ -10,6 +10,7 @@
 //! line that is no transaction takes its place among them.
 
 use std::cell::Cell;
+use std::fmt;
 use std::io::{self, BufRead, BufWriter, Read, Write};
 use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError};
 use std::sync::{Arc, RwLock};
@@ -62,12 +63,16 @@ pub(crate) fn apply(options: &ApplyOptions) -> Result<(), Failure> {
     thread::Builder::new()
         .name("mixlog-stdin".to_owned())
         .spawn(move || submit_lines(io::stdin().lock(), &reader, &sender))?;
-    let printed = print_answers(&receiver, &agreement);
+    let mut answered = Answered::default();
+    let printed = print_answers(&receiver, &agreement, &mut answered);
     // If the engine stopped, it knows better than its submissions why.
     let engine = engine.write().expect("no panic while submitting").take();
     if let Some(engine) = engine {
         // Beside what programs read.
-        show(options.engine.explained(|| engine.explain()));
+        let explained = options.engine.explained(|| engine.explain());
+        if !explained.is_empty() {
+            show(format!("{explained}{answered}"));
+        }
         engine.close()?;
     }
     printed
@@ -150,8 +155,32 @@ fn parse(line: &[u8]) -> Result<Transaction, String> {
     text.parse().map_err(|error: kv::RequestError| error.to_string())
 }
 
-/// Prints answers in the order of the lines. Whenever the next one is not there yet, the others are flushed.
-fn print_answers(items: &Receiver<Item>, agreement: &Agreement) -> Result<(), Failure> {
+/// How many lines were answered, and how.
+#[derive(Default)]
+struct Answered {
+    committed: u64,
+    aborted: u64,
+    malformed: u64,
+}
+
+impl fmt::Display for Answered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { committed, aborted, malformed } = self;
+        writeln!(
+            f,
+            "answers: {committed} committed, {aborted} aborted, {malformed} lines are no transactions"
+        )?;
+        writeln!(f, "(above, one that aborted counts as committed: that its id was used is kept)")
+    }
+}
+
+/// Prints answers in the order of the lines, and counts them. Whenever the next one is not there yet, the others are
+/// flushed.
+fn print_answers(
+    items: &Receiver<Item>,
+    agreement: &Agreement,
+    answered: &mut Answered,
+) -> Result<(), Failure> {
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     loop {
         let item = match items.try_recv() {
@@ -171,10 +200,18 @@ fn print_answers(items: &Receiver<Item>, agreement: &Agreement) -> Result<(), Fa
                 answer(ticket).and_then(|answer| {
                     room.learn(answer.size());
                     agreement.wait(answer.position(), || still_read(out.flush()))?;
-                    print_answer(&mut out, id.as_deref(), &answer)
+                    print_answer(&mut out, id.as_deref(), &answer)?;
+                    *(match answer {
+                        Answer::Committed { .. } => &mut answered.committed,
+                        Answer::Aborted { .. } => &mut answered.aborted,
+                    }) += 1;
+                    Ok(())
                 })
             }
-            Item::Malformed { line, error } => print(&mut out, &ErrorLine { line, error: &error }),
+            Item::Malformed { line, error } => {
+                answered.malformed += 1;
+                print(&mut out, &ErrorLine { line, error: &error })
+            }
             Item::Failed(failure) => Err(failure),
         };
         if let Err(failure) = printed {

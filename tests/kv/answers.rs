@@ -279,3 +279,24 @@ fn many_transactions_are_in_flight_and_answered_in_log_order() {
         assert_eq!(answer["results"], json!([i / 1000 + 1]));
     }
 }
+
+#[test]
+fn what_was_answered_is_counted_behind_the_explanation() {
+    let directory = directory();
+    let log = directory.path().join("log");
+    let stdin = concat!(
+        "{\"ops\": [[\"put\", \"t\", \"k\", 1]]}\n",
+        "{\"ops\": [[\"abort_if\", \"t\", \"k\", 1]]}\n",
+        "{\"ops\": [[\"abort_if\", \"t\", \"k\", 1]]}\n",
+        "{\"ops\": [[\"abort_if\", \"t\", \"k\", 2]]}\n",
+        "nothing\n",
+    );
+    let stderr = |options: &[&str]| {
+        let output = run_with(&apply_arguments(&log, options), stdin.as_bytes().to_vec());
+        assert_eq!(output.status.code(), Some(0));
+        String::from_utf8(output.stderr).expect("UTF-8")
+    };
+    let told = "answers: 2 committed, 2 aborted, 1 lines are no transactions\n";
+    assert!(stderr(&["--explain"]).contains(told));
+    assert!(!stderr(&[]).contains("answers:"), "only if asked for");
+}

@@ -57,20 +57,19 @@ pub struct Config {
     /// More: larger transactions; below 2 GiB. Less: smaller segments are possible; at least 4.
     pub max_batch_bytes: usize,
 
-    /// How many bytes may wait to be written before [`append`](crate::SharedLog::append) blocks; default 32
-    /// MiB.
+    /// How many bytes may wait to be written before [`append`](crate::SharedLog::append) blocks; default 8 MiB.
     ///
     /// More: longer bursts are taken without waiting, and there is more to lose with the process. Less:
     /// submitters feel the disk's speed sooner; with 0 one batch waits at a time.
     pub queue_bytes: usize,
 
-    /// How many bytes are written and flushed as one group, or one batch if that is more; default 8 MiB.
+    /// How many bytes are written and flushed as one group, or one batch if that is more; default 2 MiB.
     ///
     /// More: fewer flushes. Less: the tail moves on in smaller steps, and while a group is written and flushed the next
     /// ones are accepted.
     pub group_bytes: usize,
 
-    /// How many bytes of the newest entries are kept in memory for readers; default 32 MiB.
+    /// How many bytes of the newest entries are kept in memory for readers; default 8 MiB.
     ///
     /// More: readers further behind are served without touching the disk. Less: less memory.
     pub cache_bytes: usize,
@@ -83,9 +82,9 @@ impl Default for Config {
             create: Create::IfMissing,
             segment_bytes: 64 << 20,
             max_batch_bytes: 4 << 20,
-            queue_bytes: 32 << 20,
-            group_bytes: 8 << 20,
-            cache_bytes: 32 << 20,
+            queue_bytes: 8 << 20,
+            group_bytes: 2 << 20,
+            cache_bytes: 8 << 20,
         }
     }
 }

@@ -12,7 +12,7 @@
 //! | `t0`, `t1` | when it was submitted and when the client knew its outcome, in nanoseconds of one monotonic clock; `t1` is null if the client never knew |
 //! | `st` | `ok`: it committed; `fail`: it did not; `info`: nobody knows |
 //! | `ops` | `["a", key, value]` appends, `["r", key, list]` reads; the list is null unless the transaction committed |
-//! | `pos` | its position in the log; absent if nobody knows it |
+//! | `pos` | its position in the log, or null if nobody knows it |
 
 use std::io::{self, BufRead, Write};
 
@@ -112,7 +112,7 @@ pub struct Transaction {
     #[serde(rename = "ops")]
     pub operations: Vec<Op>,
     /// Where it stands in the log.
-    #[serde(rename = "pos", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "pos", default)]
     pub position: Option<u64>,
 }
 
@@ -155,7 +155,7 @@ mod tests {
             "\n",
             r#"{"p":4,"t0":1600,"t1":1700,"st":"fail","ops":[["r",7,null]],"pos":43}"#,
             "\n",
-            r#"{"p":5,"t0":1700,"t1":null,"st":"info","ops":[["a",7,2]]}"#,
+            r#"{"p":5,"t0":1700,"t1":null,"st":"info","ops":[["a",7,2]],"pos":null}"#,
             "\n",
         );
         let history = read(lines.as_bytes()).expect("they are transactions");

@@ -1,10 +1,18 @@
 //! The footprints of all workloads against what their transactions touch, over random inputs.
 
+use std::sync::{Arc, Mutex};
+
 use mixlog_engine::testing::{Surplus, check_footprints};
 use mixlog_engine::{AccessMode, Ending, FootprintReport, assert_footprint};
 use mixlog_workloads::footprints::{Footprints, TooLittle};
+use mixlog_workloads::list_append;
+use mixlog_workloads::list_append::client::ListAppends;
+use mixlog_workloads::list_append::driver::Keys;
+use mixlog_workloads::list_append::transaction::ListAppend;
 use mixlog_workloads::money::Cents;
 use mixlog_workloads::runner;
+use mixlog_workloads::smallbank;
+use mixlog_workloads::smallbank::client::SmallBank;
 use mixlog_workloads::tpcc::client::Tpcc;
 use mixlog_workloads::tpcc::driver::{self, Transaction};
 use mixlog_workloads::tpcc::schema::Scale;
@@ -100,4 +108,47 @@ fn transfer_footprints_are_complete_and_exact_for_those_that_commit() {
     assert_eq!(report.missing[0].table, "transfer.accounts");
     let paid = draws.iter().find(|t| engine.check_footprint(*t).ending == Ending::Committed);
     assert_eq!(report.missing[0].key, paid.expect("some commit").to.to_string());
+}
+
+#[test]
+fn smallbank_footprints_are_complete_and_exact_for_those_that_commit() {
+    use mixlog_workloads::smallbank::driver::Transaction;
+    let options = smallbank::driver::Config { accounts: 50, hot: 0.3, hot_accounts: 5 };
+    let workload: SmallBank = SmallBank::new(options, 1);
+    let engine = populated(&workload, 2);
+    let mut driver = smallbank::driver::Driver::new(options, 3, 0);
+    let (mut committed, mut aborted) = (0, 0);
+    for round in 0..3 {
+        for _ in 0..300 {
+            let report = match driver.draw() {
+                Transaction::Amalgamate(call, _) => engine.check_footprint(&call),
+                Transaction::Balance(call) => engine.check_footprint(&call),
+                Transaction::DepositChecking(call, _) => engine.check_footprint(&call),
+                Transaction::SendPayment(call, _) => engine.check_footprint(&call),
+                Transaction::TransactSavings(call, _) => engine.check_footprint(&call),
+                Transaction::WriteCheck(call, _) => engine.check_footprint(&call),
+            };
+            assert!(report.is_complete(), "{report}");
+            let commits = report.ending == Ending::Committed;
+            // Who cannot pay does not get to the other account.
+            assert!(report.is_exact() || !commits, "{report}");
+            *(if commits { &mut committed } else { &mut aborted }) += 1;
+        }
+        // Money moves, until some have none.
+        runner::run(&engine, &workload, &config(2_000, round), &mut |_| {}).expect("it runs");
+    }
+    assert!(committed > 500 && aborted > 0, "{committed} commit, {aborted} abort");
+}
+
+#[test]
+fn list_append_footprints_are_exact() {
+    let options = list_append::driver::Config { keys: 20, ..list_append::driver::Config::new() };
+    let workload: ListAppends = ListAppends::new(options);
+    let engine = populated(&workload, 2);
+    let keys = Arc::new(Mutex::new(Keys::new(&options, 0)));
+    let mut driver = list_append::driver::Driver::new(options, keys, 3, 0);
+    let draws: Vec<ListAppend> = (0..500).map(|_| driver.draw()).collect();
+    assert_footprint!(&engine, draws.iter().cloned());
+    runner::run(&engine, &workload, &config(2_000, 1), &mut |_| {}).expect("it runs");
+    assert_footprint!(&engine, draws);
 }
