@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use mixlog_engine::{
-    Builder, Engine, Footprint, Mode, Position, Procedure, Snapshot, SnapshotError, Table, Tx,
+    Builder, Engine, Footprint, Index, Mode, Position, Procedure, Snapshot, SnapshotError, Sum, Table, Tx,
 };
 use mixlog_log::{MemoryLog, SharedLog};
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,13 @@ use serde::{Deserialize, Serialize};
 /// Rows own memory, so that a reader who comes too late or too early meets more than a wrong number.
 const TEXTS: Table<String, Vec<u64>> = Table::new("texts");
 const QUEUES: Table<(u8, u64), String> = Table::new("queues").grouped("queue", queue).ordered();
+
+/// Merged into, and added to with a floor.
+const COUNTS: Table<u64, Sum> = Table::new("counts");
+const STOCK: Table<u64, Sum> = Table::new("stock");
+const PLACES: Table<u64, u64> = Table::new("places").ordered();
+const BY_VISITORS: Index<u64, u64, u64> =
+    Index::new("places.by_visitors", PLACES, |_, visitors| (visitors % 5 > 0).then_some(*visitors));
 
 const KEYS: u64 = 40;
 const GROUPS: u8 = 3;
@@ -37,7 +44,12 @@ struct Steps {
 impl Steps {
     fn list(&self) -> impl Iterator<Item = (u64, u64)> {
         let mut random = Random(self.seed);
-        (0..1 + self.seed % 6).map(move |_| (random.next() % 10, random.next()))
+        (0..1 + self.seed % 6).map(move |_| (random.next() % 16, random.next()))
+    }
+
+    /// The counter of the step with this number: each of a call has another one.
+    fn counter(&self, step: usize, n: u64) -> u64 {
+        n % self.keys.min(3) * 8 + step as u64
     }
 
     fn groups(&self) -> u64 {
@@ -52,9 +64,15 @@ impl Procedure for Steps {
 
     fn footprint(&self, f: &mut Footprint<'_>) {
         let forget = usize::from(self.seed.is_multiple_of(397));
-        for (what, n) in self.list().skip(forget) {
+        for (step, (what, n)) in self.list().enumerate().skip(forget) {
+            let (counter, place) = (self.counter(step, n), n % self.keys);
             match what {
                 0..6 => f.write(&TEXTS, &text(n % self.keys)),
+                10 => f.merge(&COUNTS, &counter),
+                11 => f.add_bounded(&STOCK, &counter, n as i64 % 7 - 3, 0),
+                12 => f.read(&COUNTS, &counter).read(&STOCK, &counter),
+                13 | 14 => f.write(&PLACES, &place),
+                15 => f.range(&PLACES, place..place + 9).range_by(&BY_VISITORS, ..n % 50),
                 _ => f.write_granule(&QUEUES, n % self.groups()),
             };
         }
@@ -62,7 +80,8 @@ impl Procedure for Steps {
 
     fn run(&self, tx: &mut Tx<'_>) -> Result<u64, u64> {
         let mut seen = 0u64;
-        for (what, n) in self.list() {
+        for (step, (what, n)) in self.list().enumerate() {
+            let (counter, place) = (self.counter(step, n), n % self.keys);
             let (key, group) = (text(n % self.keys), (n % self.groups()) as u8);
             match what {
                 0..3 => tx.put(&TEXTS, key, vec![n; (n % 9) as usize]),
@@ -78,7 +97,20 @@ impl Procedure for Steps {
                     let last = tx.last(&QUEUES, (group, 0)..=(group, n / 8 % KEYS)).map(|(key, _)| key);
                     seen += last.map_or(0, |key| u64::from(tx.delete(&QUEUES, &key)));
                 }
-                _ => seen += tx.range(&QUEUES, (group, 5)..).rev().map(|(key, _)| key.1).sum::<u64>(),
+                9 => seen += tx.range(&QUEUES, (group, 5)..).rev().map(|(key, _)| key.1).sum::<u64>(),
+                10 => _ = tx.merge(&COUNTS, counter, n as i64 % 9),
+                11 => seen += u64::from(tx.add_bounded(&STOCK, counter, n as i64 % 7 - 3, 0)),
+                12 => {
+                    let [count, stock] = [tx.get(&COUNTS, &counter), tx.get(&STOCK, &counter)]
+                        .map(|row| row.map_or(0, |row| row.0 as u64));
+                    seen = seen.wrapping_add(count).wrapping_add(stock);
+                }
+                13 => tx.put(&PLACES, place, n % 50),
+                14 => seen += u64::from(tx.delete(&PLACES, &place)),
+                _ => {
+                    seen += tx.range(&PLACES, place..place + 9).map(|(_, visitors)| visitors).sum::<u64>();
+                    seen += tx.range_by(&BY_VISITORS, ..n % 50).map(|(_, place)| place).sum::<u64>();
+                }
             }
             match n % 101 {
                 0..4 => return Err(seen),
@@ -102,7 +134,8 @@ impl Random {
 }
 
 fn builder() -> Builder {
-    Engine::builder().table(&TEXTS).table(&QUEUES).procedure::<Steps>()
+    let builder = Engine::builder().table(&TEXTS).table(&QUEUES).table(&COUNTS).table(&STOCK);
+    builder.table(&PLACES).index(&BY_VISITORS).procedure::<Steps>()
 }
 
 /// Looks at the snapshot in every way there is; all must agree. Returns the digest from scratch.
@@ -126,6 +159,22 @@ fn look(snapshot: &Snapshot) -> u128 {
         assert!(from_both_ends.rev().eq(found.iter().rev().skip(1).take(found.len().max(2) - 2).cloned()));
         assert!(found.iter().all(|(key, value)| snapshot.get(&QUEUES, key).as_ref() == Some(value)));
     }
+    for table in [&COUNTS, &STOCK] {
+        let mut counters = BTreeMap::new();
+        snapshot.for_each(table, |key, value| assert_eq!(counters.insert(*key, *value), None));
+        for key in 0..3 * 8 {
+            assert_eq!(snapshot.get(table, &key), counters.get(&key).copied(), "{snapshot:?} {key}");
+        }
+        assert!(table.name() != STOCK.name() || counters.values().all(|stock| stock.0 >= 0));
+    }
+    let mut places = BTreeMap::new();
+    snapshot.for_each(&PLACES, |key, value| assert_eq!(places.insert(*key, *value), None));
+    let found: Vec<_> = places.iter().map(|(key, value)| (*key, *value)).collect();
+    assert_eq!(snapshot.range(&PLACES, ..).collect::<Vec<_>>(), found, "{snapshot:?}");
+    let mut by_visitors: Vec<_> = found.iter().map(|(place, visitors)| (*visitors, *place)).collect();
+    by_visitors.retain(|(visitors, _)| visitors % 5 > 0);
+    by_visitors.sort_unstable();
+    assert_eq!(snapshot.range_by(&BY_VISITORS, ..).collect::<Vec<_>>(), by_visitors, "{snapshot:?}");
     snapshot.state_digest()
 }
 
@@ -382,10 +431,14 @@ fn memory_after_rows_come_and_go_counts_those_that_are_there() {
         std::thread::yield_now();
     }
     let (snapshot, memory) = (engine.snapshot(), engine.memory());
-    let rows: Vec<_> = memory.tables.iter().map(|table| table.rows).collect();
+    let rows: Vec<_> = memory.tables.iter().map(|table| table.rows as usize).collect();
+    let (counts, places) = (snapshot.len(&COUNTS), snapshot.len(&PLACES));
+    let indexed = snapshot.range_by(&BY_VISITORS, ..).count();
     // The last one is the table of clients' answers, of whom there is none.
-    assert_eq!(rows, [snapshot.len(&TEXTS) as u64, snapshot.len(&QUEUES) as u64, 0]);
-    assert_eq!(memory.rows, rows.iter().sum::<u64>());
+    let expected =
+        [snapshot.len(&TEXTS), snapshot.len(&QUEUES), counts, snapshot.len(&STOCK), places, indexed, 0];
+    assert_eq!(rows, expected);
+    assert_eq!(memory.rows as usize, rows.iter().sum::<usize>());
 }
 
 #[test]
