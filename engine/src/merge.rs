@@ -104,12 +104,14 @@ impl Merge for Sum {
 /// In the order of the values, and those that are equal in it in that of their bytes: an order may leave parts of a value
 /// out, and whichever of two is kept, it must be the same one on all replicas, in whatever order they are merged.
 fn compare<T: Ord + Serialize>(a: &T, b: &T) -> Ordering {
-    let bytes = |value| {
+    a.cmp(b).then_with(|| {
         let mut bytes = Vec::new();
-        codec::encode(value, &mut bytes);
-        bytes
-    };
-    a.cmp(b).then_with(|| bytes(a).cmp(&bytes(b)))
+        codec::encode(a, &mut bytes);
+        let middle = bytes.len();
+        codec::encode(b, &mut bytes);
+        let (a, b) = bytes.split_at(middle);
+        a.cmp(b)
+    })
 }
 
 /// The greatest value merged; of several that `Ord` calls equal, that with the greatest bytes.

@@ -182,8 +182,8 @@ fn indexes_follow_their_table_whatever_the_schedule() {
             check(&replay);
         };
         replay(1, 4096, Mode::Sequential);
-        for threads in [1, 2, 4] {
-            for window in [1, 7, 64, 1024] {
+        for threads in [1, 2, 4, 8] {
+            for window in [1, 7, 64, 4096] {
                 replay(threads, window, Mode::Parallel);
             }
         }

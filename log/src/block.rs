@@ -130,9 +130,9 @@ pub(crate) enum EntryBytes {
 }
 
 impl EntryBytes {
-    /// A part of `of`; a copy where it is less than half: else a small block might keep much memory.
+    /// A part of `of`; a copy where it is less than half of that memory: else a small block might keep much.
     pub(crate) fn part(of: &Arc<Vec<u8>>, range: Range<usize>) -> Self {
-        if 2 * range.len() >= of.len() {
+        if 2 * range.len() >= of.capacity() {
             Self::Part { of: Arc::clone(of), range }
         } else {
             Self::Own(of[range].to_vec())

@@ -1,6 +1,6 @@
 //! The heart of group commit: who waits for whom between the submitters, the writer and the readers.
 //!
-//! Submitters copy their entries into the newest waiting frame and get positions at once. A writer takes
+//! Submitters put their entries into the newest waiting frame, or a new one, and get positions at once. A writer takes
 //! everything that waits as one group, writes it, makes it durable, and then publishes the new tail, which
 //! completes tickets and wakes readers. While one group is being written the next one gathers: the slower the
 //! disk, the larger the group. Only for threads that are about to come back a group waits a moment: see [`gathering`].
@@ -540,7 +540,7 @@ impl CommitQueue {
     /// The group taken last is durable: the tail is now `tail`. `current` bytes are left in the current
     /// segment, which is the former spare one if the log `rotated`. Nobody needs the frames in `emptied` any more.
     pub(crate) fn publish(&self, tail: Position, current: u64, rotated: bool, mut emptied: Vec<Batch>) {
-        emptied.retain(|frame| frame.capacity() <= 2 * self.limits.frame_bytes);
+        emptied.retain(|frame| frame.capacity() <= 3 * self.limits.frame_bytes);
         let mut state = sync::lock(&self.state);
         state.writing = false;
         if state.failed.is_some() {

@@ -160,17 +160,14 @@ fn parse(line: &[u8]) -> Result<Transaction, String> {
 struct Answered {
     committed: u64,
     aborted: u64,
-    malformed: u64,
+    refused: u64,
 }
 
 impl fmt::Display for Answered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { committed, aborted, malformed } = self;
-        writeln!(
-            f,
-            "answers: {committed} committed, {aborted} aborted, {malformed} lines are no transactions"
-        )?;
-        writeln!(f, "(above, one that aborted counts as committed: that its id was used is kept)")
+        let Self { committed, aborted, refused } = self;
+        writeln!(f, "answers: {committed} committed, {aborted} aborted, {refused} lines refused")?;
+        writeln!(f, "(above, one that aborted counts as committed, with the answer that it aborted)")
     }
 }
 
@@ -209,8 +206,7 @@ fn print_answers(
                 })
             }
             Item::Malformed { line, error } => {
-                answered.malformed += 1;
-                print(&mut out, &ErrorLine { line, error: &error })
+                print(&mut out, &ErrorLine { line, error: &error }).map(|()| answered.refused += 1)
             }
             Item::Failed(failure) => Err(failure),
         };

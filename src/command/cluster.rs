@@ -298,6 +298,6 @@ fn describe(projection: &Projection, node: Node, reply: Option<&Reply>) -> Strin
         Some(Reply::Sequencer(_)) if !is_used => "spare".to_owned(),
         Some(Reply::Sequencer(SequencerReply::Tail(tail))) => format!("tail {tail}"),
         Some(Reply::Sequencer(SequencerReply::NotStarted(_))) => "waits to be told where to start".to_owned(),
-        Some(_) => "answers something else than it was asked".to_owned(),
+        Some(_) => "answers something else than it was asked for".to_owned(),
     }
 }

@@ -296,7 +296,7 @@ fn what_was_answered_is_counted_behind_the_explanation() {
         assert_eq!(output.status.code(), Some(0));
         String::from_utf8(output.stderr).expect("UTF-8")
     };
-    let told = "answers: 2 committed, 2 aborted, 1 lines are no transactions\n";
+    let told = "answers: 2 committed, 2 aborted, 1 lines refused\n";
     assert!(stderr(&["--explain"]).contains(told));
     assert!(!stderr(&[]).contains("answers:"), "only if asked for");
 }

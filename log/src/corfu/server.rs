@@ -437,8 +437,9 @@ impl Worker {
                 Record::State(_) => self.state_at = RecordNumber(number),
                 Record::Run(run) => {
                     self.unit.placed(run.first(), RecordNumber(number));
-                    self.cached_bytes += run.block.bytes();
-                    self.cached.push_back((run.first(), run.block.bytes()));
+                    let memory = run.block.memory();
+                    self.cached_bytes += memory;
+                    self.cached.push_back((run.first(), memory));
                 }
             }
         }

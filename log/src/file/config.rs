@@ -45,7 +45,7 @@ pub struct Config {
 
     /// The length of new segment files, in bytes, rounded up to 4096; default 64 MiB.
     ///
-    /// More: fewer switches between files, each of which costs five flushes; opening takes longer,
+    /// More: fewer switches between files, each of which costs five flushes or more; opening takes longer,
     /// because the last segment is searched to its end; more of a buffered log may wait for its disk, which is up to four
     /// segments. Less: trimming gives space back in smaller pieces,
     /// and a small log takes less of the disk. At least 8 KiB more than twice `max_batch_bytes`, at most 1 TiB.
@@ -57,15 +57,16 @@ pub struct Config {
     /// More: larger transactions; below 2 GiB. Less: smaller segments are possible; at least 4.
     pub max_batch_bytes: usize,
 
-    /// How many bytes may wait to be written before [`append`](crate::SharedLog::append) blocks; default 8 MiB.
+    /// How many bytes may wait to be written before [`append`](crate::SharedLog::append) blocks; default 16 MiB.
     ///
     /// More: longer bursts are taken without waiting, and there is more to lose with the process. Less:
     /// submitters feel the disk's speed sooner; with 0 one batch waits at a time.
     pub queue_bytes: usize,
 
-    /// How many bytes are written and flushed as one group, or one batch if that is more; default 2 MiB.
+    /// How many bytes are written and flushed as one group, or one batch if that is more; default 4 MiB.
     ///
-    /// More: fewer flushes. Less: the tail moves on in smaller steps, and while a group is written and flushed the next
+    /// More: fewer flushes. Less than the largest batch: while others fill the queue again and again, one may wait long
+    /// for room. Less: the tail moves on in smaller steps, and while a group is written and flushed the next
     /// ones are accepted.
     pub group_bytes: usize,
 
@@ -82,8 +83,8 @@ impl Default for Config {
             create: Create::IfMissing,
             segment_bytes: 64 << 20,
             max_batch_bytes: 4 << 20,
-            queue_bytes: 8 << 20,
-            group_bytes: 2 << 20,
+            queue_bytes: 16 << 20,
+            group_bytes: 4 << 20,
             cache_bytes: 8 << 20,
         }
     }

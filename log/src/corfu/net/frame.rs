@@ -219,7 +219,7 @@ pub(crate) struct Incoming {
     /// A frame with a long body of which not all is there.
     begun: Option<Begun>,
     /// The long body that was lent last.
-    taken: Arc<Vec<u8>>,
+    taken: Option<Arc<Vec<u8>>>,
     /// The length of the longest body that came.
     longest: usize,
     /// The longest body that is taken, in bytes.
@@ -254,7 +254,7 @@ impl Incoming {
             start: 0,
             end: 0,
             begun: None,
-            taken: Arc::default(),
+            taken: None,
             longest: 0,
             limit: BODY_AT_MOST,
             patience: None,
@@ -271,7 +271,7 @@ impl Incoming {
 
     /// The next frame, if all of it has arrived.
     pub(crate) fn next(&mut self) -> Result<Option<(Header, FrameBody<'_>)>, FrameError> {
-        self.taken = Arc::default();
+        self.taken = None;
         if self.begun.is_none() {
             let bytes = &self.buffer[self.start..self.end];
             if bytes.len() < HEADER {
@@ -299,8 +299,8 @@ impl Incoming {
         };
         self.since = None;
         self.longest = self.longest.max(begun.length);
-        self.taken = Arc::new(begun.body);
-        checked(begun.header, FrameBody::from(&self.taken), begun.checksum)
+        let body = self.taken.insert(Arc::new(begun.body));
+        checked(begun.header, FrameBody::from(&*body), begun.checksum)
     }
 
     /// Waits for more bytes. False when the peer has ended the connection.
