@@ -206,7 +206,7 @@ fn print_answers(
                 })
             }
             Item::Malformed { line, error } => {
-                print(&mut out, &ErrorLine { line, error: &error }).map(|()| answered.refused += 1)
+                print(&mut out, &ErrorLine { line, error: &error }).inspect(|()| answered.refused += 1)
             }
             Item::Failed(failure) => Err(failure),
         };
