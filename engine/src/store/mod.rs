@@ -53,13 +53,27 @@ use crate::stats::TableMemory;
 use crate::table::{Key, Table, TableId, Value};
 use crate::tx::Tx;
 
-/// Asks the cache for the line at an address that need not be valid.
+/// Asks for the line at an address, which need not be valid, to come into all caches: for what is looked at soon.
 #[inline]
 pub(crate) fn prefetch(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch is a hint; it never faults and reads nothing.
     unsafe {
         std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+/// Asks for the line at an address, which need not be valid, to come into the second-level cache: for many lines at once.
+/// A line on its way into the first level occupies one of its few buffers for misses, and when they are in use, the next
+/// prefetch waits, and so does every load that misses. (On an EPYC with two threads YCSB-A ran 1.29 times as fast.)
+#[inline]
+pub(crate) fn prefetch_many(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch is a hint; it never faults and reads nothing.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;

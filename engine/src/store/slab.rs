@@ -127,7 +127,7 @@ impl<T: ZeroValid> Slab<T> {
         let start = self.chunks[chunk].load(Ordering::Relaxed).cast::<u8>();
         let start = start.wrapping_add(index * self.stride);
         for line in 0..(start.addr() % LINE + bytes).div_ceil(LINE).min(FETCHED) {
-            super::prefetch(start.wrapping_add(line * LINE));
+            super::prefetch_many(start.wrapping_add(line * LINE));
         }
     }
 }

@@ -19,7 +19,7 @@ struct Taken {
 }
 
 /// How many rows before their turn those of a walk are asked for, at most.
-const LEAD: usize = 12;
+const LEAD: usize = 24;
 
 impl Taken {
     const MOST: usize = 64;
