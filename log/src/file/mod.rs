@@ -9,6 +9,7 @@
 //! `docs/log-format.md`.
 
 mod background;
+mod buffer;
 mod cache;
 mod config;
 mod copy;
@@ -236,7 +237,11 @@ impl FileLog {
             next: tail,
             generation: manifest.slot().generation,
         };
-        let writer = Writer::new(place);
+        let writer = Writer::new(place).map_err(|source| OpenError::Io {
+            action: "read",
+            path: storage.path().join(last.segment.file_name()),
+            source,
+        })?;
         let shared = Arc::new(Shared::new(storage, config, manifest, segments, tail, Some(writer)));
         let mut threads = vec![
             start("mixlog-log", &shared, writer::run),

@@ -5,11 +5,15 @@ use std::any::Any;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{FallocateFlags, FlockOperation};
+
+/// What disks read and write as a whole, or a multiple of it, in bytes.
+pub(crate) const BLOCK: usize = 4096;
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +121,15 @@ pub trait StorageFile: Send + Sync + 'static {
     /// What the operating system says; after [`io::ErrorKind::Interrupted`] the caller tries again.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
 
+    /// Writes some of `bytes`, which are whole [`BLOCK`]s and begin with one in the file and in memory, past the operating
+    /// system's cache if that can be: for what is flushed next and seldom read. What is read is the same either way.
+    ///
+    /// # Errors
+    /// What the operating system says; after [`io::ErrorKind::Interrupted`] the caller tries again.
+    fn write_blocks_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.write_at(bytes, offset)
+    }
+
     /// Makes everything written so far durable, the file's length included. An error is final: what was
     /// written since the last success may be lost although it can be read.
     ///
@@ -167,9 +180,34 @@ fn is_interrupted(error: &io::Error, interruptions: &mut u32) -> bool {
 /// # Errors
 /// What the operating system says; interruptions only if there is no end of them.
 pub fn write_full(file: &dyn StorageFile, bytes: &[u8], offset: u64) -> io::Result<()> {
+    write_all(bytes, offset, |bytes, offset| file.write_at(bytes, offset))
+}
+
+/// Writes all of these whole blocks: see [`StorageFile::write_blocks_at`].
+///
+/// # Errors
+/// As [`write_full`].
+pub(crate) fn write_full_blocks(file: &dyn StorageFile, bytes: &[u8], offset: u64) -> io::Result<()> {
+    let is_whole = |bytes: &[u8], offset: u64| {
+        bytes.len().is_multiple_of(BLOCK)
+            && bytes.as_ptr().addr().is_multiple_of(BLOCK)
+            && offset.is_multiple_of(BLOCK as u64)
+    };
+    debug_assert!(is_whole(bytes, offset), "these are no whole blocks");
+    write_all(bytes, offset, |bytes, offset| {
+        // Some may have been written, and that need not end with a block.
+        if is_whole(bytes, offset) {
+            file.write_blocks_at(bytes, offset)
+        } else {
+            file.write_at(bytes, offset)
+        }
+    })
+}
+
+fn write_all(bytes: &[u8], offset: u64, write: impl Fn(&[u8], u64) -> io::Result<usize>) -> io::Result<()> {
     let (mut done, mut interruptions) = (0, 0);
     while done < bytes.len() {
-        match file.write_at(&bytes[done..], offset + done as u64) {
+        match write(&bytes[done..], offset + done as u64) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(count) => done += count,
             Err(error) if is_interrupted(&error, &mut interruptions) => {}
@@ -246,7 +284,7 @@ impl Storage for FsStorage {
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
         let mut options = OpenOptions::new();
         options.read(true).write(access != Access::Read).create_new(access == Access::CreateNew);
-        Ok(Arc::new(FsFile(options.open(self.path.join(name))?)))
+        Ok(Arc::new(FsFile { file: options.open(self.path.join(name))?, past_cache: OnceLock::new() }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -273,27 +311,57 @@ impl Drop for FsLock {
     }
 }
 
-struct FsFile(File);
+struct FsFile {
+    file: File,
+    /// The same file, opened so that writes go past the cache, once that was wanted; `None` if that cannot be.
+    past_cache: OnceLock<Option<File>>,
+}
+
+impl FsFile {
+    /// By its number among this process's files: it may have another name by now.
+    #[cfg(target_os = "linux")]
+    fn open_past_cache(&self) -> Option<File> {
+        let flags = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        OpenOptions::new().write(true).custom_flags(flags).open(path).ok()
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn open_past_cache(&self) -> Option<File> {
+        None
+    }
+}
 
 impl StorageFile for FsFile {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buffer, offset)
+        self.file.read_at(buffer, offset)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        self.0.write_at(bytes, offset)
+        self.file.write_at(bytes, offset)
+    }
+
+    fn write_blocks_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        if let Some(file) = self.past_cache.get_or_init(|| self.open_past_cache()) {
+            match file.write_at(bytes, offset) {
+                // The disk wants larger blocks, or the file system does not do it after all.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+                other => return other,
+            }
+        }
+        self.file.write_at(bytes, offset)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
-        match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, bytes) {
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, bytes) {
             Ok(()) => Ok(()),
             Err(rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => {
                 Err(io::ErrorKind::Unsupported.into())
@@ -303,7 +371,7 @@ impl StorageFile for FsFile {
     }
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {
-        self.0.set_len(bytes)
+        self.file.set_len(bytes)
     }
 }
 
