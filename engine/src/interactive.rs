@@ -328,7 +328,8 @@ impl<'e> Transaction<'e> {
     }
 
     /// The rows with keys in `range`, in key order; see [`Tx::range`]. It depends on the part of the range that was
-    /// walked: a row that somebody else inserts there is a conflict.
+    /// walked: a row that somebody else inserts there is a conflict, and so is a change of one that this transaction had
+    /// overwritten before it walked there.
     ///
     /// Shape: `(K, &V)`.
     ///
