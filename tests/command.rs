@@ -43,6 +43,7 @@ fn run_with_json_reports_everything_that_programs_read() {
         "window",
         "mode",
         "durability",
+        "footprints",
         "transactions",
         "seconds",
         "throughput_per_second",
@@ -79,6 +80,10 @@ fn every_workload_runs_and_passes_its_checks() {
         &["ycsb-f", "--records", "500", "--value-size", "100", "--paranoid", "3", "--mode", "parallel"],
         &["smallbank", "--accounts", "300"],
         &["smallbank", "--accounts", "2000", "--hot", "0.9", "--hot-accounts", "20", "--mode", "parallel"],
+        &["ycsb-a", "--records", "2000", "--value-size", "100", "--footprints", "found", "--operations", "3"],
+        &["ycsb-e", "--records", "1000", "--value-size", "100", "--footprints", "found", "--clients", "2"],
+        &["smallbank", "--accounts", "300", "--footprints", "found", "--mode", "parallel", "--threads", "2"],
+        &["list-append", "--keys", "5", "--footprints", "found", "--mode", "parallel", "--threads", "2"],
         &["list-append", "--keys", "3"],
         &["list-append", "--max-ops", "8", "--max-writes-per-key", "9", "--abort", "0.2", "--clients", "3"],
     ] {
@@ -88,6 +93,37 @@ fn every_workload_runs_and_passes_its_checks() {
         assert!(stdout.contains("ok ") && !stdout.contains("FAIL"), "{stdout}");
         assert!(stderr.contains("durability memory"), "the durability in force is printed: {stderr}");
     }
+}
+
+/// Footprints change speed and no result: the same transactions have the same digest.
+#[test]
+fn run_with_footprints_found_ends_as_with_declared_ones_and_its_log_needs_no_option() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let run_with = |footprints| {
+        let log = directory.path().join(footprints);
+        let (code, stdout, stderr) = run(&[
+            &["run", "transfer", "--accounts", "500", "--transactions", "3000", "--log", path(&log)][..],
+            &["--durability", "buffered", "--threads", "2", "--mode", "parallel", "--explain", "--json", "-"],
+            &["--footprints", footprints],
+        ]
+        .concat());
+        assert_eq!(code, 0, "{stderr}");
+        let report: serde_json::Value = serde_json::from_str(&stdout).expect("stdout is one JSON object");
+        assert_eq!(report["footprints"], footprints);
+        assert_eq!(stderr.contains("transfer, footprints found"), footprints == "found", "{stderr}");
+        let transfers = &report["explanation"]["procedures"][0];
+        assert_eq!(transfers["transactions"], 3000);
+        let of = |what: &str| transfers[what].as_u64().expect("a count");
+        (report["digest"].clone(), of("reconnoitred") + of("inferred"), log)
+    };
+    let (declared, none, _) = run_with("declared");
+    let (found, all, log) = run_with("found");
+    assert_eq!((none, all), (0, 3000));
+    assert_eq!(declared, found);
+    let expected = found.as_str().expect("text");
+    let (code, _, stderr) = run(&["replay", "--log", path(&log), "--expect", expected]);
+    assert_eq!(code, 0, "{stderr}");
+    refused(2, &["run", "transfer", "--footprints", "inferred"], "--footprints");
 }
 
 #[test]

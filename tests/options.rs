@@ -42,7 +42,7 @@ const OPTIONS: &[(&[&str], &[&[&str]])] = &[
             CLUSTER,
             MEMBER,
             &["--agree", "--log", "--durability", "--seconds", "--transactions", "--seed", "--clients"],
-            &["--in-flight", "--json", "--progress"],
+            &["--in-flight", "--json", "--progress", "--footprints"],
             &[
                 "--warehouses",
                 "--small",

@@ -284,7 +284,8 @@ impl<'e> Transaction<'e> {
         self.get_mut(table, &key).expect("it is there, or was put there")
     }
 
-    /// Inserts the row of `key`, or overwrites it: whatever it holds, unless it was read as well.
+    /// Inserts the row of `key`, or overwrites it: whatever it holds, unless it was read as well. In a table with an index
+    /// that is a read, too, of where the index has the row.
     pub fn put<K: Key, V: Value, C: Codec<K> + Codec<V>>(
         &mut self,
         table: &Table<K, V, C>,
@@ -327,7 +328,8 @@ impl<'e> Transaction<'e> {
     }
 
     /// The rows with keys in `range`, in key order; see [`Tx::range`]. It depends on the part of the range that was
-    /// walked: a row that somebody else inserts there is a conflict.
+    /// walked: a row that somebody else inserts there is a conflict, and so is a change of one that this transaction had
+    /// overwritten before it walked there.
     ///
     /// Shape: `(K, &V)`.
     ///

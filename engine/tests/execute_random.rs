@@ -5,6 +5,8 @@
 
 #[path = "support/count.rs"]
 mod count;
+#[path = "support/draw.rs"]
+mod draw;
 #[path = "support/random.rs"]
 mod random;
 #[path = "support/replay.rs"]
@@ -19,13 +21,13 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use count::Count;
+use draw::Draw;
 use mixlog_engine::checkpoint::{self, CheckpointError};
 use mixlog_engine::{
     Builder, ClientId, CommitError, Engine, ExecuteError, Footprint, Mode, Never, Outcome, Position,
     Procedure, SubmitError, Table, Ticket, TicketError, Tx,
 };
 use mixlog_log::{Batch, Durability, FileLog, MemoryLog, SharedLog, file};
-use random::random;
 use replay::{expect_panics, replay};
 use serde::{Deserialize, Serialize};
 
@@ -110,18 +112,7 @@ impl Procedure for Move {
     }
 }
 
-/// Draws numbers.
-struct Draw(u64);
-
 impl Draw {
-    fn below(&mut self, most: u64) -> u64 {
-        random(&mut self.0) % most
-    }
-
-    fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len() as u64) as usize]
-    }
-
     fn add(&mut self, row: u64) -> Add {
         let says = self.one_of(&[Says::All, Says::All, Says::Nothing, Says::SomethingElse]);
         Add { row, amount: 1, says }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mixlog::{Explanation, Membership, Mode, Position};
+use serde::Serialize;
 
 use super::cluster::is_meant;
 use super::failure::Failure;
@@ -106,6 +107,17 @@ impl Name {
     pub(crate) fn text(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
+}
+
+/// Who says what a workload's transactions will touch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum FootprintsName {
+    /// The transactions do.
+    #[default]
+    Declared,
+    /// They do not: the engine runs them ahead, or infers it from their arguments.
+    Found,
 }
 
 /// When a transaction is acknowledged.
@@ -281,6 +293,7 @@ const RUN_EXAMPLES: &str = "Examples:
   mixlog run tpcc --log memory --mode sequential
   mixlog run tpcc --log corfu://127.0.0.1:4500
   mixlog run tpcc --explain
+  mixlog run tpcc --footprints found --explain
   mixlog run tpcc --paranoid 100
   mixlog run tpcc --log /var/tmp/tpcc --checkpoint-seconds 5 --progress 100
 
@@ -304,6 +317,9 @@ pub(crate) struct RunOptions {
     /// Seed of population and transactions
     #[arg(long, value_name = "S", default_value_t = 1)]
     pub(crate) seed: u64,
+    /// Who says what transactions will touch: it changes speed and no result
+    #[arg(long, value_enum, default_value_t = FootprintsName::Declared)]
+    pub(crate) footprints: FootprintsName,
     /// The log's directory, made if missing, "memory", or a cluster: corfu://HOST:PORT,.. or
     /// corfu+etcd://HOST:PORT,../PREFIX [default: a temporary directory]
     #[arg(long, value_name = "DIR|memory|CLUSTER")]

@@ -16,7 +16,7 @@ use mixlog::{Engine, Explanation, OpenError, Position, SubmitError};
 use serde::Serialize;
 use tempfile::TempDir;
 
-use super::arguments::{Durability, KeepOptions, OnClusterOptions, Place, RunOptions};
+use super::arguments::{Durability, FootprintsName, KeepOptions, OnClusterOptions, Place, RunOptions};
 use super::cluster;
 use super::failure::Failure;
 use super::interrupt;
@@ -28,15 +28,20 @@ pub(crate) fn run(options: &RunOptions) -> Result<(), Failure> {
     // Before any work is done: a report that cannot be written is no use.
     let json = options.json.as_deref().map(Json::open).transpose()?;
     interrupt::heed().map_err(|error| Failure::Io(format!("cannot heed signals: {error}")))?;
-    let (report, explanation) =
-        workload::with(options.workload, &options.workload_options, options.seed, Run(options))??;
+    let (report, explanation) = workload::with(
+        options.workload,
+        &options.workload_options,
+        options.seed,
+        options.footprints,
+        Run(options),
+    )??;
     let explained = explanation.as_ref().map_or_else(String::new, |explanation| format!("\n{explanation}"));
     match &json {
         Some(Json::Stdout) => show(format_args!("{report}{explained}")),
         _ => print_to_stdout(&format!("{report}{explained}"))?,
     }
     if let Some(json) = json {
-        json.write(&report, explanation.as_ref())?;
+        json.write(&report, options.footprints, explanation.as_ref())?;
     }
     let failed: Vec<_> =
         report.checks.iter().filter(|check| !check.ok).map(|check| check.name.as_str()).collect();
@@ -64,16 +69,22 @@ impl Json {
         Ok(Self::File(file, path.to_owned()))
     }
 
-    fn write(self, report: &Report, explanation: Option<&Explanation>) -> Result<(), Failure> {
-        /// The report, and with `--explain` one object more.
+    fn write(
+        self,
+        report: &Report,
+        footprints: FootprintsName,
+        explanation: Option<&Explanation>,
+    ) -> Result<(), Failure> {
+        /// The report, what it does not know, and with `--explain` one object more.
         #[derive(Serialize)]
         struct All<'a> {
             #[serde(flatten)]
             report: &'a Report,
+            footprints: FootprintsName,
             #[serde(skip_serializing_if = "Option::is_none")]
             explanation: Option<&'a Explanation>,
         }
-        let mut text = serde_json::to_string(&All { report, explanation })
+        let mut text = serde_json::to_string(&All { report, footprints, explanation })
             .map_err(|error| Failure::Bug(format!("the report is no JSON: {error}")))?;
         text.push('\n');
         match self {
@@ -150,7 +161,11 @@ impl Visit for Run<'_> {
             Some((membership, _)) => builder.member(membership.clone()),
             None => builder,
         };
-        let engine = open_engine(builder, log, &workload.name())?;
+        let what = match options.footprints {
+            FootprintsName::Declared => workload.name(),
+            FootprintsName::Found => format!("{}, footprints found", workload.name()),
+        };
+        let engine = open_engine(builder, log, &what)?;
         let report = populate_and_run(&engine, workload, options);
         if let (Some((membership, agree)), Ok(_)) = (membership, &report) {
             // The others vote on all of it.

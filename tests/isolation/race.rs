@@ -13,7 +13,7 @@ use crate::scenarios::{SCENARIOS, Scenario};
 use crate::script::{KINDS, Place, Rows, Says, Script, Slot, Step, builder, take_all};
 
 pub(crate) const THREADS: [usize; 3] = [2, 4, 8];
-pub(crate) const WINDOWS: [u32; 4] = [1, 7, 64, 256];
+pub(crate) const WINDOWS: [u32; 5] = [1, 7, 64, 256, 4096];
 pub(crate) const MODES: [Mode; 2] = [Mode::Parallel, Mode::Auto];
 
 /// Every transaction of a round has a client of its own.

@@ -193,7 +193,7 @@ fn check(config: Config, interactive: bool, writes: i64) {
 fn check_all(interactive: bool) {
     for (i, window) in WINDOWS.into_iter().enumerate() {
         for mode in MODES {
-            let threads = [2, 4, 8, 2][i];
+            let threads = [2, 4, 8, 2, 4][i];
             let writes = crate::rounds().div_ceil(WINDOWS.len() * MODES.len() * COUNTERS);
             check(Config { threads, window, mode }, interactive, writes as i64);
         }
