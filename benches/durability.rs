@@ -10,7 +10,8 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,10 +61,11 @@ impl Drop for Scratch {
     }
 }
 
-/// A file whose space is written already, so much at once, as that of a segment.
-fn written_file(path: &Path, bytes: usize, piece: usize) -> File {
+/// A file whose space is written already.
+fn written_file(path: &Path, bytes: usize) -> File {
     let file = File::options().read(true).write(true).create_new(true).open(path).expect("a new file");
-    let zeros = vec![0; piece];
+    // Not more at once: small flushes of a part of what lies together in the cache take longer.
+    let zeros = vec![0; 64 << 10];
     for offset in (0..bytes).step_by(zeros.len()) {
         file.write_all_at(&zeros, offset as u64).expect("it is written");
     }
@@ -73,36 +75,55 @@ fn written_file(path: &Path, bytes: usize, piece: usize) -> File {
 
 /// Flushes per second of the disk: writes of so many bytes, one behind the other, each with an `fdatasync`.
 fn raw_flushes(scratch: &Scratch, bytes: usize, count: usize) -> f64 {
-    flushes_into(&written_file(&scratch.path("raw"), bytes * count, PIECE), bytes, count)
+    flushes_into(&written_file(&scratch.path("raw"), bytes * count), bytes, count)
 }
 
 /// The same, in a file that is there.
 fn flushes_into(file: &File, bytes: usize, count: usize) -> f64 {
-    let block = vec![7; bytes];
+    let memory = Blocks::of(7, bytes);
+    let block = memory.bytes();
     let start = Instant::now();
     for n in 0..count {
-        file.write_all_at(&block, (n * bytes) as u64).expect("it is written");
+        file.write_all_at(block, (n * bytes) as u64).expect("it is written");
         file.sync_data().expect("it is synced");
     }
     count as f64 / start.elapsed().as_secs_f64()
 }
 
-/// MB per second of flushed writes of so many bytes each, one behind the other, on space that was allocated, and written
-/// as well or not; what that took counts.
+/// Bytes that begin with a page, as writes past the operating system's cache want them.
+struct Blocks(Vec<u8>, Range<usize>);
+
+impl Blocks {
+    fn of(byte: u8, bytes: usize) -> Self {
+        let memory = vec![byte; bytes + 4096];
+        let start = memory.as_ptr().addr().wrapping_neg() % 4096;
+        Self(memory, start..start + bytes)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.0[self.1.clone()]
+    }
+}
+
+/// MB per second of flushed writes of so many bytes each, whole pages, one behind the other and past the cache, as the log
+/// makes them, on space that was allocated, and written as well or not; what that took counts.
 fn prepared_flushes(scratch: &Scratch, bytes: usize, zeros: bool) -> f64 {
     let total = setting("MIB", 64) << 20;
     let path = scratch.path("prepared");
     rustix::fs::sync();
     let start = Instant::now();
-    let file = if zeros {
-        written_file(&path, total, PIECE)
-    } else {
-        let file = File::create_new(&path).expect("a new file");
-        let flags = rustix::fs::FallocateFlags::empty();
-        rustix::fs::fallocate(&file, flags, 0, total as u64).expect("it is allocated");
-        file.sync_all().expect("it is synced");
-        file
-    };
+    let flags = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+    let open = File::options().write(true).create_new(true).custom_flags(flags).open(&path);
+    let file = open.expect("a new file, on a file system that can write past the cache");
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, total as u64)
+        .expect("it is allocated");
+    if zeros {
+        let memory = Blocks::of(0, PIECE);
+        for offset in (0..total).step_by(PIECE) {
+            file.write_all_at(memory.bytes(), offset as u64).expect("it is written");
+        }
+    }
+    file.sync_all().expect("it is synced");
     let prepared = start.elapsed().as_secs_f64();
     // Small writes take long, and their share of the preparation is what counts.
     let count = (total / bytes).min(2000);
@@ -110,7 +131,7 @@ fn prepared_flushes(scratch: &Scratch, bytes: usize, zeros: bool) -> f64 {
     written as f64 / (seconds + prepared * written as f64 / total as f64) / 1e6
 }
 
-/// When zeros in a segment to come are worth their time, and how much of them is to be written at once.
+/// When zeros in a segment to come are worth their time.
 fn zeros(scratch: &Scratch) {
     for kib in [4, 32, 128, 256, 512, 1024] {
         let bytes = kib << 10;
@@ -124,20 +145,6 @@ fn zeros(scratch: &Scratch) {
             &[if bytes >= LARGE_GROUP { Aim::Ratio(1, 0, 1.0) } else { Aim::Told(1, 0) }],
         );
     }
-    let into = |piece| {
-        let file = written_file(&scratch.path("pieces"), setting("MIB", 64) << 20, piece);
-        flushes_into(&file, 200, 2000)
-    };
-    compare(
-        "writes of 200 bytes, flushed one by one, into zeros that were written in pieces",
-        "/s",
-        vec![
-            Contender::new("of 64 KiB", || into(PIECE)),
-            Contender::new("of 512 KiB", || into(512 << 10)),
-            Contender::new("of 8 MiB", || into(8 << 20)),
-        ],
-        &[Aim::Ratio(0, 2, 1.0), Aim::Ratio(1, 2, 1.0)],
-    );
 }
 
 /// From this size on the log leaves the zeros out.
@@ -149,7 +156,7 @@ fn open_log(path: &Path, durability: Durability) -> Arc<FileLog> {
 }
 
 /// What the log writes of a segment's zeros at once.
-const PIECE: usize = 64 << 10;
+const PIECE: usize = 256 << 10;
 
 const ENTRY: usize = 100;
 

@@ -380,3 +380,37 @@ impl fmt::Debug for dyn StorageFile {
         f.write_str("StorageFile")
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_past_the_cache_and_through_it_is_read_alike() {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = FsStorage::new(directory.path());
+        let file = storage.open("file", Access::CreateNew).unwrap();
+        file.allocate(64 * BLOCK as u64).unwrap();
+        storage.rename("file", "renamed").unwrap();
+        let (reader, mut model) = (storage.open("renamed", Access::Read).unwrap(), vec![0; 64 * BLOCK]);
+        let mut memory = vec![0u8; 9 * BLOCK];
+        let start = memory.as_ptr().addr().wrapping_neg() % BLOCK;
+        for step in 1..100usize {
+            let (blocks, at) = (step % 8 + 1, step * 7 % 56 * BLOCK);
+            let bytes = &mut memory[start..start + blocks * BLOCK];
+            bytes.fill(step as u8);
+            write_full_blocks(&*file, bytes, at as u64).unwrap();
+            model[at..at + blocks * BLOCK].copy_from_slice(bytes);
+            // Into the same blocks, through the cache.
+            let small = at + step;
+            write_full(&*file, &[0xee; 100], small as u64).unwrap();
+            model[small..small + 100].fill(0xee);
+            if step % 3 == 0 {
+                file.sync_data().unwrap();
+            }
+            let mut read = vec![0; model.len()];
+            assert_eq!(read_full(&*reader, &mut read, 0).unwrap(), read.len());
+            assert!(read == model, "step {step}");
+        }
+    }
+}
