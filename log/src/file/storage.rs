@@ -121,8 +121,8 @@ pub trait StorageFile: Send + Sync + 'static {
     /// What the operating system says; after [`io::ErrorKind::Interrupted`] the caller tries again.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
 
-    /// Writes some of `bytes`, which are whole [`BLOCK`]s and begin with one in the file and in memory, past the operating
-    /// system's cache if that can be: for what is flushed next and seldom read. What is read is the same either way.
+    /// Writes some of `bytes`, past the operating system's cache if that can be: for what is flushed next and seldom read.
+    /// Length, offset and address in memory are multiples of 4096. What is read is the same either way.
     ///
     /// # Errors
     /// What the operating system says; after [`io::ErrorKind::Interrupted`] the caller tries again.
