@@ -746,6 +746,13 @@ impl StorageFile for SimFile {
         Ok(count)
     }
 
+    fn write_blocks_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        const BLOCK: usize = 4096;
+        assert!(bytes.len().is_multiple_of(BLOCK) && offset.is_multiple_of(BLOCK as u64), "no whole blocks");
+        assert!(bytes.as_ptr().addr().is_multiple_of(BLOCK), "blocks that the operating system refuses");
+        self.write_at(bytes, offset)
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.sim.state();
         if let Err(error) = state.check(Kind::Sync) {

@@ -2,11 +2,11 @@
 
 use super::storage::BLOCK;
 
-/// The bytes before the end of a segment, from the start of a block on: those of the block that are in the file already,
-/// and behind them those that are not written yet.
+/// The bytes before the end of a segment's frames, from the start of a block on: those of the block that are in the file
+/// already, and behind them those that are not written yet.
 ///
 /// Its blocks lie at addresses that are multiples of [`BLOCK`], as in the file. The operating system takes such memory
-/// as it is; anything else it must copy first.
+/// as it is, and refuses any other, or copies it first.
 pub(crate) struct WriteBuffer {
     /// The first block begins at `start`; what is before only moves it to its address.
     bytes: Vec<u8>,
@@ -16,7 +16,7 @@ pub(crate) struct WriteBuffer {
 }
 
 impl WriteBuffer {
-    /// Nothing to write yet. `written` is what the file has of the block in which the segment ends.
+    /// Nothing to write yet. `written` is what the file has of the block in which the frames end.
     pub(crate) fn new(written: &[u8]) -> Self {
         debug_assert!(written.len() < BLOCK, "a whole block needs nothing to be kept");
         let mut buffer = Self { bytes: Vec::new(), start: 0, written: 0 };

@@ -186,9 +186,7 @@ pub(crate) fn reserve(
 ) -> io::Result<Arc<dyn StorageFile>> {
     /// Zeros are flushed in pieces, so that the log thread's own flushes do not wait for all of them.
     const FLUSHED: u64 = 8 << 20;
-    /// And written in smaller ones. Where they do not go past its cache, Linux keeps what was written at once together,
-    /// up to 2 MiB, and every small write and flush of a part of that later looks at all of it, a tenth of its time
-    /// (`ONLY=zeros cargo bench --bench durability`).
+    /// And written in smaller ones, between which the log thread's writes come.
     const WRITTEN: u64 = 256 << 10;
 
     match storage.remove(SPARE) {

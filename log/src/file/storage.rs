@@ -6,13 +6,14 @@ use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{FallocateFlags, FlockOperation};
 
-/// What disks read and write as a whole, or a multiple of it, in bytes.
+/// A multiple of what disks read and write as a whole, in bytes.
 pub(crate) const BLOCK: usize = 4096;
 
 /// How a file is opened.
@@ -42,7 +43,8 @@ pub type Lock = Box<dyn Any + Send + Sync>;
 ///
 /// What [`FileLog`](crate::FileLog) relies on after a power cut: what [`StorageFile::sync_data`] and
 /// [`sync_directory`](Self::sync_directory) covered is there; a rename happened wholly or not at all; of
-/// anything else any part may be there, in sectors of 512 bytes.
+/// anything else any part may be there, in sectors of 512 bytes. Bytes that are written again with the same content are
+/// there in any case if they were before: a flushed log writes whole blocks, and the one in which its last frame ended again.
 pub trait Storage: Send + Sync + 'static {
     /// Where the directory is, for messages.
     fn path(&self) -> &Path;
@@ -284,7 +286,7 @@ impl Storage for FsStorage {
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
         let mut options = OpenOptions::new();
         options.read(true).write(access != Access::Read).create_new(access == Access::CreateNew);
-        Ok(Arc::new(FsFile { file: options.open(self.path.join(name))?, past_cache: OnceLock::new() }))
+        Ok(Arc::new(FsFile::new(options.open(self.path.join(name))?, access)))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -315,20 +317,38 @@ struct FsFile {
     file: File,
     /// The same file, opened so that writes go past the cache, once that was wanted; `None` if that cannot be.
     past_cache: OnceLock<Option<File>>,
+    /// Such a write was refused, though the file could be opened for it.
+    refused: AtomicBool,
 }
 
 impl FsFile {
-    /// By its number among this process's files: it may have another name by now.
+    fn new(file: File, access: Access) -> Self {
+        let past_cache = OnceLock::new();
+        if access == Access::Read {
+            let _ = past_cache.set(None);
+        }
+        Self { file, past_cache, refused: AtomicBool::new(false) }
+    }
+
+    /// By its number among this thread's files: it may have another name by now.
     #[cfg(target_os = "linux")]
     fn open_past_cache(&self) -> Option<File> {
         let flags = rustix::fs::OFlags::DIRECT.bits().cast_signed();
-        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        OpenOptions::new().write(true).custom_flags(flags).open(path).ok()
+        let path = format!("/proc/thread-self/fd/{}", self.file.as_raw_fd());
+        let file = OpenOptions::new().write(true).custom_flags(flags).open(path).ok()?;
+        // Whatever is mounted there.
+        let (this, other) = (self.file.metadata().ok()?, file.metadata().ok()?);
+        ((this.dev(), this.ino()) == (other.dev(), other.ino())).then_some(file)
     }
 
     #[cfg(not(target_os = "linux"))]
     fn open_past_cache(&self) -> Option<File> {
         None
+    }
+
+    fn past_cache(&self) -> Option<&File> {
+        let file = self.past_cache.get_or_init(|| self.open_past_cache()).as_ref();
+        file.filter(|_| !self.refused.load(Ordering::Relaxed))
     }
 }
 
@@ -346,10 +366,14 @@ impl StorageFile for FsFile {
     }
 
     fn write_blocks_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        if let Some(file) = self.past_cache.get_or_init(|| self.open_past_cache()) {
+        if let Some(file) = self.past_cache() {
             match file.write_at(bytes, offset) {
                 // The disk wants larger blocks, or the file system does not do it after all.
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) =>
+                {
+                    self.refused.store(true, Ordering::Relaxed);
+                }
                 other => return other,
             }
         }
@@ -389,7 +413,12 @@ mod tests {
     fn what_is_written_past_the_cache_and_through_it_is_read_alike() {
         let directory = tempfile::tempdir().unwrap();
         let storage = FsStorage::new(directory.path());
-        let file = storage.open("file", Access::CreateNew).unwrap();
+        let open = |options: &mut OpenOptions| options.open(directory.path().join("file"));
+        let file = open(File::options().read(true).write(true).create_new(true)).unwrap();
+        let file = FsFile::new(file, Access::CreateNew);
+        let flags = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+        let is_possible = open(File::options().write(true).custom_flags(flags)).is_ok();
+        assert!(!is_possible || file.past_cache().is_some(), "it is not written past the cache");
         file.allocate(64 * BLOCK as u64).unwrap();
         storage.rename("file", "renamed").unwrap();
         let (reader, mut model) = (storage.open("renamed", Access::Read).unwrap(), vec![0; 64 * BLOCK]);
@@ -399,11 +428,11 @@ mod tests {
             let (blocks, at) = (step % 8 + 1, step * 7 % 56 * BLOCK);
             let bytes = &mut memory[start..start + blocks * BLOCK];
             bytes.fill(step as u8);
-            write_full_blocks(&*file, bytes, at as u64).unwrap();
+            write_full_blocks(&file, bytes, at as u64).unwrap();
             model[at..at + blocks * BLOCK].copy_from_slice(bytes);
             // Into the same blocks, through the cache.
             let small = at + step;
-            write_full(&*file, &[0xee; 100], small as u64).unwrap();
+            write_full(&file, &[0xee; 100], small as u64).unwrap();
             model[small..small + 100].fill(0xee);
             if step % 3 == 0 {
                 file.sync_data().unwrap();
@@ -412,5 +441,6 @@ mod tests {
             assert_eq!(read_full(&*reader, &mut read, 0).unwrap(), read.len());
             assert!(read == model, "step {step}");
         }
+        assert!(!is_possible || file.past_cache().is_some(), "a write past the cache was refused");
     }
 }
