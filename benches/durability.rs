@@ -2,9 +2,9 @@
 //!
 //! All contenders of a comparison run in one directory; what is printed, and how often it is run, says `comparison`.
 //! `DIR=/mnt/disk` chooses the disk (a file system in memory proves nothing),
-//! `ONLY=flushed|alone|zeros|buffered|checkpoints|replay|replicas` what is run, `IN_FLIGHT=2048` how many transactions
+//! `ONLY=flushed|alone|zeros|cache|buffered|checkpoints|replay|replicas` what is run, `IN_FLIGHT=2048` how many transactions
 //! wait for groups, `MANY=500000` how many there are of them, `COMMITS=4000` how many are committed one by one,
-//! `THREADS="1 2 8 32"` by how many threads, `MIB=64` how long the segments of `zeros` are, `TRANSFERS=1000000` how many
+//! `THREADS="1 2 8 32"` by how many threads, `MIB=64` how long the files of `zeros` and `cache` are, `TRANSFERS=1000000` how many
 //! transfers replicas follow.
 
 use std::cell::RefCell;
@@ -143,6 +143,33 @@ fn zeros(scratch: &Scratch) {
                 Contender::new("allocated only", || prepared_flushes(scratch, bytes, false)),
             ],
             &[if bytes >= LARGE_GROUP { Aim::Ratio(1, 0, 1.0) } else { Aim::Told(1, 0) }],
+        );
+    }
+}
+
+/// MB per second of flushed writes of so many bytes each, into files that are there and in no cache.
+fn cold_flushes(scratch: &Scratch, bytes: usize, past_cache: bool) -> f64 {
+    let (path, total) = (scratch.path("cold"), setting("MIB", 64) << 20);
+    let file = written_file(&path, total);
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("it is taken from the cache");
+    let flags = if past_cache { rustix::fs::OFlags::DIRECT } else { rustix::fs::OFlags::empty() };
+    let flags = flags.bits().cast_signed();
+    let file = File::options().write(true).custom_flags(flags).open(&path).expect("it opens");
+    let count = (total / bytes).min(2000);
+    flushes_into(&file, bytes, count) * bytes as f64 / 1e6
+}
+
+/// What is gained by writing past the operating system's cache.
+fn cache(scratch: &Scratch) {
+    for kib in [4, 64, 4096] {
+        compare(
+            &format!("raw writes of {kib} KiB, flushed one by one"),
+            "MB/s",
+            vec![
+                Contender::new("through the cache", || cold_flushes(scratch, kib << 10, false)),
+                Contender::new("past it", || cold_flushes(scratch, kib << 10, true)),
+            ],
+            &[Aim::Told(1, 0)],
         );
     }
 }
@@ -591,10 +618,11 @@ type Part = fn(&Scratch);
 fn main() {
     let only: String = setting("ONLY", String::new());
     let scratch = Scratch::new();
-    let parts: [(&str, Part); 7] = [
+    let parts: [(&str, Part); 8] = [
         ("flushed", flushed),
         ("alone", alone),
         ("zeros", zeros),
+        ("cache", cache),
         ("buffered", buffered),
         ("checkpoints", checkpoints),
         ("replay", replay),

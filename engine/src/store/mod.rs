@@ -56,24 +56,24 @@ use crate::tx::Tx;
 /// Asks for the line at an address, which need not be valid, to come into all caches: for what is looked at soon.
 #[inline]
 pub(crate) fn prefetch(address: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch is a hint; it never faults and reads nothing.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
+    prefetch_into::<3>(address);
 }
 
 /// Asks for the line at an address, which need not be valid, to come into the second-level cache: for many lines at once.
 /// A line on its way into the first level occupies one of its few buffers for misses, and when they are in use, the next
-/// prefetch waits, and so does every load that misses. (On an EPYC with two threads YCSB-A ran 1.29 times as fast.)
+/// prefetch waits, and so does every load that misses. What that gains: ARCHITECTURE.md, "Rows".
 #[inline]
 pub(crate) fn prefetch_many(address: *const u8) {
+    prefetch_into::<2>(address);
+}
+
+/// The hint is one of `_mm_prefetch`: 3 is `_MM_HINT_T0`, 2 is `_MM_HINT_T1`.
+#[inline]
+fn prefetch_into<const HINT: i32>(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch is a hint; it never faults and reads nothing.
     unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address.cast());
+        std::arch::x86_64::_mm_prefetch::<HINT>(address.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;

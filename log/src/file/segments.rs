@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::iter;
 use std::sync::{Arc, Mutex, RwLock};
 
 use crate::{LogId, Position};
@@ -202,8 +203,7 @@ pub(crate) fn reserve(
             other => other?,
         }
         let mut zeros = WriteBuffer::new(&[]);
-        let bytes_of_zeros = zeros.with_room(WRITTEN as usize);
-        bytes_of_zeros.resize(bytes_of_zeros.len() + WRITTEN as usize, 0);
+        zeros.with_room(WRITTEN as usize).extend(iter::repeat_n(0, WRITTEN as usize));
         let (zeros, _) = zeros.blocks();
         let mut offset = 0;
         while offset < bytes {

@@ -173,9 +173,9 @@ impl Writer {
         }
     }
 
-    /// Writes what was gathered. In a flushed log that goes past the operating system's cache: to copy it there costs more
-    /// of a core than everything else that is done to it. The block in which the last frame ended is then written again,
-    /// with the same bytes in front, as the cache would do it.
+    /// Writes what was gathered. In a flushed log that goes past the operating system's cache, so that it is not copied
+    /// there first. The block in which the last frame ended is then written again, with the same bytes in front, as the
+    /// cache would do it.
     fn write_buffer(&mut self, shared: &Shared) -> io::Result<()> {
         let pending = self.buffer.pending().len();
         let start = self.offset - pending as u64;
