@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use mixlog::log::{MemoryLog, SharedLog};
-use mixlog::workloads::footprints::{Found, WithoutMerges};
+use mixlog::workloads::footprints::WithoutMerges;
 use mixlog::workloads::tpcc::client::Tpcc;
 use mixlog::workloads::tpcc::driver::{Driver, Transaction};
 use mixlog::workloads::tpcc::schema::Scale;
@@ -19,7 +19,7 @@ use mixlog::workloads::workload::{Client, Workload};
 use mixlog::workloads::ycsb::client::Ycsb;
 use mixlog::workloads::ycsb::record::{Inline, Ordered, Record};
 use mixlog::workloads::{runner, ycsb};
-use mixlog::{Digest, Engine, Mode, Position, Replay};
+use mixlog::{Builder, Digest, Engine, Mode, Position, Replay};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -69,6 +69,11 @@ fn record_with<W: Workload>(workload: &W, submit: impl FnOnce(&Engine) -> u64) -
 /// Million transactions per second of a replay, which ends where who filled the log ended.
 fn replay<W: Workload>(workload: &W, recorded: &Recorded, threads: usize, window: u32, mode: Mode) -> f64 {
     let builder = workload.register(Engine::builder()).threads(threads).window(window).mode(mode);
+    replay_with(builder, recorded, threads, mode)
+}
+
+/// The same with other settings.
+fn replay_with(builder: Builder, recorded: &Recorded, threads: usize, mode: Mode) -> f64 {
     let explains = std::env::var_os("EXPLAIN").is_some();
     let builder = builder.lanes(setting("LANES", 8)).infer(setting("INFER", true));
     let builder = if explains { builder.explain(1) } else { builder };
@@ -112,6 +117,22 @@ fn engine<'a, W: Workload>(
 ) -> Contender<'a> {
     let run = move || replay(workload, recorded, threads, window, mode);
     Contender::new(format!("engine, {threads} threads, {mode}"), run)
+}
+
+/// Footprints declared against footprints found, on two threads.
+fn declared_and_found<'a, W: Workload>(
+    workload: &'a W,
+    recorded: &'a Recorded,
+    window: u32,
+) -> Vec<Contender<'a>> {
+    let found = move || {
+        let builder = workload.register(Engine::builder()).threads(2).window(window).declared(false);
+        replay_with(builder, recorded, 2, Mode::Auto)
+    };
+    vec![
+        engine(workload, recorded, 2, window, Mode::Auto),
+        Contender::new(format!("engine, 2 threads, {}, footprints found", Mode::Auto), found),
+    ]
 }
 
 /// Runs decoded transactions through a hand-written loop: million per second.
@@ -185,15 +206,10 @@ fn ycsb(window: u32) {
     compare(&name, "M transactions/s", all, &[Aim::Ratio(4, 0, 0.6), Aim::Ratio(4, 1, 1.6)]);
 }
 
-/// Footprints declared against footprints found, on two threads.
 fn undeclared(window: u32) {
     let workload: Tpcc = Tpcc::new(Scale::full(setting("WAREHOUSES", 4)), 1);
-    let found: Tpcc<Found> = Tpcc::new(workload.population().scale, 1);
     let recorded = record(&workload, setting("TRANSACTIONS", 300_000));
-    let all = vec![
-        engine(&workload, &recorded, 2, window, Mode::Auto),
-        engine(&found, &recorded, 2, window, Mode::Auto).named(", footprints found"),
-    ];
+    let all = declared_and_found(&workload, &recorded, window);
     compare("TPC-C, footprints declared and found", "M transactions/s", all, &[Aim::Ratio(1, 0, 0.5)]);
 }
 
@@ -203,12 +219,8 @@ fn undeclared_ycsb(window: u32) {
     (config.records, config.value_size, config.operations) = (setting("RECORDS", 1_000_000), 100, 10);
     config.theta = 0.0;
     let workload: Ycsb<Inline<100>> = Ycsb::new(config);
-    let found: Ycsb<Inline<100>, Found> = Ycsb::new(config);
     let recorded = record(&workload, setting("TRANSACTIONS", 500_000));
-    let all = vec![
-        engine(&workload, &recorded, 2, window, Mode::Auto),
-        engine(&found, &recorded, 2, window, Mode::Auto).named(", footprints found"),
-    ];
+    let all = declared_and_found(&workload, &recorded, window);
     compare(
         "YCSB-A, uniform, footprints declared and found",
         "M transactions/s",

@@ -176,6 +176,8 @@ pub(crate) struct Registered {
     pub(crate) name: &'static str,
     pub(crate) version: u32,
     pub(crate) id: ProcedureId,
+    /// Whether its footprint is asked for; otherwise it has to be found.
+    pub(crate) declares: bool,
     make: fn() -> Box<dyn Calls>,
     /// Arguments as JSON, for people who look into a log.
     pub(crate) to_json: fn(&[u8]) -> Result<serde_json::Value, DecodeError>,
@@ -187,6 +189,7 @@ impl Registered {
             name: P::NAME,
             version: P::VERSION,
             id: ProcedureId::of(P::NAME, P::VERSION),
+            declares: true,
             make: || Box::new(CallsOf::<P>(Vec::new())),
             to_json: |bytes| {
                 let call = P::decode(bytes)?;

@@ -32,7 +32,6 @@ pub(crate) fn run(options: &RunOptions) -> Result<(), Failure> {
         options.workload,
         &options.workload_options,
         options.seed,
-        options.footprints,
         Run(options),
     )??;
     let explained = explanation.as_ref().map_or_else(String::new, |explanation| format!("\n{explanation}"));
@@ -156,7 +155,8 @@ impl Visit for Run<'_> {
         let membership = options.agree.membership(Place::of(options.log.as_deref(), options.durability))?;
         let (log, _directory) =
             open_log(options.log.as_deref(), options.durability, &options.keep, &options.on_cluster)?;
-        let builder = options.keep.apply(options.engine.apply(workload.register(Engine::builder())));
+        let builder = options.keep.apply(options.engine.apply(workload.register(Engine::builder())))
+            .declared(options.footprints == FootprintsName::Declared);
         let builder = match &membership {
             Some((membership, _)) => builder.member(membership.clone()),
             None => builder,

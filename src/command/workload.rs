@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::BufWriter;
 
-use mixlog::workloads::footprints::{Exact, Footprints, Found};
 use mixlog::workloads::list_append::client::ListAppends;
 use mixlog::workloads::list_append::{self, history};
 use mixlog::workloads::smallbank::client::SmallBank;
@@ -16,7 +15,7 @@ use mixlog::workloads::ycsb::client::{Config, Mix, Ycsb};
 use mixlog::workloads::ycsb::record::{Boxed, Inline, Ordered};
 use mixlog::{Builder, Procedure, kv};
 
-use super::arguments::{FootprintsName, Name, WorkloadOptions};
+use super::arguments::{Name, WorkloadOptions};
 use super::failure::Failure;
 
 /// What is to be done with a workload, whatever its type.
@@ -30,22 +29,9 @@ pub(crate) fn with<V: Visit>(
     name: Name,
     options: &WorkloadOptions,
     seed: u64,
-    footprints: FootprintsName,
     visit: V,
 ) -> Result<V::Result, Failure> {
     refuse_foreign(name, options)?;
-    match footprints {
-        FootprintsName::Declared => with_footprints::<Exact, V>(name, options, seed, visit),
-        FootprintsName::Found => with_footprints::<Found, V>(name, options, seed, visit),
-    }
-}
-
-fn with_footprints<F: Footprints, V: Visit>(
-    name: Name,
-    options: &WorkloadOptions,
-    seed: u64,
-    visit: V,
-) -> Result<V::Result, Failure> {
     match name {
         Name::Tpcc => {
             let warehouses = options.warehouses.unwrap_or(4);
@@ -53,7 +39,7 @@ fn with_footprints<F: Footprints, V: Visit>(
             if !scale.is_valid() {
                 return Err(Failure::Refused(format!("TPC-C needs at least 1 warehouse, not {warehouses}")));
             }
-            Ok(visit.visit::<Tpcc<F>>(&Tpcc::new(scale, seed)))
+            Ok(visit.visit::<Tpcc>(&Tpcc::new(scale, seed)))
         }
         Name::SmallBank => {
             let mut config = driver::Config::new();
@@ -64,7 +50,7 @@ fn with_footprints<F: Footprints, V: Visit>(
                 options.hot_accounts.unwrap_or_else(|| config.hot_accounts.min(config.accounts));
             match config.problem() {
                 Some(problem) => Err(Failure::Refused(problem.to_owned())),
-                None => Ok(visit.visit::<SmallBank<F>>(&SmallBank::new(config, seed))),
+                None => Ok(visit.visit::<SmallBank>(&SmallBank::new(config, seed))),
             }
         }
         Name::Transfer => {
@@ -73,21 +59,21 @@ fn with_footprints<F: Footprints, V: Visit>(
             config.hot = options.hot.unwrap_or(config.hot);
             match config.problem() {
                 Some(problem) => Err(Failure::Refused(problem.to_owned())),
-                None => Ok(visit.visit::<Transfers<F>>(&Transfers::new(config))),
+                None => Ok(visit.visit::<Transfers>(&Transfers::new(config))),
             }
         }
-        Name::ListAppend => list_append::<F, V>(options, visit),
-        Name::YcsbA => ycsb::<F, V>(Mix::A, options, visit),
-        Name::YcsbB => ycsb::<F, V>(Mix::B, options, visit),
-        Name::YcsbC => ycsb::<F, V>(Mix::C, options, visit),
-        Name::YcsbD => ycsb::<F, V>(Mix::D, options, visit),
-        Name::YcsbE => ycsb::<F, V>(Mix::E, options, visit),
-        Name::YcsbF => ycsb::<F, V>(Mix::F, options, visit),
+        Name::ListAppend => list_append(options, visit),
+        Name::YcsbA => ycsb(Mix::A, options, visit),
+        Name::YcsbB => ycsb(Mix::B, options, visit),
+        Name::YcsbC => ycsb(Mix::C, options, visit),
+        Name::YcsbD => ycsb(Mix::D, options, visit),
+        Name::YcsbE => ycsb(Mix::E, options, visit),
+        Name::YcsbF => ycsb(Mix::F, options, visit),
     }
 }
 
 /// Whatever comes of the visit, the history is written: it is worth most after a failure.
-fn list_append<F: Footprints, V: Visit>(options: &WorkloadOptions, visit: V) -> Result<V::Result, Failure> {
+fn list_append<V: Visit>(options: &WorkloadOptions, visit: V) -> Result<V::Result, Failure> {
     let mut config = list_append::driver::Config::new();
     config.keys = options.keys.unwrap_or(config.keys);
     config.max_operations = options.max_ops.unwrap_or(config.max_operations);
@@ -97,22 +83,18 @@ fn list_append<F: Footprints, V: Visit>(options: &WorkloadOptions, visit: V) -> 
         return Err(Failure::Refused(problem.to_owned()));
     }
     let Some(path) = &options.history else {
-        return Ok(visit.visit::<ListAppends<F>>(&ListAppends::new(config)));
+        return Ok(visit.visit::<ListAppends>(&ListAppends::new(config)));
     };
     let cannot_write =
         |error| Failure::Io(format!("cannot write the history to {}: {error}", path.display()));
     let file = File::create(path).map_err(cannot_write)?;
-    let workload = ListAppends::<F>::new(config);
+    let workload: ListAppends = ListAppends::new(config);
     let result = visit.visit(&workload);
     history::write(&workload.history(), BufWriter::new(file)).map_err(cannot_write)?;
     Ok(result)
 }
 
-fn ycsb<F: Footprints, V: Visit>(
-    mix: Mix,
-    options: &WorkloadOptions,
-    visit: V,
-) -> Result<V::Result, Failure> {
+fn ycsb<V: Visit>(mix: Mix, options: &WorkloadOptions, visit: V) -> Result<V::Result, Failure> {
     let mut config = Config::new(mix);
     config.records = options.records.unwrap_or(config.records);
     config.value_size = options.value_size.unwrap_or(config.value_size);
@@ -122,16 +104,16 @@ fn ycsb<F: Footprints, V: Visit>(
         return Err(Failure::Refused(problem.to_owned()));
     }
     Ok(match config.value_size {
-        100 if mix == Mix::E => visit.visit::<Ycsb<Ordered<100>, F>>(&Ycsb::new(config)),
-        1_000 if mix == Mix::E => visit.visit::<Ycsb<Ordered<1_000>, F>>(&Ycsb::new(config)),
+        100 if mix == Mix::E => visit.visit::<Ycsb<Ordered<100>>>(&Ycsb::new(config)),
+        1_000 if mix == Mix::E => visit.visit::<Ycsb<Ordered<1_000>>>(&Ycsb::new(config)),
         size if mix == Mix::E => {
             return Err(Failure::Refused(format!(
                 "ycsb-e has records of 100 or 1,000 bytes, and not of {size}"
             )));
         }
-        100 => visit.visit::<Ycsb<Inline<100>, F>>(&Ycsb::new(config)),
-        1_000 => visit.visit::<Ycsb<Inline<1_000>, F>>(&Ycsb::new(config)),
-        _ => visit.visit::<Ycsb<Boxed, F>>(&Ycsb::new(config)),
+        100 => visit.visit::<Ycsb<Inline<100>>>(&Ycsb::new(config)),
+        1_000 => visit.visit::<Ycsb<Inline<1_000>>>(&Ycsb::new(config)),
+        _ => visit.visit::<Ycsb<Boxed>>(&Ycsb::new(config)),
     })
 }
 
@@ -194,7 +176,7 @@ pub(crate) fn register(procedures: &[String], builder: Builder) -> Result<Builde
             procedures.join(", ")
         )));
     };
-    with(name, &options, 1, FootprintsName::Declared, Register(builder))
+    with(name, &options, 1, Register(builder))
 }
 
 struct Register(Builder);

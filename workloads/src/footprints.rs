@@ -1,4 +1,4 @@
-//! The same procedures with footprints that are right, wrong or missing.
+//! The same procedures with footprints that are right or wrong.
 //!
 //! A footprint is a hint: a wrong one may cost speed and nothing else. To show that, a workload can register its
 //! procedures under their own names, with their own arguments and code, but with damaged footprints: what a damaged
@@ -55,10 +55,6 @@ pub enum Nothing {}
 #[derive(Clone, Copy, Debug)]
 pub enum Unknown {}
 
-/// Nothing is declared: the engine must find out.
-#[derive(Clone, Copy, Debug)]
-pub enum Found {}
-
 /// Exact, but for merges, which are declared as writes: to see what merges are worth.
 #[derive(Clone, Copy, Debug)]
 pub enum WithoutMerges {}
@@ -105,12 +101,6 @@ impl Damage for Nothing {
 impl Damage for Unknown {
     fn declare<P: Misdeclare>(_: &P, f: &mut Footprint<'_>) {
         f.unknown();
-    }
-}
-
-impl Damage for Found {
-    fn declare<P: Misdeclare>(_: &P, f: &mut Footprint<'_>) {
-        f.reconnoitre();
     }
 }
 

@@ -49,6 +49,7 @@ pub struct Builder {
     unguarded: bool,
     lanes: usize,
     infer: bool,
+    declared: bool,
     max_in_flight: usize,
     retain: u64,
     explain: u32,
@@ -79,6 +80,7 @@ impl Default for Builder {
             unguarded: false,
             lanes: ahead::LANES,
             infer: true,
+            declared: true,
             max_in_flight: 1 << 20,
             retain: 0,
             explain: 0,
@@ -212,6 +214,16 @@ impl Builder {
         self
     }
 
+    /// Whether procedures are asked for their footprints. Default: yes. Without, each is taken for one that declares
+    /// nothing: to see what its declarations are worth, and whether the engine does as well by itself.
+    ///
+    /// Cost: that of [`Footprint::reconnoitre`](crate::Footprint::reconnoitre), for every transaction that is not
+    /// [interactive](Engine::begin).
+    pub const fn declared(mut self, declared: bool) -> Self {
+        self.declared = declared;
+        self
+    }
+
     /// Runs one transaction in so many twice from the same state, the second time on another thread, and stops the
     /// engine with [`OpenError::NotDeterministic`] right before the first one that does two things. Finds procedures
     /// that use a clock, thread numbers, randomness, std's hash maps or global state. 1 runs every transaction twice; more
@@ -305,7 +317,10 @@ impl Builder {
     }
 
     /// With the tables and procedures of the engine itself. To be called once, before pipelines are built.
-    pub(crate) fn completed(self) -> Self {
+    pub(crate) fn completed(mut self) -> Self {
+        for procedure in &mut self.procedures {
+            procedure.declares = self.declared;
+        }
         self.table(&ANSWERS).procedure::<Intention>().procedure::<Forget>()
     }
 

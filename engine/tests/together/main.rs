@@ -51,6 +51,7 @@ fn drawn(draw: &mut Draw) -> Builder {
         .paranoid(draw.one_of(&[0, 0, 0, 5]))
         .explain(draw.one_of(&[0, 0, 1]))
         .max_in_flight(draw.one_of(&[30, 1 << 20]))
+        .declared(draw.one_of(&[true, true, false]))
 }
 
 /// Rows to begin with, the threads, and the end: what they were told, and the digest.
@@ -110,7 +111,12 @@ fn run(seed: u64, counts: &mut Counts) {
             counts.add(&stats);
         }
     }
-    for other in [builder().threads(2).window(256), builder().threads(3).window(64).paranoid(3)] {
+    let others = [
+        builder().threads(2).window(256),
+        builder().threads(3).window(64).paranoid(3),
+        builder().threads(2).window(64).mode(Mode::Parallel).declared(false),
+    ];
+    for other in others {
         assert_eq!(replay(&log, other).0, live, "seed {seed}");
     }
     counts.tell(&told);
