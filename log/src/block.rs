@@ -5,6 +5,7 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use crate::Position;
+use crate::buffer::Buffer;
 
 /// Entries gathered for one append: one buffer, no allocation per entry.
 ///
@@ -27,6 +28,11 @@ impl Batch {
     pub(crate) fn reserve_space_of(&mut self, other: &Self) {
         self.bytes.reserve(other.bytes.len());
         self.ends.reserve(other.ends.len());
+    }
+
+    /// The bytes that its entries take in a frame's body: their own, and where each of them ends.
+    pub(crate) fn body_bytes(&self) -> usize {
+        self.bytes.len() + size_of_val(&*self.ends)
     }
 
     /// How many bytes its buffers take.
@@ -126,12 +132,12 @@ pub enum Entry<'a> {
 #[derive(Clone, Debug)]
 pub(crate) enum EntryBytes {
     Own(Vec<u8>),
-    Part { of: Arc<Vec<u8>>, range: Range<usize> },
+    Part { of: Arc<Buffer>, range: Range<usize> },
 }
 
 impl EntryBytes {
     /// A part of `of`; a copy where it is less than half of that memory: else a small block might keep much.
-    pub(crate) fn part(of: &Arc<Vec<u8>>, range: Range<usize>) -> Self {
+    pub(crate) fn part(of: &Arc<Buffer>, range: Range<usize>) -> Self {
         if 2 * range.len() >= of.capacity() {
             Self::Part { of: Arc::clone(of), range }
         } else {

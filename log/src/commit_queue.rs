@@ -33,15 +33,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::sync::{self, AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering};
+use crate::waiting::{Waiting, Wrapped};
 use crate::{AppendError, Batch, Position, SealError};
 
 use gathering::Gathering;
 
 /// Who has less time than this to wait for an outcome does not write meanwhile.
 const PATIENCE: Duration = Duration::from_millis(1);
-
-/// A batch of so many bytes or more, which gets a frame of its own, may become that frame.
-const EXCHANGED: usize = 64 << 10;
 
 /// The bounds that a queue keeps.
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +84,7 @@ pub(crate) struct Group {
     /// The position of the first entry.
     pub(crate) first: Position,
     /// The frames' entries, at consecutive positions.
-    pub(crate) frames: Vec<Batch>,
+    pub(crate) frames: Vec<Waiting>,
 }
 
 /// What the log thread has to do next.
@@ -144,7 +142,7 @@ pub(crate) struct CommitQueue {
 
 #[derive(Debug)]
 struct State {
-    frames: VecDeque<Batch>,
+    frames: VecDeque<Waiting>,
     /// Frames that were written and are of no more use, emptied: memory that the process has already is faster than
     /// what the system gives.
     emptied: Vec<Batch>,
@@ -197,29 +195,37 @@ enum Phase {
 }
 
 impl State {
-    /// Where a batch of `body` bytes goes: into a frame of its own, or the newest one that waits.
-    fn place(&self, limits: &Limits, batch: &Batch, body: usize) -> Place {
-        let joins = self.frames.back().is_some_and(|frame| {
-            frame.len() + batch.len() <= limits.frame_entries
-                && body_bytes(frame) + body <= limits.frame_bytes
+    /// The newest frame that waits, if it takes more entries.
+    fn newest(&mut self) -> Option<&mut Batch> {
+        match self.frames.back_mut() {
+            Some(Waiting::Entries(batch)) => Some(batch),
+            Some(Waiting::Wrapped(_)) | None => None,
+        }
+    }
+
+    /// Where a body of so many bytes goes: into a frame of its own, or, as that of a batch of `joining` entries may, into the
+    /// newest one that waits.
+    fn place(&mut self, limits: &Limits, joining: Option<usize>, body: usize) -> Place {
+        let joins = self.newest().zip(joining).is_some_and(|(frame, count)| {
+            frame.len() + count <= limits.frame_entries && frame.body_bytes() + body <= limits.frame_bytes
         });
         Place { joins, cost: body as u64 + if joins { 0 } else { limits.frame_overhead } }
     }
 
     /// Copies the entries of a batch to their place.
     fn copy(&mut self, batch: &Batch, place: Place) {
-        let Self { frames, emptied, .. } = self;
         if place.joins {
-            frames.back_mut().expect("a frame was found to join").extend(batch);
+            self.newest().expect("a frame was found to join").extend(batch);
             return;
         }
+        let Self { frames, emptied, .. } = self;
         let mut frame = Batch::new();
-        if let Some(full) = frames.back() {
+        if let Some(Waiting::Entries(full)) = frames.back() {
             frame = emptied.pop().unwrap_or_default();
             frame.reserve_space_of(full);
         }
         frame.extend(batch);
-        frames.push_back(frame);
+        frames.push_back(Waiting::Entries(frame));
     }
 
     /// Counts `count` entries that are at their place, and tells the position of the first.
@@ -254,7 +260,7 @@ impl State {
             && let Some(frame) = self.frames.pop_front()
         {
             self.first = self.first.plus(frame.len() as u64);
-            self.in_flight += body_bytes(&frame) as u64 + limits.frame_overhead;
+            self.in_flight += frame.body_bytes() as u64 + limits.frame_overhead;
             frames.push(frame);
         }
         self.writing = true;
@@ -264,11 +270,6 @@ impl State {
     fn ended(&self) -> bool {
         self.failed.is_some() || self.phase == Phase::Closed
     }
-}
-
-/// The bytes that `batch` takes in a frame's body: its entries and where each of them ends.
-pub(crate) fn body_bytes(batch: &Batch) -> usize {
-    batch.bytes().len() + mem::size_of_val(batch.ends())
 }
 
 impl CommitQueue {
@@ -319,20 +320,12 @@ impl CommitQueue {
         Ok(first)
     }
 
-    /// As [`append`](Self::append), and leaves `batch` empty: where its entries are many and get a frame of their own,
-    /// they are not copied, and it has the buffers of another frame then.
-    pub(crate) fn append_and_empty(&self, batch: &mut Batch) -> Result<Position, AppendError> {
-        let (mut state, place) = self.accept(batch)?;
-        let count = batch.len();
-        if place.joins || body_bytes(batch) < EXCHANGED {
-            state.copy(batch, place);
-            batch.clear();
-        } else {
-            let emptied = state.emptied.pop().unwrap_or_default();
-            let frame = mem::replace(batch, emptied);
-            state.frames.push_back(frame);
-        }
-        let first = state.count(count, place);
+    /// Queues one entry in a frame of its own, and tells its position.
+    pub(crate) fn append_wrapped(&self, entry: Wrapped) -> Result<Position, AppendError> {
+        let body = entry.body_bytes();
+        let (mut state, place) = self.accept(None, body)?;
+        state.frames.push_back(Waiting::Wrapped(entry));
+        let first = state.count(1, place);
         self.leave_to_writer(state);
         Ok(first)
     }
@@ -350,15 +343,18 @@ impl CommitQueue {
     }
 
     fn enqueue(&self, batch: &Batch) -> Result<(Position, MutexGuard<'_, State>), AppendError> {
-        let (mut state, place) = self.accept(batch)?;
+        let (mut state, place) = self.accept(Some(batch.len()), batch.body_bytes())?;
         state.copy(batch, place);
         let first = state.count(batch.len(), place);
         Ok((first, state))
     }
 
-    /// Waits until there is room for a batch.
-    fn accept(&self, batch: &Batch) -> Result<(MutexGuard<'_, State>, Place), AppendError> {
-        let body = body_bytes(batch);
+    /// Waits until there is room for a body of so many bytes, which may be that of a batch of `joining` entries.
+    fn accept(
+        &self,
+        joining: Option<usize>,
+        body: usize,
+    ) -> Result<(MutexGuard<'_, State>, Place), AppendError> {
         if body > self.limits.batch_bytes {
             return Err(AppendError::TooLarge { size: body, limit: self.limits.batch_bytes });
         }
@@ -378,7 +374,7 @@ impl CommitQueue {
                 Phase::Sealed => return Err(AppendError::Sealed { tail: state.next }),
                 Phase::Closed => return Err(AppendError::Closed),
             }
-            let place = state.place(&self.limits, batch, body);
+            let place = state.place(&self.limits, joining, body);
             let queue_is_full = state.pending > 0 && state.pending + place.cost > self.limits.queue_bytes;
             if !queue_is_full && place.cost <= state.room() {
                 return Ok((state, place));

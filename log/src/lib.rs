@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod block;
+mod buffer;
 #[doc(hidden)]
 pub mod bytes;
 mod commit_queue;
@@ -27,6 +28,7 @@ mod memory;
 mod position;
 mod shared_log;
 mod sync;
+mod waiting;
 
 pub use block::{Batch, Block, Entry};
 pub use error::{AppendError, FlushError, OpenError, ReadError, SealError, TailError, TrimError};

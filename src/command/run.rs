@@ -28,12 +28,8 @@ pub(crate) fn run(options: &RunOptions) -> Result<(), Failure> {
     // Before any work is done: a report that cannot be written is no use.
     let json = options.json.as_deref().map(Json::open).transpose()?;
     interrupt::heed().map_err(|error| Failure::Io(format!("cannot heed signals: {error}")))?;
-    let (report, explanation) = workload::with(
-        options.workload,
-        &options.workload_options,
-        options.seed,
-        Run(options),
-    )??;
+    let (report, explanation) =
+        workload::with(options.workload, &options.workload_options, options.seed, Run(options))??;
     let explained = explanation.as_ref().map_or_else(String::new, |explanation| format!("\n{explanation}"));
     match &json {
         Some(Json::Stdout) => show(format_args!("{report}{explained}")),
@@ -155,7 +151,9 @@ impl Visit for Run<'_> {
         let membership = options.agree.membership(Place::of(options.log.as_deref(), options.durability))?;
         let (log, _directory) =
             open_log(options.log.as_deref(), options.durability, &options.keep, &options.on_cluster)?;
-        let builder = options.keep.apply(options.engine.apply(workload.register(Engine::builder())))
+        let builder = options
+            .keep
+            .apply(options.engine.apply(workload.register(Engine::builder())))
             .declared(options.footprints == FootprintsName::Declared);
         let builder = match &membership {
             Some((membership, _)) => builder.member(membership.clone()),

@@ -1,6 +1,7 @@
 //! What one thread sees of the queue; what several do is in `models.rs`.
 
 use super::*;
+use crate::Block;
 
 fn entries(count: usize, bytes: usize) -> Batch {
     let mut batch = Batch::new();
@@ -9,33 +10,25 @@ fn entries(count: usize, bytes: usize) -> Batch {
 }
 
 #[test]
-fn a_batch_that_becomes_a_frame_is_as_one_that_is_copied_and_left_empty() {
-    let limits =
-        Limits { queue_bytes: 1 << 20, batch_bytes: 1 << 20, frame_bytes: 2 * EXCHANGED, ..Limits::SMALL };
+fn a_wrapped_entry_has_a_frame_of_its_own_at_its_place() {
+    let limits = Limits { queue_bytes: 1 << 20, ..Limits::SMALL };
     let queue = CommitQueue::new(limits, Position(0), false, 1 << 20);
-    let long = entries(2, EXCHANGED / 2);
-    // What becomes a frame can be joined, and what joins one is copied, however long it is.
-    let batches = [entries(1, 10), long.clone(), entries(3, 5), long.clone(), long, entries(1, 1)];
-    let mut next = 0;
-    for mut batch in batches.clone() {
-        let count = batch.len() as u64;
-        assert_eq!(queue.append_and_empty(&mut batch).unwrap(), Position(next));
-        assert!(batch.is_empty() && batch.bytes().is_empty());
-        next += count;
-    }
+    let block = Arc::new(Block::of(Position(70), entries(3, 100)));
+    let wrapped = || Wrapped::new(vec![1; 20], Arc::clone(&block));
+    // A head, three entries, where each of them ends, and where the whole one does.
+    assert_eq!(wrapped().body_bytes(), 20 + 300 + 12 + 4);
+    assert_eq!(queue.append(&entries(2, 10)).unwrap(), Position(0));
+    assert_eq!(queue.append(&entries(1, 10)).unwrap(), Position(2));
+    assert_eq!(queue.append_wrapped(wrapped()).unwrap(), Position(3));
+    assert_eq!(queue.append_wrapped(wrapped()).unwrap(), Position(4));
+    assert_eq!(queue.append(&entries(1, 10)).unwrap(), Position(5));
+    assert_eq!(queue.append(&entries(1, 10)).unwrap(), Position(6));
     let Work::Group(group) = queue.take(Duration::MAX) else { panic!("something waits") };
-    let mut expected = Batch::new();
-    batches.iter().for_each(|batch| expected.extend(batch));
-    let mut written = Batch::new();
-    group.frames.iter().for_each(|frame| written.extend(frame));
-    assert_eq!((written.bytes(), written.ends()), (expected.bytes(), expected.ends()));
-    assert_eq!(group.frames.iter().map(Batch::len).collect::<Vec<_>>(), [6, 2, 3]);
-    // Buffers come back, and go to whoever gives his away.
-    let emptied = Batch::from_parts(Vec::with_capacity(2 * EXCHANGED), Vec::new());
-    queue.publish(Position(next), 1 << 19, false, vec![emptied]);
-    let mut batch = entries(2, EXCHANGED / 2);
-    queue.append_and_empty(&mut batch).unwrap();
-    assert!(batch.is_empty() && batch.capacity() >= 2 * EXCHANGED);
+    let shapes = group.frames.iter().map(|frame| (frame.len(), frame.body_bytes()));
+    assert_eq!(shapes.collect::<Vec<_>>(), [(3, 42), (1, 336), (1, 336), (2, 28)]);
+    queue.publish(Position(7), 1 << 20, false, Vec::new());
+    let long = Wrapped::new(vec![1; limits.batch_bytes], Arc::clone(&block));
+    assert!(matches!(queue.append_wrapped(long), Err(AppendError::TooLarge { .. })));
 }
 
 #[test]

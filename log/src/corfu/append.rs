@@ -17,6 +17,7 @@
 use std::sync::Arc;
 
 use crate::block::EntryBytes;
+use crate::buffer::Buffer;
 use crate::{Batch, Block, Position};
 
 use super::appends::Appends;
@@ -36,7 +37,7 @@ pub struct Append(Appends);
 /// Shape: `cuts` are the numbers of entries after which the append may end, ascending; the last one is all.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Entries {
-    bytes: Arc<Vec<u8>>,
+    bytes: Arc<Buffer>,
     ends: Vec<u32>,
     cuts: Vec<u32>,
 }
@@ -51,7 +52,7 @@ impl Entries {
         assert!(cuts.is_sorted_by(|a, b| a < b) && cuts.first().is_some_and(|first| *first > 0));
         assert_eq!(cuts.last().map(|last| *last as usize), Some(batch.len()));
         let (bytes, ends) = batch.into_parts();
-        Self { bytes: Arc::new(bytes), ends, cuts }
+        Self { bytes: Arc::new(bytes.into()), ends, cuts }
     }
 
     /// Entries of which all are appended, or none.

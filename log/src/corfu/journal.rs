@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex};
 use crate::bytes::u32s;
 use crate::commit_queue::{Room, Tries};
 use crate::file::{self, Create, FileLog, Storage};
+use crate::waiting::Wrapped;
 use crate::{
     AppendError, Batch, Block, Durability, Entry, FlushError, LogId, OpenError, Position, ReadError,
     SharedLog, Ticket,
@@ -33,7 +34,10 @@ const OVERHEAD: usize = 64;
 /// The same, with a frame of its own.
 pub(crate) const FRAMED_OVERHEAD: u64 = 4 * OVERHEAD as u64;
 
-/// Records go into the log together until they have so many bytes.
+/// Shorter records go into the log together ...
+const LONG: usize = 16 << 10;
+
+/// ... until they have so many bytes; longer ones are not copied.
 const JOINED: usize = 1 << 20;
 
 /// How a journal is kept.
@@ -121,18 +125,28 @@ impl Journal {
         debug_assert!(batch.is_empty(), "what is left of the last records comes before these");
         let mut ticket = None;
         for record in records {
-            let (there, size) = (batch.bytes().len(), size(record));
-            let is_full = there >= JOINED || there + 4 * batch.len() + size > self.config.max_batch_bytes;
-            if !batch.is_empty() && is_full {
-                ticket = Some(self.log.append_and_empty(batch)?);
+            let size = size(record);
+            let is_full =
+                batch.bytes().len() >= JOINED || batch.body_bytes() + size > self.config.max_batch_bytes;
+            if !batch.is_empty() && (size >= LONG || is_full) {
+                ticket = Some(self.log.append(batch)?);
+                batch.clear();
             }
-            batch.push_with(|out| {
-                out.reserve(size);
-                encode(record, out);
-            });
+            match record {
+                Record::Run(run) if size >= LONG => {
+                    let mut head = Vec::with_capacity(OVERHEAD);
+                    encode_head(record, &mut head);
+                    ticket = Some(self.log.append_wrapped(Wrapped::new(head, Arc::clone(&run.block)))?);
+                }
+                _ => batch.push_with(|out| {
+                    out.reserve(size);
+                    encode(record, out);
+                }),
+            }
         }
         if !batch.is_empty() {
-            ticket = Some(self.log.append_and_empty(batch)?);
+            ticket = Some(self.log.append(batch)?);
+            batch.clear();
         }
         self.next += records.len() as u64;
         // Batches become durable in order: the last one tells of all.
@@ -231,6 +245,19 @@ fn body_bytes(record: &Record) -> usize {
 }
 
 fn encode(record: &Record, out: &mut Vec<u8>) {
+    encode_head(record, out);
+    if let Record::Run(run) = record
+        && let Some((bytes, ends)) = run.block.data()
+    {
+        for end in ends {
+            out.extend_from_slice(&end.to_le_bytes());
+        }
+        out.extend_from_slice(bytes);
+    }
+}
+
+/// What comes before where the entries end, and their bytes.
+fn encode_head(record: &Record, out: &mut Vec<u8>) {
     match record {
         Record::State(state) => {
             out.push(1);
@@ -240,17 +267,13 @@ fn encode(record: &Record, out: &mut Vec<u8>) {
             }
         }
         Record::Run(run) => match (run.id, run.block.data()) {
-            (Some(id), Some((bytes, ends))) => {
+            (Some(id), Some((_, ends))) => {
                 out.push(2);
                 for number in [id.client.0, id.sequence, run.first().0] {
                     out.extend_from_slice(&number.to_le_bytes());
                 }
                 let count = u32::try_from(ends.len()).expect("a block holds less than 2^32 entries");
                 out.extend_from_slice(&count.to_le_bytes());
-                for end in ends {
-                    out.extend_from_slice(&end.to_le_bytes());
-                }
-                out.extend_from_slice(bytes);
             }
             _ => {
                 out.push(3);

@@ -7,6 +7,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::buffer;
 use crate::{Acknowledge, AppendError, Batch, Position};
 
 use super::append::Entries;
@@ -33,8 +34,16 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    fn new() -> Self {
-        Self { batch: Batch::new(), cuts: Vec::new(), receipt: Arc::default() }
+    /// A group behind another one that takes no more, if there is one: it will be about as large.
+    fn behind(full: Option<&Self>) -> Self {
+        let mut batch = Batch::new();
+        if let Some(full) = full {
+            let mut bytes = buffer::take(full.batch.bytes().len()).unwrap_or_default();
+            bytes.clear();
+            batch = Batch::from_parts(bytes, Vec::new());
+            batch.reserve_space_of(&full.batch);
+        }
+        Self { batch, cuts: Vec::new(), receipt: Arc::default() }
     }
 
     fn bytes(&self) -> usize {
@@ -219,7 +228,8 @@ impl Queue {
             }
         }
         if !state.groups.back().is_some_and(|group| group.takes(batch, self.group_bytes)) {
-            state.groups.push_back(Group::new());
+            let group = Group::behind(state.groups.back());
+            state.groups.push_back(group);
         }
         let group = state.groups.back_mut().expect("a group was just added");
         let bytes = group.bytes();

@@ -25,9 +25,14 @@ impl Cache {
         Self { limit, recent: Mutex::default() }
     }
 
+    /// Whether it never keeps anything.
+    pub(crate) const fn is_none(&self) -> bool {
+        self.limit == 0
+    }
+
     /// Adds the next blocks, and returns the oldest ones that are too much.
     pub(crate) fn push(&self, blocks: impl Iterator<Item = Arc<Block>>) -> Vec<Arc<Block>> {
-        if self.limit == 0 {
+        if self.is_none() {
             return blocks.collect();
         }
         let mut dropped = Vec::new();

@@ -44,6 +44,7 @@
 use std::fmt;
 
 use crate::bytes::{checksum_holds, put, put_checksum, u32_at, u64_at, u128_at};
+use crate::waiting::Wrapped;
 use crate::{Block, LogId, Position};
 
 /// The version of everything in this file.
@@ -384,51 +385,90 @@ pub(crate) struct Stamp {
 /// Appends the frame of `block` to `out`.
 pub(crate) fn encode_block(out: &mut Vec<u8>, stamp: Stamp, block: &Block) {
     let count = u32::try_from(block.len()).expect("a block holds less than 2^32 entries");
-    let start = out.len();
-    out.resize(start + FRAME_HEADER, 0);
-    let kind = match block.data() {
-        None => FrameKind::Junk,
-        Some((bytes, ends)) => {
-            let ends_start = out.len();
-            out.resize(ends_start + 4 * ends.len(), 0);
-            for (place, end) in out[ends_start..].chunks_exact_mut(4).zip(ends) {
-                place.copy_from_slice(&end.to_le_bytes());
-            }
-            out.extend_from_slice(bytes);
-            FrameKind::Data
-        }
-    };
-    finish_frame(out, start, stamp, kind, block.first(), count);
+    let kind = if block.data().is_some() { FrameKind::Data } else { FrameKind::Junk };
+    let mut frame = Encoder::begin(out, stamp, kind, block.first(), count, block.body_bytes());
+    if let Some((bytes, ends)) = block.data() {
+        frame.put_numbers(ends);
+        frame.put(bytes);
+    }
+    frame.finish();
+}
+
+/// Appends the frame of one entry, which stands at `first`, to `out`.
+pub(crate) fn encode_wrapped(out: &mut Vec<u8>, stamp: Stamp, first: Position, entry: &Wrapped) {
+    let mut frame = Encoder::begin(out, stamp, FrameKind::Data, first, 1, entry.body_bytes());
+    let end = u32::try_from(entry.bytes()).expect("an entry has less than 4 GiB");
+    let (bytes, ends) = entry.block().data().unwrap_or_default();
+    frame.put_numbers(&[end]);
+    frame.put(entry.head());
+    frame.put_numbers(ends);
+    frame.put(bytes);
+    frame.finish();
 }
 
 /// Appends a watermark frame, which stands before position `next`, to `out`.
 pub(crate) fn encode_watermark(out: &mut Vec<u8>, stamp: Stamp, next: Position) {
-    let start = out.len();
-    out.resize(start + FRAME_HEADER, 0);
-    finish_frame(out, start, stamp, FrameKind::Watermark, next, 0);
+    Encoder::begin(out, stamp, FrameKind::Watermark, next, 0, 0).finish();
 }
 
-fn finish_frame(out: &mut Vec<u8>, start: usize, stamp: Stamp, kind: FrameKind, first: Position, count: u32) {
-    let body = u32::try_from(out.len() - start - FRAME_HEADER).expect("a frame holds less than 4 GiB");
-    out.resize(start + (out.len() - start).next_multiple_of(FRAME_ALIGN), 0);
-    let frame = &mut out[start..];
-    let kind: u32 = match kind {
-        FrameKind::Data => 1,
-        FrameKind::Junk => 2,
-        FrameKind::Watermark => 3,
-    };
-    put(frame, 0, FRAME_MAGIC);
-    put(frame, 4, &kind.to_le_bytes());
-    put(frame, 8, &stamp.salt.0.to_le_bytes());
-    put(frame, 16, &stamp.offset.to_le_bytes());
-    put(frame, 24, &first.0.to_le_bytes());
-    put(frame, 32, &stamp.durable.0.to_le_bytes());
-    put(frame, 40, &count.to_le_bytes());
-    put(frame, 44, &body.to_le_bytes());
-    put(frame, 48, &stamp.generation.to_le_bytes());
-    let checksum = crc32c::crc32c_append(crc32c::crc32c(&frame[..56]), &frame[FRAME_HEADER..]);
-    put(frame, 56, &checksum.to_le_bytes());
-    put_checksum(&mut frame[..FRAME_HEADER]);
+/// A frame in the making.
+struct Encoder<'a> {
+    out: &'a mut Vec<u8>,
+    start: usize,
+}
+
+impl<'a> Encoder<'a> {
+    /// One whose body will have `body` bytes.
+    fn begin(
+        out: &'a mut Vec<u8>,
+        stamp: Stamp,
+        kind: FrameKind,
+        first: Position,
+        count: u32,
+        body: usize,
+    ) -> Self {
+        let body = u32::try_from(body).expect("a frame holds less than 4 GiB");
+        let start = out.len();
+        out.resize(start + FRAME_HEADER, 0);
+        let header = &mut out[start..];
+        let kind: u32 = match kind {
+            FrameKind::Data => 1,
+            FrameKind::Junk => 2,
+            FrameKind::Watermark => 3,
+        };
+        put(header, 0, FRAME_MAGIC);
+        put(header, 4, &kind.to_le_bytes());
+        put(header, 8, &stamp.salt.0.to_le_bytes());
+        put(header, 16, &stamp.offset.to_le_bytes());
+        put(header, 24, &first.0.to_le_bytes());
+        put(header, 32, &stamp.durable.0.to_le_bytes());
+        put(header, 40, &count.to_le_bytes());
+        put(header, 44, &body.to_le_bytes());
+        put(header, 48, &stamp.generation.to_le_bytes());
+        Self { out, start }
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
+    fn put_numbers(&mut self, numbers: &[u32]) {
+        let before = self.out.len();
+        self.out.resize(before + size_of_val(numbers), 0);
+        for (place, number) in self.out[before..].chunks_exact_mut(4).zip(numbers) {
+            place.copy_from_slice(&number.to_le_bytes());
+        }
+    }
+
+    fn finish(self) {
+        let length = self.out.len() - self.start;
+        debug_assert_eq!(length - FRAME_HEADER, u32_at(&self.out[self.start..], 44) as usize);
+        self.out.resize(self.start + length.next_multiple_of(FRAME_ALIGN), 0);
+        let frame = &mut self.out[self.start..];
+        let checksum = crc32c::crc32c_append(crc32c::crc32c(&frame[..56]), &frame[FRAME_HEADER..]);
+        put(frame, 56, &checksum.to_le_bytes());
+        put_checksum(&mut frame[..FRAME_HEADER]);
+    }
 }
 
 /// Whether a frame's magic number stands at the start of these bytes.

@@ -42,6 +42,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::commit_queue::{CommitQueue, Limits, Room, Tries};
+use crate::waiting::Wrapped;
 use crate::{
     Acknowledge, AppendError, Batch, Block, Durability, FlushError, LogId, OpenError, Position, ReadError,
     SealError, SharedLog, Tail, TailError, Ticket, TrimError,
@@ -190,6 +191,10 @@ impl FileLog {
     /// Refuses what no log takes.
     fn check(&self, batch: &Batch) -> Result<(), AppendError> {
         assert!(!batch.is_empty(), "an append holds at least one entry");
+        self.check_writable()
+    }
+
+    fn check_writable(&self) -> Result<(), AppendError> {
         if self.shared.writer.is_none() { Err(AppendError::ReadOnly) } else { Ok(()) }
     }
 
@@ -199,12 +204,12 @@ impl FileLog {
         Ticket::from_backend(backend, first.0, count)
     }
 
-    /// As [`append`](SharedLog::append), and leaves `batch` empty; the entries of a large one are not copied.
-    pub(crate) fn append_and_empty(&self, batch: &mut Batch) -> Result<Ticket, AppendError> {
-        self.check(batch)?;
-        let count = batch.len();
-        let first = self.shared.queue.append_and_empty(batch)?;
-        Ok(self.ticket(count, first))
+    /// As [`append`](SharedLog::append), of one entry whose bytes are not copied before they are written. It is in no cache.
+    pub(crate) fn append_wrapped(&self, entry: Wrapped) -> Result<Ticket, AppendError> {
+        self.check_writable()?;
+        debug_assert!(self.shared.cache.is_none(), "the cache's blocks are consecutive");
+        let first = self.shared.queue.append_wrapped(entry)?;
+        Ok(self.ticket(1, first))
     }
 
     /// How far it reaches, which a log in files always knows.

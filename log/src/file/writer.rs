@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::commit_queue::{Group, Work, body_bytes};
+use crate::commit_queue::{Group, Work};
+use crate::waiting::Waiting;
 use crate::{Block, Durability, Position};
 
 use super::buffer::WriteBuffer;
@@ -125,12 +126,24 @@ impl Writer {
 
     fn write(&mut self, shared: &Shared, group: Group) -> io::Result<()> {
         assert!(group.first == self.next, "groups come at consecutive positions");
-        shared.group_bytes.record(group.frames.iter().map(|frame| body_bytes(frame) as u64).sum());
+        shared.group_bytes.record(group.frames.iter().map(|frame| frame.body_bytes() as u64).sum());
         let mut blocks = Vec::with_capacity(group.frames.len());
         for frame in group.frames {
-            let block = Block::of(self.next, frame);
-            self.encode(shared, &block)?;
-            blocks.push(Arc::new(block));
+            match frame {
+                Waiting::Entries(batch) => {
+                    let block = Block::of(self.next, batch);
+                    self.encode(shared, block.body_bytes(), block.end(), |out, stamp| {
+                        layout::encode_block(out, stamp, &block);
+                    })?;
+                    blocks.push(Arc::new(block));
+                }
+                Waiting::Wrapped(entry) => {
+                    let first = self.next;
+                    self.encode(shared, entry.body_bytes(), first.plus(1), |out, stamp| {
+                        layout::encode_wrapped(out, stamp, first, &entry);
+                    })?;
+                }
+            }
             if self.buffer.pending().len() >= WRITE_BYTES {
                 self.write_buffer(shared)?;
             }
@@ -149,17 +162,23 @@ impl Writer {
         Ok(())
     }
 
-    /// Puts the frame of `block` into the buffer, in the next segment if this one is full.
-    fn encode(&mut self, shared: &Shared, block: &Block) -> io::Result<()> {
-        let bytes = layout::frame_bytes(block.body_bytes());
+    /// Has the frame of the entries up to `end` put into the buffer, in the next segment if this one is full.
+    fn encode(
+        &mut self,
+        shared: &Shared,
+        body: usize,
+        end: Position,
+        encode: impl FnOnce(&mut Vec<u8>, Stamp),
+    ) -> io::Result<()> {
+        let bytes = layout::frame_bytes(body);
         if bytes + FRAME_HEADER as u64 > room(self.segment.bytes, self.offset) {
             self.rotate(shared)?;
         }
-        self.segment.add_point(block.first(), self.offset);
+        self.segment.add_point(self.next, self.offset);
         let stamp = self.stamp(shared);
-        layout::encode_block(self.buffer.with_room(bytes as usize), stamp, block);
+        encode(self.buffer.with_room(bytes as usize), stamp);
         self.offset += bytes;
-        self.next = block.end();
+        self.next = end;
         self.unflushed += bytes;
         Ok(())
     }

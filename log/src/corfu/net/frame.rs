@@ -6,10 +6,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::buffer::spare_capacity;
 use thiserror::Error;
 
 use crate::LogId;
+use crate::buffer::{self, Buffer};
 use crate::bytes::{checksum_holds, put_checksum, u16_at, u32_at, u64_at, u128_at};
 
 use super::outgoing::Outgoing;
@@ -172,7 +172,7 @@ fn header(bytes: &[u8], limit: usize) -> Result<(Header, usize, u32), FrameError
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FrameBody<'a> {
     bytes: &'a [u8],
-    owner: Option<&'a Arc<Vec<u8>>>,
+    owner: Option<&'a Arc<Buffer>>,
 }
 
 impl<'a> FrameBody<'a> {
@@ -181,7 +181,7 @@ impl<'a> FrameBody<'a> {
     }
 
     /// What holds the bytes and nothing else, if it can be kept.
-    pub(crate) const fn owner(self) -> Option<&'a Arc<Vec<u8>>> {
+    pub(crate) const fn owner(self) -> Option<&'a Arc<Buffer>> {
         self.owner
     }
 }
@@ -192,8 +192,8 @@ impl<'a> From<&'a [u8]> for FrameBody<'a> {
     }
 }
 
-impl<'a> From<&'a Arc<Vec<u8>>> for FrameBody<'a> {
-    fn from(owner: &'a Arc<Vec<u8>>) -> Self {
+impl<'a> From<&'a Arc<Buffer>> for FrameBody<'a> {
+    fn from(owner: &'a Arc<Buffer>) -> Self {
         Self { bytes: owner, owner: Some(owner) }
     }
 }
@@ -209,8 +209,8 @@ impl Deref for FrameBody<'_> {
 /// The frames that come in on a connection.
 ///
 /// Short bodies come into one buffer, with what follows them. A long one gets memory of its own, so that what it holds can
-/// be kept without copying it. That grows with what has arrived, never with what a header announces; only as much as a
-/// whole body had that came before is taken at once.
+/// be kept without copying it. That is what another body had, or grows with what has arrived, never with what a header
+/// announces; only as much as a whole body had that came before is taken at once.
 pub(crate) struct Incoming {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -219,7 +219,7 @@ pub(crate) struct Incoming {
     /// A frame with a long body of which not all is there.
     begun: Option<Begun>,
     /// The long body that was lent last.
-    taken: Option<Arc<Vec<u8>>>,
+    taken: Option<Arc<Buffer>>,
     /// The length of the longest body that came.
     longest: usize,
     /// The longest body that is taken, in bytes.
@@ -235,8 +235,34 @@ struct Begun {
     header: Header,
     length: usize,
     checksum: u32,
-    /// What of it is there.
+    /// What of it is there, and space for more of it.
     body: Vec<u8>,
+    there: usize,
+}
+
+impl Begun {
+    fn new(header: Header, length: usize, checksum: u32, there: &[u8], longest: usize) -> Self {
+        let mut body = match buffer::take(length) {
+            Some(mut body) => {
+                // Memory that is there already: what is left in it is written over.
+                body.resize(length, 0);
+                body
+            }
+            None => vec![0; length.min(longest.max(BUFFER))],
+        };
+        body[..there.len()].copy_from_slice(there);
+        Self { header, length, checksum, body, there: there.len() }
+    }
+
+    /// Where more of it goes.
+    fn space(&mut self) -> &mut [u8] {
+        if self.there == self.body.len() {
+            let more = (self.length - self.there).min(self.there.max(BUFFER));
+            self.body.reserve_exact(more);
+            self.body.resize(self.there + more, 0);
+        }
+        &mut self.body[self.there..]
+    }
 }
 
 /// The buffer of a connection on which something came in.
@@ -289,17 +315,15 @@ impl Incoming {
                 self.since = None;
                 return checked(header, FrameBody::from(there), checksum);
             }
-            let mut body = Vec::with_capacity(length.min(self.longest.max(BUFFER)));
-            body.extend_from_slice(there);
             self.start += HEADER + there.len();
-            self.begun = Some(Begun { header, length, checksum, body });
+            self.begun = Some(Begun::new(header, length, checksum, there, self.longest));
         }
-        let Some(begun) = self.begun.take_if(|begun| begun.body.len() == begun.length) else {
+        let Some(begun) = self.begun.take_if(|begun| begun.there == begun.length) else {
             return Ok(None);
         };
         self.since = None;
         self.longest = self.longest.max(begun.length);
-        let body = self.taken.insert(Arc::new(begun.body));
+        let body = self.taken.insert(Arc::new(begun.body.into()));
         checked(begun.header, FrameBody::from(&*body), begun.checksum)
     }
 
@@ -312,25 +336,14 @@ impl Incoming {
             self.check_patience()?;
             let read = match &mut self.begun {
                 None => rustix::io::read(&self.stream, &mut self.buffer[self.end..]),
-                Some(Begun { body, length, .. }) => {
-                    let left = *length - body.len();
-                    if body.capacity() == body.len() {
-                        body.reserve_exact(left.min(body.len().max(BUFFER)));
-                    }
-                    rustix::io::read(&self.stream, spare_capacity(body))
-                }
+                Some(begun) => rustix::io::read(&self.stream, begun.space()),
             };
             match read {
                 Ok(0) => return Ok(false),
                 Ok(count) => {
                     match &mut self.begun {
                         None => self.end += count,
-                        Some(Begun { body, length, .. }) if body.len() > *length => {
-                            // There was more space than asked for: that is of the next frame.
-                            self.buffer = body.split_off(*length);
-                            (self.start, self.end) = (0, self.buffer.len());
-                        }
-                        Some(_) => {}
+                        Some(begun) => begun.there += count,
                     }
                     return Ok(true);
                 }
@@ -472,7 +485,7 @@ mod tests {
                 assert!(matches!(incoming.next(), Ok(None)));
                 assert!(incoming.fill().unwrap());
                 let begun = incoming.begun.as_ref();
-                let there = begun.map_or(incoming.end, |begun| HEADER + begun.body.len());
+                let there = begun.map_or(incoming.end, |begun| HEADER + begun.there);
                 assert!(there > before || before == 0);
                 sent = there;
             }

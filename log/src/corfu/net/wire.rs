@@ -583,6 +583,7 @@ mod tests {
     use super::super::frame;
     use super::*;
     use crate::Batch;
+    use crate::buffer::Buffer;
     use crate::corfu::plan::{Change, Found};
 
     fn data(first: u64) -> Run {
@@ -689,7 +690,7 @@ mod tests {
         decode: impl Fn(FrameBody<'_>) -> Decoded<T>,
     ) -> Decoded<T> {
         let copied = decode(body.into());
-        assert_eq!(decode((&Arc::new(body.to_vec())).into()), copied);
+        assert_eq!(decode((&Arc::new(Buffer::from(body.to_vec()))).into()), copied);
         copied
     }
 

@@ -1,5 +1,7 @@
 //! Every header and frame reads back, and no damaged one does.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::Batch;
 
@@ -33,6 +35,29 @@ fn frame_of_entries_decodes_to_the_same_entries() {
     let (mut bytes, mut ends) = (Vec::new(), Vec::new());
     header.copy_entries(&frame, &mut bytes, &mut ends).unwrap();
     assert_eq!((bytes.as_slice(), ends.as_slice()), (b"onethree".as_slice(), [3, 3, 8].as_slice()));
+}
+
+#[test]
+fn frame_of_a_wrapped_entry_is_that_of_the_entry_made_whole() {
+    for (count, length) in [(1, 0), (3, 5), (10_000, 7), (5, 20_000)] {
+        let mut inner = Batch::new();
+        (0..count).for_each(|n| inner.push(&vec![n as u8; length]));
+        let inner = Arc::new(Block::of(Position(70), inner));
+        let (bytes, ends) = inner.data().unwrap();
+        let mut entry = b"a head".to_vec();
+        ends.iter().for_each(|end| entry.extend_from_slice(&end.to_le_bytes()));
+        entry.extend_from_slice(bytes);
+        let mut whole = Batch::new();
+        whole.push(&entry);
+        let (mut expected, mut frame) = (Vec::new(), Vec::new());
+        encode_block(&mut expected, stamp(), &Block::of(Position(7), whole));
+        let wrapped = Wrapped::new(b"a head".to_vec(), Arc::clone(&inner));
+        assert_eq!(frame_bytes(wrapped.body_bytes()), expected.len() as u64);
+        encode_wrapped(&mut frame, stamp(), Position(7), &wrapped);
+        assert!(frame == expected, "{count} of {length} bytes");
+        let header = FrameHeader::decode(&frame[..FRAME_HEADER], Salt::of(LOG, 3), 4096, 1 << 30).unwrap();
+        header.check(&frame).unwrap();
+    }
 }
 
 #[test]
