@@ -2,10 +2,11 @@
 
 use std::hash::{Hash, Hasher};
 use std::ops::{Deref, Range};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::Position;
 use crate::buffer::Buffer;
+use crate::checksum;
 
 /// Entries gathered for one append: one buffer, no allocation per entry.
 ///
@@ -180,6 +181,25 @@ impl Hash for EntryBytes {
     }
 }
 
+/// The checksum of bytes that never change, once somebody has asked for it. It is as good as nothing beside them.
+#[derive(Clone, Debug, Default)]
+struct Checksum(OnceLock<u32>);
+
+impl PartialEq for Checksum {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Checksum {}
+
+impl Hash for Checksum {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
+}
+
+/// Of so many bytes or more the checksum is kept: what joining two takes is less than reading these.
+pub(crate) const SUMMED: usize = 64 << 10;
+
 /// A run of consecutive entries as read from a log: immutable, and shared by all its readers.
 ///
 /// Shape: positions `[first, end)`, at least one entry.
@@ -191,7 +211,7 @@ pub struct Block {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Entries {
-    Data { bytes: EntryBytes, ends: Vec<u32> },
+    Data { bytes: EntryBytes, ends: Vec<u32>, checksum: Checksum },
     Junk { count: u32 },
 }
 
@@ -213,7 +233,27 @@ impl Block {
         let length = ends.last().map(|end| *end as usize);
         debug_assert!(ends.is_sorted() && length.is_none_or(|length| length == bytes.len()));
         assert!(length.is_some(), "a block holds at least one entry");
-        Self { first, entries: Entries::Data { bytes, ends } }
+        Self { first, entries: Entries::Data { bytes, ends, checksum: Checksum::default() } }
+    }
+
+    /// Keeps the checksum of the entries' bytes, for who asks for it.
+    pub(crate) fn keep_checksum(&self, checksum: u32) {
+        if let Entries::Data { checksum: kept, .. } = &self.entries {
+            let _ = kept.0.set(checksum);
+        }
+    }
+
+    /// The checksum of bytes with the checksum `before`, followed by those of the entries. Those of long blocks are read
+    /// once, whoever asks and how often.
+    pub(crate) fn checksum_after(&self, before: u32) -> u32 {
+        match &self.entries {
+            Entries::Data { bytes, checksum, .. } if bytes.len() >= SUMMED => {
+                let own = *checksum.0.get_or_init(|| crc32c::crc32c(bytes));
+                checksum::join(before, own, bytes.len())
+            }
+            Entries::Data { bytes, .. } => crc32c::crc32c_append(before, bytes),
+            Entries::Junk { .. } => before,
+        }
     }
 
     /// A block of `count` junk entries, the first of them at `first`.
@@ -251,7 +291,7 @@ impl Block {
     /// The buffers of its data, without the entries; `None` for junk, and if the buffers are not its own.
     pub(crate) fn into_emptied(self) -> Option<Batch> {
         match self.entries {
-            Entries::Data { bytes: EntryBytes::Own(bytes), ends } => {
+            Entries::Data { bytes: EntryBytes::Own(bytes), ends, .. } => {
                 let mut batch = Batch { bytes, ends };
                 batch.clear();
                 Some(batch)
@@ -263,7 +303,7 @@ impl Block {
     /// The entries' bytes and where each of them ends; `None` for junk.
     pub(crate) fn data(&self) -> Option<(&[u8], &[u32])> {
         match &self.entries {
-            Entries::Data { bytes, ends } => Some((bytes, ends)),
+            Entries::Data { bytes, ends, .. } => Some((bytes, ends)),
             Entries::Junk { .. } => None,
         }
     }
@@ -282,7 +322,7 @@ impl Block {
     /// How much memory the block takes, in bytes.
     pub(crate) fn memory(&self) -> usize {
         let heap = match &self.entries {
-            Entries::Data { bytes, ends } => bytes.memory() + ends.capacity() * size_of::<u32>(),
+            Entries::Data { bytes, ends, .. } => bytes.memory() + ends.capacity() * size_of::<u32>(),
             Entries::Junk { .. } => 0,
         };
         size_of::<Self>() + heap
@@ -294,7 +334,7 @@ impl Block {
     pub fn get(&self, position: Position) -> Option<Entry<'_>> {
         let index = usize::try_from(position.0.checked_sub(self.first.0)?).ok()?;
         match &self.entries {
-            Entries::Data { bytes, ends } => {
+            Entries::Data { bytes, ends, .. } => {
                 let end = *ends.get(index)? as usize;
                 let start = if index == 0 { 0 } else { ends[index - 1] as usize };
                 Some(Entry::Data(&bytes[start..end]))

@@ -20,6 +20,7 @@ mod block;
 mod buffer;
 #[doc(hidden)]
 pub mod bytes;
+mod checksum;
 mod commit_queue;
 pub mod corfu;
 mod error;

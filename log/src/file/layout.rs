@@ -398,11 +398,9 @@ pub(crate) fn encode_block(out: &mut Vec<u8>, stamp: Stamp, block: &Block) {
 pub(crate) fn encode_wrapped(out: &mut Vec<u8>, stamp: Stamp, first: Position, entry: &Wrapped) {
     let mut frame = Encoder::begin(out, stamp, FrameKind::Data, first, 1, entry.body_bytes());
     let end = u32::try_from(entry.bytes()).expect("an entry has less than 4 GiB");
-    let (bytes, ends) = entry.block().data().unwrap_or_default();
     frame.put_numbers(&[end]);
     frame.put(entry.head());
-    frame.put_numbers(ends);
-    frame.put(bytes);
+    frame.put_block(entry.block());
     frame.finish();
 }
 
@@ -415,6 +413,9 @@ pub(crate) fn encode_watermark(out: &mut Vec<u8>, stamp: Stamp, next: Position) 
 struct Encoder<'a> {
     out: &'a mut Vec<u8>,
     start: usize,
+    /// Of the bytes up to here, without the header's last ones.
+    checksum: u32,
+    summed: usize,
 }
 
 impl<'a> Encoder<'a> {
@@ -445,7 +446,9 @@ impl<'a> Encoder<'a> {
         put(header, 40, &count.to_le_bytes());
         put(header, 44, &body.to_le_bytes());
         put(header, 48, &stamp.generation.to_le_bytes());
-        Self { out, start }
+        let checksum = crc32c::crc32c(&header[..56]);
+        let summed = out.len();
+        Self { out, start, checksum, summed }
     }
 
     fn put(&mut self, bytes: &[u8]) {
@@ -460,14 +463,29 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    fn finish(self) {
+    /// Where the entries of a block of data end, and their bytes.
+    fn put_block(&mut self, block: &Block) {
+        let (bytes, ends) = block.data().expect("a block of data");
+        self.put_numbers(ends);
+        self.sum();
+        self.put(bytes);
+        self.checksum = block.checksum_after(self.checksum);
+        self.summed = self.out.len();
+    }
+
+    fn sum(&mut self) {
+        self.checksum = crc32c::crc32c_append(self.checksum, &self.out[self.summed..]);
+        self.summed = self.out.len();
+    }
+
+    fn finish(mut self) {
         let length = self.out.len() - self.start;
         debug_assert_eq!(length - FRAME_HEADER, u32_at(&self.out[self.start..], 44) as usize);
         self.out.resize(self.start + length.next_multiple_of(FRAME_ALIGN), 0);
-        let frame = &mut self.out[self.start..];
-        let checksum = crc32c::crc32c_append(crc32c::crc32c(&frame[..56]), &frame[FRAME_HEADER..]);
-        put(frame, 56, &checksum.to_le_bytes());
-        put_checksum(&mut frame[..FRAME_HEADER]);
+        self.sum();
+        let header = &mut self.out[self.start..self.start + FRAME_HEADER];
+        put(header, 56, &self.checksum.to_le_bytes());
+        put_checksum(header);
     }
 }
 

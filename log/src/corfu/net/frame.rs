@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::LogId;
+use crate::block::SUMMED;
 use crate::buffer::{self, Buffer};
 use crate::bytes::{checksum_holds, put_checksum, u16_at, u32_at, u64_at, u128_at};
+use crate::checksum;
 
 use super::outgoing::Outgoing;
 
@@ -119,7 +121,7 @@ pub(crate) fn put(out: &mut Outgoing, header: Header, write: impl FnOnce(&mut Ou
     let body = out.end();
     write(out);
     let length = u32::try_from(out.count_after(body)).expect("a body is shorter than 4 GiB");
-    let checksum = out.after(body).fold(0, crc32c::crc32c_append);
+    let checksum = out.checksum_after(body);
     let head = out.put_at(start, HEADER);
     head[0..4].copy_from_slice(&MAGIC);
     head[4..6].copy_from_slice(&VERSION.to_le_bytes());
@@ -138,6 +140,7 @@ fn checked<'a>(
     body: FrameBody<'a>,
     checksum: u32,
 ) -> Result<Option<(Header, FrameBody<'a>)>, FrameError> {
+    let body = FrameBody { checksum: Some(checksum), ..body };
     if crc32c::crc32c(&body) == checksum { Ok(Some((header, body))) } else { Err(FrameError::Checksum) }
 }
 
@@ -173,11 +176,19 @@ fn header(bytes: &[u8], limit: usize) -> Result<(Header, usize, u32), FrameError
 pub(crate) struct FrameBody<'a> {
     bytes: &'a [u8],
     owner: Option<&'a Arc<Buffer>>,
+    checksum: Option<u32>,
 }
 
 impl<'a> FrameBody<'a> {
     pub(crate) const fn bytes(self) -> &'a [u8] {
         self.bytes
+    }
+
+    /// The checksum of the last `length` bytes, if that takes less than to read them.
+    pub(crate) fn checksum_of_last(self, length: usize) -> Option<u32> {
+        let before = self.bytes.len() - length;
+        let whole = self.checksum.filter(|_| length >= SUMMED && before <= length / 2)?;
+        Some(checksum::last(whole, crc32c::crc32c(&self.bytes[..before]), length))
     }
 
     /// What holds the bytes and nothing else, if it can be kept.
@@ -188,13 +199,13 @@ impl<'a> FrameBody<'a> {
 
 impl<'a> From<&'a [u8]> for FrameBody<'a> {
     fn from(bytes: &'a [u8]) -> Self {
-        Self { bytes, owner: None }
+        Self { bytes, owner: None, checksum: None }
     }
 }
 
 impl<'a> From<&'a Arc<Buffer>> for FrameBody<'a> {
     fn from(owner: &'a Arc<Buffer>) -> Self {
-        Self { bytes: owner, owner: Some(owner) }
+        Self { bytes: owner, owner: Some(owner), checksum: None }
     }
 }
 
@@ -493,6 +504,34 @@ mod tests {
             assert!(taken <= BUFFER.max(2 * sent), "{taken} bytes after {sent}");
         }
         assert!(matches!(incoming.next(), Ok(None)));
+    }
+
+    #[test]
+    fn checksum_of_the_last_bytes_of_a_body_follows_from_its_own() {
+        let (mut peer, mut incoming) = connected();
+        let body: Vec<u8> = (0..4 * LONG).map(|n| (n * n / 7) as u8).collect();
+        let mut out = Outgoing::default();
+        let header = Header { kind: Kind::UnitRequest, log: None, request: 1, number: 1 };
+        put(&mut out, header, |out| out.extend_from_slice(&body));
+        std::thread::scope(|scope| {
+            let bytes = out.to_vec();
+            scope.spawn(move || peer.write_all(&bytes).unwrap());
+            loop {
+                let Some((_, came)) = incoming.next().unwrap() else {
+                    assert!(incoming.fill().unwrap());
+                    continue;
+                };
+                for length in [4 * LONG, 4 * LONG - 1, 3 * LONG] {
+                    let last = crc32c::crc32c(&body[body.len() - length..]);
+                    assert_eq!(came.checksum_of_last(length), Some(last));
+                }
+                // It is as fast to read them.
+                assert_eq!(came.checksum_of_last(LONG), None);
+                // Of bytes whose checksum nobody looked at.
+                assert_eq!(FrameBody::from(came.bytes()).checksum_of_last(4 * LONG), None);
+                break;
+            }
+        });
     }
 
     #[test]

@@ -79,14 +79,21 @@ impl Outgoing {
         self.len() - mark.bytes
     }
 
-    /// The bytes after a place, in pieces.
-    pub(crate) fn after(&self, mark: Mark) -> impl Iterator<Item = &[u8]> {
+    /// What comes after a place: bytes, each time followed by those of a block, if any.
+    fn after(&self, mark: Mark) -> impl Iterator<Item = (&[u8], Option<&Block>)> {
         let lent = &self.lent[mark.lent..];
         let starts = std::iter::once(mark.put).chain(lent.iter().map(|(at, _)| *at));
         let ends = lent.iter().map(|(at, _)| *at).chain([self.put.len()]);
-        let blocks = lent.iter().map(|(_, block)| block.data().map_or(&[][..], |(bytes, _)| bytes));
         let put = starts.zip(ends).map(|(start, end)| &self.put[start..end]);
-        put.zip(blocks.chain([&[][..]])).flat_map(|(put, lent)| [put, lent]).filter(|piece| !piece.is_empty())
+        put.zip(lent.iter().map(|(_, block)| Some(&**block)).chain([None]))
+    }
+
+    /// The checksum of the bytes after a place.
+    pub(crate) fn checksum_after(&self, mark: Mark) -> u32 {
+        self.after(mark).fold(0, |checksum, (put, lent)| {
+            let checksum = crc32c::crc32c_append(checksum, put);
+            lent.map_or(checksum, |block| block.checksum_after(checksum))
+        })
     }
 
     /// The `count` bytes that were put at a place, to be changed.
@@ -97,7 +104,11 @@ impl Outgoing {
     /// Writes everything.
     pub(crate) fn write_to(&self, mut stream: impl Write) -> io::Result<()> {
         let start = Mark { put: 0, lent: 0, bytes: 0 };
-        let mut pieces: Vec<_> = self.after(start).map(IoSlice::new).collect();
+        let pieces = self.after(start).flat_map(|(put, lent)| {
+            let lent = lent.and_then(Block::data).map_or(&[][..], |(bytes, _)| bytes);
+            [put, lent]
+        });
+        let mut pieces: Vec<_> = pieces.filter(|piece| !piece.is_empty()).map(IoSlice::new).collect();
         let mut left = &mut pieces[..];
         while !left.is_empty() {
             match stream.write_vectored(left) {
@@ -123,6 +134,7 @@ impl Outgoing {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::block::SUMMED;
     use crate::{Batch, Position};
 
     fn block(bytes: usize, with: u8) -> Arc<Block> {
@@ -150,7 +162,7 @@ mod tests {
 
     #[test]
     fn bytes_put_and_lent_go_out_in_order_and_can_be_found_again() {
-        let (long, short) = (block(LENT, 2), block(LENT - 1, 3));
+        let [long, short, summed] = [block(LENT, 2), block(LENT - 1, 3), block(SUMMED, 4)];
         // What of it is put first, between and last; whether blocks follow each other.
         for (first, between, last) in [(1, 1, 1), (0, 0, 0), (2, 0, 1), (0, 1, 0)] {
             let mut out = Outgoing::default();
@@ -158,7 +170,7 @@ mod tests {
             let mut put = |out: &mut Outgoing, count| {
                 (0..count).for_each(|_| out.push(1));
                 expected.extend(vec![1; count]);
-                for block in [&long, &short] {
+                for block in [&long, &short, &summed] {
                     out.extend_from_block(block);
                     expected.extend_from_slice(block.data().unwrap().0);
                 }
@@ -168,9 +180,11 @@ mod tests {
             let before = out.len();
             put(&mut out, between);
             put(&mut out, last);
-            assert_eq!(out.lent.len(), 3);
+            assert_eq!(out.lent.len(), 6);
             assert_eq!((out.len(), out.count_after(mark)), (expected.len(), expected.len() - before));
-            assert_eq!(out.after(mark).flatten().copied().collect::<Vec<_>>(), expected[before..]);
+            for _ in 0..2 {
+                assert_eq!(out.checksum_after(mark), crc32c::crc32c(&expected[before..]));
+            }
             let mut slow = Slow(Vec::new(), false);
             out.write_to(&mut slow).unwrap();
             assert_eq!(slow.0, expected);

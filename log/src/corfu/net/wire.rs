@@ -122,6 +122,18 @@ impl<'a> Body<'a> {
         }
     }
 
+    /// A run of data that ends the body, and is about to go to a disk, with a checksum. Junk comes by fills and copies.
+    fn written_run(&mut self) -> Decoded<Run> {
+        let run = self.run()?;
+        if run.id.is_none() || !self.rest.is_empty() {
+            return Err(FrameError::Body);
+        }
+        if let Some(checksum) = self.whole.checksum_of_last(run.block.bytes()) {
+            run.block.keep_checksum(checksum);
+        }
+        Ok(run)
+    }
+
     fn runs(&mut self) -> Decoded<Vec<Run>> {
         // No memory for a count that is not followed by as many runs.
         (0..self.u32()?).map(|_| self.run()).collect()
@@ -299,7 +311,7 @@ pub(crate) fn unit_request(number: u32, body: FrameBody<'_>) -> Decoded<UnitRequ
     let epoch = body.epoch()?;
     let member = Member { unit: UnitNumber(number), joined: body.epoch()? };
     let verb = match body.u8()? {
-        1 => UnitVerb::Write(body.run()?),
+        1 => UnitVerb::Write(body.written_run()?),
         2 => UnitVerb::Copy(body.runs()?),
         3 => UnitVerb::Fill { from: body.position()?, upto: body.position()?, bytes: body.u32()? },
         4 => UnitVerb::Read { from: body.position()?, upto: body.position()?, bytes: body.u32()? },
@@ -309,19 +321,11 @@ pub(crate) fn unit_request(number: u32, body: FrameBody<'_>) -> Decoded<UnitRequ
         8 => UnitVerb::Probe,
         9 => UnitVerb::Seal,
         10 => UnitVerb::Join(body.log()?),
-        11 => UnitVerb::WriteAfter(body.predecessor()?, body.run()?),
-        12 => UnitVerb::CopyAfter(body.predecessor()?, body.run()?),
+        11 => UnitVerb::WriteAfter(body.predecessor()?, body.written_run()?),
+        12 => UnitVerb::CopyAfter(body.predecessor()?, body.written_run()?),
         13 => UnitVerb::Flush,
         _ => return Err(FrameError::Body),
     };
-    // Only data is written: junk comes by fills and copies.
-    let written = |verb: &UnitVerb| match verb {
-        UnitVerb::Write(run) | UnitVerb::WriteAfter(_, run) | UnitVerb::CopyAfter(_, run) => run.id.is_some(),
-        _ => true,
-    };
-    if !written(&verb) {
-        return Err(FrameError::Body);
-    }
     // A range that is filled becomes runs of junk, of less than 2^32 positions each.
     if matches!(&verb, UnitVerb::Fill { from, upto, .. } if upto.since(*from) > u64::from(u32::MAX)) {
         return Err(FrameError::Body);

@@ -39,7 +39,7 @@ fn frame_of_entries_decodes_to_the_same_entries() {
 
 #[test]
 fn frame_of_a_wrapped_entry_is_that_of_the_entry_made_whole() {
-    for (count, length) in [(1, 0), (3, 5), (10_000, 7), (5, 20_000)] {
+    for (count, length) in [(1, 0), (3, 5), (10_000, 7), (5, 20_000), (1, 60_000)] {
         let mut inner = Batch::new();
         (0..count).for_each(|n| inner.push(&vec![n as u8; length]));
         let inner = Arc::new(Block::of(Position(70), inner));
