@@ -4,7 +4,7 @@ use mixlog_log::Position;
 use mixlog_mixer::Mode;
 
 use super::affine::Sum;
-use super::leaves::{Element, Kind, Leaf, Leaves, Names, Reach};
+use super::leaves::{Kind, Leaf, Leaves, Names, Reach};
 use crate::codec;
 use crate::footprint::Footprint;
 
@@ -21,8 +21,8 @@ pub(super) struct At<'a> {
     pub(super) leaves: &'a Leaves,
     pub(super) position: Position,
     pub(super) time_us: u64,
-    /// An element of a list, and its place there.
-    pub(super) element: Option<(&'a Element, u32)>,
+    /// The leaves of an element of a list, and its place there.
+    pub(super) element: Option<(&'a [Leaf], u32)>,
 }
 
 impl At<'_> {
@@ -30,8 +30,8 @@ impl At<'_> {
     #[inline]
     pub(super) fn leaf(&self, column: u16) -> Option<Leaf> {
         if column < INDEX {
-            let (element, _) = self.element?;
-            return self.leaves.inner(element).get(usize::from(column)).copied();
+            let (leaves, _) = self.element?;
+            return leaves.get(usize::from(column)).copied();
         }
         self.leaves.outer.get(usize::from(column.checked_sub(OUTER)?)).copied()
     }
@@ -39,6 +39,11 @@ impl At<'_> {
     /// The number in this column. 0 where there is none: rules are for the shapes that they were found for.
     #[inline]
     pub(super) fn number(&self, column: u16) -> u64 {
+        // As most are.
+        if column < INDEX {
+            let leaf = self.element.and_then(|(leaves, _)| leaves.get(usize::from(column)));
+            return leaf.map_or(0, |leaf| leaf.number);
+        }
         match column {
             INDEX => self.element.map_or(0, |(_, index)| u64::from(index)),
             TIME => self.time_us,
@@ -102,7 +107,19 @@ impl Rule {
     }
 
     /// Declares the access. Tells whether there is such a key.
+    #[inline]
     fn declare(&self, at: &At<'_>, f: &mut Footprint<'_>, bytes: &mut Vec<u8>) -> bool {
+        // One word, as most keys are.
+        if let Target::Row(parts) = &self.target
+            && let [(Kind::Native(8), Source::Number(sum))] = &**parts
+        {
+            let key = sum.of(|column| at.number(column)).to_ne_bytes();
+            return f.store().any(self.table).declare_bytes(&key, self.mode, f).is_ok();
+        }
+        self.declare_any(at, f, bytes)
+    }
+
+    fn declare_any(&self, at: &At<'_>, f: &mut Footprint<'_>, bytes: &mut Vec<u8>) -> bool {
         let table = f.store().any(self.table);
         match &self.target {
             Target::Granule(sum) => {
@@ -110,11 +127,6 @@ impl Rule {
                 true
             }
             Target::Row(parts) => {
-                // One word, as most keys are.
-                if let [(Kind::Native(8), Source::Number(sum))] = &**parts {
-                    let key = sum.of(|column| at.number(column)).to_ne_bytes();
-                    return table.declare_bytes(&key, self.mode, f).is_ok();
-                }
                 bytes.clear();
                 parts.iter().all(|(kind, source)| put(*kind, source, at, bytes))
                     && table.declare_bytes(bytes, self.mode, f).is_ok()
@@ -233,7 +245,7 @@ impl OfShape {
             for (index, element) in (0u32..).zip(at.leaves.list(list)) {
                 let known = |of: &&OfElements| of.list == list && of.shape == element.shape;
                 let Some(of) = self.elements.iter().find(known) else { return false };
-                at.element = Some((element, index));
+                at.element = Some((at.leaves.inner(element), index));
                 if !of.rules.iter().all(|rule| rule.declare(&at, f, bytes)) {
                     return false;
                 }

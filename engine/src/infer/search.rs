@@ -165,7 +165,10 @@ fn by_element(examples: &[&Example], table: u16, elements: &mut [OfElements]) ->
                     let of_list = (0u32..).zip(example.leaves.list(list)).filter(|(_, e)| chosen(e));
                     for ((index, element), touch) in of_list.zip(rows_of(example, table)) {
                         if element.shape == shape {
-                            samples.push((At { element: Some((element, index)), ..at(example) }, touch));
+                            samples.push((
+                                At { element: Some((example.leaves.inner(element), index)), ..at(example) },
+                                touch,
+                            ));
                         }
                     }
                 }
