@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! record: 1 kind, then
-//!   1 state: 16 log id, 8 epoch joined, 8 sealed epoch, 8 trimmed, 8 reach
+//!   1 state: 16 log id, 8 epoch joined, 8 sealed epoch, 8 trimmed, 8 reach, 4 number of the unit, if it is known
 //!   2 data:  8 client, 8 sequence, 8 first position, 4 count, 4 for each entry: where it ends; the entries
 //!   3 junk:  8 first position, 8 end position
 //! ```
@@ -23,7 +23,7 @@ use crate::{
     SharedLog, Ticket,
 };
 
-use super::message::{ClientId, EntryId, Epoch, Run};
+use super::message::{ClientId, EntryId, Epoch, Run, UnitNumber};
 use super::unit::{Record, RecordNumber, State};
 
 const UNPOISONED: &str = "nothing panics while it holds the lock";
@@ -265,6 +265,9 @@ fn encode_head(record: &Record, out: &mut Vec<u8>) {
             for number in [state.joined.0, state.epoch.0, state.trimmed.0, state.reach.0] {
                 out.extend_from_slice(&number.to_le_bytes());
             }
+            if let Some(unit) = state.unit {
+                out.extend_from_slice(&unit.0.to_le_bytes());
+            }
         }
         Record::Run(run) => match (run.id, run.block.data()) {
             (Some(id), Some((_, ends))) => {
@@ -297,7 +300,11 @@ fn decode(bytes: &[u8]) -> Option<Record> {
             let log = LogId(u128::from(low) | u128::from(high) << 64);
             let (joined, epoch) = (Epoch(number()?), Epoch(number()?));
             let (trimmed, reach) = (Position(number()?), Position(number()?));
-            rest.is_empty().then_some(Record::State(State { log, joined, epoch, trimmed, reach }))
+            let unit = match rest {
+                [] => None,
+                number => Some(UnitNumber(u32::from_le_bytes(number.try_into().ok()?))),
+            };
+            Some(Record::State(State { log, unit, joined, epoch, trimmed, reach }))
         }
         2 => {
             let id = EntryId { client: ClientId(number()?), sequence: number()? };
@@ -330,6 +337,7 @@ mod tests {
         let id = EntryId { client: ClientId(3), sequence: 4 };
         let state = State {
             log: LogId(u128::MAX - 5),
+            unit: Some(UnitNumber(7)),
             joined: Epoch(1),
             epoch: Epoch(2),
             trimmed: Position(3),
@@ -344,7 +352,10 @@ mod tests {
             assert!(bytes.len() <= size(&record));
             assert_eq!(decode(&bytes), Some(record));
             for length in 0..bytes.len() {
-                assert_eq!(decode(&bytes[..length]), None, "{length} bytes");
+                // A state need not tell which unit's it is.
+                let is_unnamed = bytes[0] == 1 && length == bytes.len() - 4;
+                let unnamed = is_unnamed.then_some(Record::State(State { unit: None, ..state }));
+                assert_eq!(decode(&bytes[..length]), unnamed, "{length} bytes");
             }
         }
     }

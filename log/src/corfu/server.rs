@@ -175,6 +175,13 @@ impl UnitServer {
             let source = std::io::Error::other(error.to_string());
             OpenError::Io { action: "read", path: files.directory.clone(), source }
         })?;
+        // Its entries stand elsewhere, and its seals are of another chain.
+        if let Some(other) = unit.state().and_then(|state| state.unit).filter(|other| *other != number) {
+            let directory = files.directory.display();
+            return Err(OpenError::Configuration(format!(
+                "{directory} is the directory of unit {other}, and not of unit {number}"
+            )));
+        }
         if damaged || !kept {
             unit.set_damaged();
         }

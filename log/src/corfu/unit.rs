@@ -41,6 +41,8 @@ pub enum Record {
 pub struct State {
     /// Of which log.
     pub log: LogId,
+    /// Which unit of it; `None` in records that do not say.
+    pub unit: Option<UnitNumber>,
     /// The epoch in which the unit joined.
     pub joined: Epoch,
     /// The epoch at which it is sealed.
@@ -349,7 +351,7 @@ impl Unit {
             self.forget();
         }
         let (trimmed, reach) = (Position::ZERO, Position::ZERO);
-        let state = State { log, joined: member.joined, epoch, trimmed, reach };
+        let state = State { log, unit: Some(self.number), joined: member.joined, epoch, trimmed, reach };
         self.state = Some(state);
         records.push(Record::State(state));
         self.standing()

@@ -295,8 +295,20 @@ impl<'a> Examination<'a> {
         let so_far = &mut self.so_far;
         let Scanned { segment, file, end, .. } = so_far.segments.last_mut().expect("one is scanned");
         let mut frames = Frames::new(&**file, segment.salt, segment.bytes, *end, AHEAD);
+        let newest = so_far.manifest.slot().generation;
         let flaw = loop {
             match frames.next(so_far.tail).map_err(file_error(self.storage, "read", name))? {
+                // Who opens a log writes its generation into the manifest before anything else. A reader's manifest may
+                // be older than what somebody writes meanwhile.
+                Step::Frame(frame) if frame.header.generation > newest && self.writer == Writer::None => {
+                    *end = frame.offset;
+                    let reason = format!(
+                        "it is of generation {}, and {} is older, of generation {newest}: that is not the log's newest",
+                        frame.header.generation,
+                        manifest::NAME
+                    );
+                    return Err(self.damage(name.to_owned(), self.last().end, reason));
+                }
                 Step::Frame(frame) => {
                     segment.add_point(frame.header.first, frame.offset);
                     so_far.tail = frame.header.end();

@@ -84,6 +84,46 @@ fn frame_behind_a_seal_is_damage() {
     assert!(matches!(error, OpenError::Corrupt { position: Position(2), .. }), "{error}");
 }
 
+#[test]
+fn manifest_that_is_older_than_the_entries_is_refused() {
+    for opened_since in 1..4 {
+        let directory = tempfile::tempdir().unwrap();
+        append(directory.path());
+        let manifest = directory.path().join(super::manifest::NAME);
+        let old = fs::read(&manifest).unwrap();
+        (0..opened_since).for_each(|_| append(directory.path()));
+        let newest = fs::read(&manifest).unwrap();
+        fs::write(&manifest, old).unwrap();
+        // Else what is appended now would be taken for something older than what stands before it.
+        let error = FileLog::open(directory.path(), config()).unwrap_err();
+        assert!(matches!(error, OpenError::Corrupt { position: Position(1), .. }), "{error}");
+        let damage = FileLog::verify(directory.path()).unwrap().damage.expect("it is seen");
+        assert!(damage.to_string().contains("manifest is older"), "{damage}");
+        fs::write(&manifest, newest).unwrap();
+        append(directory.path());
+        assert_eq!(FileLog::verify(directory.path()).unwrap().tail, Position(opened_since + 2));
+    }
+}
+
+#[test]
+fn block_that_is_lost_at_the_end_of_a_closed_log_is_damage() {
+    for durability in [Durability::Flushed, Durability::Buffered] {
+        let directory = tempfile::tempdir().unwrap();
+        let log = FileLog::open(directory.path(), Config { durability, ..config() }).unwrap();
+        (0..50).for_each(|_| drop(log.append(&batch()).unwrap().wait().unwrap()));
+        drop(log);
+        let report = FileLog::verify(directory.path()).unwrap();
+        assert_eq!((report.tail, report.damage), (Position(50), None));
+        // With all that attests what it had.
+        let end = (FRAMES_START + report.frame_bytes).next_multiple_of(4096);
+        let path = directory.path().join(segments::file_name(0));
+        let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+        file.write_all_at(&[0; 4096], end - 4096).unwrap();
+        let error = FileLog::open(directory.path(), config()).unwrap_err();
+        assert!(matches!(error, OpenError::Corrupt { .. }), "{error}");
+    }
+}
+
 /// Puts a segment of one entry behind the closed log in `directory`, as somebody did who opened it as `generation`, and
 /// whose entries may be lost.
 fn add_early_segment(directory: &Path, first: Position, generation: u32) {

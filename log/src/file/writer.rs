@@ -73,7 +73,7 @@ pub(crate) fn run(shared: &Shared) {
             Work::Idle => shared.writer().attest_when_durable(shared),
             Work::Seal => shared.writer().seal(shared),
             Work::Close => {
-                if let Err(error) = shared.writer().finish(shared) {
+                if let Err(error) = shared.writer().close(shared) {
                     shared.queue.abandon(error);
                 }
                 return;
@@ -299,6 +299,16 @@ impl Writer {
             slot.durable = tail;
         })?;
         shared.queue.sealed();
+        Ok(())
+    }
+
+    /// The manifest says where a log ends that was closed: what is missing before that was lost, however it looks.
+    fn close(&mut self, shared: &Shared) -> io::Result<()> {
+        self.finish(shared)?;
+        let tail = self.next;
+        if shared.manifest().slot().durable < tail {
+            shared.update_manifest(|slot| slot.durable = tail)?;
+        }
         Ok(())
     }
 

@@ -362,7 +362,14 @@ fn unit_made_again_from_its_records_is_the_same() {
 #[test]
 fn records_from_the_middle_of_a_journal_are_enough() {
     // What was trimmed away before them is not missed, and the state may stand after the runs.
-    let state = State { log: LOG, joined: Epoch(1), epoch: NOW, trimmed: Position(10), reach: Position(12) };
+    let state = State {
+        log: LOG,
+        unit: Some(ME.unit),
+        joined: Epoch(1),
+        epoch: NOW,
+        trimmed: Position(10),
+        reach: Position(12),
+    };
     let mut unit = Unit::new(ME.unit, Limits::NONE, Rules::SOUND);
     unit.replay(Record::Run(run(1, 5, &["gone"])), None);
     unit.replay(Record::Run(ours()), None);

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use mixlog_log::corfu::{
     ClientId, EntryId, Epoch, Limits, Member, Reply, ReplyTo, Rules, Run, Unit, UnitFiles, UnitNumber,
-    UnitReply, UnitRequest, UnitServer, UnitVerb,
+    UnitReply, UnitRequest, UnitServer, UnitStorage, UnitVerb,
 };
 use mixlog_log::file::{FsStorage, Storage};
 use mixlog_log::{Batch, Block, Durability, LogId, Position};
@@ -584,6 +584,25 @@ fn joined(unit: &UnitServer) -> impl Fn(UnitVerb) -> UnitRequest + use<> {
     let answer = ask(unit, request(UnitVerb::Join(LOG)));
     assert!(matches!(answer, UnitReply::Standing(_)), "{answer:?}");
     request
+}
+
+#[test]
+fn directory_of_another_unit_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = files(&directory, Durability::Flushed);
+    let storage = UnitStorage::Files(files);
+    let unit = UnitServer::open(UNIT, u64::MAX, &storage).unwrap();
+    let joined = joined(&unit);
+    assert_eq!(ask(&unit, joined(UnitVerb::Write(run(1, 0)))), UnitReply::Done);
+    drop(unit);
+    let other = UnitNumber(UNIT.0 + 1);
+    let refused = UnitServer::open(other, u64::MAX, &storage).expect_err("it is refused");
+    let text = refused.to_string();
+    assert!(text.ends_with(&format!("is the directory of unit {}, and not of unit {other}", UNIT)), "{text}");
+    // Nothing was changed.
+    let unit = UnitServer::open(UNIT, u64::MAX, &storage).unwrap();
+    let read = UnitVerb::Read { from: Position(0), upto: Position(1), bytes: 1 };
+    assert!(matches!(ask(&unit, joined(read)), UnitReply::Runs(runs) if runs == [run(1, 0)]));
 }
 
 #[test]
