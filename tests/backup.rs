@@ -56,6 +56,74 @@ impl Drop for Stopper<'_> {
 }
 
 #[test]
+fn checkpoints_that_cannot_be_taken_are_told() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let log = scratch.path().join("store");
+    let run =
+        ["run", "transfer", "--accounts", "500", "--transactions", "20000", "--checkpoint-bytes", "20000"];
+    let run = [&run[..], &["--log", path(&log)]].concat();
+    // What is in the way is no file that could be written over.
+    fs::create_dir_all(log.join("checkpoints/checkpoint.writing/in-the-way")).expect("a directory");
+    let (code, _, error) = mixlog(&run);
+    assert_eq!(code, 0, "{error}");
+    assert!(
+        error.contains("no checkpoint could be taken") && error.contains("checkpoint.writing"),
+        "{error}"
+    );
+    fs::remove_dir_all(log.join("checkpoints/checkpoint.writing")).expect("it is removed");
+    let (code, _, error) = mixlog(&run);
+    assert!(code == 0 && !error.contains("no checkpoint"), "{error}");
+}
+
+#[test]
+fn log_that_lost_what_its_checkpoint_has_is_refused_by_all_commands() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let (log, old) = (scratch.path().join("store"), scratch.path().join("old"));
+    let some = |numbers: std::ops::Range<u64>, checkpoints: bool| {
+        let config = checkpoint::Config { trim: false, every_bytes: None, ..checkpoint::Config::default() };
+        let file = Arc::new(FileLog::open(&log, small(Durability::Flushed)).expect("a log"));
+        let engine = kv::register(Engine::builder()).checkpoints(config).open(file).expect("it opens");
+        numbers.for_each(|n| drop(put(&engine, n).wait().expect("it commits")));
+        if checkpoints {
+            engine.checkpoint().expect("it is taken");
+        }
+        engine.close().expect("it closes");
+    };
+    some(0..10, false);
+    fs::create_dir(&old).expect("a directory");
+    let files = ["manifest", "segment-0000000000000000"];
+    let copy = |from: &Path, to: &Path| {
+        for file in files {
+            fs::copy(from.join(file), to.join(file)).expect("it is copied");
+        }
+    };
+    copy(&log, &old);
+    some(10..20, true);
+    let whole = done(&["digest", "--log", path(&log)]);
+    let newest = files.map(|file| fs::read(log.join(file)).expect("a file"));
+    copy(&old, &log);
+    let to = scratch.path().join("copy");
+    for arguments in [
+        &["dump", "--log", path(&log)][..],
+        &["digest", "--log", path(&log)],
+        &["digest", "--log", path(&log), "--at", "3"],
+        &["replay", "--log", path(&log)],
+        &["backup", path(&log), path(&to)],
+        &["checkpoint", "--log", path(&log)],
+    ] {
+        let (code, _, error) = mixlog(arguments);
+        assert_eq!(code, 3, "{arguments:?}: {error}");
+        assert!(error.contains("it lost entries"), "{arguments:?}: {error}");
+    }
+    assert!(!to.exists());
+    files
+        .iter()
+        .zip(newest)
+        .for_each(|(file, bytes)| fs::write(log.join(file), bytes).expect("it is written"));
+    assert_eq!(done(&["digest", "--log", path(&log)]), whole);
+}
+
+#[test]
 fn backup_of_a_log_that_is_written_to_opens_and_has_what_was_acknowledged() {
     let scratch = tempfile::tempdir().expect("a directory");
     let log = scratch.path().join("store");

@@ -274,6 +274,13 @@ impl Engine {
         self.keeper.as_ref().map_or_else(Vec::new, |keeper| keeper.list())
     }
 
+    /// Why the newest attempt to take a checkpoint failed, also one in the background; `None` once one is taken. Until
+    /// then the log is not trimmed.
+    #[must_use]
+    pub fn checkpoint_failure(&self) -> Option<String> {
+        self.keeper.as_ref().and_then(|keeper| keeper.failure())
+    }
+
     /// How the state was rebuilt when the engine was opened, from which checkpoint, and how long that took.
     #[must_use]
     pub const fn recovery(&self) -> &Recovery {

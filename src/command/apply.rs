@@ -24,6 +24,7 @@ use serde::Serialize;
 use super::arguments::{ApplyOptions, Place};
 use super::failure::Failure;
 use super::in_flight::{InFlight, InRoom};
+use super::keep::tell_of_failure;
 use super::run::{Asking, Wanted, is_read, open_engine, open_log, wait_agreed};
 use super::say::show;
 
@@ -73,6 +74,7 @@ pub(crate) fn apply(options: &ApplyOptions) -> Result<(), Failure> {
         if !explained.is_empty() {
             show(format!("{explained}{answered}"));
         }
+        tell_of_failure(&engine);
         engine.close()?;
     }
     printed

@@ -150,7 +150,7 @@ impl From<BackupError> for Failure {
         match error {
             BackupError::Log(error) => error.into(),
             BackupError::Exists(_) | BackupError::InUse(_) | BackupError::Foreign(_) => Self::Refused(text),
-            BackupError::Checkpoint { .. } => Self::Corrupt(text),
+            BackupError::Checkpoint { .. } | BackupError::LogTooShort { .. } => Self::Corrupt(text),
             _ => Self::Io(text),
         }
     }
@@ -171,7 +171,10 @@ impl From<NetError> for Failure {
     fn from(error: NetError) -> Self {
         let text = error.to_string();
         match error {
-            NetError::Refused { .. } | NetError::Stranger { .. } | NetError::NoEtcd => Self::Refused(text),
+            NetError::Refused { .. }
+            | NetError::Stranger { .. }
+            | NetError::InUse { .. }
+            | NetError::NoEtcd => Self::Refused(text),
             NetError::Store(error) => error.into(),
             _ => Self::Io(text),
         }

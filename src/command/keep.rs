@@ -12,6 +12,7 @@ use super::cluster;
 use super::failure::Failure;
 use super::inspect::procedures;
 use super::run::{open_engine, print_to_stdout};
+use super::say::say;
 use super::workload;
 
 /// A log to go on with.
@@ -25,6 +26,13 @@ pub(super) fn open_existing(
     }
     let config = file::Config { create: file::Create::Never, ..files };
     Ok(Arc::new(FileLog::open(log, config)?))
+}
+
+/// Says that there is no new checkpoint, to whoever believes in one.
+pub(super) fn tell_of_failure(engine: &Engine) {
+    if let Some(why) = engine.checkpoint_failure() {
+        say(format_args!("no checkpoint could be taken, so the log is not trimmed: {why}"));
+    }
 }
 
 /// Executes what is in a log, and keeps the state.

@@ -74,7 +74,9 @@ fn serve_role(node: Node, server: &Server, options: &RoleOptions) -> Result<(), 
                 }
                 break;
             }
-            Err(error @ (NetError::Refused { .. } | NetError::Stranger { .. })) => return Err(error.into()),
+            Err(error @ (NetError::Refused { .. } | NetError::Stranger { .. } | NetError::InUse { .. })) => {
+                return Err(error.into());
+            }
             Err(error) => {
                 if !told {
                     say(format_args!("{error}; trying again until it can be reached"));

@@ -20,6 +20,7 @@ use super::arguments::{Durability, FootprintsName, KeepOptions, OnClusterOptions
 use super::cluster;
 use super::failure::Failure;
 use super::interrupt;
+use super::keep::tell_of_failure;
 use super::say::{say, show};
 use super::workload::{self, Visit};
 
@@ -173,6 +174,7 @@ impl Visit for Run<'_> {
                 wait_agreed(&engine, position, wanted, Asking::begun())?;
             }
         }
+        tell_of_failure(&engine);
         // Whoever waits for a ticket learns that the engine has stopped; the engine knows what for.
         match (engine.close(), report) {
             (Err(error @ OpenError::NotDeterministic { .. }), _) => Err(error.into()),

@@ -192,6 +192,14 @@ fn commands_say_what_a_cluster_cannot_do() {
     refused(2, &["cluster", "add", "--log", &name, "--unit", "2", "--beside", "1"], "in use");
     refused(2, &["cluster", "remove", "--log", &name, "--unit", "99"], "no unit 99");
 
+    // Nor do second ones with their numbers.
+    refused(2, &["sequencer", "--log", &name], "sequencer 1 answers at");
+    refused(
+        2,
+        &["unit", "--log", &name, "--number", "2", "--dir", &path("unit-2-again")],
+        "unit 2 answers at",
+    );
+
     // A second one in the same directory leaves the first one's addresses alone.
     let here = directory.path().to_str().expect("UTF-8");
     refused(2, &["cluster", "up", "--listen", "127.0.0.1:0", "--dir", here], "in use by another process");

@@ -63,6 +63,16 @@ pub enum BackupError {
         /// What is wrong.
         detail: String,
     },
+    /// There is a checkpoint of entries that the log does not have: it lost them.
+    #[error("{name} includes position {position}, but the log ends at {tail}: it lost entries")]
+    LogTooShort {
+        /// The checkpoint.
+        name: String,
+        /// Its last position.
+        position: Position,
+        /// The log's end.
+        tail: Position,
+    },
     /// The engine has stopped.
     #[error("the engine has stopped")]
     Stopped,
@@ -285,6 +295,10 @@ fn copy(from: &FsStorage, to: &Unfinished) -> Result<Backup, BackupError> {
     if reached < head {
         let detail = if flaws.is_empty() { "it ends before".to_owned() } else { flaws };
         return Err(BackupError::Checkpoint { head, detail });
+    }
+    // It was copied before the log was, and is of nothing that was not flushed.
+    if let Some(position) = checkpoint.filter(|position| *position >= tail) {
+        return Err(BackupError::LogTooShort { name: file_name(position), position, tail });
     }
     Ok(Backup { checkpoint, head, tail, bytes: bytes + copied.bytes })
 }

@@ -48,6 +48,8 @@ pub(crate) struct Keeper {
     /// For a member: only what was agreed is kept.
     agreed: Option<Arc<AgreedState>>,
     kept: Mutex<Kept>,
+    /// Why the newest attempt failed.
+    failure: Mutex<Option<String>>,
 }
 
 /// What lies on the shelf, oldest first.
@@ -84,7 +86,16 @@ impl Keeper {
         let bytes = newest.map_or(0, |opened| opened.bytes);
         let is_loaded = recovery.checkpoint.is_some() && recovery.checkpoint == good.last().copied();
         let kept = Kept { good, bad, bytes, rows: is_loaded.then_some(recovery.rows), synced: false };
-        Ok(Self { shared, log, shelf, config, stop, agreed, kept: Mutex::new(kept) })
+        Ok(Self {
+            shared,
+            log,
+            shelf,
+            config,
+            stop,
+            agreed,
+            kept: Mutex::new(kept),
+            failure: Mutex::default(),
+        })
     }
 
     /// The positions of the checkpoints on the disk that are not known to be bad, oldest first.
@@ -100,11 +111,21 @@ impl Keeper {
     /// The same as [`take_one`](Self::take_one), and tells those who watch.
     pub(crate) fn take(&self) -> Result<Checkpoint, CheckpointError> {
         let taken = self.take_one();
+        let mut failure = self.failure.lock().expect("no panic in a short section");
         match &taken {
-            Ok(_) | Err(CheckpointError::Empty | CheckpointError::NotAgreed | CheckpointError::Stopped) => {}
-            Err(error) => observe::checkpoint_failed(error),
+            Ok(_) => *failure = None,
+            Err(CheckpointError::Empty | CheckpointError::NotAgreed | CheckpointError::Stopped) => {}
+            Err(error) => {
+                observe::checkpoint_failed(error);
+                *failure = Some(error.to_string());
+            }
         }
         taken
+    }
+
+    /// Why the newest attempt failed, if it did.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.failure.lock().expect("no panic in a short section").clone()
     }
 
     /// The newest state that may be kept: the newest committed one, or for a member the newest that was agreed.

@@ -110,7 +110,9 @@ fn block_that_is_lost_at_the_end_of_a_closed_log_is_damage() {
     for durability in [Durability::Flushed, Durability::Buffered] {
         let directory = tempfile::tempdir().unwrap();
         let log = FileLog::open(directory.path(), Config { durability, ..config() }).unwrap();
-        (0..50).for_each(|_| drop(log.append(&batch()).unwrap().wait().unwrap()));
+        for _ in 0..50 {
+            log.append(&batch()).unwrap().wait().unwrap();
+        }
         drop(log);
         let report = FileLog::verify(directory.path()).unwrap();
         assert_eq!((report.tail, report.damage), (Position(50), None));

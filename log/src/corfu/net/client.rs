@@ -16,12 +16,14 @@ use thiserror::Error;
 
 use crate::{Durability, LogId};
 
-use super::super::message::{Node, Reply, Request, StoreReply};
+use super::super::message::{
+    Epoch, Member, Node, Reply, Request, SequencerRequest, SequencerVerb, StoreReply, UnitRequest, UnitVerb,
+};
 use super::super::projection::Projection;
 use super::super::store::StoreError;
 use super::super::transport::{ReplyTo, Timing, Transport};
 use super::book::{Listing, Listings};
-use super::frame::{self, FrameBody, FrameError, Header, Incoming, Kind};
+use super::frame::{self, BODY_AT_MOST, FrameBody, FrameError, Header, Incoming, Kind};
 use super::home::{Home, Reached};
 use super::wire::{self, BookRequest};
 use super::writer::Writer;
@@ -65,6 +67,14 @@ pub enum NetError {
     /// Nobody has announced where this role is.
     #[error("nobody knows where {0} is")]
     Unlisted(Node),
+    /// Somebody else has this number, and answers: with two of a kind clients would find the wrong one.
+    #[error("{node} answers at {address} already: give this one another number, or end that one first")]
+    InUse {
+        /// Which role.
+        node: Node,
+        /// Where it is.
+        address: SocketAddr,
+    },
     /// The projection store has no answer: its disk refused, or etcd did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -138,8 +148,10 @@ impl TcpTransport {
     }
 }
 
-/// Lists `node` in the address book of a cluster; `log`: to which it belongs already. Tells of which log the cluster is, if
-/// it is founded.
+/// Lists `node` in the address book of a cluster, unless another one with its number answers where it was listed before;
+/// `log`: to which it belongs already. Tells of which log the cluster is, if it is founded.
+///
+/// Cost: two questions, and where it was listed elsewhere an attempt to reach that, for as long as an answer may take.
 ///
 /// # Errors
 /// [`NetError`].
@@ -151,7 +163,57 @@ pub fn announce(
     timing: &Timing,
 ) -> Result<Option<LogId>, NetError> {
     let home = Reached::open(home, timing.answer)?;
+    let (listings, founded) = home.ask(log, &BookRequest::Listings)?;
+    let before = listings.get(&node).map(|before| before.address).filter(|before| *before != listing.address);
+    if let Some(address) = before.filter(|before| answers(node, before, log.or(founded), timing.answer)) {
+        return Err(NetError::InUse { node, address });
+    }
     home.ask(log, &BookRequest::Announce(node, listing)).map(|(_, log)| log)
+}
+
+/// Whether a role with that number answers there, whatever it says.
+fn answers(node: Node, address: &SocketAddr, log: Option<LogId>, patience: Duration) -> bool {
+    let epoch = Epoch::NONE;
+    let request = match node {
+        Node::Unit(unit) => {
+            let member = Member { unit, joined: epoch };
+            Request::Unit(UnitRequest { epoch, member, verb: UnitVerb::Probe })
+        }
+        Node::Sequencer(_) => Request::Sequencer(SequencerRequest { epoch, verb: SequencerVerb::Tail }),
+        Node::Store => return false,
+    };
+    let Ok(stream) = connect_to(address, patience) else { return false };
+    let Ok(sending) = stream.try_clone() else { return false };
+    let kind = wire::request_kind(&request);
+    let header = Header { kind, log, request: 1, number: number_of(node) };
+    let writer = Writer::new(sending);
+    writer.add(|out| frame::put(out, header, |out| wire::put_request(out, &request)));
+    writer.flush();
+    let Ok(mut incoming) = Incoming::guarded(stream, BODY_AT_MOST, patience) else { return false };
+    let deadline = Instant::now() + patience;
+    while Instant::now() < deadline {
+        match incoming.next() {
+            Ok(Some((header, _))) => {
+                let answered = matches!(header.kind, Kind::UnitReply | Kind::SequencerReply);
+                return answered && header.number == number_of(node);
+            }
+            Ok(None) => {}
+            Err(_) => return false,
+        }
+        if !matches!(incoming.fill(), Ok(true)) {
+            return false;
+        }
+    }
+    false
+}
+
+/// As it stands in frames.
+const fn number_of(node: Node) -> u32 {
+    match node {
+        Node::Unit(number) => number.0,
+        Node::Sequencer(number) => number.0,
+        Node::Store => 0,
+    }
 }
 
 /// The log that a store's answer names.
@@ -350,11 +412,7 @@ impl Peer {
             }
         };
         let connection = Arc::new(Connection {
-            number: match to {
-                Node::Unit(number) => number.0,
-                Node::Sequencer(number) => number.0,
-                Node::Store => 0,
-            },
+            number: number_of(to),
             log: Arc::clone(&inner.log),
             writer: Writer::new(outgoing),
             waiting: Mutex::new(Some(BTreeMap::new())),
