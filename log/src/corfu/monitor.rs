@@ -167,6 +167,7 @@ impl Monitor {
             candidates: Box::new(candidates),
             report: Arc::new(report),
             health: BTreeMap::new(),
+            reached: BTreeMap::new(),
             interrupted: 0,
             told: None,
             copying: Arc::default(),
@@ -203,6 +204,8 @@ struct Watch {
     report: Arc<dyn Fn(&MonitorEvent) + Send + Sync>,
     /// Silent rounds in a row.
     health: BTreeMap<Node, u32>,
+    /// How far each member reached.
+    reached: BTreeMap<Member, Position>,
     /// Rounds in a row in which a unit was sealed for an epoch that nobody installed.
     interrupted: u32,
     /// The trouble that was reported last, so that it is reported once.
@@ -294,6 +297,11 @@ impl Watch {
                 (Node::Unit(unit), Some(Reply::Unit(reply))) => match reply {
                     UnitReply::Stranger(_) | UnitReply::Corrupt(_) if is_member => found.lost.push(unit),
                     UnitReply::Stranger(_) => found.spare_units.push(unit),
+                    UnitReply::Standing(standing)
+                        if self.has_less_than_before(projection, unit, standing.reach) =>
+                    {
+                        found.lost.push(unit);
+                    }
                     UnitReply::Sealed(_) | UnitReply::Behind(_) if is_member => found.interrupted = true,
                     _ => {}
                 },
@@ -310,6 +318,15 @@ impl Watch {
             }
         }
         found
+    }
+
+    /// Whether a member reaches less far than it did, as one whose files are an older copy; not where nobody else has
+    /// what it still has.
+    fn has_less_than_before(&mut self, projection: &Projection, unit: UnitNumber, reach: Position) -> bool {
+        let Some(member) = projection.member(unit) else { return false };
+        let before = self.reached.entry(member).or_insert(reach);
+        *before = reach.max(*before);
+        reach < *before && projection.survives(|other| other == unit)
     }
 
     /// Counts silent rounds.

@@ -7,7 +7,8 @@
 //!    nobody misses anything.
 //! 3. The sequencer of the next epoch is sealed, which tells its instance.
 //! 4. All units that stay are sealed. From here on nothing is appended. Units that do not answer are left
-//!    behind, as long as every chain keeps one that does.
+//!    behind, as long as every chain keeps one that does. So are units that have less than one behind them in their
+//!    chain: they lost what they had.
 //! 5. The tail is after the highest position that any of them has. With that, the next projection is made, and
 //!    installed if no other one was: two who reconfigure at once both get here, and one of them installs.
 //! 6. The sequencer is told the tail. Should this never happen, the first client does it.
@@ -249,7 +250,18 @@ impl Reconfigure {
     }
 
     fn install(&mut self, out: &mut Outbox) -> Option<Reconfigured> {
-        let Phase::Seal { seal, peeked, .. } = &self.phase else { return None };
+        let lost = &self.change.lost;
+        let Phase::Seal { seal, peeked, .. } = &mut self.phase else { return None };
+        // Where nobody else has all that a chain has, it stays: most of it may be there.
+        while let Some(open) = self.view.projection().segments.last()
+            && let Some(member) = seal.fallen_behind(open)
+            && self
+                .view
+                .projection()
+                .survives(|unit| unit == member.unit || seal.silent().contains(&unit) || lost.contains(&unit))
+        {
+            seal.leave(member);
+        }
         let reach = peeked.as_ref().unwrap_or(seal).reach();
         let (trimmed, silent) = (seal.trimmed(), seal.silent().to_vec());
         let found = Found { tail: reach, trimmed, silent, instance: self.instance };

@@ -6,9 +6,12 @@
 //!
 //! Source: CORFU (NSDI 2012), section 3.4. Departure: there, one unit of each chain is enough.
 
+use std::collections::BTreeMap;
+
 use crate::Position;
 
 use super::message::{Member, Standing, UnitNumber, UnitReply};
+use super::projection::Segment;
 
 /// A round of sealing.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -17,12 +20,15 @@ pub(crate) struct Seal {
     silent: Vec<UnitNumber>,
     reach: Position,
     trimmed: Position,
+    /// The position after the last entry, or junk, of each unit that answered.
+    written: BTreeMap<UnitNumber, Position>,
 }
 
 impl Seal {
     /// Of these units.
     pub(crate) const fn new(pending: Vec<Member>) -> Self {
-        Self { pending, silent: Vec::new(), reach: Position::ZERO, trimmed: Position::ZERO }
+        let (reach, trimmed) = (Position::ZERO, Position::ZERO);
+        Self { pending, silent: Vec::new(), reach, trimmed, written: BTreeMap::new() }
     }
 
     /// Those who have not answered.
@@ -52,6 +58,10 @@ impl Seal {
         match reply {
             UnitReply::Standing(standing) => {
                 self.learn(standing);
+                // Whoever has trimmed everything tells where it trimmed.
+                let has_entries = standing.reach > standing.trimmed;
+                let written = if has_entries { standing.reach } else { Position::ZERO };
+                self.written.insert(member.unit, written);
                 self.answered(member);
             }
             // It lost what it had, or is another one by now: as good as dead.
@@ -67,9 +77,24 @@ impl Seal {
         self.trimmed = self.trimmed.max(standing.trimmed);
     }
 
+    /// A unit of the open segment that does not reach as far as one behind it in its chain: what is written comes from the
+    /// head, so it lost what it had. An older copy of its files does that, for instance.
+    pub(crate) fn fallen_behind(&self, open: &Segment) -> Option<Member> {
+        let mut chains = open.chains.iter().map(|chain| &chain.units);
+        chains.find_map(|units| {
+            let answered =
+                || units.iter().filter_map(|member| Some((member, *self.written.get(&member.unit)?)));
+            let is_short = |&(index, (_, written)): &(usize, (&Member, Position))| {
+                answered().skip(index + 1).any(|(_, behind)| behind > written.max(open.first))
+            };
+            answered().enumerate().find(is_short).map(|(_, (member, _))| *member)
+        })
+    }
+
     /// Leaves a unit behind.
     pub(crate) fn leave(&mut self, member: Member) {
         self.answered(member);
+        self.written.remove(&member.unit);
         self.silent.push(member.unit);
     }
 }

@@ -7,7 +7,7 @@ use mixlog_log::Position;
 use mixlog_log::corfu::{
     Append, AppendOutcome, Change, Instance, Join, Limits, Member, Node, PlanError, Reconfigure,
     Reconfigured, Refusal, Rules, Sequencer, SequencerNumber, Sweep, Tail, TailMode, Transfer, Transferred,
-    Trim, Unit,
+    Trim, Unit, UnitVerb,
 };
 
 use crate::harness::{Driven, Held, Net, append, committed, node, unit};
@@ -86,6 +86,58 @@ fn every_change_keeps_every_entry_and_appends_go_on() {
         assert!(net.latest().segments.len() <= 2, "{name}: what is alike is joined");
         assert_replicas_agree(&mut net);
     }
+}
+
+#[test]
+fn unit_that_came_back_with_less_than_one_behind_it_is_left_behind() {
+    // Which unit it is, and whether it is left behind: what the last one lacks the head has.
+    for (number, beside, is_left) in [(1, 2, true), (2, 1, false), (3, 4, true), (4, 3, false)] {
+        let mut net = two_chains();
+        let old = |net: &Net| net.units[&unit(number)].clone();
+        let texts: Vec<String> = (0..12).map(|n| format!("entry {n}")).collect();
+        let append = |net: &mut Net, n: usize| {
+            net.append(1, n as u64, &[&texts[n]]);
+        };
+        (0..5).for_each(|n| append(&mut net, n));
+        let old = old(&net);
+        (5..10).for_each(|n| append(&mut net, n));
+        net.units.insert(unit(number), old);
+        let latest = net.reconfigure(Change::default());
+        assert_eq!(latest.member(unit(number)).is_none(), is_left, "unit {number}");
+        append(&mut net, 10);
+        if is_left {
+            net.reconfigure(Change {
+                joins: vec![Join { beside: unit(beside), unit: unit(number) }],
+                ..Change::default()
+            });
+            net.transfer();
+        }
+        append(&mut net, 11);
+        assert_eq!(entries(&mut net).into_values().collect::<Vec<_>>(), texts, "unit {number}");
+        assert_replicas_agree(&mut net);
+    }
+}
+
+#[test]
+fn unit_that_was_not_trimmed_or_has_what_nobody_else_has_stays() {
+    let mut net = two_chains();
+    for n in 0..8 {
+        net.append(1, n, &["entry"]);
+    }
+    // Past what either has.
+    let (member, epoch) = (net.latest().member(unit(2)).unwrap(), net.latest().epoch);
+    net.ask(member, epoch, UnitVerb::Trim(Position(100)));
+    assert_eq!(net.reconfigure(Change::default()).members().len(), 4);
+
+    let mut net = Net::new(&[&[1]], 2);
+    net.append(1, 0, &["entry 0"]);
+    let old = net.units[&unit(1)].clone();
+    net.append(1, 1, &["entry 1"]);
+    // Half of the log is on unit 1 alone, until it was copied.
+    net.reconfigure(Change { joins: vec![Join { beside: unit(1), unit: unit(9) }], ..Change::default() });
+    net.append(1, 2, &["entry 2"]);
+    net.units.insert(unit(1), old);
+    assert!(net.reconfigure(Change::default()).member(unit(1)).is_some());
 }
 
 #[test]
