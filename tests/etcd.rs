@@ -46,6 +46,19 @@ fn line<'a>(answer: &'a str, word: &str) -> &'a str {
     found.unwrap_or_else(|| panic!("no {word} in {answer}")).trim()
 }
 
+/// Waits until all four units have answered in the latest epoch, twice in a row.
+fn until_all_answer(cluster: &Cluster) {
+    let begun = Instant::now();
+    let mut heard = 0;
+    while heard < 2 {
+        assert!(begun.elapsed() < PATIENCE, "the cluster does not recover");
+        let status = says(&["cluster", "status", "--log", &cluster.name()]);
+        let epoch = line(&status, "epoch ").split(',').next().map(|epoch| format!(": epoch {epoch},"));
+        let epoch = epoch.expect("a line begins with it");
+        heard = if status.matches(&epoch).count() == 4 { heard + 1 } else { 0 };
+    }
+}
+
 fn tpcc_goes_on_while_a_unit_is_killed_and_etcd_is_down() {
     let directory = tempfile::tempdir().expect("a directory");
     let etcd = Etcd::start();
@@ -63,7 +76,9 @@ fn tpcc_goes_on_while_a_unit_is_killed_and_etcd_is_down() {
         assert!(joined(&until(&transport, "a unit goes on", is_whole), 1) > before);
         cluster.kill("unit 4");
         goes_on(log, 200);
+        until_all_answer(cluster);
 
+        // Whoever was about to change the cluster would have to wait for it.
         etcd.kill();
         goes_on(log, 500);
         etcd.restart();
