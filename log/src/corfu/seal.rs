@@ -20,15 +20,15 @@ pub(crate) struct Seal {
     silent: Vec<UnitNumber>,
     reach: Position,
     trimmed: Position,
-    /// The position after the last entry, or junk, of each unit that answered.
-    written: BTreeMap<UnitNumber, Position>,
+    /// Where each unit stands that answered.
+    standings: BTreeMap<UnitNumber, Standing>,
 }
 
 impl Seal {
     /// Of these units.
     pub(crate) const fn new(pending: Vec<Member>) -> Self {
         let (reach, trimmed) = (Position::ZERO, Position::ZERO);
-        Self { pending, silent: Vec::new(), reach, trimmed, written: BTreeMap::new() }
+        Self { pending, silent: Vec::new(), reach, trimmed, standings: BTreeMap::new() }
     }
 
     /// Those who have not answered.
@@ -58,10 +58,7 @@ impl Seal {
         match reply {
             UnitReply::Standing(standing) => {
                 self.learn(standing);
-                // Whoever has trimmed everything tells where it trimmed.
-                let has_entries = standing.reach > standing.trimmed;
-                let written = if has_entries { standing.reach } else { Position::ZERO };
-                self.written.insert(member.unit, written);
+                self.standings.insert(member.unit, *standing);
                 self.answered(member);
             }
             // It lost what it had, or is another one by now: as good as dead.
@@ -77,24 +74,28 @@ impl Seal {
         self.trimmed = self.trimmed.max(standing.trimmed);
     }
 
-    /// A unit of the open segment that does not reach as far as one behind it in its chain: what is written comes from the
-    /// head, so it lost what it had. An older copy of its files does that, for instance.
+    /// A unit of the open segment that does not reach as far as one behind it in its chain has entries, or junk: what is
+    /// written comes from the head, so it lost what it had. An older copy of its files does that, for instance.
     pub(crate) fn fallen_behind(&self, open: &Segment) -> Option<Member> {
         let mut chains = open.chains.iter().map(|chain| &chain.units);
         chains.find_map(|units| {
-            let answered =
-                || units.iter().filter_map(|member| Some((member, *self.written.get(&member.unit)?)));
-            let is_short = |&(index, (_, written)): &(usize, (&Member, Position))| {
-                answered().skip(index + 1).any(|(_, behind)| behind > written.max(open.first))
+            let standing = |member: &Member| self.standings.get(&member.unit);
+            let is_short = |&(index, member): &(usize, &Member)| {
+                standing(member).is_some_and(|own| {
+                    let upto = own.reach.max(open.first);
+                    // Trims reach one unit after another, and past what it ever had.
+                    let has_more = |behind: &Standing| behind.reach > upto && behind.reach > behind.trimmed;
+                    units[index + 1..].iter().filter_map(standing).any(has_more)
+                })
             };
-            answered().enumerate().find(is_short).map(|(_, (member, _))| *member)
+            units.iter().enumerate().find(is_short).map(|(_, member)| *member)
         })
     }
 
     /// Leaves a unit behind.
     pub(crate) fn leave(&mut self, member: Member) {
         self.answered(member);
-        self.written.remove(&member.unit);
+        self.standings.remove(&member.unit);
         self.silent.push(member.unit);
     }
 }

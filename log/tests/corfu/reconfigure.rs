@@ -120,14 +120,16 @@ fn unit_that_came_back_with_less_than_one_behind_it_is_left_behind() {
 
 #[test]
 fn unit_that_was_not_trimmed_or_has_what_nobody_else_has_stays() {
-    let mut net = two_chains();
-    for n in 0..8 {
-        net.append(1, n, &["entry"]);
+    // Up to where one of them trims: within what it has, to its end, past what either has.
+    for (number, before) in [(1, 4), (2, 4), (1, 8), (2, 8), (1, 100), (2, 100)] {
+        let mut net = two_chains();
+        for n in 0..8 {
+            net.append(1, n, &["entry"]);
+        }
+        let (member, epoch) = (net.latest().member(unit(number)).unwrap(), net.latest().epoch);
+        net.ask(member, epoch, UnitVerb::Trim(Position(before)));
+        assert_eq!(net.reconfigure(Change::default()).members().len(), 4, "unit {number} before {before}");
     }
-    // Past what either has.
-    let (member, epoch) = (net.latest().member(unit(2)).unwrap(), net.latest().epoch);
-    net.ask(member, epoch, UnitVerb::Trim(Position(100)));
-    assert_eq!(net.reconfigure(Change::default()).members().len(), 4);
 
     let mut net = Net::new(&[&[1]], 2);
     net.append(1, 0, &["entry 0"]);
