@@ -132,9 +132,12 @@ fn decode(
             let mut footprint =
                 Footprint::new(&shared.store, &mut chunk.declarations, position, time_us, beside);
             // A footprint that panics says nothing; its procedure then runs alone, and speaks for itself.
-            let done = catch_unwind(AssertUnwindSafe(|| match registered.declares {
-                true => calls.footprint(call, &mut footprint),
-                false => _ = footprint.reconnoitre(),
+            let done = catch_unwind(AssertUnwindSafe(|| {
+                if registered.declares {
+                    calls.footprint(call, &mut footprint);
+                } else {
+                    footprint.reconnoitre();
+                }
             }));
             let mut unknown = done.is_err() || footprint.is_unknown();
             if let Err(panic) = done {

@@ -134,11 +134,12 @@ mod tests {
     fn a_buffer_dropped_is_kept_if_it_is_large() {
         // A size that nobody else has.
         let capacity = LARGE + 12_345;
-        drop(Buffer::from(Vec::with_capacity(capacity)));
-        // Unless others kept so many meanwhile that it is gone.
-        if let Some(buffer) = take(capacity) {
-            assert!(buffer.capacity() >= capacity);
-        }
+        let is_kept = |_| {
+            drop(Buffer::from(Vec::with_capacity(capacity)));
+            take(capacity).is_some()
+        };
+        // Others may have kept so many meanwhile that it is gone.
+        assert!((0..100).any(is_kept));
         drop(Buffer::from(Vec::with_capacity(100)));
         assert!(kept(|kept| kept.buffers.iter().all(|buffer| buffer.capacity() >= LARGE)));
     }

@@ -69,6 +69,30 @@ fn sequencer(directory: &Path) -> (Server, Server, Arc<TcpTransport>) {
     (store, server, transport)
 }
 
+#[test]
+fn number_in_use_is_refused_unless_who_has_it_is_silent_or_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_store, home) = store(directory.path());
+    let timing = Timing { answer: Duration::from_millis(300), ..Timing::default() };
+    let unit = UnitServer::open(UnitNumber(1), u64::MAX, &UnitStorage::Memory).unwrap();
+    let unit = Server::unit(listener(), unit).unwrap();
+    let sequencer = Server::sequencer(listener(), SEQUENCER).unwrap();
+    for (node, server) in [(Node::Unit(UnitNumber(1)), unit), (Node::Sequencer(SEQUENCER), sequencer)] {
+        let silent = listener();
+        let at = |address| announce(&home, None, node, Listing { address, durability: None }, &timing);
+        let (own, other) = (server.address(), silent.local_addr().unwrap());
+        // Once more where it is is no other one.
+        at(own).unwrap();
+        at(own).unwrap();
+        let refused = at(other).unwrap_err();
+        assert!(matches!(refused, NetError::InUse { address, .. } if address == own), "{refused}");
+        drop(server);
+        at(other).unwrap();
+        // The operating system takes connections for who stands still.
+        at(own).unwrap();
+    }
+}
+
 /// Asks the sequencer behind `transport` something, once it can be reached.
 fn ask(transport: &TcpTransport, epoch: u64, verb: SequencerVerb) -> SequencerReply {
     for _ in 0..200 {

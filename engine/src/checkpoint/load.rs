@@ -66,8 +66,11 @@ pub(crate) fn recover(
     // Wherever this starts, and wherever it is to end: entries that the log lost are missing in what it would show.
     for position in all.iter().rev().copied().filter(|position| *position >= tail.tail) {
         let shelf = shelf.expect("what is listed lies on a shelf");
-        if shelf.open(position).and_then(|opened| verify(pipeline, &opened)).is_ok() {
-            refuse_too_short(log, position)?;
+        let is_whole = shelf.open(position).and_then(|opened| verify(pipeline, &opened)).is_ok();
+        // The log may have become longer since, and the checkpoint be one of what was appended.
+        let tail = log.tail()?.tail;
+        if is_whole && position >= tail {
+            return Err(OpenError::LogTooShort { name: file_name(position), position, tail });
         }
     }
     let mut candidates: Vec<_> =
@@ -90,7 +93,6 @@ pub(crate) fn recover(
                 continue;
             }
         };
-        refuse_too_short(log, position)?;
         // Every byte of it is as it was written; that does not make its state the right one.
         let (own, agreed) = (opened.header.digest(), from.agreed_on(position)?);
         if let Some(agreed) = agreed.filter(|agreed| *agreed != own) {
@@ -122,15 +124,6 @@ pub(crate) fn recover(
         }
         (_, None) => Err(OpenError::Trimmed { head }),
     }
-}
-
-/// Refuses a log that ends before a checkpoint that is whole. It may have become longer since the checkpoint was found.
-fn refuse_too_short(log: &dyn SharedLog, position: Position) -> Result<(), OpenError> {
-    let tail = log.tail()?.tail;
-    if position < tail {
-        return Ok(());
-    }
-    Err(OpenError::LogTooShort { name: file_name(position), position, tail })
 }
 
 /// The names in a log that was trimmed, from the newest checkpoint whose beginning is whole.

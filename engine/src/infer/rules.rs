@@ -41,8 +41,7 @@ impl At<'_> {
     pub(super) fn number(&self, column: u16) -> u64 {
         // As most are.
         if column < INDEX {
-            let leaf = self.element.and_then(|(leaves, _)| leaves.get(usize::from(column)));
-            return leaf.map_or(0, |leaf| leaf.number);
+            return self.leaf(column).map_or(0, |leaf| leaf.number);
         }
         match column {
             INDEX => self.element.map_or(0, |(_, index)| u64::from(index)),

@@ -23,7 +23,7 @@ use super::super::projection::Projection;
 use super::super::store::StoreError;
 use super::super::transport::{ReplyTo, Timing, Transport};
 use super::book::{Listing, Listings};
-use super::frame::{self, BODY_AT_MOST, FrameBody, FrameError, Header, Incoming, Kind};
+use super::frame::{self, FrameBody, FrameError, Header, Incoming, Kind};
 use super::home::{Home, Reached};
 use super::wire::{self, BookRequest};
 use super::writer::Writer;
@@ -183,13 +183,15 @@ fn answers(node: Node, address: &SocketAddr, log: Option<LogId>, patience: Durat
         Node::Store => return false,
     };
     let Ok(stream) = connect_to(address, patience) else { return false };
-    let Ok(sending) = stream.try_clone() else { return false };
+    // Who stands still takes connections, and says nothing.
+    let sending = stream.set_read_timeout(Some(patience)).and_then(|()| stream.try_clone());
+    let Ok(sending) = sending else { return false };
     let kind = wire::request_kind(&request);
     let header = Header { kind, log, request: 1, number: number_of(node) };
     let writer = Writer::new(sending);
     writer.add(|out| frame::put(out, header, |out| wire::put_request(out, &request)));
     writer.flush();
-    let Ok(mut incoming) = Incoming::guarded(stream, BODY_AT_MOST, patience) else { return false };
+    let mut incoming = Incoming::new(stream);
     let deadline = Instant::now() + patience;
     while Instant::now() < deadline {
         match incoming.next() {
