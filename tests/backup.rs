@@ -76,6 +76,65 @@ fn checkpoints_that_cannot_be_taken_are_told() {
 }
 
 #[test]
+fn checkpoints_are_verified_with_their_log() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let log = scratch.path().join("store");
+    let mut taken = Vec::new();
+    for first in [0, 10] {
+        let engine = open(Arc::new(FileLog::open(&log, small(Durability::Flushed)).expect("a log")));
+        (first..first + 10).for_each(|n| drop(put(&engine, n).wait().expect("it commits")));
+        taken.push(engine.checkpoint().expect("it is taken"));
+        let (code, _, error) = mixlog(&["log", "verify", path(&log)]);
+        assert!(code == 2 && error.contains("in use"), "{error}");
+        engine.close().expect("it closes");
+        let found = done(&["log", "verify", path(&log)]);
+        let lines = taken.iter().map(|checkpoint::Checkpoint { position, rows, bytes, .. }| {
+            format!("checkpoint {position} rows {rows} bytes {bytes}\n")
+        });
+        let lines: String = lines.collect();
+        assert!(found.ends_with(&format!("{lines}ok\n")), "{found}");
+    }
+    let name = format!("checkpoint-{:016x}", taken[1].position.0);
+    let file = log.join("checkpoints").join(&name);
+    let mut bytes = fs::read(&file).expect("a file");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&file, &bytes).expect("it is written");
+    let (code, found, error) = mixlog(&["log", "verify", path(&log)]);
+    assert_eq!(code, 3, "{error}");
+    assert!(
+        found.ends_with("corrupt\n") && found.contains(&format!("checkpoint {}", taken[0].position)),
+        "{found}"
+    );
+    assert!(error.contains(&format!("{name} cannot be used: at offset")), "{error}");
+    // What cannot be read may be whole: that is no damage.
+    fs::remove_file(&file).expect("it is removed");
+    fs::create_dir(&file).expect("a directory");
+    let (code, _, error) = mixlog(&["log", "verify", path(&log)]);
+    assert!(
+        code == 4 && error.contains(&format!("{name} cannot be used: it cannot be read")),
+        "{code}: {error}"
+    );
+}
+
+#[test]
+fn trimmed_log_whose_checkpoint_cannot_be_read_is_no_damaged_one() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let log = scratch.path().join("store");
+    let run = ["run", "transfer", "--accounts", "500", "--transactions", "1000", "--log", path(&log)];
+    done(&run);
+    done(&["checkpoint", "--keep-checkpoints", "1", "--log", path(&log)]);
+    let checkpoints = log.join("checkpoints");
+    let entry = fs::read_dir(&checkpoints).expect("a directory").next().expect("one").expect("it is read");
+    fs::remove_file(entry.path()).expect("it is removed");
+    fs::create_dir(entry.path()).expect("a directory");
+    for arguments in [&["digest", "--log", path(&log)][..], &run] {
+        let (code, _, error) = mixlog(arguments);
+        assert!(code == 4 && error.contains("it cannot be read"), "{arguments:?}, {code}: {error}");
+    }
+}
+
+#[test]
 fn log_that_lost_what_its_checkpoint_has_is_refused_by_all_commands() {
     let scratch = tempfile::tempdir().expect("a directory");
     let (log, old) = (scratch.path().join("store"), scratch.path().join("old"));
@@ -108,6 +167,7 @@ fn log_that_lost_what_its_checkpoint_has_is_refused_by_all_commands() {
         &["digest", "--log", path(&log)],
         &["digest", "--log", path(&log), "--at", "3"],
         &["replay", "--log", path(&log)],
+        &["log", "verify", path(&log)],
         &["backup", path(&log), path(&to)],
         &["checkpoint", "--log", path(&log)],
     ] {
@@ -227,6 +287,8 @@ fn command_on_a_log_with_checkpoints_starts_from_them_and_refuses_what_is_gone()
     assert!(told.contains("position 400\n") && told.contains("head 0\n"), "{told}");
     assert_eq!(done(&["dump", "--log", log, "--at", "17"]), early, "the log is there");
     let told = done(&["checkpoint", "--log", log]);
+    assert!(told.contains("head 0\n"), "one of two to be kept: the log stands in for the other: {told}");
+    let told = done(&["checkpoint", "--log", log, "--keep-checkpoints", "1"]);
     assert!(told.contains("head 401\n") && told.contains("checkpoints 400\n"), "{told}");
 
     let (code, stdout, stderr) = mixlog(&["digest", "--log", log]);

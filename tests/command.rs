@@ -303,6 +303,26 @@ fn a_log_in_use_is_refused() {
 }
 
 #[test]
+fn log_is_run_on_again_with_another_seed() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for workload in [
+        &["tpcc", "--small", "--warehouses", "1"][..],
+        &["ycsb-d", "--records", "1000"],
+        &["ycsb-f", "--records", "1000"],
+        &["smallbank", "--accounts", "1000", "--hot-accounts", "100"],
+        &["transfer", "--accounts", "1000"],
+        &["list-append"],
+    ] {
+        let log = directory.path().join(workload[0]);
+        for seed in ["1", "2"] {
+            let on = ["--seed", seed, "--transactions", "300", "--log", path(&log)];
+            let (code, stdout, stderr) = run(&[&["run"], workload, &on].concat());
+            assert_eq!(code, 0, "{workload:?} with seed {seed}: {stderr}{stdout}");
+        }
+    }
+}
+
+#[test]
 fn reports_that_cannot_be_written_are_refused_before_the_run() {
     refused(
         4,
@@ -329,6 +349,8 @@ fn a_full_disk_is_an_io_error_and_nothing_acknowledged_is_lost() {
         "60",
         // Otherwise checkpoints free what they no longer need.
         "--keep-log",
+        "--wait-for-space",
+        "0.1",
     ]);
     assert_eq!(code, 4, "{stderr}{stdout}");
     assert!(stderr.contains("no space left"), "{stderr}");

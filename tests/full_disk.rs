@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,9 +15,12 @@ use mixlog::log::{AppendError, FileLog, file};
 use mixlog::{Builder, Engine, Footprint, Never, Position, Procedure, SubmitError, Table, Tx};
 use serde::{Deserialize, Serialize};
 
+#[path = "support/run.rs"]
+mod run;
 #[path = "support/small_disk.rs"]
 mod small_disk;
 
+use run::{path, refused, run};
 use small_disk::SmallDisk;
 
 /// Longer than any step takes on a busy machine, so that a hang fails instead of hanging.
@@ -71,15 +76,18 @@ struct Store {
 
 impl Store {
     fn open(disk: &Path, config: Config) -> Self {
-        let log = disk.join("log");
-        let engine = Self::engine(&log, config);
+        Self::with(builder(config), disk.join("log"))
+    }
+
+    fn with(builder: Builder, log: PathBuf) -> Self {
+        let engine = Self::engine(&log, builder);
         Self { engine, log, rows: BTreeMap::new(), next: 0 }
     }
 
-    fn engine(log: &Path, config: Config) -> Engine {
+    fn engine(log: &Path, builder: Builder) -> Engine {
         let files =
             file::Config { segment_bytes: 4 * MIB, max_batch_bytes: MIB as usize, ..file::Config::default() };
-        builder(config).open(Arc::new(FileLog::open(log, files).expect("it opens"))).expect("it opens")
+        builder.open(Arc::new(FileLog::open(log, files).expect("it opens"))).expect("it opens")
     }
 
     /// Submits the next one and waits for it.
@@ -137,7 +145,7 @@ impl Store {
     fn opens_again(mut self, config: Config) {
         let digest = self.engine.digest();
         self.engine.close().expect("it ran");
-        self.engine = Self::engine(&self.log, config);
+        self.engine = Self::engine(&self.log, builder(config));
         assert!(self.engine.recovery().checkpoint.is_some() && self.engine.recovery().rejected.is_empty());
         assert_eq!(self.engine.digest(), digest);
         self.is_whole();
@@ -230,4 +238,94 @@ fn disk_that_stays_full_refuses_submissions_until_somebody_gives_space_back() {
     store.go_on(ROWS / 2);
     store.engine.checkpoint().expect("there is space");
     store.is_whole();
+}
+
+#[test]
+fn submissions_that_wait_for_space_are_not_refused_on_a_disk_far_smaller_than_what_is_logged() {
+    let Some((_directory, disk)) = disk() else { return };
+    let told = Arc::new(AtomicU64::new(0));
+    let telling = Arc::clone(&told);
+    let builder = builder(config(2))
+        .wait_for_space(PATIENCE)
+        .on_full(move |_| _ = telling.fetch_add(1, Ordering::Relaxed));
+    let mut store = Store::with(builder, disk.path().join("log"));
+    // Without a checkpoint yet: the space for the first one is kept from the start.
+    assert_eq!(store.go_on(6 * u64::from(MEBIBYTES) * MIB / ROW_BYTES as u64), 0, "none is refused");
+    assert!(told.load(Ordering::Relaxed) > 0, "the disk was never full");
+    assert!(store.head() > Position(0));
+    store.is_whole();
+    store.opens_again(config(2));
+}
+
+#[test]
+fn submissions_are_refused_when_their_patience_for_space_ends() {
+    let Some((_directory, disk)) = disk() else { return };
+    let patience = Duration::from_millis(300);
+    let builder = builder(Config { trim: false, ..config(2) }).wait_for_space(patience);
+    let mut store = Store::with(builder, disk.path().join("log"));
+    store.go_on(ROWS);
+    hog(disk.path());
+    store.fill();
+    let begun = Instant::now();
+    let error = store.put().expect_err("nobody gives space back");
+    assert!(matches!(error, SubmitError::Append(AppendError::Full(_))), "{error}");
+    assert!(begun.elapsed() >= patience, "it waited");
+    store.look();
+}
+
+const RUN: &[&str] =
+    &["run", "transfer", "--accounts", "1000", "--transactions", "1000000", "--segment-bytes", "1048576"];
+
+#[test]
+fn command_goes_on_by_itself_on_a_disk_far_smaller_than_what_is_logged() {
+    let Some((_directory, disk)) = disk() else { return };
+    let log = disk.path().join("log");
+    for _ in 0..2 {
+        // Some 60 bytes each.
+        let (code, _, stderr) = run(&[RUN, &["--log", path(&log)]].concat());
+        assert_eq!(code, 0, "{stderr}");
+        assert!(stderr.contains("the log cannot grow, waiting for"), "the disk was never full: {stderr}");
+    }
+}
+
+#[test]
+fn checkpoint_on_request_trims_the_log_of_a_disk_that_is_nearly_full() {
+    let Some((_directory, disk)) = disk() else { return };
+    let log = disk.path().join("log");
+    let without = &["--log", path(&log), "--checkpoint-bytes", "0", "--wait-for-space", "0"];
+    refused(4, &[RUN, without].concat(), "no space left for the log:");
+    let (code, stdout, stderr) = run(&["checkpoint", "--log", path(&log)]);
+    assert_eq!(code, 0, "{stderr}");
+    let number = |name: &str| -> u64 {
+        let line = stdout.lines().find_map(|line| line.strip_prefix(name)).expect(name);
+        line.trim().parse().expect("a number")
+    };
+    assert_eq!(number("head"), number("position") + 1, "{stdout}");
+}
+
+#[test]
+fn files_that_may_not_grow_are_an_error_like_any_other() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let command = "ulimit -f 1000 && exec \"$@\"";
+    let output = Command::new("sh")
+        .args([
+            "-c",
+            command,
+            "sh",
+            env!("CARGO_BIN_EXE_mixlog"),
+            "run",
+            "transfer",
+            "--transactions",
+            "10",
+            "--log",
+        ])
+        .arg(directory.path().join("log"))
+        .output()
+        .expect("sh starts");
+    let (code, _, stderr) = run::ends(&output);
+    assert_eq!(code, 4, "{stderr}");
+    assert!(
+        stderr.contains("cannot create the first segment in") && stderr.contains("File too large"),
+        "{stderr}"
+    );
 }

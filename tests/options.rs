@@ -25,7 +25,8 @@ fn path(path: &Path) -> &str {
 
 const ENGINE: &[&str] = &["--threads", "--window", "--mode", "--paranoid", "--explain"];
 const RETAIN: &[&str] = &["--keep-checkpoints", "--keep-log"];
-const KEEP: &[&str] = &["--checkpoint-bytes", "--checkpoint-seconds", "--segment-bytes", "--max-memory"];
+const KEEP: &[&str] =
+    &["--checkpoint-bytes", "--checkpoint-seconds", "--segment-bytes", "--max-memory", "--wait-for-space"];
 const CLUSTER: &[&str] = &["--patience", "--beside"];
 const MEMBER: &[&str] = &["--member", "--members"];
 const ROLE: &[&str] = &["--log", "--listen"];
@@ -41,8 +42,8 @@ const OPTIONS: &[(&[&str], &[&[&str]])] = &[
             KEEP,
             CLUSTER,
             MEMBER,
-            &["--agree", "--log", "--durability", "--seconds", "--transactions", "--seed", "--clients"],
-            &["--in-flight", "--json", "--progress", "--footprints"],
+            &["--agree", "--within", "--log", "--durability", "--seconds", "--transactions", "--seed"],
+            &["--clients", "--in-flight", "--json", "--progress", "--footprints"],
             &[
                 "--warehouses",
                 "--small",
@@ -63,7 +64,7 @@ const OPTIONS: &[(&[&str], &[&[&str]])] = &[
             ],
         ],
     ),
-    (&["apply"], &[ENGINE, RETAIN, KEEP, CLUSTER, MEMBER, &["--agree", "--log", "--durability"]]),
+    (&["apply"], &[ENGINE, RETAIN, KEEP, CLUSTER, MEMBER, &["--agree", "--within", "--log", "--durability"]]),
     (&["dump"], &[ENGINE, CLUSTER, &["--log", "--at"]]),
     (&["digest"], &[ENGINE, CLUSTER, &["--log", "--at"]]),
     (&["replay"], &[ENGINE, CLUSTER, &["--log", "--to", "--from-checkpoint", "--expect"]]),
@@ -195,9 +196,13 @@ const VAIN: &[(&str, &str)] = &[
     ("checkpoint --log DIR --checkpoint-seconds 1", "--checkpoint-seconds"),
     ("checkpoint --log DIR --segment-bytes 100000", "--segment-bytes"),
     ("checkpoint --log DIR --max-memory 1000000000", "--max-memory"),
+    ("checkpoint --log DIR --wait-for-space 1", "--wait-for-space"),
+    ("run transfer --log memory --wait-for-space 1", "--wait-for-space is for logs in files"),
+    ("apply --log corfu://127.0.0.1:1 --wait-for-space 1", "--wait-for-space is for logs in files"),
     ("run transfer --checkpoint-bytes 0 --keep-checkpoints 3", "--keep-checkpoints does not go with"),
     // Replicas take no transactions, and some of them no checkpoints.
     ("replica --log DIR --max-memory 1000000000", "--max-memory does not go with replicas"),
+    ("replica --log DIR --wait-for-space 1", "--wait-for-space does not go with replicas"),
     (
         "replica --log DIR --member a --members a,b --max-memory 1000000000",
         "--max-memory does not go with replicas",
@@ -221,6 +226,7 @@ const VAIN: &[(&str, &str)] = &[
     ("run transfer --member a --members a,b --agree 2", "--agree 2 does not go with a log in a directory"),
     ("apply --log NEW --member a --members a,b --agree 2", "--agree 2 does not go with a log in a directory"),
     ("apply --log NEW --agree 1", "--member"),
+    ("apply --log NEW --member a --members a,b --within 1", "--agree"),
     ("apply --log NEW --members a,b", "--member"),
     ("run transfer --log CLUSTER --member a", "--members"),
     // What belongs to roles.

@@ -30,8 +30,6 @@ use crate::window::{Chunk, Prepared, Speculation, Window};
 
 /// How many transactions a driver runs ahead at a time, unless it was told.
 pub(crate) const LANES: usize = 8;
-/// What a lane's stack may take. Pages that are never touched take nothing.
-const STACK_BYTES: usize = 2 << 20;
 
 /// Where a transaction that runs ahead gives way to others.
 #[derive(Clone, Copy)]
@@ -90,8 +88,8 @@ struct Shifted {
 }
 
 impl Shifted {
-    fn new(lane: usize) -> io::Result<Self> {
-        let stack = DefaultStack::new(STACK_BYTES)?;
+    fn new(lane: usize, bytes: usize) -> io::Result<Self> {
+        let stack = DefaultStack::new(bytes)?;
         let base = stack.base().get() - lane * STEP % 4096;
         Ok(Self { stack, base: StackPointer::new(base).expect("far from zero") })
     }
@@ -112,13 +110,15 @@ unsafe impl Stack for Shifted {
 /// One driver's stacks.
 pub(crate) struct Stacks {
     lanes: usize,
+    /// Of each stack. Pages that are never touched take nothing.
+    bytes: usize,
     stacks: Vec<Shifted>,
 }
 
 impl Stacks {
     /// For so many transactions at a time. Stacks are made when they are needed first.
-    pub(crate) const fn new(lanes: usize) -> Self {
-        Self { lanes, stacks: Vec::new() }
+    pub(crate) const fn new(lanes: usize, bytes: usize) -> Self {
+        Self { lanes, bytes, stacks: Vec::new() }
     }
 
     /// How many lanes there are for so many transactions: one needs no stack.
@@ -128,7 +128,7 @@ impl Stacks {
             return Ok(1);
         }
         while self.stacks.len() < lanes {
-            self.stacks.push(Shifted::new(self.stacks.len())?);
+            self.stacks.push(Shifted::new(self.stacks.len(), self.bytes)?);
         }
         Ok(lanes)
     }

@@ -26,6 +26,7 @@ use crate::digest::Digest;
 use crate::entry::{self, Origin};
 use crate::error::{ExecuteError, OpenError, SnapshotError, SubmitError};
 use crate::explanation::Explanation;
+use crate::full_disk::FullDisk;
 use crate::pipeline::{Mode, Pipeline, Shared};
 use crate::procedure::{Procedure, ProcedureId};
 use crate::snapshot::Snapshot;
@@ -103,6 +104,7 @@ pub struct Engine {
     /// The thread that takes them when they are due.
     keeping: Mutex<Option<JoinHandle<()>>>,
     recovery: Recovery,
+    full_disk: FullDisk,
 }
 
 impl Engine {
@@ -200,7 +202,21 @@ impl Engine {
         &self,
         procedure: &P,
         client: Option<(ClientId, u64)>,
-        append: impl FnOnce(&dyn SharedLog, &Batch) -> Result<Appended, AppendError>,
+        append: impl Fn(&dyn SharedLog, &Batch) -> Result<Appended, AppendError>,
+    ) -> Result<(Ticket<P>, Option<Appended>), SubmitError> {
+        self.full_disk.wait_out(
+            self.shared.origin,
+            || self.try_submit_as(procedure, client, &append),
+            SubmitError::full,
+            || self.keeper.as_ref().is_some_and(|keeper| keeper.is_busy()),
+        )
+    }
+
+    fn try_submit_as<P: Procedure>(
+        &self,
+        procedure: &P,
+        client: Option<(ClientId, u64)>,
+        append: impl Fn(&dyn SharedLog, &Batch) -> Result<Appended, AppendError>,
     ) -> Result<(Ticket<P>, Option<Appended>), SubmitError> {
         let id = const { ProcedureId::of(P::NAME, P::VERSION) };
         match self.shared.procedures.index_of(id) {
@@ -221,9 +237,19 @@ impl Engine {
         batch.clear();
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
         let origin = Origin { engine: self.shared.origin, sequence };
+        let mut unreadable = None;
         batch.push_with(|out| {
-            entry::encode_call(out, id, origin, now_us(), client, |out| procedure.encode(out));
+            entry::encode_call(out, id, origin, now_us(), client, |out| {
+                let start = out.len();
+                procedure.encode(out);
+                // In the log it would stop every engine, for ever.
+                unreadable = P::decode(&out[start..]).err();
+            });
         });
+        if let Some(error) = unreadable {
+            BATCH.set(batch);
+            return Err(SubmitError::Unreadable { procedure: P::NAME, detail: error.to_string() });
+        }
         let cell = self.shared.in_flight.enter(sequence, origin.engine)?;
         let appended = append(&*self.log, &batch);
         BATCH.set(batch);

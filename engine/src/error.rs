@@ -96,10 +96,10 @@ pub enum OpenError {
         /// The log's tail.
         tail: Position,
     },
-    /// The operating system does not let us look for checkpoints.
-    #[error("cannot look for checkpoints in {path}: {source}")]
+    /// The operating system does not let us look for checkpoints, or read one.
+    #[error("cannot read {path}: {source}")]
     Checkpoints {
-        /// Their directory.
+        /// Their directory, or the file.
         path: PathBuf,
         /// The operating system's answer.
         source: Arc<io::Error>,
@@ -198,6 +198,15 @@ pub enum SubmitError {
     /// The procedure was not named to [`Builder::procedure`](crate::Builder::procedure).
     #[error("procedure {0:?} is not registered: name it to Builder::procedure")]
     NotRegistered(&'static str),
+    /// The call's arguments cannot be read from the bytes that were made of them, so nobody could execute it; nothing was
+    /// appended. See [`Procedure`](crate::Procedure) for what their type must be.
+    #[error("the arguments of procedure {procedure:?} cannot be read from their own bytes: {detail}")]
+    Unreadable {
+        /// The procedure.
+        procedure: &'static str,
+        /// What is wrong.
+        detail: String,
+    },
     /// The log refused the entry.
     #[error(transparent)]
     Append(#[from] AppendError),
@@ -229,6 +238,14 @@ impl SubmitError {
             self,
             Self::OutOfMemory { .. } | Self::Append(AppendError::Full(_) | AppendError::Unavailable)
         )
+    }
+
+    /// What the operating system says, if the disk is full.
+    pub(crate) fn full(&self) -> Option<&std::io::Error> {
+        match self {
+            Self::Append(AppendError::Full(full)) => Some(full),
+            _ => None,
+        }
     }
 }
 

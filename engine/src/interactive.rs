@@ -305,7 +305,8 @@ impl<'e> Transaction<'e> {
     }
 
     /// Merges into the row of `key`, as a read and a write of it: who wants merges that do not conflict writes a
-    /// procedure. The operator is told position 0.
+    /// procedure. The operator is told the first position that this transaction does not see: what it merges comes behind all
+    /// that is there, and before all that is merged after it commits.
     pub fn merge<K: Key, V: Merge, C: Codec<K> + Codec<V>>(
         &mut self,
         table: &Table<K, V, C>,

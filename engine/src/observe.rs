@@ -102,6 +102,11 @@ pub(crate) fn checkpoint_failed(error: &CheckpointError) {
     error!(target: "mixlog", %error, "no checkpoint");
 }
 
+/// Submitters begin to wait for space on the disk.
+pub(crate) fn waits_for_space(full: &std::io::Error) {
+    warn!(target: "mixlog", %full, "no space left for the log, submissions wait");
+}
+
 /// The engine executes no more.
 pub(crate) fn stopped(outcome: &Result<(), OpenError>, tail: Position) {
     match outcome {

@@ -104,6 +104,8 @@ pub(crate) struct Config {
     pub(crate) unguarded: bool,
     /// How many transactions a driver runs ahead at a time.
     pub(crate) lanes: usize,
+    /// What the stack of whoever runs procedures may take.
+    pub(crate) stack_bytes: usize,
     /// Windows that end before are executed one by one, whatever the mode.
     pub(crate) one_by_one_before: Position,
 }
@@ -111,15 +113,16 @@ pub(crate) struct Config {
 /// Called now and then with how far the log was executed, and how far it goes.
 pub(crate) type Progress = Box<dyn Fn(Position, Position) + Send + Sync>;
 
-/// Starts a thread. Those of the drivers are the pool's.
+/// Starts a thread that may run what users wrote. Those of the drivers are the pool's.
 ///
 /// # Errors
 /// The operating system starts no thread.
 pub(crate) fn spawn<T: Send + 'static>(
     name: &str,
+    stack_bytes: usize,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {
-    thread::Builder::new().name(name.to_owned()).spawn(work)
+    thread::Builder::new().name(name.to_owned()).stack_size(stack_bytes).spawn(work)
 }
 
 /// Everything between the log and the tickets.
@@ -181,7 +184,8 @@ impl Pipeline {
     ) -> Result<Self, rayon::ThreadPoolBuildError> {
         let engine = shared.origin;
         let threads = |name: &'static str| {
-            let builder = rayon::ThreadPoolBuilder::new().num_threads(config.threads);
+            let builder =
+                rayon::ThreadPoolBuilder::new().num_threads(config.threads).stack_size(config.stack_bytes);
             let builder = builder.thread_name(move |i| format!("mixlog-{name}-{i}"));
             builder.start_handler(move |_| at_work::start(engine)).build()
         };
@@ -196,7 +200,7 @@ impl Pipeline {
                 worker,
                 replies: Replies::new(tallies()),
                 paranoid: Paranoid::new(config.paranoid, doubles.clone()),
-                stacks: Stacks::new(config.lanes),
+                stacks: Stacks::new(config.lanes, config.stack_bytes),
                 state_digest: 0,
                 stages: Stages::default(),
             }))
@@ -292,8 +296,9 @@ impl Pipeline {
         log: &Arc<dyn SharedLog>,
         stop: &Arc<AtomicBool>,
     ) -> io::Result<JoinHandle<Result<(), OpenError>>> {
+        let stack_bytes = pipeline.config.stack_bytes;
         let (pipeline, log, stop) = (Arc::clone(pipeline), Arc::clone(log), Arc::clone(stop));
-        spawn("mixlog-engine", move || {
+        spawn("mixlog-engine", stack_bytes, move || {
             // Whom it wakes at the end must not wait for it either.
             at_work::start(pipeline.shared.origin);
             let outcome = pipeline.run(&*log, &Until::Stopped(&stop), None);

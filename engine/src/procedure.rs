@@ -19,6 +19,9 @@ use crate::tx::Tx;
 /// more than once (a window that diverged is replayed), each time from the same state, and its effects count
 /// once.
 ///
+/// Arguments, outputs and aborts are written in postcard's format: [`Value`](crate::Value) tells which attributes of serde
+/// do not go with that.
+///
 /// ```
 /// use mixlog_engine::{Footprint, Procedure, Table, Tx};
 /// use serde::{Deserialize, Serialize};

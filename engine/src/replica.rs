@@ -94,6 +94,7 @@ impl Replica {
     ) -> Result<Self, OpenError> {
         let tail = log.tail()?.tail;
         let (pipeline, recovery) = start(make(), &*log, Position::MAX, tail, tail, Position::ZERO)?;
+        let stack_bytes = pipeline.config().stack_bytes;
         let state = State { pipeline: Arc::new(pipeline), recovery, divergences: Vec::new(), failed: None };
         let inner = Arc::new(Inner {
             make: Box::new(make),
@@ -103,7 +104,7 @@ impl Replica {
             changed: Condvar::new(),
         });
         let own = Arc::clone(&inner);
-        let thread = pipeline::spawn("mixlog-replica", move || own.run());
+        let thread = pipeline::spawn("mixlog-replica", stack_bytes, move || own.run());
         let thread = thread.map_err(|error| {
             OpenError::Configuration(format!("cannot start the replica's thread: {error}"))
         })?;

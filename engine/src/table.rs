@@ -14,6 +14,12 @@ pub trait Key: Clone + Eq + Ord + Hash + Send + Sync + 'static {}
 impl<T: Clone + Eq + Ord + Hash + Send + Sync + 'static> Key for T {}
 
 /// What a row must be: any ordinary value type. It is cloned once per change, for undo.
+///
+/// In a [`Table::new`](crate::Table::new) rows and keys are written in postcard's format, which does not describe itself. So
+/// attributes of serde that make what is read depend on names are not for them, nor for arguments and replies of
+/// procedures: `skip_serializing_if`, `untagged`, `tag`, `flatten`, and types like `serde_json::Value`. Arguments of that kind
+/// are refused when they are submitted; a row of that kind has a checkpoint fail before the log is trimmed. Fields with
+/// `skip` are not part of the state: they must not matter to procedures, for they are gone when the state is loaded.
 pub trait Value: Clone + Send + Sync + 'static {}
 impl<T: Clone + Send + Sync + 'static> Value for T {}
 

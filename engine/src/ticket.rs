@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use crate::at_work;
 use crate::clients::Repeat;
-use crate::codec;
+use crate::codec::{self, DecodeError};
 use crate::procedure::Procedure;
 use crate::reply::Status;
 use crate::sync::{AtomicBool, Condvar, Mutex, Ordering};
@@ -173,6 +173,15 @@ pub enum TicketError {
         sequence: u64,
         /// The one whose answer is kept in its place.
         newer: u64,
+    },
+    /// The transaction ran, and has its effects, but its output, or why it aborted, cannot be read from the bytes that were
+    /// made of it: see [`Procedure`] for what their types must be.
+    #[error("the reply of the transaction at position {position} cannot be read: {detail}")]
+    Unreadable {
+        /// Its position.
+        position: Position,
+        /// What is wrong.
+        detail: String,
     },
     /// The client used the sequence number before, for another procedure or other arguments. This time it had no effect.
     #[error("sequence number {sequence} was used before, at position {position}, for another transaction")]
@@ -379,15 +388,18 @@ impl<P: Procedure> Ticket<P> {
 /// The types of an outcome. `sequence` is the client's.
 fn restore<P: Procedure>(raw: RawOutcome, sequence: u64) -> Result<Outcome<P>, TicketError> {
     let RawOutcome { position, status, bytes } = raw;
-    // The bytes were encoded from these very types: in this process, or by a call of the same procedure and version.
-    let why = "a reply decodes as the type that it was encoded from";
+    let unreadable = |error: DecodeError| TicketError::Unreadable { position, detail: error.to_string() };
     Ok(match status {
-        Status::Committed => Outcome::Committed { position, output: codec::decode(&bytes).expect(why) },
-        Status::Aborted => Outcome::Aborted { position, reason: codec::decode(&bytes).expect(why) },
+        Status::Committed => {
+            Outcome::Committed { position, output: codec::decode(&bytes).map_err(unreadable)? }
+        }
+        Status::Aborted => Outcome::Aborted { position, reason: codec::decode(&bytes).map_err(unreadable)? },
         Status::Panicked => {
             Outcome::Panicked { position, message: String::from_utf8_lossy(&bytes).into_owned() }
         }
-        Status::Repeated => match codec::decode(&bytes).expect(why) {
+        Status::Repeated => match codec::decode(&bytes)
+            .expect("the engine's own types are read as they were written")
+        {
             Repeat::Answer { position, status, reply } => {
                 // Nothing is kept of what did not run, so this ends here.
                 return restore(RawOutcome { position: Position(position), status, bytes: reply }, sequence);

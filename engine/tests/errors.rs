@@ -115,6 +115,8 @@ fn open_with_zeros_or_huge_numbers_is_refused_or_works() {
     }
     for builder in [
         builder().lanes(0),
+        builder().stack_size(1000),
+        builder().stack_size(usize::MAX),
         builder().lanes(usize::MAX),
         builder().threads(usize::MAX),
         builder().window(u32::MAX),

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mixlog_engine::{
-    Backoff, ClientId, CommitError, Conflict, Engine, Fixed, Mode, Never, Outcome, Procedure, Sum, Table,
-    TicketError, TransactError, Transaction, Tx,
+    Appended, Backoff, ClientId, CommitError, Conflict, Engine, Fixed, Mode, Never, Outcome, Procedure, Sum,
+    Table, TicketError, TransactError, Transaction, Tx,
 };
 use mixlog_log::{MemoryLog, Position, SharedLog};
 use serde::{Deserialize, Serialize};
@@ -384,4 +384,54 @@ fn number_that_a_procedure_used_is_refused_to_a_transaction() {
     add(&engine, 2, 1).unwrap();
     let reused = engine.client(ClientId(5)).submit(2, &Nothing).unwrap().wait();
     assert!(matches!(reused, Err(TicketError::Reused { sequence: 2, .. })));
+}
+
+const LISTS: Table<u64, Appended<u64>> = Table::new("lists");
+
+/// Appends to a list as a procedure does.
+#[derive(Serialize, Deserialize)]
+struct Append(u64);
+
+impl Procedure for Append {
+    const NAME: &'static str = "append";
+    type Output = ();
+    type Abort = Never;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<(), Never> {
+        assert!(tx.merge(&LISTS, 1, self.0));
+        Ok(())
+    }
+}
+
+#[test]
+fn merges_are_made_behind_what_is_seen_and_before_what_comes_later() {
+    let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new());
+    let builder = || Engine::builder().table(&LISTS).procedure::<Append>();
+    let engine = builder().open(Arc::clone(&log)).unwrap();
+    let mut expected = Vec::new();
+    for n in 0..30 {
+        expected.push(n);
+        match n % 5 {
+            // Also as the first of all, and two in a row.
+            0 | 3 => {
+                let mut transaction = engine.begin();
+                transaction.merge(&LISTS, 1, n);
+                transaction.merge(&LISTS, 1, n + 100);
+                expected.push(n + 100);
+                transaction.commit().unwrap();
+            }
+            4 => {
+                let mut late = engine.begin();
+                late.merge(&LISTS, 1, 1_000);
+                engine.execute(&Append(n)).unwrap();
+                assert!(matches!(late.commit(), Err(CommitError::Conflict { .. })), "it would be in between");
+            }
+            _ => drop(engine.execute(&Append(n)).unwrap()),
+        }
+        let list = engine.snapshot().get(&LISTS, &1).unwrap();
+        assert_eq!(list.iter().copied().collect::<Vec<_>>(), expected);
+    }
+    let digest = engine.digest();
+    engine.close().unwrap();
+    assert_eq!(builder().mode(Mode::Sequential).threads(1).open(log).unwrap().digest(), digest);
 }

@@ -26,9 +26,9 @@ pub enum AppendError {
         /// Largest batch, in bytes.
         limit: usize,
     },
-    /// There is no space. Nothing of this batch was or will be appended; appends work again when there is
-    /// space.
-    #[error("no space left for the log: {0}")]
+    /// There is no space, or no file can be made. Nothing of this batch was or will be appended; appends work again when
+    /// there is.
+    #[error("{}: {full}", what_is_full(.0), full = .0)]
     Full(Arc<io::Error>),
     /// The log failed for good (a flush failed, for example): the entries may or may not be there after the
     /// log is opened again. Nothing is acknowledged from here on.
@@ -66,6 +66,14 @@ impl PartialEq for AppendError {
 }
 
 impl Eq for AppendError {}
+
+/// A disk is not the only thing that files can run out of.
+fn what_is_full(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "no space left for the log",
+        _ => "the log cannot have another file",
+    }
+}
 
 /// Why an entry cannot be read.
 #[derive(Clone, Debug, Error)]

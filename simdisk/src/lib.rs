@@ -634,6 +634,11 @@ impl Storage for Sim {
         Ok(self.directory.is_empty() || self.state().disk.directories.contains(&self.directory))
     }
 
+    fn free(&self) -> io::Result<Option<u64>> {
+        let state = self.state();
+        Ok(state.capacity.map(|capacity| capacity.saturating_sub(state.used())))
+    }
+
     fn create_directory(&self) -> io::Result<()> {
         if !self.exists()? {
             self.state().call(Call::CreateDirectory { directory: self.directory.clone() });

@@ -21,11 +21,12 @@ use mixlog::log::AppendError;
 use mixlog::{Engine, Outcome, Position, SubmitError, Ticket};
 use serde::Serialize;
 
+use super::agree::{Asking, Wanted, wait_agreed};
 use super::arguments::{ApplyOptions, Place};
 use super::failure::Failure;
 use super::in_flight::{InFlight, InRoom};
 use super::keep::tell_of_failure;
-use super::run::{Asking, Wanted, is_read, open_engine, open_log, wait_agreed};
+use super::run::{is_read, open_engine, open_log};
 use super::say::show;
 
 /// How many transactions wait for their answer to be printed, at most.
@@ -58,7 +59,13 @@ pub(crate) fn apply(options: &ApplyOptions) -> Result<(), Failure> {
     }
     let engine: Shared = Arc::new(RwLock::new(Some(open_engine(builder, log, "apply")?)));
     let (members, count) = membership.map_or((Vec::new(), None), |(own, count)| (own.members, count));
-    let agreement = Agreement { engine: Arc::clone(&engine), members, count, told: Cell::new(false) };
+    let agreement = Agreement {
+        engine: Arc::clone(&engine),
+        members,
+        count,
+        within: options.agree.within,
+        told: Cell::new(false),
+    };
     let (sender, receiver) = mpsc::sync_channel(IN_FLIGHT);
     let reader = Arc::clone(&engine);
     thread::Builder::new()
@@ -263,6 +270,8 @@ struct Agreement {
     members: Vec<String>,
     /// `None`: nobody is waited for.
     count: Option<usize>,
+    /// How many seconds each answer is waited for.
+    within: Option<f64>,
     /// See [`Wanted`].
     told: Cell<bool>,
 }
@@ -276,7 +285,7 @@ impl Agreement {
             return Ok(());
         }
         before()?;
-        let wanted = Wanted { count, members: &self.members, told: &self.told };
+        let wanted = Wanted { count, members: &self.members, within: self.within, told: &self.told };
         wait_agreed(engine, position, wanted, Asking::default())?;
         if engine.has_stopped() {
             return Err(Failure::Io(format!("the engine stopped before {count} members agreed")));

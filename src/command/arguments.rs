@@ -24,7 +24,8 @@ const EXIT_CODES: &str = "Exit codes:
   2  wrong usage, or a configuration or log that is refused
   3  the log is corrupt
   4  an I/O error: the disk is full, for example
-  5  a consistency check or a comparison of digests failed, or a procedure is not deterministic (--paranoid)";
+  5  a consistency check or a comparison of digests failed, or a procedure is not deterministic (--paranoid)
+A command that a signal ended ends by it, as others do: a shell shows 130 for Ctrl-C, and 143 for SIGTERM.";
 
 /// Transactions on all cores, with the result of running them one by one in the order of a log.
 #[derive(Debug, Parser)]
@@ -70,7 +71,8 @@ pub(crate) enum Command {
 pub(crate) enum LogCommand {
     /// Prints the entries of a log, decoded, as one JSON object a line.
     Dump(DumpOptions),
-    /// Reads and checks every byte of a log, and tells the position of the first bad entry, if there is one.
+    /// Reads and checks every byte of a log and of the checkpoints beside it, and tells the position of the first bad
+    /// entry, if there is one, and which checkpoints cannot be used.
     Verify {
         /// The log's directory.
         directory: PathBuf,
@@ -260,6 +262,10 @@ pub(crate) struct AgreeOptions {
     /// where that makes them vote sooner
     #[arg(long, value_name = "K", requires = "member", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) agree: Option<u16>,
+    /// Fail with exit code 4 when they have not agreed on an answer, or at the end of the run, for so many seconds
+    /// [default: wait for ever]
+    #[arg(long, value_name = "S", value_parser = patience, allow_hyphen_values = true, requires = "agree")]
+    pub(crate) within: Option<f64>,
 }
 
 impl AgreeOptions {
@@ -298,7 +304,8 @@ const RUN_EXAMPLES: &str = "Examples:
   mixlog run tpcc --log /var/tmp/tpcc --checkpoint-seconds 5 --progress 100
 
 The same log can be run on again: its state is rebuilt first. Ctrl-C, or SIGTERM, ends a run early, with the
-report of what was done; the second one ends it at once. Exit codes: mixlog --help.";
+report of what was done, and then by the signal (a shell shows 130 or 143); the second one ends it at once.
+Exit codes: mixlog --help.";
 
 #[derive(Debug, Args)]
 #[command(after_help = RUN_EXAMPLES)]

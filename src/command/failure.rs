@@ -116,6 +116,11 @@ impl From<OpenError> for Failure {
             OpenError::Panicked(_) => Self::Bug(text),
             OpenError::NotDeterministic { .. } => Self::CheckFailed(text),
             OpenError::Diverged(_) => Self::CheckFailed(format!("{text}; {REBUILD}")),
+            OpenError::NoCheckpoint { rejected, .. }
+                if rejected.iter().any(|rejected| rejected.unreadable) =>
+            {
+                Self::Io(text)
+            }
             OpenError::NoCheckpoint { .. } | OpenError::LogTooShort { .. } => Self::Corrupt(text),
             OpenError::Checkpoints { .. } => Self::Io(text),
             _ => Self::Refused(text),
@@ -128,7 +133,7 @@ impl From<SubmitError> for Failure {
         let text = error.to_string();
         match error {
             SubmitError::Append(error) => error.into(),
-            SubmitError::NotRegistered(_) => Self::Bug(text),
+            SubmitError::NotRegistered(_) | SubmitError::Unreadable { .. } => Self::Bug(text),
             _ => Self::Io(text),
         }
     }

@@ -4,7 +4,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use mixlog::checkpoint::{self, Start};
+use mixlog::checkpoint::{self, Start, Verified};
 use mixlog::kv::{self, Json};
 use mixlog::log::{FileLog, SharedLog};
 use mixlog::{Digest, Engine, OpenError, Position, Procedure, Replay};
@@ -13,8 +13,8 @@ use serde::Serialize;
 use super::arguments::{DumpOptions, EngineOptions, OnClusterOptions, ReplayOptions, StateOptions};
 use super::cluster;
 use super::failure::Failure;
-use super::run::{clear_line, is_read, print_recovery, print_to_stdout, show_recovery};
-use super::say::show;
+use super::run::{is_read, print_recovery, print_to_stdout, show_recovery};
+use super::say::{Line, say, show};
 use super::workload;
 
 fn open(log: &Path, on_cluster: &OnClusterOptions) -> Result<Arc<dyn SharedLog>, Failure> {
@@ -50,7 +50,7 @@ fn execute(
         Some(position) => replay.to(position),
         None => replay.to_end(),
     };
-    clear_line();
+    Line::new().clear();
     let digest = digest?;
     if let Some(recovery) = replay.recovery() {
         print_recovery(&recovery);
@@ -171,6 +171,8 @@ pub(crate) fn verify(directory: &Path) -> Result<(), Failure> {
                 .to_owned(),
         ));
     }
+    // Before the log: what they need of it was durable when they got their names, whoever writes to it meanwhile.
+    let checkpoints = checkpoint::verify(directory)?;
     let report = FileLog::verify(directory)?;
     let mut text = format!(
         "log {}\nhead {}\ntail {}\nsealed {}\ndurable {}\nsegments {}\nframes {}\nbytes {}\n",
@@ -189,12 +191,31 @@ pub(crate) fn verify(directory: &Path) -> Result<(), Failure> {
             torn.bytes, torn.offset, torn.file
         ));
     }
-    text.push_str(if report.damage.is_none() { "ok\n" } else { "corrupt\n" });
-    print_to_stdout(&text)?;
-    match &report.damage {
-        None => Ok(()),
-        Some(damage) => {
-            Err(Failure::Corrupt(format!("the log is corrupt at position {}: {damage}", damage.position)))
+    let mut flaws = Vec::new();
+    if let Some(damage) = &report.damage {
+        let text = format!("the log is corrupt at position {}: {damage}", damage.position);
+        flaws.push(Failure::Corrupt(text));
+    }
+    for checkpoint in checkpoints {
+        match checkpoint {
+            Ok(Verified { position, rows, bytes }) => {
+                text.push_str(&format!("checkpoint {position} rows {rows} bytes {bytes}\n"));
+                if position >= report.tail && report.damage.is_none() {
+                    let text = format!(
+                        "the log ends at {}, before its checkpoint of {position}: it lost entries, or is an older copy",
+                        report.tail
+                    );
+                    flaws.push(Failure::Corrupt(text));
+                }
+            }
+            Err(rejected) if rejected.unreadable => flaws.push(Failure::Io(rejected.to_string())),
+            Err(rejected) => flaws.push(Failure::Corrupt(rejected.to_string())),
         }
     }
+    text.push_str(if flaws.is_empty() { "ok\n" } else { "corrupt\n" });
+    print_to_stdout(&text)?;
+    let mut flaws = flaws.into_iter();
+    let Some(first) = flaws.next() else { return Ok(()) };
+    flaws.for_each(say);
+    Err(first)
 }

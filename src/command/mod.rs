@@ -1,5 +1,6 @@
 //! The command line, from arguments to exit codes.
 
+mod agree;
 mod apply;
 mod arguments;
 mod cluster;
@@ -16,8 +17,10 @@ mod up;
 mod workload;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
+use signal_hook::consts::SIGXFSZ;
 
 use arguments::{Arguments, ClusterCommand, Command, LogCommand};
 
@@ -25,6 +28,8 @@ use arguments::{Arguments, ClusterCommand, Command, LogCommand};
 pub(crate) fn main() -> ExitCode {
     // clap prints help and usage errors itself, and exits with 0 and 2.
     let arguments = Arguments::parse();
+    // A file that may not grow is an error of whoever writes it, and not the end of the process.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
     let result = match &arguments.command {
         Command::Run(options) => run::run(options),
         Command::Apply(options) => apply::apply(options),

@@ -7,44 +7,23 @@ use mixlog::checkpoint::Recovery;
 use mixlog::log::{ReadError, SharedLog};
 use mixlog::{Builder, Engine, Membership, OpenError, Position, Replica};
 
+use super::agree::{Asking, End, LONG, LOOK};
 use super::arguments::{Place, ReplicaOptions};
 use super::cluster;
 use super::failure::Failure;
 use super::inspect::procedures;
 use super::keep::open_existing;
-use super::run::{Asking, LONG, LOOK, open_engine, print_rejected, print_to_stdout};
+use super::run::{open_engine, print_rejected, print_to_stdout};
 use super::say::say;
 use super::workload;
 
 /// How often a follower says how far it is, at most.
 const SAY: Duration = Duration::from_secs(1);
 
-/// When others have been waited for long enough.
-struct End {
-    after: Option<Duration>,
-    begun: Instant,
-}
-
-impl End {
-    fn of(seconds: Option<f64>) -> Self {
-        Self { after: seconds.map(Duration::from_secs_f64), begun: Instant::now() }
-    }
-
-    /// Fails when it is there; `why` says what was waited for.
-    fn look(&self, why: impl FnOnce() -> String) -> Result<(), Failure> {
-        match self.after {
-            Some(after) if self.begun.elapsed() >= after => {
-                Err(Failure::Io(format!("given up after {} s: {}", after.as_secs_f64(), why())))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
 /// Executes a log on several replicas, or as one of them.
 pub(crate) fn replica(options: &ReplicaOptions) -> Result<(), Failure> {
     let membership = options.member.membership()?;
-    options.keep.refuse_max_memory()?;
+    options.keep.refuse_limits()?;
     if membership.is_some() {
         options.keep.refuse_to_follower()?;
         if options.engine.explain.is_some() && !options.once {

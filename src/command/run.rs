@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::fs::File;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -12,16 +12,17 @@ use mixlog::log::{self as shared_log, FileLog, MemoryLog, SharedLog, file};
 use mixlog::workloads::report::Report;
 use mixlog::workloads::runner::{self, Stop};
 use mixlog::workloads::workload::Workload;
-use mixlog::{Engine, Explanation, OpenError, Position, SubmitError};
+use mixlog::{Engine, Explanation, OpenError, Position};
 use serde::Serialize;
 use tempfile::TempDir;
 
+use super::agree::{Asking, Wanted, wait_agreed};
 use super::arguments::{Durability, FootprintsName, KeepOptions, OnClusterOptions, Place, RunOptions};
 use super::cluster;
 use super::failure::Failure;
 use super::interrupt;
 use super::keep::tell_of_failure;
-use super::say::{say, show};
+use super::say::{Line, say, show};
 use super::workload::{self, Visit};
 
 /// Runs the workload, reports, and fails if a check failed.
@@ -105,33 +106,6 @@ pub(super) fn print_to_stdout(text: &str) -> Result<(), Failure> {
     is_read(io::stdout().lock().write_all(text.as_bytes())).map(|_| ())
 }
 
-/// One line on a terminal that is written again and again; nothing where nobody watches.
-struct Line {
-    on: bool,
-    next: Instant,
-}
-
-impl Line {
-    fn new() -> Self {
-        Self { on: io::stderr().is_terminal(), next: Instant::now() }
-    }
-
-    /// Shows the text, at most ten times a second.
-    fn show(&mut self, text: impl FnOnce() -> String) {
-        let now = Instant::now();
-        if self.on && now >= self.next {
-            show(format_args!("\r\x1b[2K{}", text()));
-            self.next = now + Duration::from_millis(100);
-        }
-    }
-
-    fn clear(&self) {
-        if self.on {
-            show("\r\x1b[2K");
-        }
-    }
-}
-
 /// Each is a thread.
 const CLIENTS_MAX: u32 = 1024;
 
@@ -170,7 +144,8 @@ impl Visit for Run<'_> {
             // The others vote on all of it.
             let position = engine.pad()?;
             if let Some(count) = agree {
-                let wanted = Wanted { count, members: &membership.members, told: &Cell::new(false) };
+                let within = options.agree.within;
+                let wanted = Wanted { count, members: &membership.members, within, told: &Cell::new(false) };
                 wait_agreed(&engine, position, wanted, Asking::begun())?;
             }
         }
@@ -230,70 +205,6 @@ fn populate_and_run<W: Workload>(
     Ok((report, options.engine.explain.map(|_| engine.explain())))
 }
 
-/// How long to wait for votes before it is looked whether anything is wrong.
-pub(super) const LOOK: Duration = Duration::from_millis(50);
-
-/// Who waits longer is told what for, once, also where no terminal shows how long.
-pub(super) const LONG: Duration = Duration::from_secs(3);
-
-/// Asks members for votes, again and again: one that came later than a vote was asked for does not cast it.
-#[derive(Default)]
-pub(super) struct Asking {
-    last: Option<Instant>,
-}
-
-impl Asking {
-    /// Somebody just padded the log.
-    pub(super) fn begun() -> Self {
-        Self { last: Some(Instant::now()) }
-    }
-
-    /// Pads the log, unless that was a moment ago.
-    pub(super) fn ask(&mut self, pad: impl FnOnce() -> Result<Position, SubmitError>) -> Result<(), Failure> {
-        const AGAIN: Duration = Duration::from_secs(1);
-        if self.last.is_none_or(|last| last.elapsed() >= AGAIN) {
-            pad()?;
-            self.last = Some(Instant::now());
-        }
-        Ok(())
-    }
-}
-
-/// How many members are to agree, and of which.
-#[derive(Clone, Copy)]
-pub(super) struct Wanted<'a> {
-    pub(super) count: usize,
-    pub(super) members: &'a [String],
-    /// Whether it was told what is waited for.
-    pub(super) told: &'a Cell<bool>,
-}
-
-/// Waits until so many members agree on all up to a position, or the engine stops, which closing it will tell.
-pub(super) fn wait_agreed(
-    engine: &Engine,
-    position: Position,
-    wanted: Wanted<'_>,
-    mut asking: Asking,
-) -> Result<(), Failure> {
-    let Wanted { count, members, told } = wanted;
-    let (mut line, begun) = (Line::new(), Instant::now());
-    let what = || format!("waiting for {count} of {} to agree on position {position}", members.join(", "));
-    // A busy log comes to the next vote by itself.
-    while !engine.wait_agreed(position, count, LOOK) && !engine.has_stopped() {
-        asking.ask(|| engine.pad())?;
-        line.show(|| format!("{}: {} s", what(), begun.elapsed().as_secs()));
-        if !line.on && begun.elapsed() >= LONG && !told.replace(true) {
-            say(what());
-        }
-    }
-    line.clear();
-    Ok(())
-}
-
-pub(super) fn clear_line() {
-    Line::new().clear();
-}
-
 /// Shows how far the state is rebuilt, where somebody watches.
 pub(super) fn show_recovery(builder: mixlog::Builder) -> mixlog::Builder {
     let line = Arc::new(Mutex::new(Line::new()));
@@ -330,7 +241,7 @@ pub(super) fn open_engine(
     what: &str,
 ) -> Result<Engine, Failure> {
     let opened = show_recovery(builder).open(log);
-    clear_line();
+    Line::new().clear();
     let engine = opened?;
     print_recovery(engine.recovery());
     say(format_args!(

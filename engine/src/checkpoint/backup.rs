@@ -17,7 +17,8 @@ use thiserror::Error;
 use super::layout::{FileHeader, file_name};
 use super::read::Bad;
 use super::shelf::{BESIDE, Shelf, WRITING};
-use super::write;
+use super::write::{self, WriteError};
+use crate::codec::DecodeError;
 use crate::engine::now_us;
 use crate::pipeline::Shared;
 
@@ -72,6 +73,14 @@ pub enum BackupError {
         position: Position,
         /// The log's end.
         tail: Position,
+    },
+    /// A row could not be loaded again, so there is no backup of a running engine: see [`Value`](crate::Value).
+    #[error("a row of table {table:?} could not be loaded again: {source}; see the documentation of Value")]
+    Row {
+        /// The table.
+        table: String,
+        /// Why it could not.
+        source: DecodeError,
     },
     /// The engine has stopped.
     #[error("the engine has stopped")]
@@ -232,7 +241,10 @@ pub(crate) fn of_running(
         let stop = || shared.in_flight.stopped().is_some();
         let written =
             write::write(&*shelf.storage, WRITING, &header, &shared.known_catalog(), &snapshot, &stop);
-        let written = written.map_err(io_error("write a checkpoint to", shelf.storage.path()))?;
+        let written = written.map_err(|error| match error {
+            WriteError::Io(error) => io_error("write a checkpoint to", shelf.storage.path())(error),
+            WriteError::Row(table, source) => BackupError::Row { table, source },
+        })?;
         bytes = written.ok_or(BackupError::Stopped)?.bytes;
         if stop() {
             // It may have found meanwhile that its state is not the others'.

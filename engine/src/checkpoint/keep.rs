@@ -12,7 +12,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, TryLockError};
 use std::time::{Duration, Instant};
 
 use mixlog_log::{Position, SharedLog, TrimError};
@@ -21,6 +21,7 @@ use super::due::{Closed, Wake};
 use super::layout::{FileHeader, file_name};
 use super::read::Bad;
 use super::shelf::{SPARE, Shelf, WRITING};
+use super::write::WriteError;
 use super::{Checkpoint, CheckpointError, Config, Recovery};
 use crate::agreement::AgreedState;
 use crate::digest::Digest;
@@ -36,6 +37,9 @@ const RETRY_SHARE: u32 = 8;
 /// After an attempt that freed nothing, a disk that is full is left alone for so long, or for as long as four attempts
 /// take.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// A disk with less space than that, in bytes, is taken for one that is nearly full.
+const SCARCE: u64 = 64 << 20;
 
 /// Takes the checkpoints of one engine, one at a time.
 pub(crate) struct Keeper {
@@ -101,6 +105,11 @@ impl Keeper {
     /// The positions of the checkpoints on the disk that are not known to be bad, oldest first.
     pub(crate) fn list(&self) -> Vec<Position> {
         self.kept.lock().expect("a checkpoint that panics is a bug").good.clone()
+    }
+
+    /// Whether a checkpoint is being taken.
+    pub(crate) fn is_busy(&self) -> bool {
+        matches!(self.kept.try_lock(), Err(TryLockError::WouldBlock))
     }
 
     fn error(&self, action: &'static str, name: &str) -> impl FnOnce(io::Error) -> CheckpointError {
@@ -194,7 +203,10 @@ impl Keeper {
         if let Err(full) = self.reserve(&kept, ahead) {
             closed.get_or_insert_with(|| self.shared.due.close(Arc::new(full)));
         }
-        self.trim(kept.good[0])?;
+        // Until there are as many as there should be, the log from its start stands in for those that are missing.
+        if closed.is_some() || kept.good.len() >= self.config.keep.max(1) || self.is_scarce(&kept) {
+            self.trim(kept.good[0])?;
+        }
         if closed.is_some() {
             // Before the log takes what it was trimmed by. If it is not enough, it is tried again.
             let _ = self.reserve(&kept, ahead);
@@ -228,6 +240,11 @@ impl Keeper {
         }
     }
 
+    /// Where no space is kept, whether there is hardly any for as much again and some more of the log.
+    fn is_scarce(&self, kept: &Kept) -> bool {
+        !self.keeps_space() && self.shelf.has_less_than(kept.bytes.saturating_add(SCARCE))
+    }
+
     /// Whether space for the next checkpoint is kept: there will be one, and it makes the log shorter.
     const fn keeps_space(&self) -> bool {
         self.config.trim && (self.config.every_bytes.is_some() || self.config.every.is_some())
@@ -258,12 +275,13 @@ impl Keeper {
         self.shelf.remove(&name).map_err(self.error("remove", &name))
     }
 
-    /// Gives up the log before `oldest`, if that is wanted.
-    fn trim(&self, oldest: Position) -> Result<(), CheckpointError> {
-        if self.config.trim && self.log.tail().map_err(TrimError::from)?.head < oldest.next() {
+    /// Gives up the log before `oldest`, if that is wanted; tells whether there was any.
+    fn trim(&self, oldest: Position) -> Result<bool, CheckpointError> {
+        let is_longer = self.config.trim && self.log.tail().map_err(TrimError::from)?.head < oldest.next();
+        if is_longer {
             self.log.trim(oldest.next())?;
         }
-        Ok(())
+        Ok(is_longer)
     }
 
     fn want_agreement(&self) {
@@ -282,7 +300,10 @@ impl Keeper {
         shelf.clear(position).map_err(self.error("prepare", ""))?;
         let stop = || self.stop.load(Ordering::Relaxed);
         let written = super::write::write(&*shelf.storage, WRITING, header, catalog, snapshot, &stop)
-            .map_err(self.error("write", WRITING))?
+            .map_err(|error| match error {
+                WriteError::Io(error) => self.error("write", WRITING)(error),
+                WriteError::Row(table, source) => CheckpointError::Row { table, source },
+            })?
             .ok_or(CheckpointError::Stopped)?;
         if let Err(error) = shelf.install(position) {
             // Whether it is there for good is not known, so it is not there.
@@ -328,8 +349,8 @@ impl Keeper {
         }
         let reserved = self.shelf.reserve(kept.bytes.saturating_add(executed));
         if reserved.is_err() {
-            // Often that is enough, as rows are replaced.
-            let _ = self.shelf.reserve(kept.bytes);
+            // Often that is enough: rows are replaced, and the log has to do with the other half.
+            let _ = self.shelf.reserve_half(kept.bytes);
         }
         reserved
     }
@@ -354,7 +375,9 @@ impl Keeper {
         }
         self.want_agreement();
         let mut kept = self.kept.lock().expect("a checkpoint that panics is a bug");
-        self.give_up_oldest(&mut kept)
+        let given_up = self.give_up_oldest(&mut kept)?;
+        let Some(&oldest) = kept.good.first() else { return Ok(given_up) };
+        Ok(self.trim(oldest)? || given_up)
     }
 
     /// Takes checkpoints when they are due, until told to stop.

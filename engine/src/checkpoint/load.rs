@@ -89,7 +89,7 @@ pub(crate) fn recover(
             Err(bad) => {
                 let name = file_name(position);
                 observe::rejected(&name, &bad);
-                recovery.rejected.push(Rejected { name, reason: bad.to_string() });
+                recovery.rejected.push(Rejected::new(name, &bad));
                 continue;
             }
         };
@@ -100,7 +100,7 @@ pub(crate) fn recover(
             let reason =
                 format!("its digest is {own}, and the members agreed on {agreed} after its position");
             observe::rejected(&name, &reason);
-            recovery.rejected.push(Rejected { name, reason });
+            recovery.rejected.push(Rejected { name, reason, unreadable: false });
             continue;
         }
         recovery.agreed = agreed.is_some();
@@ -134,7 +134,7 @@ pub(crate) fn catalog_of(log: &dyn SharedLog, shelf: Option<&Shelf>) -> Result<C
     for position in list(shelf)?.into_iter().rev().filter(|position| position.next() >= head) {
         match shelf.open(position) {
             Ok(opened) => return Ok(opened.catalog),
-            Err(bad) => rejected.push(Rejected { name: file_name(position), reason: bad.to_string() }),
+            Err(bad) => rejected.push(Rejected::new(file_name(position), &bad)),
         }
     }
     if rejected.is_empty() {
@@ -207,7 +207,7 @@ fn load(pipeline: &Pipeline, opened: &Opened, on_load: Option<&OnLoad>) -> Resul
             break;
         }
     }
-    let end = blocks.finish().map_err(|bad| source.error(&bad))?;
+    let end = blocks.finish().map_err(|bad| source.bad(bad))?;
     for table in &source.tables {
         source.index(pipeline, *table, &mut number)?;
     }
@@ -259,6 +259,13 @@ impl Loading<'_> {
         OpenError::Checkpoint { name: self.opened.name.clone(), detail: detail.to_string() }
     }
 
+    fn bad(&self, bad: Bad) -> OpenError {
+        match bad {
+            Bad::Io(source) => OpenError::Checkpoints { path: self.opened.name.clone().into(), source },
+            Bad::Damaged { .. } => self.error(&bad),
+        }
+    }
+
     fn decode_error(&self, table: &str, error: &DecodeError) -> OpenError {
         self.error(&format!(
             "a row of table {table:?} cannot be decoded: {error}; if the type of its keys or rows has changed, the table \
@@ -267,7 +274,7 @@ impl Loading<'_> {
     }
 
     fn load_block(&self, pipeline: &Pipeline, driver: &mut Driver, block: &Block) -> Result<(), OpenError> {
-        block.check().map_err(|bad| self.error(&bad))?;
+        block.check().map_err(|bad| self.bad(bad))?;
         let store = &pipeline.shared().store;
         let target = self.tables[block.header.table as usize];
         let table = store.any(target.number);

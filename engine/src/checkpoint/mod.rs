@@ -23,6 +23,7 @@ mod load;
 mod read;
 mod shelf;
 mod start;
+mod verify;
 mod write;
 
 use std::fmt;
@@ -35,6 +36,8 @@ use mixlog_log::file::Storage;
 use mixlog_log::{FlushError, Position, SharedLog, TrimError};
 use thiserror::Error;
 
+use crate::codec::DecodeError;
+use read::Bad;
 use shelf::BESIDE;
 
 pub(crate) use backup::of_running;
@@ -46,6 +49,7 @@ pub(crate) use layout::RowFormat;
 pub(crate) use load::{Source, catalog_of, recover};
 pub(crate) use shelf::Shelf;
 pub(crate) use start::{ATTEMPTS, start};
+pub use verify::{Verified, verify};
 
 /// Whether and how an engine keeps checkpoints; see the module's documentation.
 ///
@@ -63,7 +67,8 @@ pub struct Config {
     /// sees to that.
     pub storage: Option<Arc<dyn Storage>>,
     /// How many are kept, at least 1. Default: 2, so that there is another one when the newest cannot be read. More
-    /// cost disk space, also of the log, which is kept from the oldest one on.
+    /// cost disk space, also of the log, which is kept from the oldest one on, and until there are so many from its start,
+    /// unless the disk is full.
     pub keep: usize,
     /// Takes one whenever so many bytes of entries were executed since the last. Default: 256 MiB; `None` for never, at
     /// most 2^50. Less makes opening faster and the log smaller, and costs the writing of all rows more often.
@@ -171,6 +176,15 @@ pub enum CheckpointError {
         /// Its answer.
         source: Arc<io::Error>,
     },
+    /// A row could not be loaded again, so there is no checkpoint, and the log is not trimmed: its type is one that serde
+    /// writes and postcard does not read. See [`Value`](crate::Value).
+    #[error("a row of table {table:?} could not be loaded again: {source}; see the documentation of Value")]
+    Row {
+        /// The table.
+        table: String,
+        /// Why it could not.
+        source: DecodeError,
+    },
     /// The checkpoint is there, but the log could not be trimmed. The next one trims it.
     #[error("the checkpoint was taken, but the log was not trimmed: {0}")]
     Trim(#[from] TrimError),
@@ -200,6 +214,14 @@ pub struct Rejected {
     pub name: String,
     /// What is wrong with it.
     pub reason: String,
+    /// Whether the operating system does not give it, perhaps only this time. Otherwise its bytes are wrong, or its state.
+    pub unreadable: bool,
+}
+
+impl Rejected {
+    fn new(name: String, bad: &Bad) -> Self {
+        Self { name, reason: bad.to_string(), unreadable: matches!(bad, Bad::Io(_)) }
+    }
 }
 
 impl fmt::Display for Rejected {

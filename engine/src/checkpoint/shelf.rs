@@ -70,6 +70,21 @@ impl Shelf {
         }
     }
 
+    /// Keeps `least` bytes for the next checkpoint, or half of what is free, whichever is more, and leaves the other half
+    /// to the log.
+    pub(crate) fn reserve_half(&self, least: u64) -> io::Result<()> {
+        let kept = self.length(SPARE)?.unwrap_or(0);
+        match self.storage.free()? {
+            Some(free) if (kept + free) / 2 > least.max(kept) => self.reserve((kept + free) / 2),
+            _ => self.reserve(least),
+        }
+    }
+
+    /// Whether less than so many bytes are free, as far as that can be told.
+    pub(crate) fn has_less_than(&self, bytes: u64) -> bool {
+        matches!(self.storage.free(), Ok(Some(free)) if free < bytes)
+    }
+
     /// Gives back what was kept.
     pub(crate) fn give_back(&self) -> io::Result<()> {
         self.remove(SPARE)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use mixlog_log::file::{Access, Storage, StorageFile, write_full};
 
 use super::layout::{self, BlockHeader, End, FileHeader, Kind, TableEntry};
-use crate::codec;
+use crate::codec::{self, DecodeError};
 use crate::entry::Catalog;
 use crate::snapshot::Snapshot;
 
@@ -28,6 +28,20 @@ pub(crate) struct Written {
     pub(crate) bytes: u64,
 }
 
+/// Why there is no file.
+#[derive(Debug)]
+pub(crate) enum WriteError {
+    Io(io::Error),
+    /// A row of this table could not be loaded again.
+    Row(String, DecodeError),
+}
+
+impl From<io::Error> for WriteError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
 /// Writes the state that `snapshot` sees to a file, over what is in it, and makes its bytes durable; the name is left
 /// to the caller. `None` when `stop` said so before the end.
 pub(crate) fn write(
@@ -37,7 +51,7 @@ pub(crate) fn write(
     catalog: &Catalog,
     snapshot: &Snapshot,
     stop: &dyn Fn() -> bool,
-) -> io::Result<Option<Written>> {
+) -> Result<Option<Written>, WriteError> {
     let file = match storage.open(name, Access::Write) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => storage.open(name, Access::CreateNew)?,
         file => file?,
@@ -56,7 +70,7 @@ pub(crate) fn write(
     let mut counts = Vec::new();
     for (number, table) in (0u32..).zip(tables) {
         let (mut rows, mut in_block, mut outcome) = (0, 0, Ok(()));
-        table.visit_rows_at(snapshot.stamp(), &mut |key, value| {
+        let visited = table.visit_rows_at(snapshot.stamp(), &mut |key, value| {
             layout::push_row(&mut body, key, value);
             rows += 1;
             in_block += 1;
@@ -67,6 +81,7 @@ pub(crate) fn write(
             if outcome.is_err() || stop() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         outcome?;
+        visited.map_err(|error| WriteError::Row(table.name().to_owned(), error))?;
         if stop() {
             return Ok(None);
         }

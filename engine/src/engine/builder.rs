@@ -1,6 +1,7 @@
 //! What an engine consists of, whether that makes sense, and how it is opened.
 
 use std::any::{Any, TypeId};
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -17,6 +18,7 @@ use crate::clients::{ANSWERS, Forget};
 use crate::codec::Codec;
 use crate::entry;
 use crate::error::OpenError;
+use crate::full_disk::FullDisk;
 use crate::index::{Index, IndexKey, Maintain};
 use crate::interactive::Intention;
 use crate::observe;
@@ -27,6 +29,12 @@ use crate::table::{Conflicts, Key, Settings, Table, TableId, Value};
 
 /// More than fit into a window.
 const LANES_MAX: usize = WINDOW_GRID as usize;
+
+/// Twice what the first thread of a program has by default, on which `Engine::execute` may run procedures.
+const STACK_BYTES: usize = 16 << 20;
+const STACK_BYTES_MIN: usize = 64 << 10;
+/// What a process has of address space is shared by many.
+const STACK_BYTES_MAX: usize = 1 << 40;
 
 /// Space for what is executed until the next checkpoint is kept: nobody has more.
 const CHECKPOINT_BYTES_MAX: u64 = 1 << 50;
@@ -48,6 +56,7 @@ pub struct Builder {
     paranoid: u32,
     unguarded: bool,
     lanes: usize,
+    stack_bytes: usize,
     infer: bool,
     declared: bool,
     max_in_flight: usize,
@@ -57,6 +66,7 @@ pub struct Builder {
     pub(crate) checkpoints: checkpoint::Config,
     pub(crate) on_load: Option<OnLoad>,
     max_memory: u64,
+    full_disk: FullDisk,
     pub(crate) membership: Option<Membership>,
 }
 
@@ -79,6 +89,7 @@ impl Default for Builder {
             paranoid: 0,
             unguarded: false,
             lanes: ahead::LANES,
+            stack_bytes: STACK_BYTES,
             infer: true,
             declared: true,
             max_in_flight: 1 << 20,
@@ -88,6 +99,7 @@ impl Default for Builder {
             checkpoints: checkpoint::Config::default(),
             on_load: None,
             max_memory: 0,
+            full_disk: FullDisk::default(),
             membership: None,
         }
     }
@@ -199,9 +211,20 @@ impl Builder {
     /// at accesses so that their cache misses overlap. Default: 8; 1 runs them one after another, for procedures that hold
     /// a lock across accesses, which would meet themselves on one thread. At most [`WINDOW_GRID`].
     ///
-    /// Cost: 2 MiB of address space for each and each thread, of which what is used takes memory.
+    /// Cost: a [stack](Self::stack_size) for each and each thread.
     pub const fn lanes(mut self, transactions: usize) -> Self {
         self.lanes = transactions;
+        self
+    }
+
+    /// The stack of every thread of the engine, and of every [lane](Self::lanes): what procedures may use of it. Default: 16
+    /// MiB, twice what a program's first thread has. A procedure that needs more ends the process, as ever, and so does
+    /// whoever opens its log: [`Engine::execute`] may run it on a caller's thread that has more, and where the log is executed
+    /// again it has this. At least 64 KiB.
+    ///
+    /// Units: bytes of address space, of which what is used takes memory.
+    pub const fn stack_size(mut self, bytes: usize) -> Self {
+        self.stack_bytes = bytes;
         self
     }
 
@@ -305,6 +328,23 @@ impl Builder {
         self
     }
 
+    /// How long a submission waits for space when the disk is full, instead of being refused with
+    /// [`AppendError::Full`](mixlog_log::AppendError::Full) at once: a checkpoint that trims the log is under way, or somebody
+    /// gives space back. A checkpoint that is being taken is waited for however long it takes. Default: zero.
+    ///
+    /// Not for procedures and wakers of this engine, which the checkpoint waits for; nor for logs that refuse late
+    /// ([`SharedLog::refuses_late`]), whose tickets tell.
+    pub const fn wait_for_space(mut self, patience: Duration) -> Self {
+        self.full_disk.patience = patience;
+        self
+    }
+
+    /// Calls `on_full` with what the operating system says when submissions begin to wait for space.
+    pub fn on_full(mut self, on_full: impl Fn(&io::Error) + Send + Sync + 'static) -> Self {
+        self.full_disk.on_full = Some(Box::new(on_full));
+        self
+    }
+
     /// Compares digests with other engines on the same log: at every multiple of [`WINDOW_GRID`] it appends its digest to
     /// the log, and reads those of the others there. An engine that differs from what most of them agree on stops with
     /// [`OpenError::Diverged`]; a [`Replica`](crate::Replica) repairs itself first. By default it compares nothing.
@@ -358,6 +398,7 @@ impl Builder {
             paranoid: self.paranoid,
             unguarded: self.unguarded,
             lanes: self.lanes,
+            stack_bytes: self.stack_bytes,
             one_by_one_before,
         };
         let pipeline = Pipeline::new(Arc::new(shared), workers, config).map_err(|error| {
@@ -391,6 +432,12 @@ impl Builder {
             return refuse(format!(
                 "from 1 transaction to {LANES_MAX} must be run ahead at a time, and not {}",
                 self.lanes
+            ));
+        }
+        if !(STACK_BYTES_MIN..=STACK_BYTES_MAX).contains(&self.stack_bytes) {
+            return refuse(format!(
+                "a stack has from {STACK_BYTES_MIN} to {STACK_BYTES_MAX} bytes, and not {}",
+                self.stack_bytes
             ));
         }
         if self.window == 0 || u64::from(self.window) > WINDOW_GRID {
@@ -477,7 +524,7 @@ impl Builder {
         let begun = Instant::now();
         let (pipeline, recovery, agreed) =
             checkpoint::start(shelf.as_ref(), || builder.caught_up(&*log, shelf.as_ref()))?;
-        let Self { progress, checkpoints, .. } = builder;
+        let Self { progress, checkpoints, full_disk, .. } = builder;
         let shared = Arc::clone(pipeline.shared());
         observe::opened(shared.snapshots.tail(), begun.elapsed());
         append_catalog(&shared, &*log)?;
@@ -513,11 +560,13 @@ impl Builder {
             keeper,
             keeping: Mutex::default(),
             recovery,
+            full_disk,
         };
         if let Some(keeper) = engine.keeper.clone()
             && (checkpoints.every_bytes.is_some() || checkpoints.every.is_some())
         {
-            let thread = pipeline::spawn("mixlog-checkpoint", move || keeper.run()).map_err(no_thread)?;
+            let thread = pipeline::spawn("mixlog-checkpoint", builder.stack_bytes, move || keeper.run())
+                .map_err(no_thread)?;
             engine.keeping = Mutex::new(Some(thread));
         }
         let thread = Pipeline::follow(&engine.pipeline, &engine.log, &engine.stop).map_err(no_thread)?;

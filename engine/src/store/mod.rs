@@ -283,8 +283,8 @@ pub(crate) trait AnyTable: Any + Send + Sync {
     /// How its rows become bytes.
     fn row_format(&self) -> RowFormat;
     /// Shows `see` the bytes of key and value of all rows at `at`, in no order, until it breaks off. For registered
-    /// snapshots.
-    fn visit_rows_at(&self, at: Stamp, see: &mut SeeRow<'_>);
+    /// snapshots. Fails at a row that cannot be loaded again.
+    fn visit_rows_at(&self, at: Stamp, see: &mut SeeRow<'_>) -> Result<(), DecodeError>;
     /// See [`TableStore::load_row`].
     ///
     /// # Safety

@@ -38,6 +38,11 @@ impl Stamp {
         Self(2 * tail.0 + 1)
     }
 
+    /// The first position that a snapshot with this stamp does not see: of which it is the [`last_before`](Self::last_before).
+    pub(crate) const fn tail(self) -> Position {
+        Position((self.0 - 1) / 2)
+    }
+
     /// The change made by the entry at `position`.
     #[inline]
     pub(crate) const fn of(position: Position) -> Self {

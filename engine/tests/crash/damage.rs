@@ -83,6 +83,25 @@ fn hex(name: &str) -> u64 {
 }
 
 #[test]
+fn only_checkpoint_of_two_to_be_kept_may_be_damaged_as_the_log_is_there_from_its_start() {
+    let sim = Sim::default();
+    let steps = [Step::Burst(70), Step::Checkpoint, Step::Burst(30), Step::Reopen];
+    script::run(&sim, Durability::Flushed, 1, &steps).unwrap();
+    let disk = sim.disk();
+    let name = disk.names().into_iter().find(|name| name.starts_with("checkpoints/")).expect("one");
+    let running = open(&disk).unwrap();
+    assert_eq!(running.engine.recovery().checkpoint.map(|p| p.0), Some(hex(&name)));
+    drop(running);
+    let bytes = disk.bytes(&name).to_vec();
+    for at in (0..bytes.len()).step_by(31) {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 1;
+        let running = assert_passed_over(&with(&disk, &name, flipped), &[short(&name)]);
+        assert_eq!(running.engine.recovery().checkpoint, None, "{at}");
+    }
+}
+
+#[test]
 fn bit_flipped_anywhere_in_the_older_checkpoint_is_harmless() {
     let (disk, [older, newer]) = disk();
     let mut random = Random(8);

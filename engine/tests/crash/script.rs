@@ -218,7 +218,12 @@ pub(crate) fn open(sim: &Sim, durability: Durability, threads: usize) -> Result<
     open_keeping(sim, durability, threads, Keep::Two)
 }
 
-fn open_keeping(sim: &Sim, durability: Durability, threads: usize, keep: Keep) -> Result<Running, String> {
+pub(crate) fn open_keeping(
+    sim: &Sim,
+    durability: Durability,
+    threads: usize,
+    keep: Keep,
+) -> Result<Running, String> {
     let log = FileLog::open_with_storage(sim.storage(), &files(durability)).map_err(|e| e.to_string())?;
     let log = Arc::new(log);
     let engine = builder_keeping(threads, keep).open(Arc::clone(&log) as _);

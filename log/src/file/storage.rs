@@ -64,6 +64,15 @@ pub trait Storage: Send + Sync + 'static {
     /// What the operating system says.
     fn create_directory(&self) -> io::Result<()>;
 
+    /// About how much space is left for files in the directory, in bytes; `None` where nobody can tell. What a quota leaves
+    /// may be less.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn free(&self) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
+
     /// Locks the directory against other processes and other objects of this one; `None` when it is taken.
     /// Never waits.
     ///
@@ -264,6 +273,11 @@ impl Storage for FsStorage {
             }
         }
         Ok(())
+    }
+
+    fn free(&self) -> io::Result<Option<u64>> {
+        let found = rustix::fs::statvfs(&self.path)?;
+        Ok(Some(found.f_bavail.saturating_mul(found.f_frsize)))
     }
 
     fn lock(&self, mode: LockMode) -> io::Result<Option<Lock>> {

@@ -1,6 +1,8 @@
 //! What the command line may say about checkpoints, and about the files of a log.
 
-use std::time::Duration;
+use std::io;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use mixlog::checkpoint;
@@ -8,6 +10,10 @@ use mixlog::log::file;
 
 use super::{OnClusterOptions, Place, seconds};
 use crate::command::failure::Failure;
+use crate::command::say::say;
+
+/// Longer than most checkpoints take, which are waited for however long it is.
+const WAIT_FOR_SPACE: Duration = Duration::from_secs(10);
 
 /// How much is kept when a checkpoint was taken.
 #[derive(Clone, Copy, Debug, Args)]
@@ -53,6 +59,23 @@ pub(crate) struct KeepOptions {
     /// Refuse transactions while the process uses more memory than that, 0 for no limit [default: 0]
     #[arg(long, value_name = "BYTES")]
     pub(crate) max_memory: Option<u64>,
+    /// How long transactions wait for space on a full disk, which a checkpoint may give back, before they are refused;
+    /// 0 for not at all [default: 10]
+    #[arg(long, value_name = "S", value_parser = seconds, allow_hyphen_values = true)]
+    pub(crate) wait_for_space: Option<f64>,
+}
+
+/// Says it once a minute: a log that lives on a small disk for long waits often.
+fn tell_of_full_disk() -> impl Fn(&io::Error) + Send + Sync + 'static {
+    const AGAIN: Duration = Duration::from_secs(60);
+    let said: Mutex<Option<Instant>> = Mutex::default();
+    move |full| {
+        let mut said = said.lock().expect("no panic while telling");
+        if said.is_none_or(|said| said.elapsed() >= AGAIN) {
+            say(format_args!("the log cannot grow, waiting for a checkpoint to free space: {full}"));
+            *said = Some(Instant::now());
+        }
+    }
 }
 
 impl KeepOptions {
@@ -63,7 +86,11 @@ impl KeepOptions {
             every: self.every(),
             ..self.retain.config()
         };
-        builder.checkpoints(config).max_memory(self.max_memory.unwrap_or(0))
+        builder
+            .checkpoints(config)
+            .max_memory(self.max_memory.unwrap_or(0))
+            .wait_for_space(self.wait_for_space.map_or(WAIT_FOR_SPACE, Duration::from_secs_f64))
+            .on_full(tell_of_full_disk())
     }
 
     fn every(&self) -> Option<Duration> {
@@ -85,6 +112,12 @@ impl KeepOptions {
     pub(crate) fn refuse_in_vain(&self, place: Place, on_cluster: &OnClusterOptions) -> Result<(), Failure> {
         let refuse = |text: String| Err(Failure::Refused(text));
         let segments = self.segment_bytes.map(|_| "--segment-bytes");
+        if !matches!(place, Place::Directory) && self.wait_for_space.is_some() {
+            return refuse(
+                "--wait-for-space is for logs in files, whose disk a checkpoint may give space back to"
+                    .to_owned(),
+            );
+        }
         match (place, self.about_checkpoints()) {
             (Place::Cluster, Some(name)) if on_cluster.beside.is_none() => refuse(format!(
                 "{name} needs --beside DIR here: a cluster has no place for checkpoints, and none are taken without one"
@@ -123,14 +156,17 @@ impl KeepOptions {
         }
     }
 
-    /// Refuses a limit where there is nothing to be refused.
-    pub(crate) fn refuse_max_memory(&self) -> Result<(), Failure> {
-        match self.max_memory {
-            Some(_) => Err(Failure::Refused(
-                "--max-memory does not go with replicas: they take no transactions that they could refuse; give it to \
-                 mixlog run or apply"
-                    .to_owned(),
-            )),
+    /// Refuses limits where there is nothing to be refused.
+    pub(crate) fn refuse_limits(&self) -> Result<(), Failure> {
+        let limits = [
+            ("--max-memory", self.max_memory.is_some()),
+            ("--wait-for-space", self.wait_for_space.is_some()),
+        ];
+        match limits.into_iter().find(|(_, given)| *given) {
+            Some((name, _)) => Err(Failure::Refused(format!(
+                "{name} does not go with replicas: they take no transactions that they could refuse; give it to mixlog \
+                 run or apply"
+            ))),
             None => Ok(()),
         }
     }

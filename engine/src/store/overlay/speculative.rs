@@ -136,7 +136,7 @@ impl<'a> Speculative<'a> {
             return false;
         }
         // SAFETY: the caller's promise.
-        V::merge(unsafe { looked.value_mut() }, delta.clone(), self.position.unwrap_or_default());
+        V::merge(unsafe { looked.value_mut() }, delta.clone(), self.merges_at());
         let did = self.overlays.did(looked);
         if did.has(Did::WRITTEN) || did.has(Did::READ) {
             self.note(looked, |row| row.did.set(Did::WRITTEN));
@@ -147,6 +147,12 @@ impl<'a> Speculative<'a> {
             self.overlays.add_merge(Box::new(merging), looked.touched);
         }
         true
+    }
+
+    /// The position that a merge is told. An interactive transaction has none yet: it is the first one behind all that it
+    /// sees, and none that merges into the same row is told one between that and where it commits, or it conflicts.
+    fn merges_at(self) -> Position {
+        self.position.unwrap_or_else(|| self.at.tail())
     }
 
     /// # Safety
@@ -171,7 +177,7 @@ impl<'a> Speculative<'a> {
         });
         if adds {
             // SAFETY: the caller's promise.
-            V::merge(unsafe { looked.value_mut() }, delta, self.position.unwrap_or_default());
+            V::merge(unsafe { looked.value_mut() }, delta, self.merges_at());
         }
         adds
     }

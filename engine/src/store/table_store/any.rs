@@ -429,8 +429,8 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
         Self::row_format(self)
     }
 
-    fn visit_rows_at(&self, at: Stamp, see: &mut SeeRow<'_>) {
-        Self::visit_rows_at(self, at, see);
+    fn visit_rows_at(&self, at: Stamp, see: &mut SeeRow<'_>) -> Result<(), DecodeError> {
+        Self::visit_rows_at(self, at, see)
     }
 
     unsafe fn load_row(
