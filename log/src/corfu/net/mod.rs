@@ -5,6 +5,7 @@
 
 mod book;
 mod client;
+mod connections;
 mod frame;
 mod home;
 mod outgoing;
