@@ -72,7 +72,7 @@ pub(crate) enum LogCommand {
     Dump(DumpOptions),
     /// Reads and checks every byte of a log, and tells the position of the first bad entry, if there is one.
     Verify {
-        /// The log's directory.
+        /// The log's directory, or that of a cluster's unit.
         directory: PathBuf,
     },
 }

@@ -14,7 +14,7 @@ use super::arguments::{DumpOptions, EngineOptions, OnClusterOptions, ReplayOptio
 use super::cluster;
 use super::failure::Failure;
 use super::run::{clear_line, is_read, print_recovery, print_to_stdout, show_recovery};
-use super::say::show;
+use super::say::{say, show};
 use super::workload;
 
 fn open(log: &Path, on_cluster: &OnClusterOptions) -> Result<Arc<dyn SharedLog>, Failure> {
@@ -163,15 +163,25 @@ pub(crate) fn dump_entries(options: &DumpOptions) -> Result<(), Failure> {
     is_read(out.flush()).map(|_| ())
 }
 
+fn is_log(directory: &Path) -> bool {
+    directory.join("manifest").exists()
+}
+
 /// Checks a log's bytes.
 pub(crate) fn verify(directory: &Path) -> Result<(), Failure> {
     if cluster::named(directory).is_some() {
         return Err(Failure::Refused(
-            "verify looks into a directory; name that of a unit of the cluster (its files are a log)"
+            "a cluster's bytes are in the files of its units: name a directory of one, on its machine, while it does \
+             not run"
                 .to_owned(),
         ));
     }
-    let report = FileLog::verify(directory)?;
+    let journal = directory.join("journal");
+    let is_unit = is_log(&journal) && !is_log(directory);
+    let report = FileLog::verify(if is_unit { &journal } else { directory })?;
+    if is_unit {
+        say("these are the records of a unit of a cluster: their positions are not the log's");
+    }
     let mut text = format!(
         "log {}\nhead {}\ntail {}\nsealed {}\ndurable {}\nsegments {}\nframes {}\nbytes {}\n",
         report.id,
