@@ -5,8 +5,16 @@ use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use mixlog::log::LogId;
+use mixlog::log::corfu::{
+    Epoch, Home, Listing, Member, Node, ReplyTo, Request, Server, TcpTransport, Timing, Transport,
+    UnitNumber, UnitRequest, UnitVerb, announce,
+};
+
+use crate::ANYWHERE;
 use crate::processes::{Cluster, PATIENCE};
 use crate::{fails, refused};
 
@@ -130,6 +138,41 @@ fn role_that_listens_on_all_addresses_is_refused_unless_it_says_where_it_is() {
     assert_eq!(reached, format!("127.0.0.1:{port}"));
     let listed = fs::read_to_string(store.join("addresses/sequencer-1")).expect("it is listed");
     assert_eq!(listed.trim(), reached);
+}
+
+#[test]
+fn spare_of_one_cluster_answers_no_other_one() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let options = ["--units", "1", "--replicas", "1", "--spares", "1"];
+    let cluster = Cluster::up(directory.path(), &[ANYWHERE, &options].concat());
+    let log = cluster.log().id();
+    let spare = Node::Unit(UnitNumber(2));
+    // Before, its cluster had no log.
+    cluster.kill("unit 2");
+    let address = cluster.transport().listings().expect("it is there")[&spare].address;
+
+    // Another cluster has its address, which is out of date there.
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let store = Server::store(listener, elsewhere.path()).expect("it opens");
+    let home = Home::servers(&[store.address()]);
+    let timing = Timing::default();
+    announce(&home, None, spare, Listing { address, durability: None }, &timing).expect("it is listed");
+    let answers = |log| {
+        let transport = TcpTransport::connect(&home, &timing).expect("it is there");
+        transport.pin(log);
+        let (told, answer) = mpsc::channel();
+        let member = Member { unit: UnitNumber(2), joined: Epoch::NONE };
+        let request = UnitRequest { epoch: Epoch(1), member, verb: UnitVerb::Probe };
+        let reply = ReplyTo::new(move |reply| told.send(reply.is_some()).expect("it is waited for"));
+        transport.send(spare, Request::Unit(request), reply);
+        answer.recv_timeout(PATIENCE).expect("it is told")
+    };
+    assert!(answers(log));
+    assert!(
+        !answers(LogId(log.0 ^ 1)),
+        "it was never in a chain, but its cluster has said of which log it is"
+    );
 }
 
 #[cfg(not(feature = "etcd"))]
