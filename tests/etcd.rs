@@ -196,8 +196,8 @@ fn etcd_that_is_not_there_is_told() {
     let name = format!("corfu+etcd://{nobody}/bank");
     for arguments in [
         vec!["cluster", "status", "--log", &name],
-        vec!["run", "transfer", "--log", &name],
-        vec!["digest", "--log", &name],
+        vec!["run", "transfer", "--log", &name, "--patience", "0.5"],
+        vec!["digest", "--log", &name, "--patience", "0.5"],
     ] {
         let output = mixlog(&arguments);
         let error = text(&output.stderr);

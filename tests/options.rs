@@ -29,7 +29,7 @@ const KEEP: &[&str] =
     &["--checkpoint-bytes", "--checkpoint-seconds", "--segment-bytes", "--max-memory", "--wait-for-space"];
 const CLUSTER: &[&str] = &["--patience", "--beside"];
 const MEMBER: &[&str] = &["--member", "--members"];
-const ROLE: &[&str] = &["--log", "--listen"];
+const ROLE: &[&str] = &["--log", "--listen", "--announce"];
 
 /// The options of each command. Whoever adds one says here that it was thought of where it means nothing: it is refused
 /// there, and [`VAIN`] shows it.

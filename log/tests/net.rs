@@ -8,12 +8,14 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use mixlog_log::corfu::{
-    Config, CorfuLog, Epoch, Home, Instance, Listing, NetError, Node, Reconfigured, Reply, ReplyTo, Request,
-    SequencerNumber, SequencerReply, SequencerRequest, SequencerVerb, Server, TcpTransport, Timing,
-    Transport, UnitNumber, UnitServer, UnitStorage, announce, found,
+    Change, ClientId, Config, ConnectError, CorfuLog, EntryId, Epoch, Home, Instance, Listing, Member,
+    NetError, Node, Reconfigured, Reply, ReplyTo, Request, Run, SequencerNumber, SequencerReply,
+    SequencerRequest, SequencerVerb, Server, StoreBehind, TcpTransport, Timing, Transport, UnitNumber,
+    UnitReply, UnitRequest, UnitServer, UnitStorage, UnitVerb, announce, found, latest, reconfigure,
 };
 use mixlog_log::{
-    AppendError, Batch, FlushError, LogId, Position, ReadError, SealError, SharedLog, TailError, TrimError,
+    AppendError, Batch, Block, FlushError, LogId, Position, ReadError, SealError, SharedLog, TailError,
+    TrimError,
 };
 
 /// Longer than any step takes on a busy machine, so that a hang fails instead of hanging.
@@ -195,6 +197,23 @@ fn wrong_address_of_a_store_is_told() {
 }
 
 #[test]
+fn refusal_of_a_stranger_is_shown_without_what_a_terminal_would_obey() {
+    let stranger = listener();
+    let address = stranger.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = stranger.accept().unwrap();
+        stream.read_exact(&mut [0; 48]).unwrap();
+        let body = [b"no\x1b[2J\r\n".as_slice(), &[b'x'; 4 << 10]].concat();
+        let length = u32::try_from(body.len()).unwrap();
+        stream.write_all(&frame(1, 255, 0, 0, length, &body)).unwrap();
+    });
+    let error = TcpTransport::connect(&Home::servers(&[address]), &Timing::default()).unwrap_err();
+    let said = error.to_string();
+    assert!(said.starts_with(&format!("{address} refuses: no\\u{{1b}}[2J\\r\\nxxx")), "{said:?}");
+    assert!(said.len() < 400 && said.ends_with("x..."), "{said:?}");
+}
+
+#[test]
 fn role_that_comes_back_elsewhere_is_found_again() {
     let directory = tempfile::tempdir().unwrap();
     let (_store, home) = store(directory.path());
@@ -329,6 +348,107 @@ fn every_verb_ends_when_roles_are_gone(everybody: bool) {
         let _ = told.send(());
     });
     ended.recv_timeout(PATIENCE).expect("a client can be dropped");
+}
+
+#[test]
+fn client_of_a_store_that_was_put_back_to_an_older_copy_is_told_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut servers, log) = cluster(directory.path());
+    let older = directory.path().join("older");
+    copy(&directory.path().join("projections"), &older);
+    let timing = Timing::default();
+    let change = |home: &Home| {
+        let transport: Arc<dyn Transport> = TcpTransport::connect(home, &timing).unwrap();
+        let latest = latest(&*transport, &timing, PATIENCE).unwrap().unwrap();
+        reconfigure(&transport, &timing, latest, Change::default(), Some(PATIENCE)).unwrap()
+    };
+    let home = Home::servers(&[servers[0].address()]);
+    for _ in 0..2 {
+        assert!(matches!(change(&home), Reconfigured::Installed(_)));
+    }
+    log.append(&batch(b"a")).unwrap().wait().unwrap();
+    drop(servers.remove(0));
+    std::fs::remove_dir_all(directory.path().join("projections")).unwrap();
+    std::fs::rename(older, directory.path().join("projections")).unwrap();
+    let (_store, home) = store(directory.path());
+
+    let transport = TcpTransport::connect(&home, &timing).unwrap();
+    let config = Config { patience: Duration::from_millis(500), ..Config::default() };
+    let error = CorfuLog::connect(transport, config).unwrap_err();
+    let ConnectError::StoreBehind(StoreBehind { epoch: Epoch(3), latest: Epoch(1), .. }) = error else {
+        panic!("{error}")
+    };
+    let outcome = change(&home);
+    assert!(matches!(outcome, Reconfigured::StoreBehind(_)), "{outcome:?}");
+    // Whoever knows the newest projection goes on.
+    log.append(&batch(b"b")).unwrap().wait().unwrap();
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+}
+
+#[test]
+fn unit_answers_a_read_with_16_mib_however_much_is_asked_for() {
+    const MIB: usize = 1 << 20;
+    let directory = tempfile::tempdir().unwrap();
+    let (_store, home) = store(directory.path());
+    let number = UnitNumber(1);
+    let unit = UnitServer::open(number, u64::MAX, &UnitStorage::Memory).unwrap();
+    let unit = Server::unit(listener(), unit).unwrap();
+    list(&home, Node::Unit(number), unit.address());
+    let transport = TcpTransport::connect(&home, &Timing::default()).unwrap();
+    let epoch = Epoch(1);
+    let member = Member { unit: number, joined: epoch };
+    let ask = |verb: UnitVerb| {
+        let (told, answer) = mpsc::channel();
+        let request = Request::Unit(UnitRequest { epoch, member, verb });
+        transport.send(Node::Unit(number), request, ReplyTo::new(move |reply| drop(told.send(reply))));
+        match answer.recv_timeout(PATIENCE).unwrap() {
+            Some(Reply::Unit(reply)) => reply,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(matches!(ask(UnitVerb::Join(LogId(5))), UnitReply::Standing(_)));
+    let entry = vec![7; MIB];
+    for at in 0..20 {
+        let id = EntryId { client: ClientId(1), sequence: at };
+        let block = Arc::new(Block::of(Position(at), batch(&entry)));
+        assert_eq!(ask(UnitVerb::Write(Run::data(id, block))), UnitReply::Done);
+    }
+    let (from, upto, bytes) = (Position(0), Position(20), u32::MAX);
+    for verb in [UnitVerb::Read { from, upto, bytes }, UnitVerb::Fill { from, upto, bytes }] {
+        let UnitReply::Runs(runs) = ask(verb) else { panic!("it has them") };
+        assert_eq!(runs.len(), 16);
+    }
+}
+
+#[test]
+fn role_of_one_cluster_answers_no_other_one_from_when_it_was_announced_on() {
+    let [ours, theirs] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let (_servers, log) = cluster(ours.path());
+    let (_store, home) = store(theirs.path());
+    let unit = UnitServer::open(UnitNumber(9), u64::MAX, &UnitStorage::Memory).unwrap();
+    let spare = Server::unit(listener(), unit).unwrap();
+    // Two clusters list it, as one of them has an address that is out of date.
+    list(&home, Node::Unit(UnitNumber(9)), spare.address());
+    let answers = |log| {
+        let transport = TcpTransport::connect(&home, &Timing::default()).unwrap();
+        transport.pin(log);
+        let (told, answer) = mpsc::channel();
+        let member = Member { unit: UnitNumber(9), joined: Epoch::NONE };
+        let request = UnitRequest { epoch: Epoch(1), member, verb: UnitVerb::Probe };
+        let reply = ReplyTo::new(move |reply| told.send(reply.is_some()).expect("it is waited for"));
+        transport.send(Node::Unit(UnitNumber(9)), Request::Unit(request), reply);
+        answer.recv_timeout(PATIENCE).unwrap()
+    };
+    assert!(answers(LogId(6)), "it is of no log yet");
+    spare.pin(log.id());
+    assert!(!answers(LogId(6)) && answers(log.id()));
 }
 
 #[test]

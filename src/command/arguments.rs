@@ -74,7 +74,7 @@ pub(crate) enum LogCommand {
     /// Reads and checks every byte of a log and of the checkpoints beside it, and tells the position of the first bad
     /// entry, if there is one, and which checkpoints cannot be used.
     Verify {
-        /// The log's directory.
+        /// The log's directory, or that of a cluster's unit.
         directory: PathBuf,
     },
 }

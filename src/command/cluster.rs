@@ -1,17 +1,17 @@
 //! `mixlog cluster`: look at a cluster of units, and change it.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mixlog::log::corfu::{
     self, Change, Config, ConnectError, CorfuLog, Home, Join, Listings, Member, Monitor, MonitorConfig,
-    MonitorError, Node, Projection, Reconfigured, Reply, ReplyTo, Request, SequencerNumber, SequencerReply,
-    SequencerRequest, SequencerVerb, TcpTransport, Timing, TransferError, Transport, UnitNumber, UnitReply,
-    UnitRequest, UnitVerb,
+    MonitorError, NetError, Node, Projection, Reconfigured, Reply, ReplyTo, Request, SequencerNumber,
+    SequencerReply, SequencerRequest, SequencerVerb, StoreBehind, TcpTransport, Timing, TransferError,
+    Transport, UnitNumber, UnitReply, UnitRequest, UnitVerb,
 };
 use mixlog::log::{LogId, SharedLog};
 
@@ -22,6 +22,9 @@ use super::say::say;
 
 /// How long a command waits for the cluster, unless it is told.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long is waited before it is looked again for a cluster that is not up yet.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Positions in a stripe of a new log: a batch has at most as many entries.
 pub(super) const WIDTH: u32 = 1 << 16;
@@ -44,8 +47,51 @@ pub(super) struct Cluster {
     patience: Duration,
 }
 
+/// Waiting for a cluster that is not up yet, as long as there is patience.
+struct Wait {
+    begun: Instant,
+    patience: Duration,
+    told: bool,
+}
+
+impl Wait {
+    fn new(patience: Duration) -> Self {
+        Self { begun: Instant::now(), patience, told: false }
+    }
+
+    /// Waits for a while, and says why the first time; false if the patience is over.
+    fn again(&mut self, why: &dyn Display) -> bool {
+        let left = self.patience.saturating_sub(self.begun.elapsed());
+        if left.is_zero() {
+            return false;
+        }
+        if !self.told {
+            say(format_args!("{why}; trying again for {:?}", self.patience));
+            self.told = true;
+        }
+        thread::sleep(AGAIN.min(left));
+        true
+    }
+}
+
 impl Cluster {
+    /// The cluster at `home`, which is waited for.
     pub(super) fn connect(home: &Home, patience: Duration) -> Result<Self, Failure> {
+        let mut wait = Wait::new(patience);
+        loop {
+            match Self::reach(home, patience) {
+                Err(error) if !error.may_pass() => return Err(error.into()),
+                Err(error) if wait.again(&error) => {}
+                Err(error) => {
+                    return Err(Failure::Io(format!("{error}; given up after {patience:?} of trying")));
+                }
+                Ok(cluster) => return Ok(cluster),
+            }
+        }
+    }
+
+    /// The same, if it is there now.
+    fn reach(home: &Home, patience: Duration) -> Result<Self, NetError> {
         let timing = Timing::default();
         let tcp = TcpTransport::connect(home, &timing)?;
         Ok(Self { transport: Arc::<TcpTransport>::clone(&tcp), tcp, timing, patience })
@@ -57,9 +103,25 @@ impl Cluster {
     }
 
     fn projection(&self) -> Result<Arc<Projection>, Failure> {
-        self.latest()?.ok_or_else(|| {
-            Failure::Refused("the cluster has no projection yet: mixlog cluster found makes one".to_owned())
-        })
+        self.latest()?.ok_or_else(|| Failure::Refused(NOT_FOUNDED.to_owned()))
+    }
+
+    /// The latest projection; one that is being founded is waited for.
+    fn awaited(&self) -> Result<Arc<Projection>, Failure> {
+        let mut wait = Wait::new(self.patience);
+        loop {
+            match self.latest()? {
+                Some(latest) => {
+                    // Its units were announced meanwhile.
+                    if wait.told {
+                        self.tcp.listings()?;
+                    }
+                    return Ok(latest);
+                }
+                None if wait.again(&NOT_FOUNDED) => {}
+                None => return Err(Failure::Refused(NOT_FOUNDED.to_owned())),
+            }
+        }
     }
 
     /// Founds a log, or goes on with what somebody who was interrupted had begun.
@@ -68,6 +130,11 @@ impl Cluster {
         chains: Vec<Vec<UnitNumber>>,
         sequencer: SequencerNumber,
     ) -> Result<Arc<Projection>, Failure> {
+        // Before there is anything of it.
+        let change = Change::grow(chains.clone());
+        if let Err(error) = Projection::blank(LogId(0), WIDTH).check_change(&change) {
+            return Err(Failure::Refused(error.to_string()));
+        }
         let log = corfu::name(&*self.transport, &self.timing, LogId::random(), self.patience);
         let log = log.ok_or_else(no_store)?;
         // A unit that has joined is of this log for ever. So nobody is asked to join before all of them answer.
@@ -125,6 +192,8 @@ impl Cluster {
     }
 }
 
+const NOT_FOUNDED: &str = "the cluster has no projection yet: mixlog cluster found makes one";
+
 fn no_store() -> Failure {
     Failure::Io("the projection store could not be reached in time".to_owned())
 }
@@ -144,6 +213,7 @@ fn made(reconfigured: Option<Reconfigured>) -> Result<Arc<Projection>, Failure> 
         Some(Reconfigured::NoSequencer(number)) => {
             Err(Failure::Io(format!("sequencer {number} does not answer")))
         }
+        Some(Reconfigured::StoreBehind(behind)) => Err(Failure::Corrupt(behind.to_string())),
         None => Err(Failure::Io("the change could not be made in time; it may be yet".to_owned())),
     }
 }
@@ -172,10 +242,11 @@ pub(super) fn named_log(
 /// The log of a cluster.
 fn log(home: &Home, config: Config) -> Result<Arc<dyn SharedLog>, Failure> {
     let cluster = Cluster::connect(home, config.patience)?;
-    let durability = cluster.tcp.durability(&*cluster.projection()?);
+    let durability = cluster.tcp.durability(&*cluster.awaited()?);
     let config = Config { durability, ..config };
     let log = CorfuLog::connect(cluster.transport, config).map_err(|error| match error {
         ConnectError::NotSetUp | ConnectError::Configuration(_) => Failure::Refused(error.to_string()),
+        ConnectError::StoreBehind(_) => Failure::Corrupt(error.to_string()),
         _ => Failure::Io(error.to_string()),
     })?;
     Ok(Arc::new(log))
@@ -201,7 +272,8 @@ pub(crate) fn run(command: &ClusterCommand) -> Result<(), Failure> {
             let projection = open(cluster)?.founded(chains, SequencerNumber(*sequencer))?;
             print_to_stdout(&projection.to_string())
         }
-        ClusterCommand::Status(cluster) => status(&open(cluster)?),
+        // Who wants to know how it is wants to know it now.
+        ClusterCommand::Status(cluster) => status(&Cluster::reach(&cluster.log, Timing::default().answer)?),
         ClusterCommand::Add { cluster, unit: Some(unit), beside: Some(beside), .. } => {
             let join = Join { beside: UnitNumber(*beside), unit: UnitNumber(*unit) };
             open(cluster)?.change(Change { joins: vec![join], ..Change::default() })
@@ -229,7 +301,7 @@ pub(crate) fn run(command: &ClusterCommand) -> Result<(), Failure> {
         }
         ClusterCommand::Monitor { cluster, replicas } => {
             let cluster = open(cluster)?;
-            let epoch = cluster.projection()?.epoch;
+            let epoch = cluster.awaited()?.epoch;
             print_to_stdout(&format!("watching the cluster from epoch {epoch} on\n"))?;
             let _monitor = cluster.watch(*replicas)?;
             loop {
@@ -283,6 +355,15 @@ fn describe(projection: &Projection, node: Node, reply: Option<&Reply>) -> Strin
         Node::Sequencer(number) => projection.sequencer.is_some_and(|(current, _)| current == number),
         Node::Store => true,
     };
+    if is_used
+        && let Some(reply) = reply
+        && let Some(behind) = StoreBehind::shown_by(projection.epoch, node, reply)
+    {
+        return format!(
+            "epoch {}, which the projection store does not know: it holds an older copy",
+            behind.epoch
+        );
+    }
     match reply {
         None => "does not answer".to_owned(),
         Some(Reply::Unit(UnitReply::Standing(standing))) => format!(

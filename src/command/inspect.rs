@@ -163,17 +163,28 @@ pub(crate) fn dump_entries(options: &DumpOptions) -> Result<(), Failure> {
     is_read(out.flush()).map(|_| ())
 }
 
+fn is_log(directory: &Path) -> bool {
+    directory.join("manifest").exists()
+}
+
 /// Checks a log's bytes.
 pub(crate) fn verify(directory: &Path) -> Result<(), Failure> {
     if cluster::named(directory).is_some() {
         return Err(Failure::Refused(
-            "verify looks into a directory; name that of a unit of the cluster (its files are a log)"
+            "a cluster's bytes are in the files of its units: name a directory of one, on its machine, while it does \
+             not run"
                 .to_owned(),
         ));
     }
+    let journal = directory.join("journal");
+    let is_unit = is_log(&journal) && !is_log(directory);
+    let directory = if is_unit { &journal } else { directory };
     // Before the log: what they need of it was durable when they got their names, whoever writes to it meanwhile.
     let checkpoints = checkpoint::verify(directory)?;
     let report = FileLog::verify(directory)?;
+    if is_unit {
+        say("these are the records of a unit of a cluster: their positions are not the log's");
+    }
     let mut text = format!(
         "log {}\nhead {}\ntail {}\nsealed {}\ndurable {}\nsegments {}\nframes {}\nbytes {}\n",
         report.id,

@@ -1,14 +1,14 @@
 //! `mixlog unit`, `mixlog sequencer`, `mixlog projections`: a process for one role of a cluster.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
 use mixlog::log;
 use mixlog::log::corfu::{
-    Listing, NetError, Node, SequencerNumber, Server, StoreError, Timing, UnitFiles, UnitNumber, UnitServer,
+    Listing, Node, SequencerNumber, Server, StoreError, Timing, UnitFiles, UnitNumber, UnitServer,
     UnitStorage, announce,
 };
 
@@ -21,6 +21,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 
 /// Serves a unit.
 pub(crate) fn unit(options: &UnitOptions) -> Result<(), Failure> {
+    check(&options.role)?;
     let number = UnitNumber(options.number);
     let storage = match (&options.dir, options.durability) {
         (None, None | Some(Durability::Memory)) => UnitStorage::Memory,
@@ -42,6 +43,7 @@ pub(crate) fn unit(options: &UnitOptions) -> Result<(), Failure> {
 
 /// Serves a sequencer.
 pub(crate) fn sequencer(options: &SequencerOptions) -> Result<(), Failure> {
+    check(&options.role)?;
     let number = SequencerNumber(options.number);
     let server = Server::sequencer(listen(options.role.listen)?, number)?;
     serve_role(Node::Sequencer(number), &server, &options.role)
@@ -53,49 +55,79 @@ pub(crate) fn projections(options: &ProjectionsOptions) -> Result<(), Failure> {
         StoreError::Io(error) => cannot_use(&options.dir)(error),
         error => error.into(),
     })?;
-    serve(Node::Store, &server, &End::of(options.until_stdin_ends)?)
+    serve(Node::Store, &server, None, &End::of(options.until_stdin_ends)?)
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).map_err(|error| Failure::Io(format!("cannot listen on {address}: {error}")))
 }
 
+/// All addresses of this machine are none that others could connect to.
+fn check(options: &RoleOptions) -> Result<(), Failure> {
+    let listen = options.listen;
+    if listen.ip().is_unspecified() && options.announce.is_none() {
+        return Err(Failure::Refused(format!(
+            "--listen {listen} is every address of this machine, and nobody finds it under that: say where others reach \
+             it, with --announce HOST:{}, or listen on one address",
+            listen.port()
+        )));
+    }
+    Ok(())
+}
+
+/// Where others reach a role that listens there.
+fn reached_at(options: &RoleOptions, listens: SocketAddr) -> Result<SocketAddr, String> {
+    let Some(place) = &options.announce else { return Ok(listens) };
+    let found: Vec<SocketAddr> =
+        place.to_socket_addrs().map_err(|error| format!("cannot look up {place}: {error}"))?.collect();
+    let alike = found.iter().find(|address| address.is_ipv4() == listens.is_ipv4());
+    let mut address = *alike.or_else(|| found.first()).ok_or_else(|| format!("{place} has no address"))?;
+    if address.port() == 0 {
+        address.set_port(listens.port());
+    }
+    Ok(address)
+}
+
 /// Announces a role, as soon as that is possible, and serves it.
 fn serve_role(node: Node, server: &Server, options: &RoleOptions) -> Result<(), Failure> {
-    let listing = Listing { address: server.address(), durability: server.durability() };
     let end = End::of(options.until_stdin_ends)?;
     let mut told = false;
     loop {
-        match announce(&options.log, server.log(), node, listing, &Timing::default()) {
-            Ok(log) => {
-                // Nobody else's cluster takes it from here on.
-                if let Some(log) = log {
-                    server.pin(log);
-                }
-                break;
-            }
-            Err(error @ (NetError::Refused { .. } | NetError::Stranger { .. } | NetError::InUse { .. })) => {
-                return Err(error.into());
-            }
-            Err(error) => {
-                if !told {
-                    say(format_args!("{error}; trying again until it can be reached"));
-                    told = true;
-                }
-                // Whoever started it may be gone, and the store with him.
-                if end.wait(AGAIN) {
-                    return Ok(());
+        let why = match reached_at(options, server.address()) {
+            Ok(address) => {
+                let listing = Listing { address, durability: server.durability() };
+                match announce(&options.log, server.log(), node, listing, &Timing::default()) {
+                    Ok(log) => {
+                        // Nobody else's cluster takes it from here on.
+                        if let Some(log) = log {
+                            server.pin(log);
+                        }
+                        return serve(node, server, Some(address), &end);
+                    }
+                    Err(error) if !error.may_pass() => return Err(error.into()),
+                    Err(error) => error.to_string(),
                 }
             }
+            Err(why) => why,
+        };
+        if !told {
+            say(format_args!("{why}; trying again until it can be reached"));
+            told = true;
+        }
+        // Whoever started it may be gone, and the store with him.
+        if end.wait(AGAIN) {
+            return Ok(());
         }
     }
-    serve(node, server, &end)
 }
 
 /// Says where the role listens, and serves it until the process is killed, or stdin ends, or its disk fails.
-fn serve(node: Node, server: &Server, end: &End) -> Result<(), Failure> {
+fn serve(node: Node, server: &Server, announced: Option<SocketAddr>, end: &End) -> Result<(), Failure> {
+    let listens = server.address();
+    let elsewhere = announced.filter(|address| *address != listens);
+    let elsewhere = elsewhere.map_or_else(String::new, |address| format!(", for others {address}"));
     // Whoever does not read this may still use the role.
-    let _ = writeln!(io::stdout(), "{node} listens on {}", server.address());
+    let _ = writeln!(io::stdout(), "{node} listens on {listens}{elsewhere}");
     while !end.wait(AGAIN) {
         // Started again it goes on where its files end, if there is space by then.
         if let Some(reason) = server.failure() {

@@ -53,6 +53,13 @@ pub(crate) fn up(options: &UpOptions) -> Result<(), Failure> {
             options.units, options.spares
         )));
     }
+    if options.listen.ip().is_unspecified() {
+        return Err(Failure::Refused(format!(
+            "--listen {} is every address of this machine, and a cluster that is up on one machine is for programs on it: \
+             its units listen on 127.0.0.1. For others start its roles one by one; mixlog unit --help tells how",
+            options.listen
+        )));
+    }
     // Before there is a directory: it may be refused.
     let etcd = match &options.etcd {
         Some(home) => Some((Cluster::connect(home, PATIENCE)?, home.clone())),

@@ -122,6 +122,21 @@ fn cluster_whose_projection_is_damaged_does_not_come_up_and_says_so_at_once() {
     assert!(said.contains("damaged") && said.contains("does not come up"), "{said}");
 }
 
+#[test]
+fn files_of_a_unit_are_verified_though_its_directory_is_no_log() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let cluster = Cluster::up(directory.path(), ANYWHERE);
+    let run = ["run", "transfer", "--accounts", "100", "--transactions", "500", "--log"];
+    printed(&[&run[..], &[&cluster.name()]].concat());
+    cluster.end(Signal::INT);
+    let unit = directory.path().join("unit-1");
+    let verified = output(&["log", "verify", text(&unit)]);
+    let (said, note) = (String::from_utf8_lossy(&verified.stdout), String::from_utf8_lossy(&verified.stderr));
+    assert!(verified.status.success() && said.ends_with("\nok\n"), "{said}{note}");
+    assert!(note.contains("records of a unit"), "{note}");
+    assert_eq!(printed(&["log", "verify", text(&unit.join("journal"))]), said);
+}
+
 /// A line for the projection store, two sequencers, four units; then units join, the log is founded, and it says so.
 const LINES: usize = 7;
 

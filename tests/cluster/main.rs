@@ -10,6 +10,7 @@ mod divergence;
 mod forge;
 mod processes;
 mod replicas;
+mod starting;
 mod tpcc;
 
 use std::process::{Command, Stdio};
@@ -186,7 +187,9 @@ fn commands_say_what_a_cluster_cannot_do() {
     let name = cluster.name();
     refused(2, &["checkpoint", "--log", &name], "no place for checkpoints");
     refused(2, &["backup", &name, &path("copy")], "no directory");
-    refused(2, &["log", "verify", &name], "a directory");
+    refused(2, &["log", "verify", &name], "name a directory of one");
+    refused(2, &["cluster", "found", "--log", &name, "--chain", "1,1"], "unit 1 is named twice");
+    refused(2, &["cluster", "add", "--log", &name, "--chain", "7,8,7"], "unit 7 is named twice");
     refused(2, &["cluster", "found", "--log", &name, "--chain", "1,2"], "there is a cluster");
     refused(4, &["cluster", "add", "--log", &name, "--unit", "9", "--beside", "1"], "unit 9 did not join");
     refused(2, &["cluster", "add", "--log", &name, "--unit", "2", "--beside", "1"], "in use");

@@ -1,17 +1,22 @@
 //! Changes to a cluster, driven to their end by the calling thread.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use crate::{LogId, Position};
 
-use super::message::{SequencerNumber, StoreReply, StoreRequest, UnitNumber};
+use super::behind::StoreBehind;
+use super::fill::Loss;
+use super::message::{
+    Node, Reply, Request, SequencerNumber, SequencerRequest, SequencerVerb, StoreReply, StoreRequest,
+    UnitNumber, UnitRequest, UnitVerb,
+};
 use super::plan::{Change, Found};
 use super::projection::Projection;
 use super::reconfigure::{Reconfigure, Reconfigured};
 use super::rules::Rules;
 use super::transfer::{Transfer, Transferred};
-use super::transport::{self, Driver, Timing, Transport};
+use super::transport::{self, Driver, ReplyTo, Timing, Transport};
 
 /// The latest projection behind `transport`; the outer `None`: the store did not answer within `patience`, the
 /// inner: there is none yet.
@@ -92,11 +97,11 @@ fn is_founded_so(latest: &Projection, change: &Change, width: u32) -> bool {
 /// Why units that join did not get all that they need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TransferError {
-    /// No unit of its chain has this position any more.
-    #[error("no unit has position {0} any more")]
-    Lost(Position),
+    /// What is to be copied is lost where it is copied from, or something else stands where it goes.
+    #[error("the units that join could not be copied to: {0}")]
+    Lost(Loss),
     /// It came no further for too long; begin again.
-    #[error("the units could not be copied to: somebody does not answer in time")]
+    #[error("the units that join could not be copied to: somebody does not answer in time")]
     Unavailable,
 }
 
@@ -120,7 +125,7 @@ pub fn transfer(
     let driver = Driver::new(Arc::clone(transport), timing.clone(), Arc::clone(&from));
     let members = match driver.run_on(&mut Transfer::new(from), patience, Transfer::done) {
         Some(Transferred::Copied(members)) => members,
-        Some(Transferred::Corrupt(position)) => return Err(TransferError::Lost(position)),
+        Some(Transferred::Corrupt(loss)) => return Err(TransferError::Lost(loss)),
         None => return Err(TransferError::Unavailable),
     };
     let mut latest = driver.projection();
@@ -134,4 +139,40 @@ pub fn transfer(
         latest = driver.projection();
     }
     Ok(latest)
+}
+
+/// Whether the projection store holds an older copy of what it had, by what those say who answer within `patience`.
+pub(crate) fn store_behind(
+    transport: &dyn Transport,
+    timing: &Timing,
+    patience: Duration,
+) -> Option<StoreBehind> {
+    let begun = Instant::now();
+    let left = || patience.saturating_sub(begun.elapsed());
+    let latest = transport::latest(transport, timing, left())??;
+    let epoch = latest.epoch;
+    let (arrived, arrivals) = mpsc::channel();
+    let ask = |node, request| {
+        let arrived = arrived.clone();
+        let reply = ReplyTo::new(move |reply: Option<Reply>| drop(arrived.send((node, reply))));
+        transport.send(node, request, reply);
+    };
+    for member in latest.members() {
+        let request = UnitRequest { epoch, member, verb: UnitVerb::Probe };
+        ask(Node::Unit(member.unit), Request::Unit(request));
+    }
+    if let Some((number, _)) = latest.sequencer {
+        let request = SequencerRequest { epoch, verb: SequencerVerb::Tail };
+        ask(Node::Sequencer(number), Request::Sequencer(request));
+    }
+    drop(arrived);
+    let behind = loop {
+        let (node, reply) = arrivals.recv_timeout(left()).ok()?;
+        if let Some(behind) = reply.and_then(|reply| StoreBehind::shown_by(epoch, node, &reply)) {
+            break behind;
+        }
+    };
+    // Somebody may have changed the projection just now.
+    let now = transport::latest(transport, timing, left())??;
+    (now.epoch == epoch).then_some(behind)
 }

@@ -404,7 +404,7 @@ async fn within<T>(
 ) -> Result<T, StoreError> {
     let (kind, what) = match timeout(patience, request).await {
         Ok(Ok(answer)) => return Ok(answer),
-        Ok(Err(error)) => (kind(&error), explain(&error)),
+        Ok(Err(error)) => (kind(&error), net::said(explain(&error).as_bytes())),
         Err(_) => (io::ErrorKind::TimedOut, "no answer in time".to_owned()),
     };
     Err(StoreError::Io(io::Error::new(kind, format!("etcd at {}: {what}", endpoint.address))))
@@ -415,6 +415,8 @@ fn kind(error: &etcd_client::Error) -> io::ErrorKind {
     let etcd_client::Error::GRpcStatus(status) = error else { return io::ErrorKind::NotConnected };
     // The codes of gRPC, by number: their type is not one of the client's.
     match status.code() as i32 {
+        // A wrong password is one.
+        3 => io::ErrorKind::InvalidInput,
         4 => io::ErrorKind::TimedOut,
         7 | 16 => io::ErrorKind::PermissionDenied,
         // Its database has reached its quota.

@@ -10,11 +10,12 @@
 //!
 //! Source: CORFU (NSDI 2012), section 3.3; the order of the steps is that of chain repair.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::Position;
 
-use super::message::{self, Member, Run, UnitReply, UnitVerb};
+use super::message::{self, Member, Run, UnitNumber, UnitReply, UnitVerb};
 use super::operation::{Event, Input, Operation, Outbox, View};
 use super::projection::Projection;
 
@@ -53,8 +54,30 @@ pub struct Filled {
     pub runs: Vec<Run>,
     /// Positions before this one are trimmed; zero if none of the range was found to be.
     pub trimmed: Position,
-    /// A position that a unit has lost, or holds something else at: it was not filled, and nothing after it.
-    pub corrupt: Option<Position>,
+    /// A position that was not filled, and nothing after it was.
+    pub corrupt: Option<Loss>,
+}
+
+/// A position that a unit has lost, or holds something else at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Loss {
+    /// Which unit.
+    pub unit: UnitNumber,
+    /// Which position.
+    pub position: Position,
+    /// Whether it holds something else there than the head of its chain, and has not lost it.
+    pub differs: bool,
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { unit, position, differs } = self;
+        if *differs {
+            write!(f, "unit {unit} has another entry at position {position} than the head of its chain")
+        } else {
+            write!(f, "unit {unit} has lost position {position}: its files are damaged, or not all there")
+        }
+    }
 }
 
 impl Fill {
@@ -81,7 +104,7 @@ impl Fill {
         self.at
     }
 
-    fn outcome(&mut self, corrupt: Option<Position>) -> Option<Filled> {
+    fn outcome(&mut self, corrupt: Option<Loss>) -> Option<Filled> {
         let runs = std::mem::take(&mut self.found);
         Some(Filled { runs, trimmed: self.trimmed, corrupt })
     }
@@ -123,7 +146,7 @@ impl Fill {
         self.ask_head(out)
     }
 
-    fn take_head(&mut self, reply: UnitReply, out: &mut Outbox) -> Option<Filled> {
+    fn take_head(&mut self, head: Member, reply: UnitReply, out: &mut Outbox) -> Option<Filled> {
         match reply {
             // Others are no answer: to copy them would put them where nobody asked for anything.
             UnitReply::Runs(runs) if message::are_from(&runs, self.at) => {
@@ -138,7 +161,9 @@ impl Fill {
                 self.skip_trimmed(before);
                 self.ask_head(out)
             }
-            UnitReply::Corrupt(position) => self.outcome(Some(position)),
+            UnitReply::Corrupt(position) => {
+                self.outcome(Some(Loss { unit: head.unit, position, differs: false }))
+            }
             trouble => {
                 self.view.trouble(&trouble, out);
                 None
@@ -154,7 +179,10 @@ impl Fill {
                 self.push(out)
             }
             // The chain's rule excludes that a later unit has what the head has not.
-            UnitReply::Taken(position) | UnitReply::Corrupt(position) => self.outcome(Some(*position)),
+            UnitReply::Taken(position) | UnitReply::Corrupt(position) => {
+                let differs = matches!(reply, UnitReply::Taken(_));
+                self.outcome(Some(Loss { unit: member.unit, position: *position, differs }))
+            }
             trouble => {
                 self.view.trouble(trouble, out);
                 None
@@ -171,7 +199,7 @@ impl Operation for Fill {
             // After any trouble, from the head again: the chain may be another one.
             Event::Refreshed => self.ask_head(out),
             Event::Unit(member, reply) if self.pushing.is_some() => self.take_copy(member, &reply, out),
-            Event::Unit(_, reply) => self.take_head(reply, out),
+            Event::Unit(head, reply) => self.take_head(head, reply, out),
             Event::NoUnit(_) => {
                 self.view.retry(out);
                 None

@@ -27,7 +27,9 @@ use crate::{
     SharedLog, Tail, TailError, Ticket, TrimError,
 };
 
+use super::administer;
 use super::appender;
+use super::behind::StoreBehind;
 use super::flush::Flush;
 use super::janitor::Sweep;
 use super::message::Run;
@@ -150,6 +152,9 @@ pub enum ConnectError {
     /// The store answers, but not enough of the units and sequencers do to tell how far the log reaches.
     #[error("the cluster's units and sequencer could not be reached in time")]
     Silent,
+    /// The store holds an older copy of what it had.
+    #[error(transparent)]
+    StoreBehind(#[from] StoreBehind),
 }
 
 /// A log on a cluster of storage units.
@@ -222,14 +227,18 @@ impl CorfuLog {
             queue: Queue::new(config.queue_bytes, config.max_batch_bytes, phase),
             progress: Progress::new(projection.first()),
             cache: Recent::new(config.cache_bytes),
-            driver: Driver::new(transport, config.timing.clone(), projection),
+            driver: Driver::new(Arc::clone(&transport), config.timing.clone(), projection),
             silent: Mutex::default(),
             closed: Mutex::new(false),
             closing: Condvar::new(),
             config,
         });
         let deadline = shared.deadline();
-        shared.ask_tail(TailMode::Linearizable, deadline).map_err(|Silent| ConnectError::Silent)?;
+        if shared.ask_tail(TailMode::Linearizable, deadline).is_err() {
+            let answer = shared.config.timing.answer;
+            let behind = administer::store_behind(&*transport, &shared.config.timing, answer);
+            return Err(behind.map_or(ConnectError::Silent, ConnectError::StoreBehind));
+        }
         let start = |name: &str, run: fn(&Shared)| {
             let shared = Arc::clone(&shared);
             let builder = thread::Builder::new().name(name.to_owned());

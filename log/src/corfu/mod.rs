@@ -63,6 +63,7 @@ mod administer;
 mod append;
 mod appender;
 mod appends;
+mod behind;
 mod boot;
 #[cfg(feature = "etcd")]
 mod etcd;
@@ -98,9 +99,10 @@ mod unit;
 pub use administer::{TransferError, found, latest, name, reconfigure, transfer};
 pub use append::{Append, AppendOutcome, Appended, Entries, Refusal};
 pub use appends::{Appends, Ended, Window};
+pub use behind::StoreBehind;
 #[cfg(feature = "etcd")]
 pub use etcd::EtcdStore;
-pub use fill::{Aim, Fill, Filled};
+pub use fill::{Aim, Fill, Filled, Loss};
 pub use flush::Flush;
 pub use janitor::Sweep;
 pub use local::{LOCAL_SEQUENCER, LocalCluster, LocalConfig, LocalError, LocalStorage};
@@ -110,7 +112,7 @@ pub use message::{
     SequencerReply, SequencerRequest, SequencerVerb, Standing, StoreReply, StoreRequest, Token, UnitNumber,
     UnitReply, UnitRequest, UnitVerb,
 };
-pub use monitor::{Monitor, MonitorConfig, MonitorError, MonitorEvent};
+pub use monitor::{Monitor, MonitorConfig, MonitorError, MonitorEvent, Trouble};
 pub use net::{
     EtcdAccess, FrameError, Home, HomeError, Listing, Listings, NetError, Server, TcpTransport, announce,
 };

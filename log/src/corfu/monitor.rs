@@ -2,7 +2,8 @@
 //!
 //! In each round it asks every unit and the sequencer how they are, and everybody who could take their place.
 //! Who is silent for some rounds in a row, was started again, or lost data, is replaced, or left out if there is
-//! nobody to replace it; chains that are too short get another unit; units that join are copied to.
+//! nobody to replace it; chains that are too short get another unit; units that join are copied to. Where the projection
+//! store holds an older copy of what it had, nothing is changed (`behind.rs`).
 //!
 //! It may be wrong about who is dead: units are sealed before the projection changes, so who was only slow finds
 //! itself left out, and does no harm. So there may be many monitors, or none: they decide when something is
@@ -21,6 +22,7 @@ use thiserror::Error;
 use crate::Position;
 
 use super::administer::{self, TransferError};
+use super::behind::StoreBehind;
 use super::message::{
     Epoch, Member, Node, Reply, Request, SequencerNumber, SequencerReply, SequencerRequest, SequencerVerb,
     UnitNumber, UnitReply, UnitRequest, UnitVerb,
@@ -29,6 +31,8 @@ use super::plan::{Change, Join};
 use super::projection::Projection;
 use super::reconfigure::Reconfigured;
 use super::transport::{ReplyTo, TIME_MIN, Timing, Transport, check_time};
+
+const UNPOISONED: &str = "nothing panics while it holds the lock";
 
 /// How a cluster is watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +90,41 @@ pub enum MonitorError {
     Thread(#[from] io::Error),
 }
 
+/// Why a unit counts as lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Trouble {
+    /// It does not answer.
+    Silent,
+    /// It has nothing of what it had.
+    Empty,
+    /// Its files are damaged, and nobody knows what it lost.
+    Damaged,
+    /// It reaches less far than it did.
+    Shrunk {
+        /// How far it reaches.
+        reach: Position,
+        /// How far it did.
+        before: Position,
+    },
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Silent => f.write_str("does not answer"),
+            Self::Empty => f.write_str("has nothing of what it had"),
+            Self::Damaged => f.write_str("has damaged files"),
+            Self::Shrunk { reach, before } => {
+                write!(
+                    f,
+                    "reaches position {reach}, and reached {before} before: are its files an older copy?"
+                )
+            }
+        }
+    }
+}
+
 /// What a monitor saw or did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -107,9 +146,13 @@ pub enum MonitorEvent {
     Waiting {
         /// Where the segment starts whose chain is lost.
         position: Position,
-        /// The chain's units that have its entries; all are dead, or have lost some.
-        units: Vec<UnitNumber>,
+        /// The chain's units that have its entries, and what is wrong with each.
+        units: Vec<(UnitNumber, Trouble)>,
     },
+    /// Something is wrong with a unit that is left where it is, since nobody else has what it still has.
+    Spared(UnitNumber, Trouble),
+    /// The projection store holds an older copy of what it had: nothing is changed until it has the newest one again.
+    StoreBehind(StoreBehind),
     /// Units that join have everything.
     Copied(Epoch),
     /// Units that join cannot be copied to.
@@ -127,13 +170,15 @@ impl fmt::Display for MonitorEvent {
             }
             Self::Stuck(why) => write!(f, "the projection cannot be changed: {why}"),
             Self::Waiting { position, units } => {
-                let units: Vec<String> = units.iter().map(ToString::to_string).collect();
-                let units = units.join(", ");
-                write!(
-                    f,
-                    "all units that have the positions from {position} on are dead: waiting for {units}"
-                )
+                let units: Vec<String> =
+                    units.iter().map(|(unit, trouble)| format!("unit {unit} {trouble}")).collect();
+                let units = units.join("; ");
+                write!(f, "nobody is left who has all positions from {position} on: {units}")
             }
+            Self::Spared(unit, trouble) => {
+                write!(f, "unit {unit} {trouble}; it stays, as nobody else has what it still has")
+            }
+            Self::StoreBehind(behind) => write!(f, "nothing can be changed: {behind}"),
             Self::Copied(epoch) => write!(f, "all units have everything in epoch {epoch}"),
             Self::NotCopied(error) => error.fmt(f),
         }
@@ -169,7 +214,9 @@ impl Monitor {
             health: BTreeMap::new(),
             reached: BTreeMap::new(),
             interrupted: 0,
+            behind: 0,
             told: None,
+            spared: BTreeMap::new(),
             copying: Arc::default(),
         };
         let builder = thread::Builder::new().name("mixlog-monitor".to_owned());
@@ -208,17 +255,28 @@ struct Watch {
     reached: BTreeMap<Member, Position>,
     /// Rounds in a row in which a unit was sealed for an epoch that nobody installed.
     interrupted: u32,
+    /// Rounds in a row in which somebody was in a later epoch than there can be.
+    behind: u32,
     /// The trouble that was reported last, so that it is reported once.
     told: Option<MonitorEvent>,
-    /// Whether a thread copies.
-    copying: Arc<Mutex<bool>>,
+    /// Units that were left where they are, and why.
+    spared: BTreeMap<UnitNumber, Trouble>,
+    copying: Arc<Mutex<Copying>>,
+}
+
+/// What the thread that copies is at.
+#[derive(Debug, Default)]
+struct Copying {
+    under_way: bool,
+    /// Why it could not the last time, which was reported.
+    told: Option<TransferError>,
 }
 
 /// What a round found.
 #[derive(Debug, Default)]
 struct Found {
     /// Units that do not have what the projection says.
-    lost: Vec<UnitNumber>,
+    lost: BTreeMap<UnitNumber, Trouble>,
     /// Units that could join.
     spare_units: Vec<UnitNumber>,
     spare_sequencers: Vec<SequencerNumber>,
@@ -226,6 +284,8 @@ struct Found {
     restarted: bool,
     /// Somebody is sealed for another epoch.
     interrupted: bool,
+    /// Somebody is in a later epoch than there can be, unless there was another change meanwhile.
+    behind: Option<StoreBehind>,
 }
 
 impl Watch {
@@ -237,6 +297,14 @@ impl Watch {
         };
         let found = self.look(&projection);
         self.interrupted = if found.interrupted { self.interrupted + 1 } else { 0 };
+        self.behind = if found.behind.is_some() { self.behind + 1 } else { 0 };
+        if let Some(behind) = found.behind {
+            // Each round has looked again which projection is the newest.
+            if self.behind >= self.config.misses {
+                self.trouble(MonitorEvent::StoreBehind(behind));
+            }
+            return;
+        }
         if let Some(change) = self.decide(&projection, &found) {
             self.change(projection, change);
         } else if !projection.joining().is_empty() {
@@ -293,14 +361,22 @@ impl Watch {
             };
             let answer = answers.get(&node);
             self.note(node, answer.is_some(), is_member);
+            if is_member && let Some(answer) = answer {
+                let behind = StoreBehind::shown_by(projection.epoch, node, answer);
+                found.behind = found.behind.or(behind);
+            }
             match (node, answer) {
                 (Node::Unit(unit), Some(Reply::Unit(reply))) => match reply {
-                    UnitReply::Stranger(_) | UnitReply::Corrupt(_) if is_member => found.lost.push(unit),
+                    UnitReply::Stranger(_) if is_member => {
+                        found.lost.insert(unit, Trouble::Empty);
+                    }
+                    UnitReply::Corrupt(_) if is_member => {
+                        found.lost.insert(unit, Trouble::Damaged);
+                    }
                     UnitReply::Stranger(_) => found.spare_units.push(unit),
-                    UnitReply::Standing(standing)
-                        if self.has_less_than_before(projection, unit, standing.reach) =>
-                    {
-                        found.lost.push(unit);
+                    UnitReply::Standing(standing) => {
+                        let trouble = self.has_less_than_before(projection, unit, standing.reach);
+                        found.lost.extend(trouble.map(|trouble| (unit, trouble)));
                     }
                     UnitReply::Sealed(_) | UnitReply::Behind(_) if is_member => found.interrupted = true,
                     _ => {}
@@ -313,7 +389,9 @@ impl Watch {
                     _ if !is_member => found.spare_sequencers.push(number),
                     _ => {}
                 },
-                (Node::Unit(unit), None) if is_member && self.is_dead(node) => found.lost.push(unit),
+                (Node::Unit(unit), None) if is_member && self.is_dead(node) => {
+                    found.lost.insert(unit, Trouble::Silent);
+                }
                 _ => {}
             }
         }
@@ -321,12 +399,27 @@ impl Watch {
     }
 
     /// Whether a member reaches less far than it did, as one whose files are an older copy; not where nobody else has
-    /// what it still has.
-    fn has_less_than_before(&mut self, projection: &Projection, unit: UnitNumber, reach: Position) -> bool {
-        let Some(member) = projection.member(unit) else { return false };
-        let before = self.reached.entry(member).or_insert(reach);
+    /// what it still has, which is reported.
+    fn has_less_than_before(
+        &mut self,
+        projection: &Projection,
+        unit: UnitNumber,
+        reach: Position,
+    ) -> Option<Trouble> {
+        let before = self.reached.entry(projection.member(unit)?).or_insert(reach);
         *before = reach.max(*before);
-        reach < *before && projection.survives(|other| other == unit)
+        let trouble = Trouble::Shrunk { reach, before: *before };
+        if reach == *before {
+            self.spared.remove(&unit);
+            return None;
+        }
+        if projection.survives(|other| other == unit) {
+            return Some(trouble);
+        }
+        if self.spared.insert(unit, trouble).is_none() {
+            (self.report)(&MonitorEvent::Spared(unit, trouble));
+        }
+        None
     }
 
     /// Counts silent rounds.
@@ -350,13 +443,13 @@ impl Watch {
     fn decide(&mut self, projection: &Projection, found: &Found) -> Option<Change> {
         let mut spares = found.spare_units.iter().copied();
         let mut change = Change::default();
-        if let Some((position, chain)) = projection.lost_chain(|unit| found.lost.contains(&unit)) {
-            let units = chain.units.iter().map(|member| member.unit).collect();
+        if let Some((position, chain)) = projection.lost_chain(|unit| found.lost.contains_key(&unit)) {
+            let units = chain.units.iter().map(|member| (member.unit, found.lost[&member.unit])).collect();
             self.trouble(MonitorEvent::Waiting { position, units });
             return None;
         }
-        change.lost.clone_from(&found.lost);
-        for lost in &found.lost {
+        change.lost = found.lost.keys().copied().collect();
+        for lost in found.lost.keys() {
             change.joins.extend(spares.next().map(|unit| Join { beside: *lost, unit }));
         }
         let mut wanted = !found.lost.is_empty() || found.restarted;
@@ -369,7 +462,7 @@ impl Watch {
             wanted = true;
         }
         for chain in &projection.open().chains {
-            let stays = |member: &Member| !found.lost.contains(&member.unit);
+            let stays = |member: &Member| !found.lost.contains_key(&member.unit);
             let staying: Vec<Member> = chain.members().filter(stays).collect();
             let joins = |join: &&Join| chain.members().any(|member| member.unit == join.beside);
             let count = staying.len() + change.joins.iter().filter(joins).count();
@@ -407,21 +500,28 @@ impl Watch {
 
     /// Copies to units that join, in another thread: others may die meanwhile.
     fn copy(&self, projection: Arc<Projection>) {
-        let mut copying = self.copying.lock().expect("nobody panics while holding the lock");
-        if *copying {
+        let mut copying = self.copying.lock().expect(UNPOISONED);
+        if copying.under_way {
             return;
         }
         let (transport, config) = (Arc::clone(&self.transport), self.config.clone());
-        let (report, flag) = (Arc::clone(&self.report), Arc::clone(&self.copying));
+        let (report, state) = (Arc::clone(&self.report), Arc::clone(&self.copying));
         let copy = move || {
             let copied = administer::transfer(&transport, &config.timing, projection, Some(config.patience));
-            report(&match copied {
-                Ok(latest) => MonitorEvent::Copied(latest.epoch),
-                Err(error) => MonitorEvent::NotCopied(error),
-            });
-            *flag.lock().expect("nobody panics while holding the lock") = false;
+            let failed = copied.as_ref().err().copied();
+            let before = state.lock().expect(UNPOISONED).told;
+            match copied {
+                Ok(latest) => report(&MonitorEvent::Copied(latest.epoch)),
+                // It is tried again in each round, and said once.
+                Err(error) if before != failed => report(&MonitorEvent::NotCopied(error)),
+                Err(_) => {}
+            }
+            *state.lock().expect(UNPOISONED) = Copying { under_way: false, told: failed };
         };
         // If there is no thread for it now, there may be one in the next round.
-        *copying = thread::Builder::new().name("mixlog-copy".to_owned()).spawn(copy).is_ok();
+        copying.under_way = thread::Builder::new().name("mixlog-copy".to_owned()).spawn(copy).is_ok();
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -98,6 +98,9 @@ pub enum PlanError {
     /// A unit that joins stands in the projection already.
     #[error("unit {0} is in use")]
     InUse(UnitNumber),
+    /// Two units that join are the same one.
+    #[error("unit {0} is named twice, and can only join once")]
+    Twice(UnitNumber),
     /// A unit to join beside is not in the projection.
     #[error("there is no unit {0} to join beside")]
     Unknown(UnitNumber),
@@ -167,9 +170,12 @@ impl Projection {
             return Err(PlanError::Sealed);
         }
         let members = self.members();
-        for unit in change.joining() {
+        for (index, unit) in change.joining().enumerate() {
             if members.iter().any(|member| member.unit == unit) {
                 return Err(PlanError::InUse(unit));
+            }
+            if change.joining().take(index).any(|other| other == unit) {
+                return Err(PlanError::Twice(unit));
             }
         }
         for join in &change.joins {
@@ -347,8 +353,10 @@ mod tests {
         assert_eq!(first().next(&change, &found(9)), Err(PlanError::InUse(UnitNumber(2))));
         let change = Change::replace(UnitNumber(9), UnitNumber(8));
         assert_eq!(first().next(&change, &found(9)), Err(PlanError::Unknown(UnitNumber(9))));
-        let change = Change::grow(vec![units(&[7, 7])]);
-        assert_eq!(first().next(&change, &found(9)), Err(PlanError::InUse(UnitNumber(7))));
+        for twice in [vec![units(&[7, 7])], vec![units(&[6, 7]), units(&[7])]] {
+            let change = Change::grow(twice);
+            assert_eq!(first().next(&change, &found(9)), Err(PlanError::Twice(UnitNumber(7))));
+        }
     }
 
     #[test]

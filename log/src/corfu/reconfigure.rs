@@ -27,9 +27,10 @@ use std::sync::Arc;
 
 use crate::LogId;
 
+use super::behind::StoreBehind;
 use super::message::{
-    Epoch, Instance, Member, Node, SequencerNumber, SequencerReply, SequencerVerb, StoreReply, StoreRequest,
-    UnitReply, UnitVerb,
+    Epoch, Instance, Member, Node, Reply, SequencerNumber, SequencerReply, SequencerVerb, StoreReply,
+    StoreRequest, UnitReply, UnitVerb,
 };
 use super::operation::{Event, Input, Operation, Outbox, Pause, View};
 use super::plan::{Change, Found, PlanError};
@@ -48,6 +49,8 @@ pub struct Reconfigure {
     rules: Rules,
     /// Of the sequencer of the next epoch.
     instance: Option<Instance>,
+    /// Who was found in a later epoch than there can be, if the store knows no other one when it is asked again.
+    ahead: Option<StoreBehind>,
     phase: Phase,
 }
 
@@ -85,6 +88,8 @@ pub enum Reconfigured {
     NotJoined(Member),
     /// The sequencer does not answer.
     NoSequencer(SequencerNumber),
+    /// The store holds an older copy of what it had, and a change to that would be a second one for its epoch.
+    StoreBehind(StoreBehind),
 }
 
 impl fmt::Display for Reconfigured {
@@ -95,6 +100,7 @@ impl fmt::Display for Reconfigured {
             Self::Impossible(error) => error.fmt(f),
             Self::NotJoined(member) => write!(f, "unit {} does not join", member.unit),
             Self::NoSequencer(number) => write!(f, "sequencer {number} does not answer"),
+            Self::StoreBehind(behind) => behind.fmt(f),
         }
     }
 }
@@ -103,7 +109,8 @@ impl Reconfigure {
     /// Makes `change`, if `projection` is the latest.
     #[must_use]
     pub const fn new(projection: Arc<Projection>, change: Change, rules: Rules) -> Self {
-        Self { view: View::new(projection), change, rules, instance: None, phase: Phase::Look }
+        let view = View::new(projection);
+        Self { view, change, rules, instance: None, ahead: None, phase: Phase::Look }
     }
 
     fn epoch(&self) -> Epoch {
@@ -128,12 +135,21 @@ impl Reconfigure {
         {
             return Some(Reconfigured::Overtaken(latest));
         }
+        if let Some(behind) = self.ahead {
+            return Some(Reconfigured::StoreBehind(behind));
+        }
         if self.view.epoch() == Epoch::NONE {
             self.phase = Phase::Name;
             self.view.ask_store(out, StoreRequest::Name(self.view.projection().log));
             return None;
         }
         self.join(out)
+    }
+
+    /// Somebody knows of another epoch: so does the store, or it has forgotten it.
+    fn look_again(&mut self, node: Node, reply: &Reply, out: &mut Outbox) {
+        self.ahead = StoreBehind::shown_by(self.view.epoch(), node, reply);
+        self.look(out);
     }
 
     fn named(&mut self, log: LogId, out: &mut Outbox) -> Option<Reconfigured> {
@@ -316,9 +332,8 @@ impl Reconfigure {
                 self.instance = Some(instance);
                 self.begin_seal(out)
             }
-            // It knows of a later epoch: so does the store.
-            (Phase::Sequencer(_), Some(SequencerReply::Sealed(_))) => {
-                self.look(out);
+            (Phase::Sequencer(number), Some(reply @ SequencerReply::Sealed(_))) => {
+                self.look_again(Node::Sequencer(*number), &Reply::Sequencer(reply), out);
                 None
             }
             (Phase::Sequencer(number), _) => Some(Reconfigured::NoSequencer(*number)),
@@ -345,7 +360,7 @@ impl Reconfigure {
             }
             Phase::Seal { seal, .. } => {
                 if !seal.take(member, reply) {
-                    self.look(out);
+                    self.look_again(Node::Unit(member.unit), &Reply::Unit(reply.clone()), out);
                     return None;
                 }
                 self.install_if_sealed(out)

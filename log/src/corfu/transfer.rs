@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::Position;
 
-use super::fill::{Aim, Fill, Filled};
+use super::fill::{Aim, Fill, Filled, Loss};
 use super::message::{Member, UnitReply, UnitVerb};
 use super::operation::{Event, Input, Operation, Outbox, View};
 use super::projection::Projection;
@@ -41,8 +41,8 @@ enum Phase {
 pub enum Transferred {
     /// These have everything that they are to have.
     Copied(Vec<Member>),
-    /// This position could not be copied: no unit of its chain has it any more.
-    Corrupt(Position),
+    /// A position could not be copied.
+    Corrupt(Loss),
 }
 
 impl Transfer {
@@ -105,7 +105,7 @@ impl Transfer {
         self.at = fill.done();
         self.view = fill.into_view();
         match filled.corrupt {
-            Some(position) => Some(Transferred::Corrupt(position)),
+            Some(loss) => Some(Transferred::Corrupt(loss)),
             None => self.copy(out),
         }
     }

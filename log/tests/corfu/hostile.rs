@@ -3,7 +3,8 @@
 
 use std::collections::VecDeque;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use mixlog_log::corfu::{
@@ -11,7 +12,7 @@ use mixlog_log::corfu::{
     Instance, Join, LocalCluster, LocalConfig, LocalStorage, Member, Node, Operation, Outbox, Outgoing,
     Projection, Read, ReadOutcome, Reconfigure, Reply, ReplyTo, Request, Rules, Run, SequencerNumber,
     SequencerReply, Settle, Standing, StoreReply, Sweep, Tail, TailMode, Timing, Token, Transfer, Transport,
-    Trim, UnitReply, Window,
+    Trim, UnitReply, UnitRequest, UnitVerb, Window,
 };
 use mixlog_log::{AppendError, Batch, Block, LogId, Position, ReadError, SharedLog};
 use mixlog_simdisk::Random;
@@ -342,9 +343,16 @@ impl Transport for Liar {
     }
 }
 
-fn connect(lie: fn(Node, &Request, Reply) -> Reply) -> CorfuLog {
+fn in_memory() -> Arc<LocalCluster> {
     let storage = LocalStorage::Memory;
-    let cluster = LocalCluster::open(LocalConfig { storage, ..LocalConfig::default() }).unwrap();
+    LocalCluster::open(LocalConfig { storage, ..LocalConfig::default() }).unwrap()
+}
+
+fn connect(lie: fn(Node, &Request, Reply) -> Reply) -> CorfuLog {
+    connect_to(in_memory(), lie)
+}
+
+fn connect_to(cluster: Arc<LocalCluster>, lie: fn(Node, &Request, Reply) -> Reply) -> CorfuLog {
     let config = Config {
         durability: cluster.durability(),
         timing: Timing { retry_at_most: Duration::from_millis(5), ..Timing::default() },
@@ -373,7 +381,7 @@ fn append_by_tokens_that_make_no_sense_is_unavailable() {
 fn read_answered_with_other_positions_is_unavailable() {
     let log = connect(|_, request, reply| match (request, reply) {
         (Request::Unit(request), Reply::Unit(UnitReply::Runs(runs)))
-            if matches!(request.verb, mixlog_log::corfu::UnitVerb::Read { .. }) =>
+            if matches!(request.verb, UnitVerb::Read { .. }) =>
         {
             let moved = runs.into_iter().map(|run| {
                 let first = run.first().plus(7);
@@ -386,4 +394,32 @@ fn read_answered_with_other_positions_is_unavailable() {
     log.append(&batch(&["an entry"])).unwrap().wait().unwrap();
     let read = log.read(Position::ZERO);
     assert!(matches!(read, Err(ReadError::Unavailable)), "{read:?}");
+}
+
+#[test]
+fn wait_for_what_stands_behind_a_lost_position_ends() {
+    let cluster = in_memory();
+    let writer = connect_to(Arc::clone(&cluster), |_, _, reply| reply);
+    for n in 0..5 {
+        writer.append(&batch(&[&n.to_string()])).unwrap().wait().unwrap();
+    }
+    // Whoever asks whether all is there hears that position 2 is not, and never will be.
+    let log = connect_to(cluster, |_, request, reply| match request {
+        Request::Unit(UnitRequest { verb: UnitVerb::Gap { from, upto }, .. })
+            if (*from..*upto).contains(&Position(2)) =>
+        {
+            Reply::Unit(UnitReply::Corrupt(Position(2)))
+        }
+        _ => reply,
+    });
+    let (told, answer) = mpsc::channel();
+    thread::spawn(move || {
+        for timeout in [None, Some(Duration::from_secs(20))] {
+            drop(told.send(log.wait_past(Position(3), timeout)));
+        }
+    });
+    for _ in 0..2 {
+        let tail = answer.recv_timeout(Duration::from_secs(20)).expect("it ends").unwrap();
+        assert_eq!(tail.tail, Position(5));
+    }
 }

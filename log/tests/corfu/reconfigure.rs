@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use mixlog_log::Position;
 use mixlog_log::corfu::{
-    Append, AppendOutcome, Change, Instance, Join, Limits, Member, Node, PlanError, Reconfigure,
-    Reconfigured, Refusal, Rules, Sequencer, SequencerNumber, Sweep, Tail, TailMode, Transfer, Transferred,
-    Trim, Unit, UnitVerb,
+    Append, AppendOutcome, Change, Epoch, Instance, Join, Limits, Loss, Member, Node, PlanError, Reconfigure,
+    Reconfigured, Record, Refusal, Rules, Sequencer, SequencerNumber, StoreBehind, Sweep, Tail, TailMode,
+    Transfer, TransferError, Transferred, Trim, Unit, UnitVerb,
 };
 
-use crate::harness::{Driven, Held, Net, append, committed, node, unit};
+use crate::harness::{Driven, Held, Net, SEQUENCER, append, committed, node, run, unit};
 
 fn reconfigure(net: &Net, change: Change) -> Driven<Reconfigure> {
     Driven::new(Reconfigure::new(net.latest(), change, Rules::SOUND))
@@ -286,6 +286,48 @@ fn change_meant_for_an_earlier_projection_is_not_made() {
     let mut late = reconfigure(&net, Change::remove(unit(1)));
     let latest = net.reconfigure(Change::remove(unit(2)));
     assert_eq!(late.run(&mut net), Reconfigured::Overtaken(latest));
+}
+
+#[test]
+fn store_put_back_to_an_older_copy_is_named_and_gets_no_second_projection() {
+    let mut net = two_chains();
+    let first = net.register.clone();
+    net.reconfigure(Change::default());
+    net.reconfigure(Change::default());
+    net.append(1, 0, &["a"]);
+    let newest = std::mem::replace(&mut net.register, first);
+    // The sequencer is asked first; one that was started again says nothing of epochs.
+    let sequencer = net.sequencers[&SEQUENCER].clone();
+    for node in [Node::Sequencer(SEQUENCER), node(1)] {
+        let outcome = reconfigure(&net, Change::default()).run(&mut net);
+        let expected = StoreBehind { node, epoch: Epoch(3), latest: Epoch(1) };
+        assert_eq!(outcome, Reconfigured::StoreBehind(expected));
+        net.sequencers.insert(SEQUENCER, Sequencer::new(Instance(9)));
+    }
+    assert_eq!(net.latest().epoch, Epoch(1));
+    // With the newest copy all is well.
+    net.sequencers.insert(SEQUENCER, sequencer);
+    net.register = newest;
+    assert_eq!(net.append(1, 1, &["b"]).first, Position(1));
+}
+
+#[test]
+fn copying_from_a_unit_that_lost_something_names_it() {
+    let mut net = Net::new(&[&[1, 2]], 4);
+    net.append(1, 0, &["a"]);
+    net.append(1, 1, &["b"]);
+    net.kill(1);
+    net.reconfigure(Change::replace(unit(1), unit(9)));
+    let mut damaged = Unit::new(unit(2), Limits::NONE, Rules::SOUND);
+    damaged.replay(Record::State(*net.units[&unit(2)].state().unwrap()), None);
+    damaged.replay(Record::Run(run(1, 0, &["a"])), None);
+    damaged.set_damaged();
+    net.units.insert(unit(2), damaged);
+    let outcome = Driven::new(Transfer::new(net.latest())).run(&mut net);
+    let loss = Loss { unit: unit(2), position: Position(1), differs: false };
+    assert_eq!(outcome, Transferred::Corrupt(loss));
+    let said = TransferError::Lost(loss).to_string();
+    assert!(said.contains("unit 2 has lost position 1"), "{said}");
 }
 
 #[test]

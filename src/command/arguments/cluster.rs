@@ -1,6 +1,6 @@
 //! What the command line may say about clusters, their roles, and logs on them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -24,6 +24,9 @@ With etcd, which survives the loss of machines, instead of mixlog projections:
   mixlog unit --log corfu+etcd://10.0.0.1:2379,10.0.0.2:2379/bank --number 1 --dir /var/tmp/unit-1
 If it asks for TLS or a user (all of these can be left out):
   mixlog unit --log 'corfu+etcd://ada@10.0.0.1:2379/bank?password=FILE&ca=FILE&cert=FILE&key=FILE' ..
+
+In a container, or behind a router, a role listens on all addresses and says where others reach it:
+  mixlog unit --log corfu://store:4500 --number 1 --dir /data --listen 0.0.0.0:4501 --announce unit-1:4501
 
 Each role announces its address at the projection store, and says where it listens. It serves until it is
 killed, which it may be at any time. There is no authentication: listen on networks that you trust.";
@@ -66,6 +69,10 @@ pub(crate) struct RoleOptions {
     /// Where to listen; port 0 is any free one
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
     pub(crate) listen: SocketAddr,
+    /// Where others reach it, if that is not where it listens; needed where it listens on all addresses, as with
+    /// --listen 0.0.0.0:4501. A name is looked up when the role starts; port 0 is the one it listens on
+    #[arg(long, value_name = "HOST:PORT", value_parser = reached_at)]
+    pub(crate) announce: Option<String>,
     /// End when stdin does: for whoever starts it, and may be killed
     #[arg(long, hide = true)]
     pub(crate) until_stdin_ends: bool,
@@ -202,13 +209,21 @@ pub(crate) struct UpOptions {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Logs on clusters")]
 pub(crate) struct OnClusterOptions {
-    /// Fail when the cluster has not answered for so many seconds, at least 0.001 [default: 30]
+    /// Fail when the cluster has not answered for so many seconds, at least 0.001, or is not up yet [default: 30]
     #[arg(long, value_name = "S", value_parser = patience, allow_hyphen_values = true)]
     pub(crate) patience: Option<f64>,
     /// Keep the log's checkpoints below this directory, made if missing: a cluster has no place for them. Who takes some
     /// trims the log for everybody, unless --keep-log says otherwise
     #[arg(long, value_name = "DIR")]
     pub(crate) beside: Option<PathBuf>,
+}
+
+fn reached_at(text: &str) -> Result<String, String> {
+    let is_place = text.rsplit_once(':').is_some_and(|(host, port)| {
+        let is_nobody = host.trim_matches(['[', ']']).parse().is_ok_and(|ip: IpAddr| ip.is_unspecified());
+        !host.is_empty() && !is_nobody && port.parse::<u16>().is_ok()
+    });
+    is_place.then(|| text.to_owned()).ok_or_else(|| "it is a host that others know, and a port".to_owned())
 }
 
 fn etcd(text: &str) -> Result<Home, String> {

@@ -25,6 +25,8 @@ use super::super::transport::{ReplyTo, Timing, Transport};
 use super::book::{Listing, Listings};
 use super::frame::{self, FrameBody, FrameError, Header, Incoming, Kind};
 use super::home::{Home, Reached};
+use super::outgoing::Outgoing;
+use super::question;
 use super::wire::{self, BookRequest};
 use super::writer::Writer;
 
@@ -81,6 +83,22 @@ pub enum NetError {
     /// The cluster is found through etcd, and this program was built without the feature for that.
     #[error("this program was built without etcd: build it with --features etcd, which needs protoc")]
     NoEtcd,
+}
+
+impl NetError {
+    /// Whether it may go well when it is tried again, with nothing changed but the time: somebody may not be up yet.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        use io::ErrorKind::{InvalidInput, NotFound, PermissionDenied};
+        match self {
+            Self::Unreachable { .. } | Self::Unlisted(_) => true,
+            // A file with a secret is missing, or etcd does not know who asks.
+            Self::Store(StoreError::Io(error)) => {
+                !matches!(error.kind(), InvalidInput | NotFound | PermissionDenied)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Requests to the roles of a cluster, over TCP.
@@ -183,30 +201,13 @@ fn answers(node: Node, address: &SocketAddr, log: Option<LogId>, patience: Durat
         Node::Store => return false,
     };
     let Ok(stream) = connect_to(address, patience) else { return false };
-    // Who stands still takes connections, and says nothing.
-    let sending = stream.set_read_timeout(Some(patience)).and_then(|()| stream.try_clone());
-    let Ok(sending) = sending else { return false };
     let kind = wire::request_kind(&request);
     let header = Header { kind, log, request: 1, number: number_of(node) };
-    let writer = Writer::new(sending);
-    writer.add(|out| frame::put(out, header, |out| wire::put_request(out, &request)));
-    writer.flush();
-    let mut incoming = Incoming::new(stream);
-    let deadline = Instant::now() + patience;
-    while Instant::now() < deadline {
-        match incoming.next() {
-            Ok(Some((header, _))) => {
-                let answered = matches!(header.kind, Kind::UnitReply | Kind::SequencerReply);
-                return answered && header.number == number_of(node);
-            }
-            Ok(None) => {}
-            Err(_) => return false,
-        }
-        if !matches!(incoming.fill(), Ok(true)) {
-            return false;
-        }
-    }
-    false
+    let put = |out: &mut Outgoing| wire::put_request(out, &request);
+    let is_its = |header: Header, _: FrameBody<'_>| {
+        matches!(header.kind, Kind::UnitReply | Kind::SequencerReply) && header.number == number_of(node)
+    };
+    question::ask(stream, header, put, patience, is_its).unwrap_or(false)
 }
 
 /// As it stands in frames.

@@ -338,6 +338,11 @@ impl Incoming {
         checked(begun.header, FrameBody::from(&*body), begun.checksum)
     }
 
+    /// Whether a part of a frame has come, and the rest has not.
+    pub(crate) const fn is_amid_a_frame(&self) -> bool {
+        self.start < self.end || self.begun.is_some()
+    }
+
     /// Waits for more bytes. False when the peer has ended the connection.
     pub(crate) fn fill(&mut self) -> io::Result<bool> {
         if self.begun.is_none() {
@@ -378,7 +383,7 @@ impl Incoming {
     }
 
     fn check_patience(&mut self) -> io::Result<()> {
-        let Some(patience) = self.patience.filter(|_| self.start < self.end || self.begun.is_some()) else {
+        let Some(patience) = self.patience.filter(|_| self.is_amid_a_frame()) else {
             return Ok(());
         };
         if self.since.get_or_insert_with(Instant::now).elapsed() >= patience {

@@ -21,9 +21,10 @@ use super::super::store::ProjectionStore;
 use super::super::store::StoreError;
 use super::book::Listings;
 use super::client::{NetError, open};
-use super::frame::{self, FrameError, Header, Incoming, Kind};
+use super::frame::{FrameError, Header, Kind};
+use super::outgoing::Outgoing;
+use super::question::{self, Unanswered};
 use super::wire::{self, BookRequest};
-use super::writer::Writer;
 
 const SERVERS: &str = "corfu://";
 const ETCD: &str = "corfu+etcd://";
@@ -267,7 +268,7 @@ impl Reached {
     }
 }
 
-/// Asks one store about the address book, over a connection of its own.
+/// Asks one store about the address book.
 fn ask_server(
     store: &str,
     log: Option<LogId>,
@@ -278,38 +279,23 @@ fn ask_server(
     let unreachable = |source| NetError::Unreachable { address: address.clone(), source };
     let stranger = |flaw| NetError::Stranger { address: address.clone(), flaw };
     let stream = open(store, patience).map_err(unreachable)?;
-    stream.set_read_timeout(Some(patience)).map_err(unreachable)?;
-    let writer = Writer::new(stream.try_clone().map_err(unreachable)?);
     let header = Header { kind: Kind::BookRequest, log, request: 1, number: 0 };
-    writer.add(|out| frame::put(out, header, |out| wire::put_book_request(out, request)));
-    writer.flush();
-    let mut incoming = Incoming::new(stream);
-    loop {
-        match incoming.next().map_err(stranger)? {
-            Some((Header { kind: Kind::BookReply, log, .. }, body)) => {
-                return Ok((wire::listings(body).map_err(stranger)?, log));
-            }
-            Some((Header { kind: Kind::Failed, .. }, body)) => {
-                let reason = format!("{address}: {}", String::from_utf8_lossy(&body));
-                return Err(NetError::Store(StoreError::Io(io::Error::other(reason))));
-            }
-            Some((Header { kind: Kind::Refused, .. }, body)) => {
-                let reason = String::from_utf8_lossy(&body).into_owned();
-                return Err(NetError::Refused { address, reason });
-            }
-            Some(_) => return Err(stranger(FrameError::Body)),
-            None => match incoming.fill() {
-                Ok(true) => {}
-                Ok(false) => return Err(unreachable(io::ErrorKind::UnexpectedEof.into())),
-                // That is how a socket says that its time is over.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let silent = io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
-                    return Err(unreachable(silent));
-                }
-                Err(error) => return Err(unreachable(error)),
-            },
+    let put = |out: &mut Outgoing| wire::put_book_request(out, request);
+    let answer = question::ask(stream, header, put, patience, |header, body| match header.kind {
+        Kind::BookReply => Ok((wire::listings(body).map_err(stranger)?, header.log)),
+        Kind::Failed => {
+            let reason = format!("{address}: {}", question::said(&body));
+            Err(NetError::Store(StoreError::Io(io::Error::other(reason))))
         }
-    }
+        Kind::Refused => Err(NetError::Refused { address: address.clone(), reason: question::said(&body) }),
+        _ => Err(stranger(FrameError::Body)),
+    });
+    answer.unwrap_or_else(|unanswered| {
+        Err(match unanswered {
+            Unanswered::Io(error) => unreachable(error),
+            Unanswered::Frame(flaw) => stranger(flaw),
+        })
+    })
 }
 
 #[cfg(all(test, not(loom)))]

@@ -5,9 +5,11 @@
 
 mod book;
 mod client;
+mod connections;
 mod frame;
 mod home;
 mod outgoing;
+mod question;
 mod server;
 mod wire;
 mod writer;
@@ -19,4 +21,6 @@ pub use client::{NetError, TcpTransport, announce};
 pub use frame::FrameError;
 pub(crate) use frame::RUN_AT_MOST;
 pub use home::{EtcdAccess, Home, HomeError};
+#[cfg(feature = "etcd")]
+pub(crate) use question::said;
 pub use server::Server;

@@ -7,8 +7,9 @@
 //!
 //! A thread reads what has arrived, handles all of it, and then writes all answers with one call: so requests
 //! that are pipelined share the cost of the operating system's calls.
+//!
+//! So many connections are served at a time, and who is idle makes place for who comes: `connections.rs` tells how.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -30,16 +31,18 @@ use super::super::store::{FileStore, ProjectionStore, StoreError};
 use super::super::transport::ReplyTo;
 use super::book::FileBook;
 use super::client::named;
+use super::connections::{Connection, Connections};
 use super::frame::{self, BODY_AT_MOST, FrameBody, FrameError, Header, Incoming, Kind, READ_AT_MOST};
 use super::wire::{self, BookRequest};
 use super::writer::Writer;
 
 const UNPOISONED: &str = "nothing panics while it holds the lock";
 
-/// So many connections are served at a time; further ones are closed.
+/// So many connections are served at a time.
 const CONNECTIONS: usize = 1024;
 
-/// How long a frame may take to arrive. The longest one takes some seconds on a slow network.
+/// How long a frame may take to arrive, and a peer to take what is written to him. The longest one takes some seconds
+/// on a slow network.
 const FRAME_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The longest body that a sequencer takes, in bytes: its requests are small.
@@ -64,7 +67,7 @@ struct Shared {
     /// Of which log; unset while the role belongs to none.
     log: Arc<OnceLock<LogId>>,
     stopping: AtomicBool,
-    connections: Mutex<BTreeMap<u64, Arc<Writer>>>,
+    connections: Connections,
 }
 
 enum Role {
@@ -111,7 +114,7 @@ impl Server {
     /// What the operating system says about the listener.
     pub fn unit(listener: TcpListener, unit: UnitServer) -> io::Result<Self> {
         let log = unit.log();
-        Self::start(listener, Role::Unit(unit), log)
+        Self::start(listener, Role::Unit(unit), log, CONNECTIONS)
     }
 
     /// Serves a sequencer, which begins with nothing, as an instance that was never there.
@@ -120,7 +123,7 @@ impl Server {
     /// What the operating system says about the listener.
     pub fn sequencer(listener: TcpListener, number: SequencerNumber) -> io::Result<Self> {
         let sequencer = Mutex::new(Sequencer::new(Instance::random()));
-        Self::start(listener, Role::Sequencer(number, sequencer), None)
+        Self::start(listener, Role::Sequencer(number, sequencer), None, CONNECTIONS)
     }
 
     /// Serves the projection store in a directory, and the address book beside it.
@@ -133,12 +136,13 @@ impl Server {
         let lock = lock.ok_or_else(|| StoreError::InUse { path: directory.to_owned() })?;
         let book = FileBook::open(directory.join("addresses"))?;
         let log = store.latest()?.map(|latest| latest.log);
-        let mut server = Self::start(listener, Role::Store(store, book), log)?;
+        let mut server = Self::start(listener, Role::Store(store, book), log, CONNECTIONS)?;
         server.lock = Some(lock);
         Ok(server)
     }
 
-    fn start(listener: TcpListener, role: Role, log: Option<LogId>) -> io::Result<Self> {
+    /// `connections`: so many at a time.
+    fn start(listener: TcpListener, role: Role, log: Option<LogId>, connections: usize) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let known = OnceLock::new();
         if let Some(log) = log {
@@ -148,7 +152,7 @@ impl Server {
             role,
             log: Arc::new(known),
             stopping: AtomicBool::new(false),
-            connections: Mutex::default(),
+            connections: Connections::new(connections),
         });
         let accepting = Arc::clone(&shared);
         let acceptor = thread::Builder::new()
@@ -233,31 +237,25 @@ fn accept(listener: &TcpListener, shared: &Shared) {
             };
             let Ok(outgoing) = stream.try_clone() else { continue };
             let _ = stream.set_nodelay(true);
-            let writer = Arc::new(Writer::new(outgoing));
-            {
-                let mut connections = shared.connections.lock().expect(UNPOISONED);
-                if connections.len() >= CONNECTIONS {
-                    continue;
-                }
-                connections.insert(number, Arc::clone(&writer));
-            }
+            // Who reads nothing for so long is as good as gone.
+            let _ = stream.set_write_timeout(Some(FRAME_PATIENCE));
+            let Some(connection) = shared.connections.open(number, Writer::new(outgoing)) else { continue };
             let serve = move || {
-                serve(shared, stream, &writer);
-                shared.connections.lock().expect(UNPOISONED).remove(&number);
+                serve(shared, stream, &connection);
+                shared.connections.ended(number);
             };
             let builder = thread::Builder::new().name("mixlog-serve".to_owned());
             if builder.spawn_scoped(scope, serve).is_err() {
-                shared.connections.lock().expect(UNPOISONED).remove(&number);
+                shared.connections.ended(number);
             }
         }
-        for writer in shared.connections.lock().expect(UNPOISONED).values() {
-            writer.close();
-        }
+        shared.connections.close();
     });
 }
 
 /// Serves one connection to its end.
-fn serve(shared: &Shared, stream: TcpStream, writer: &Arc<Writer>) {
+fn serve(shared: &Shared, stream: TcpStream, connection: &Arc<Connection>) {
+    let writer = &connection.writer;
     thread::scope(|scope| {
         if shared.answers_later() {
             let builder = thread::Builder::new().name("mixlog-write".to_owned());
@@ -269,7 +267,7 @@ fn serve(shared: &Shared, stream: TcpStream, writer: &Arc<Writer>) {
         let ending = stream.try_clone();
         let incoming = Incoming::guarded(stream, shared.body_at_most(), FRAME_PATIENCE);
         let Ok(mut incoming) = incoming else { return writer.close() };
-        if let Some(refusal) = serve_frames(shared, &mut incoming, writer) {
+        if let Some(refusal) = serve_frames(shared, &mut incoming, connection) {
             let log = shared.log.get().copied();
             // What the operating system refuses may pass; the rest does not.
             let (kind, text) = match &refusal {
@@ -300,19 +298,34 @@ fn let_read(mut stream: &TcpStream) {
     }
 }
 
-fn serve_frames(shared: &Shared, incoming: &mut Incoming, writer: &Arc<Writer>) -> Option<Refusal> {
+fn serve_frames(shared: &Shared, incoming: &mut Incoming, connection: &Arc<Connection>) -> Option<Refusal> {
+    let writer = &connection.writer;
+    let mut at_work = None;
+    let mut used = false;
     loop {
         match incoming.next() {
             Ok(Some((header, body))) => {
-                if let Err(refusal) = shared.handle(header, body, writer) {
+                if !used {
+                    shared.connections.used(connection);
+                    used = true;
+                }
+                if let Err(refusal) = shared.handle(header, body, connection) {
                     return Some(refusal);
                 }
             }
             Ok(None) => {
                 writer.flush();
-                if !writer.wait_for_space() || !incoming.fill().unwrap_or(false) {
+                if !writer.wait_for_space() {
                     return None;
                 }
+                if !incoming.is_amid_a_frame() {
+                    at_work = None;
+                }
+                if !incoming.fill().unwrap_or(false) {
+                    return None;
+                }
+                at_work = at_work.or_else(|| Some(connection.at_work()));
+                used = false;
             }
             Err(error) => return Some(error.into()),
         }
@@ -361,8 +374,14 @@ impl Shared {
         }
     }
 
-    fn handle(&self, header: Header, body: FrameBody<'_>, writer: &Arc<Writer>) -> Result<(), Refusal> {
+    fn handle(
+        &self,
+        header: Header,
+        body: FrameBody<'_>,
+        connection: &Arc<Connection>,
+    ) -> Result<(), Refusal> {
         self.check(&header)?;
+        let writer = &connection.writer;
         let answer = |reply: &Reply| {
             let (kind, log) = (wire::reply_kind(reply), self.log.get().copied());
             let header = Header { kind, log, ..header };
@@ -379,20 +398,20 @@ impl Shared {
                     UnitVerb::Join(log) => Some(log),
                     _ => None,
                 };
-                let (writer, log, later) = (Arc::clone(writer), Arc::clone(&self.log), self.answers_later());
+                let (asked, log, later) = (connection.at_work(), Arc::clone(&self.log), self.answers_later());
                 unit.send(
                     request,
                     ReplyTo::new(move |reply| {
                         // A unit that failed leaves its clients in doubt, and at once.
-                        let Some(reply) = reply else { return writer.close() };
+                        let Some(reply) = reply else { return asked.writer.close() };
                         if let (Some(joined), Reply::Unit(UnitReply::Standing(_))) = (joins, &reply) {
                             // It is of this log already, or was of none.
                             let _ = log.set(joined);
                         }
                         let header = Header { kind: Kind::UnitReply, log: log.get().copied(), ..header };
-                        writer.add(|out| frame::put(out, header, |out| wire::put_reply(out, &reply)));
+                        asked.writer.add(|out| frame::put(out, header, |out| wire::put_reply(out, &reply)));
                         if later {
-                            writer.notify();
+                            asked.writer.notify();
                         }
                     }),
                 );
@@ -427,5 +446,85 @@ impl Shared {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::io::Write;
+
+    use super::super::super::message::{Epoch, Request, SequencerRequest};
+    use super::super::outgoing::Outgoing;
+    use super::*;
+
+    /// A sequencer with two places.
+    fn server() -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let sequencer = Mutex::new(Sequencer::new(Instance(1)));
+        Server::start(listener, Role::Sequencer(SequencerNumber(1), sequencer), None, 2).unwrap()
+    }
+
+    fn connect(server: &Server) -> TcpStream {
+        let stream = TcpStream::connect(server.address()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+    }
+
+    fn question() -> Vec<u8> {
+        let request = Request::Sequencer(SequencerRequest { epoch: Epoch::NONE, verb: SequencerVerb::Tail });
+        let header = Header { kind: Kind::SequencerRequest, log: None, request: 1, number: 1 };
+        let mut out = Outgoing::default();
+        frame::put(&mut out, header, |out| wire::put_request(out, &request));
+        out.to_vec()
+    }
+
+    fn is_answered(stream: &TcpStream) -> bool {
+        let mut incoming = Incoming::new(stream.try_clone().unwrap());
+        loop {
+            if let Some((header, _)) = incoming.next().unwrap() {
+                return header.kind == Kind::SequencerReply;
+            }
+            if !incoming.fill().unwrap_or(false) {
+                return false;
+            }
+        }
+    }
+
+    /// Whether a client that comes is answered; it tries again, since the one before may be at work for a moment yet.
+    fn serves_others(server: &Server) -> bool {
+        (0..100).any(|_| {
+            let mut client = connect(server);
+            let answered = client.write_all(&question()).is_ok() && is_answered(&client);
+            thread::sleep(Duration::from_millis(if answered { 0 } else { 10 }));
+            answered
+        })
+    }
+
+    #[test]
+    fn strangers_that_say_nothing_do_not_keep_others_out() {
+        let server = server();
+        let mut silent: Vec<TcpStream> = (0..20).map(|_| connect(&server)).collect();
+        // Half a frame is no more than nothing.
+        silent[19].write_all(&question()[..20]).unwrap();
+        assert!((0..20).all(|_| serves_others(&server)));
+    }
+
+    #[test]
+    fn client_whose_frame_is_on_its_way_is_spared_and_one_that_was_idle_is_not() {
+        let server = server();
+        let [mut idle, mut at_work] = [(); 2].map(|()| connect(&server));
+        let question = question();
+        for stream in [&mut at_work, &mut idle] {
+            stream.write_all(&question).unwrap();
+            assert!(is_answered(stream));
+        }
+        // It was idle for longer, but for this.
+        let (begin, rest) = question.split_at(20);
+        at_work.write_all(begin).unwrap();
+        thread::sleep(Duration::from_millis(100));
+        assert!((0..3).all(|_| serves_others(&server)));
+        assert!(!is_answered(&idle), "its connection was closed");
+        at_work.write_all(rest).unwrap();
+        assert!(is_answered(&at_work));
     }
 }

@@ -92,6 +92,12 @@ impl Writer {
         }
     }
 
+    /// Whether everything is written.
+    pub(crate) fn is_idle(&self) -> bool {
+        let state = self.state.lock().expect(UNPOISONED);
+        state.closed || (state.waiting.is_empty() && !state.writing)
+    }
+
     /// Waits until few enough bytes wait. False when the connection is closed.
     pub(crate) fn wait_for_space(&self) -> bool {
         let mut state = self.state.lock().expect(UNPOISONED);
