@@ -323,6 +323,18 @@ fn log_is_run_on_again_with_another_seed() {
 }
 
 #[test]
+fn history_on_stdout_is_nothing_but_the_history() {
+    let run_list = ["run", "list-append", "--transactions", "50", "--log", "memory", "--history", "-"];
+    let (code, stdout, stderr) = run(&run_list);
+    assert_eq!(code, 0, "{stderr}");
+    let lines: Vec<serde_json::Value> =
+        stdout.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
+    assert_eq!(lines.len(), 50);
+    assert!(lines.iter().all(|line| line["ops"].is_array()) && stderr.contains("list-append:"), "{stderr}");
+    refused(2, &[&run_list[..], &["--json", "-"]].concat(), "cannot both go to stdout");
+}
+
+#[test]
 fn reports_that_cannot_be_written_are_refused_before_the_run() {
     refused(
         4,

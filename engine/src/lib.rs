@@ -37,6 +37,7 @@ mod memory_limit;
 mod merge;
 mod observe;
 mod pipeline;
+mod prefix;
 mod prepare;
 mod procedure;
 mod replica;
@@ -69,6 +70,7 @@ pub use interactive::{Backoff, CommitError, Conflict, Intention, TransactError, 
 pub use merge::{Appended, Maximum, Members, Merge, Minimum, Sum};
 pub use mixlog_log::Position;
 pub use pipeline::{Mode, WINDOW_GRID};
+pub use prefix::starting_with;
 pub use procedure::{Never, Procedure};
 pub use replica::Replica;
 pub use snapshot::Snapshot;

@@ -360,13 +360,13 @@ pub(crate) struct RunOptions {
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct WorkloadOptions {
     /// tpcc: warehouses [default: 4]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=10_000))]
     pub(crate) warehouses: Option<u32>,
     /// tpcc: 200 items and 30 customers a district, for tests
     #[arg(long)]
     pub(crate) small: bool,
     /// ycsb: records [default: 1000000]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=1 << 32))]
     pub(crate) records: Option<u64>,
     /// ycsb: bytes per record, a multiple of 10 [default: 1000]
     #[arg(long, value_name = "BYTES")]
@@ -378,7 +378,7 @@ pub(crate) struct WorkloadOptions {
     #[arg(long, value_name = "THETA")]
     pub(crate) theta: Option<f64>,
     /// transfer: accounts [default: 100000]; smallbank: customers [default: 1000000]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=1 << 32))]
     pub(crate) accounts: Option<u64>,
     /// transfer: probability, 0 to 1, that one side is always the same account; smallbank: that the customers are
     /// hot ones [default: 0]
@@ -399,7 +399,7 @@ pub(crate) struct WorkloadOptions {
     /// list-append: share of transactions, 0 to 1, that abort after all their operations [default: 0]
     #[arg(long, value_name = "P")]
     pub(crate) abort: Option<f64>,
-    /// list-append: write what clients saw to this file, one JSON object for each transaction
+    /// list-append: write what clients saw to this file, one JSON object for each transaction; "-" for stdout
     #[arg(long, value_name = "FILE")]
     pub(crate) history: Option<PathBuf>,
 }

@@ -23,19 +23,28 @@ use super::failure::Failure;
 use super::interrupt;
 use super::keep::tell_of_failure;
 use super::say::{Line, say, show};
-use super::workload::{self, Visit};
+use super::workload::{self, Visit, is_stdout};
 
 /// Runs the workload, reports, and fails if a check failed.
 pub(crate) fn run(options: &RunOptions) -> Result<(), Failure> {
     // Before any work is done: a report that cannot be written is no use.
+    let histories = options.workload_options.history.as_deref();
+    let on_stdout =
+        [options.json.as_deref(), histories].into_iter().flatten().filter(|path| is_stdout(path)).count();
+    if on_stdout > 1 {
+        return Err(Failure::Refused(
+            "report and history cannot both go to stdout: name a file for one".to_owned(),
+        ));
+    }
     let json = options.json.as_deref().map(Json::open).transpose()?;
     interrupt::heed().map_err(|error| Failure::Io(format!("cannot heed signals: {error}")))?;
     let (report, explanation) =
         workload::with(options.workload, &options.workload_options, options.seed, Run(options))??;
     let explained = explanation.as_ref().map_or_else(String::new, |explanation| format!("\n{explanation}"));
-    match &json {
-        Some(Json::Stdout) => show(format_args!("{report}{explained}")),
-        _ => print_to_stdout(&format!("{report}{explained}"))?,
+    if on_stdout > 0 {
+        show(format_args!("{report}{explained}"));
+    } else {
+        print_to_stdout(&format!("{report}{explained}"))?;
     }
     if let Some(json) = json {
         json.write(&report, options.footprints, explanation.as_ref())?;
@@ -57,7 +66,7 @@ enum Json {
 
 impl Json {
     fn open(path: &Path) -> Result<Self, Failure> {
-        if path == Path::new("-") {
+        if is_stdout(path) {
             return Ok(Self::Stdout);
         }
         let file = File::create(path).map_err(|error| {

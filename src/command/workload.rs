@@ -1,7 +1,8 @@
 //! From the name of a workload to its type.
 
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
 
 use mixlog::workloads::list_append::client::ListAppends;
 use mixlog::workloads::list_append::{self, history};
@@ -17,6 +18,7 @@ use mixlog::{Builder, Procedure, kv};
 
 use super::arguments::{Name, WorkloadOptions};
 use super::failure::Failure;
+use super::run::is_read;
 
 /// What is to be done with a workload, whatever its type.
 pub(crate) trait Visit {
@@ -72,6 +74,11 @@ pub(crate) fn with<V: Visit>(
     }
 }
 
+/// Whether a file that is named so is stdout.
+pub(super) fn is_stdout(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
 /// Whatever comes of the visit, the history is written: it is worth most after a failure.
 fn list_append<V: Visit>(options: &WorkloadOptions, visit: V) -> Result<V::Result, Failure> {
     let mut config = list_append::driver::Config::new();
@@ -87,10 +94,19 @@ fn list_append<V: Visit>(options: &WorkloadOptions, visit: V) -> Result<V::Resul
     };
     let cannot_write =
         |error| Failure::Io(format!("cannot write the history to {}: {error}", path.display()));
-    let file = File::create(path).map_err(cannot_write)?;
+    let file: Box<dyn Write> = if is_stdout(path) {
+        Box::new(io::stdout())
+    } else {
+        Box::new(File::create(path).map_err(cannot_write)?)
+    };
     let workload: ListAppends = ListAppends::new(config);
     let result = visit.visit(&workload);
-    history::write(&workload.history(), BufWriter::new(file)).map_err(cannot_write)?;
+    let written = history::write(&workload.history(), BufWriter::new(file));
+    if is_stdout(path) {
+        is_read(written)?;
+    } else {
+        written.map_err(cannot_write)?;
+    }
     Ok(result)
 }
 
