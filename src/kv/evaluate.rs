@@ -1,16 +1,19 @@
 //! What operations do: first beside the tables, then, if none aborts, to them.
 
+use std::borrow::Cow;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use super::gaps::{Gaps, Run};
 use super::json::{MAX_DEPTH, Room, VALUE_SIZE};
 use super::{Abort, Json, Key, Op, ROWS, store};
 use crate::Tx;
 
 /// Does the operations, and gives their results; or changes nothing.
 pub(super) fn evaluate(ops: &[Op], tx: &mut Tx<'_>) -> Result<Vec<Json>, Abort> {
-    let mut view = View { tx, changes: BTreeMap::new(), merged: Merged::of(ops), room: Room::ALL };
+    let (changes, gaps) = (BTreeMap::new(), Gaps::new());
+    let mut view = View { tx, changes, gaps, merged: Merged::of(ops), room: Room::ALL };
     let results = (0..).zip(ops).map(|(index, op)| view.apply(index, op)).collect::<Result<Vec<_>, _>>()?;
     let changes = view.changes;
     for (key, change) in changes {
@@ -34,7 +37,11 @@ impl<'a> Merged<'a> {
                 Op::MergeAdd(..) => {}
                 Op::Scan { .. } => {
                     if let Some(range) = op.range() {
-                        merged.retain(|key| !range.contains(*key));
+                        let seen = merged.range::<Key, _>(&range.start..&range.end);
+                        let seen: Vec<&Key> = seen.copied().collect();
+                        for key in seen {
+                            merged.remove(key);
+                        }
                     }
                 }
                 Op::Get(key)
@@ -88,6 +95,8 @@ fn write(tx: &mut Tx<'_>, key: &Key, change: Change) {
 struct View<'t, 'tx, 'a> {
     tx: &'t Tx<'tx>,
     changes: BTreeMap<&'a Key, Change>,
+    /// Where scans found nothing but what the transaction had deleted.
+    gaps: Gaps<&'a Key>,
     merged: Merged<'a>,
     /// What the results so far leave of their limit.
     room: Room,
@@ -147,6 +156,9 @@ impl<'a> View<'_, '_, 'a> {
     fn apply(&mut self, index: u32, op: &'a Op) -> Result<Json, Abort> {
         const FULL: fn(u32) -> Abort = |op| Abort::ResultsTooLarge { op };
         self.room.take(VALUE_SIZE).ok_or_else(|| FULL(index))?;
+        if let Op::Put(key, _) | Op::Add(key, _) | Op::Append(key, _) | Op::Cas { key, .. } = op {
+            self.gaps.split(key);
+        }
         Ok(match op {
             Op::Get(key) => {
                 let mut room = self.room;
@@ -261,9 +273,10 @@ impl<'a> View<'_, '_, 'a> {
     /// The rows, or `None` if there is no room for them.
     fn scan(&mut self, range: &Range<Key>, limit: u64) -> Option<Vec<Json>> {
         let mut room = self.room;
-        let mut stored = store::range(self.tx, range).peekable();
+        let mut stored = store::range(self.tx, range.clone()).peekable();
         let mut changed = self.changes.range::<Key, _>(&range.start..&range.end).peekable();
         let mut rows = Vec::new();
+        let mut run = Run::new();
         while (rows.len() as u64) < limit {
             let unchanged = match (stored.peek(), changed.peek()) {
                 (None, None) => break,
@@ -273,20 +286,32 @@ impl<'a> View<'_, '_, 'a> {
             };
             let (name, value) = if unchanged {
                 let ((_, name), value) = stored.next().expect("it was peeked at");
-                (name, Seen::Whole(value))
+                (Cow::Owned(name), Seen::Whole(value))
             } else {
                 let (&key, _) = changed.next().expect("it was peeked at");
                 stored.next_if(|(old, _)| old == key);
-                (key.1.clone(), self.see(key))
+                let value = self.see(key);
+                if value.is(&NULL) {
+                    if let Some(end) = run.goes_on(key, &self.gaps) {
+                        if *end >= range.end {
+                            break;
+                        }
+                        stored = store::range(self.tx, end.clone()..range.end.clone()).peekable();
+                        changed = self.changes.range::<Key, _>(end..&range.end).peekable();
+                    }
+                    continue;
+                }
+                (Cow::Borrowed(&key.1), value)
             };
-            if !value.is(&NULL) {
-                // The row, its name, and its value.
-                room.take(3 * VALUE_SIZE + name.len())?;
-                value.take_inside(&mut room)?;
-                rows.push(Json::List(vec![Json::Text(name), value.to_json()]));
-            }
+            run.ends();
+            // The row, its name, and its value.
+            room.take(3 * VALUE_SIZE + name.len())?;
+            value.take_inside(&mut room)?;
+            rows.push(Json::List(vec![Json::Text(name.into_owned()), value.to_json()]));
         }
+        run.ends();
         self.room = room;
+        run.found.into_iter().for_each(|(from, to)| self.gaps.add(from, to));
         Some(rows)
     }
 }

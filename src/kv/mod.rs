@@ -65,6 +65,7 @@
 
 mod answer;
 mod evaluate;
+mod gaps;
 mod json;
 mod op;
 mod store;

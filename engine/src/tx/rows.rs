@@ -213,18 +213,13 @@ impl Tx<'_> {
                         // Those who declared by how much they change the row count on no other change.
                         tx.violated(store);
                     }
-                    let merging = Merging {
-                        table: *table,
-                        number: store.number(),
-                        key_hash: store.key_hash(&key),
-                        key,
-                        delta,
-                    };
+                    let (number, key_hash) = (store.number(), store.key_hash(&key));
+                    let merging = Merging { table: *table, number, key_hash, key, delta };
                     if !merging.is_accepted(self.store, !pooled) {
                         return false;
                     }
                     // Made when nothing can fail any more: a merge cannot be put back alone.
-                    tx.merges.push(Noted { merging: Box::new(merging), pooled });
+                    tx.merges.push(Noted { merging: Box::new(merging), pooled, key_hash });
                     return true;
                 }
                 // A write was declared, or nobody else runs: then a merge is no violation to be noted.
