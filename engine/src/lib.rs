@@ -26,6 +26,7 @@ mod explain;
 mod explanation;
 mod footprint;
 mod footprint_report;
+pub mod gaps;
 mod handover;
 mod in_flight;
 mod index;

@@ -7,12 +7,14 @@
 #![allow(unsafe_code)]
 
 mod bounded;
+mod gaps;
 mod guard;
 mod keyed;
 mod ranges;
 mod rows;
 
-use std::cell::Cell;
+use std::any::Any;
+use std::cell::{Cell, RefCell};
 
 use mixlog_log::Position;
 
@@ -86,6 +88,8 @@ struct InPlace<'a> {
     violation: Cell<Option<&'static str>>,
     /// Merges to be made at the end.
     merges: List<Vec<Noted>>,
+    /// By a table's number: where it found no rows.
+    gaps: RefCell<Vec<(u16, Box<dyn Any + Send>)>>,
     position: Position,
     window: Stamp,
     me: Stamp,
@@ -117,6 +121,7 @@ impl<'a> Tx<'a> {
             merged: Cell::new(0),
             violation: Cell::new(None),
             merges: List::new(Vec::new()),
+            gaps: RefCell::new(Vec::new()),
             position,
             window: Stamp::of(window),
             me: Stamp::of(position),

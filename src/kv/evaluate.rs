@@ -5,7 +5,8 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use super::gaps::{Gaps, Run};
+use mixlog_engine::gaps::{Gaps, Run};
+
 use super::json::{MAX_DEPTH, Room, VALUE_SIZE};
 use super::{Abort, Json, Key, Op, ROWS, store};
 use crate::Tx;
@@ -152,12 +153,24 @@ impl Seen<'_> {
     }
 }
 
+/// A row, or what became of it.
+fn see<'v>(tx: &'v Tx<'_>, changes: &'v BTreeMap<&Key, Change>, key: &Key) -> Seen<'v> {
+    match changes.get(key) {
+        None => Seen::Whole(tx.get(&ROWS, key).unwrap_or(&NULL)),
+        Some(Change::Value(value, _)) => Seen::Whole(value),
+        Some(Change::Appended(elements, _)) => {
+            Seen::Appended(stored_list(tx, key).unwrap_or_default(), elements)
+        }
+        Some(Change::Merged(_)) => unreachable!("nothing looks at it"),
+    }
+}
+
 impl<'a> View<'_, '_, 'a> {
     fn apply(&mut self, index: u32, op: &'a Op) -> Result<Json, Abort> {
         const FULL: fn(u32) -> Abort = |op| Abort::ResultsTooLarge { op };
         self.room.take(VALUE_SIZE).ok_or_else(|| FULL(index))?;
         if let Op::Put(key, _) | Op::Add(key, _) | Op::Append(key, _) | Op::Cas { key, .. } = op {
-            self.gaps.split(key);
+            self.gaps.split(&key);
         }
         Ok(match op {
             Op::Get(key) => {
@@ -209,14 +222,7 @@ impl<'a> View<'_, '_, 'a> {
     }
 
     fn see(&self, key: &Key) -> Seen<'_> {
-        match self.changes.get(key) {
-            None => Seen::Whole(self.tx.get(&ROWS, key).unwrap_or(&NULL)),
-            Some(Change::Value(value, _)) => Seen::Whole(value),
-            Some(Change::Appended(elements, _)) => {
-                Seen::Appended(stored_list(self.tx, key).unwrap_or_default(), elements)
-            }
-            Some(Change::Merged(_)) => unreachable!("nothing looks at it"),
-        }
+        see(self.tx, &self.changes, key)
     }
 
     fn put(&mut self, index: u32, key: &'a Key, value: &Json) -> Result<(), Abort> {
@@ -272,11 +278,12 @@ impl<'a> View<'_, '_, 'a> {
 
     /// The rows, or `None` if there is no room for them.
     fn scan(&mut self, range: &Range<Key>, limit: u64) -> Option<Vec<Json>> {
-        let mut room = self.room;
-        let mut stored = store::range(self.tx, range.clone()).peekable();
-        let mut changed = self.changes.range::<Key, _>(&range.start..&range.end).peekable();
+        let Self { tx, changes, gaps, .. } = self;
+        let (tx, mut room) = (*tx, self.room);
+        let mut stored = store::range(tx, range.clone()).peekable();
+        let mut changed = changes.range::<Key, _>(&range.start..&range.end).peekable();
         let mut rows = Vec::new();
-        let mut run = Run::new();
+        let mut deleted = Run::new();
         while (rows.len() as u64) < limit {
             let unchanged = match (stored.peek(), changed.peek()) {
                 (None, None) => break,
@@ -290,28 +297,27 @@ impl<'a> View<'_, '_, 'a> {
             } else {
                 let (&key, _) = changed.next().expect("it was peeked at");
                 stored.next_if(|(old, _)| old == key);
-                let value = self.see(key);
+                let value = see(tx, changes, key);
                 if value.is(&NULL) {
-                    if let Some(end) = run.goes_on(key, &self.gaps) {
+                    if let Some(&end) = deleted.meet(&key, false, gaps) {
                         if *end >= range.end {
                             break;
                         }
-                        stored = store::range(self.tx, end.clone()..range.end.clone()).peekable();
-                        changed = self.changes.range::<Key, _>(end..&range.end).peekable();
+                        stored = store::range(tx, end.clone()..range.end.clone()).peekable();
+                        changed = changes.range::<Key, _>(end..&range.end).peekable();
                     }
                     continue;
                 }
                 (Cow::Borrowed(&key.1), value)
             };
-            run.ends();
+            gaps.add(std::mem::take(&mut deleted));
             // The row, its name, and its value.
             room.take(3 * VALUE_SIZE + name.len())?;
             value.take_inside(&mut room)?;
             rows.push(Json::List(vec![Json::Text(name.into_owned()), value.to_json()]));
         }
-        run.ends();
+        gaps.add(deleted);
         self.room = room;
-        run.found.into_iter().for_each(|(from, to)| self.gaps.add(from, to));
         Some(rows)
     }
 }

@@ -65,7 +65,6 @@
 
 mod answer;
 mod evaluate;
-mod gaps;
 mod json;
 mod op;
 mod store;

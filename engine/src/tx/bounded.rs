@@ -161,6 +161,7 @@ impl InPlace<'_> {
     ) -> bool {
         // Nobody else is at the row, though what was declared may be a merge: then nobody else runs.
         let Found { id, key_hash, unit, granule } = self.find(store, &key, Mode::Merge);
+        self.put_at(store, &key);
         // SAFETY: `find` asked the guard; the row is this transaction's alone, since a write of it was declared or no
         // other transaction runs. A row made just now is in the same unit of conflict.
         unsafe {

@@ -115,6 +115,7 @@ impl Tx<'_> {
         match &mut self.way {
             Way::InPlace(tx) => {
                 let Found { id, key_hash, unit, granule } = tx.find(store, &key, Mode::Write);
+                tx.put_at(store, &key);
                 let id = id.unwrap_or_else(|| store.create(tx.worker, key, key_hash, unit, granule));
                 // SAFETY: as in `get_mut`; a row made just now is in the same unit of conflict.
                 unsafe {
@@ -224,6 +225,7 @@ impl Tx<'_> {
                 }
                 // A write was declared, or nobody else runs: then a merge is no violation to be noted.
                 let Found { id, key_hash, unit, granule } = tx.find(store, &key, Mode::Merge);
+                tx.put_at(store, &key);
                 // SAFETY: as in `get_mut`; a row made just now is in the same unit of conflict.
                 unsafe {
                     if !V::accepts(id.and_then(|id| store.row(id).value().as_ref())) {
