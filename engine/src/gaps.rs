@@ -99,12 +99,20 @@ impl<K: Ord + Clone> Run<K> {
     /// There is no row at `key`. Returns where to go on if that is known.
     #[inline]
     pub fn meet<'g>(&mut self, key: &K, from_back: bool, gaps: &'g Gaps<K>) -> Option<&'g K> {
-        self.met += 1;
-        if self.met > FEW { self.meet_one_more(key, from_back, gaps) } else { None }
+        if self.meet_early() { None } else { self.meet_one_more(key, from_back, gaps) }
+    }
+
+    /// The same for one of the first few, of which nothing is remembered; tells whether it is one of them.
+    #[inline]
+    pub const fn meet_early(&mut self) -> bool {
+        let is_early = self.met < FEW;
+        self.met += is_early as usize;
+        is_early
     }
 
     #[cold]
     fn meet_one_more<'g>(&mut self, key: &K, from_back: bool, gaps: &'g Gaps<K>) -> Option<&'g K> {
+        self.met += 1;
         match &mut self.ends {
             Some((_, newest)) => newest.clone_from(key),
             none => *none = Some((key.clone(), key.clone())),

@@ -17,8 +17,7 @@ impl InPlace<'_> {
         rows: &mut RowIds<'_, K>,
         from_back: bool,
     ) {
-        if !run.is_long() {
-            run.meet(key, from_back, &Gaps::new());
+        if run.meet_early() {
             return;
         }
         self.gaps_of(store, |gaps| {

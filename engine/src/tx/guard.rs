@@ -134,7 +134,8 @@ impl InPlace<'_> {
     /// Whether a merge of its own into the row is still to be made.
     #[inline]
     fn has_merged(&self, table: u16, key_hash: u64) -> bool {
-        self.merges.of(key_hash).any(|(_, noted)| noted.merging.is_of(table, key_hash))
+        !self.merges.items().is_empty()
+            && self.merges.of(key_hash).any(|(_, noted)| noted.merging.is_of(table, key_hash))
     }
 
     /// Whether the transaction may merge into the row and not write it, while nobody else runs. Then its merge is made at
