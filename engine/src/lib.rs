@@ -27,6 +27,7 @@ mod explanation;
 mod footprint;
 mod footprint_report;
 mod full_disk;
+pub mod gaps;
 mod handover;
 mod in_flight;
 mod index;

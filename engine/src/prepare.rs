@@ -279,7 +279,16 @@ fn declare_found(shared: &Shared, window: &Window, chunk: &mut Chunk) {
             let time_us = transaction.time_us;
             let mut footprint = Footprint::new(&shared.store, declarations, position, time_us, None);
             let overlays = &lanes[usize::from(speculation.lane)].overlays;
-            if declare(&shared.store, overlays, speculation, lessons, &mut footprint) {
+            let declaring =
+                AssertUnwindSafe(|| declare(&shared.store, overlays, speculation, lessons, &mut footprint));
+            let Ok(wrote) = catch_unwind(declaring) else {
+                // A granule function, for one. Then the procedure runs alone, and panics itself.
+                (transaction.unknown, transaction.writes_known) = (true, false);
+                transaction.accesses_end = declarations.accesses.len() as u32;
+                transaction.located_end = declarations.located.len() as u32;
+                continue;
+            };
+            if wrote {
                 shared.learned.note_writes(procedure);
                 transaction.writes_known = false;
             }

@@ -7,19 +7,23 @@
 #![allow(unsafe_code)]
 
 mod bounded;
+mod gaps;
 mod guard;
+mod keyed;
 mod ranges;
 mod rows;
 
-use std::cell::Cell;
+use std::any::Any;
+use std::cell::{Cell, RefCell};
 
 use mixlog_log::Position;
 
 use guard::CURSORS;
 pub(crate) use guard::{Allowed, Guard};
+use keyed::{Keyed, List};
 
 use crate::bounded::Bounded;
-use crate::footprint::{Details, Located};
+use crate::footprint::{Access, Details, Located};
 use crate::store::{AnyMerging, Beside, Overlays, Speculative, Stamp, Store, Worker};
 
 /// What remains to be done when a row of an indexed table was lent to be changed.
@@ -40,6 +44,7 @@ pub struct Tx<'a> {
 }
 
 /// Where a transaction's changes go.
+#[expect(clippy::large_enum_variant, reason = "a transaction lives on the stack, and is hardly ever moved")]
 enum Way<'a> {
     /// Rows change in place: the transaction runs at its position.
     InPlace(InPlace<'a>),
@@ -52,12 +57,22 @@ pub(crate) struct Noted {
     pub(crate) merging: Box<dyn AnyMerging>,
     /// Or at the end of the window.
     pub(crate) pooled: bool,
+    /// The hash of the row's key.
+    pub(crate) key_hash: u64,
+}
+
+impl Keyed for Noted {
+    fn key(&self) -> u64 {
+        self.key_hash
+    }
 }
 
 /// A transaction at its position.
 struct InPlace<'a> {
     worker: &'a mut Worker,
     guard: Guard<'a>,
+    /// What was declared, if anything was.
+    accesses: List<&'a [Access]>,
     /// Where in the footprint the newest access of a table was found, by the table's number: the next one is most
     /// likely the same, or soon behind it.
     cursors: [Cell<u32>; CURSORS],
@@ -65,14 +80,16 @@ struct InPlace<'a> {
     located: &'a [Located],
     next_located: Cell<usize>,
     /// Declared adds, and the unordered ones that were noted: the key's hash and the amount.
-    bounded: &'a [Bounded],
-    added: Vec<(u64, i64)>,
+    bounded: List<&'a [Bounded]>,
+    added: List<Vec<(u64, i64)>>,
     /// The granule that was last allowed to be merged on.
     merged: Cell<u64>,
     /// The first table that was touched without being declared.
     violation: Cell<Option<&'static str>>,
     /// Merges to be made at the end.
-    merges: Vec<Noted>,
+    merges: List<Vec<Noted>>,
+    /// By a table's number: where it found no rows.
+    gaps: RefCell<Vec<(u16, Box<dyn Any + Send>)>>,
     position: Position,
     window: Stamp,
     me: Stamp,
@@ -95,14 +112,16 @@ impl<'a> Tx<'a> {
         let way = Way::InPlace(InPlace {
             worker,
             guard,
+            accesses: List::new(guard.accesses()),
             cursors: [const { Cell::new(0) }; CURSORS],
             located: details.located,
             next_located: Cell::new(0),
-            bounded: details.bounded,
-            added: Vec::new(),
+            bounded: List::new(details.bounded),
+            added: List::new(Vec::new()),
             merged: Cell::new(0),
             violation: Cell::new(None),
-            merges: Vec::new(),
+            merges: List::new(Vec::new()),
+            gaps: RefCell::new(Vec::new()),
             position,
             window: Stamp::of(window),
             me: Stamp::of(position),
@@ -145,7 +164,7 @@ impl<'a> Tx<'a> {
     /// What it changed so far; see [`Store::effects`].
     pub(crate) fn effects(&mut self) -> Vec<(u16, u128)> {
         match &mut self.way {
-            Way::InPlace(tx) => self.store.effects(tx.worker, &tx.merges),
+            Way::InPlace(tx) => self.store.effects(tx.worker, tx.merges.items()),
             Way::Speculative { .. } => Vec::new(),
         }
     }
@@ -155,7 +174,7 @@ impl<'a> Tx<'a> {
         let Way::InPlace(tx) = self.way else { return None };
         let mut stopped = matches!(tx.guard, Guard::Stop(_)) && tx.violation.get().is_some();
         if !stopped {
-            for Noted { merging, pooled } in tx.merges {
+            for Noted { merging, pooled, .. } in tx.merges.into_items() {
                 let made = if keep && pooled {
                     tx.worker.pool.add(merging, tx.position);
                     continue;

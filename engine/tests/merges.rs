@@ -96,3 +96,86 @@ fn own_merges_in_ranges_reconnaissance_declares_them_as_writes() {
     let stats = engine.stats();
     assert_eq!((stats.reconnoitred, stats.violations, stats.replays), (4, 0, 0));
 }
+
+const SUMS: Table<u64, Sum> = Table::new("sums");
+
+/// Changes many rows, each once, in an order that is not the one in which they were declared.
+#[derive(Debug, Serialize, Deserialize)]
+enum Many {
+    Merge(u64),
+    MergeBackwards(u64),
+    AddBounded(u64),
+    PutBackwards(u64),
+    /// Merges into the row, and then looks at it, without having said so.
+    MergeAndGet(u64),
+}
+
+impl Many {
+    const fn rows(&self) -> u64 {
+        let (Self::Merge(rows)
+        | Self::MergeBackwards(rows)
+        | Self::AddBounded(rows)
+        | Self::PutBackwards(rows)
+        | Self::MergeAndGet(rows)) = self;
+        *rows
+    }
+}
+
+impl Procedure for Many {
+    const NAME: &'static str = "many";
+    type Output = u64;
+    type Abort = Never;
+
+    fn footprint(&self, f: &mut Footprint<'_>) {
+        for row in 0..self.rows() {
+            match self {
+                Self::Merge(_) | Self::MergeBackwards(_) | Self::MergeAndGet(_) => f.merge(&SUMS, &row),
+                Self::AddBounded(_) => f.add_bounded(&SUMS, &row, 1, 0).add_bounded(&SUMS, &row, 1, 0),
+                Self::PutBackwards(_) => f.write(&SUMS, &row),
+            };
+        }
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<u64, Never> {
+        let rows = self.rows();
+        let mut sum = 0;
+        for row in 0..rows {
+            match self {
+                Self::Merge(_) | Self::MergeAndGet(_) => assert!(tx.merge(&SUMS, row, 1)),
+                Self::MergeBackwards(_) => assert!(tx.merge(&SUMS, rows - 1 - row, 1)),
+                Self::AddBounded(_) => {
+                    assert!(tx.add_bounded(&SUMS, row, 1, 0));
+                    assert!(tx.add_bounded(&SUMS, row, 1, 0));
+                }
+                Self::PutBackwards(_) => tx.put(&SUMS, rows - 1 - row, Sum(1)),
+            }
+        }
+        if matches!(self, Self::MergeAndGet(_)) {
+            sum = (0..rows).map(|row| tx.get(&SUMS, &row).map_or(0, |sum| sum.0 as u64)).sum();
+        }
+        Ok(sum)
+    }
+}
+
+/// Were each access to be looked for among all that were declared, and all merges that were noted, this would take many
+/// minutes.
+#[test]
+fn transactions_of_many_merges_change_each_row_once_and_not_in_square_time() {
+    const ROWS: u64 = 300_000;
+    let builder = || Engine::builder().table(&SUMS).procedure::<Many>();
+    let calls = [Many::Merge, Many::MergeBackwards, Many::AddBounded, Many::PutBackwards, Many::MergeAndGet];
+    let mut digests = Vec::new();
+    for (mode, window) in [(Mode::Sequential, 64), (Mode::Parallel, 2), (Mode::Parallel, 64)] {
+        let engine = builder().threads(2).window(window).mode(mode).open(Arc::new(MemoryLog::new())).unwrap();
+        // Two beside each other; the second ones a few rows only.
+        let calls = calls.iter().flat_map(|call| [call(ROWS), call(3), call(100)]);
+        let tickets: Vec<_> = calls.map(|call| engine.submit(&call).unwrap()).collect();
+        for ticket in tickets {
+            assert!(matches!(ticket.wait().unwrap(), Outcome::Committed { .. }));
+        }
+        digests.push(engine.digest());
+        engine.close().unwrap();
+    }
+    assert_eq!(digests[1], digests[0]);
+    assert_eq!(digests[2], digests[0]);
+}

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mixlog_engine::testing::Surplus;
-use mixlog_engine::{Engine, Footprint, Index, Mode, Never, Procedure, Table, Tx, assert_footprint};
+use mixlog_engine::{Engine, Footprint, Index, Mode, Never, Outcome, Procedure, Table, Tx, assert_footprint};
 use mixlog_log::{MemoryLog, SharedLog};
 use serde::{Deserialize, Serialize};
 
@@ -227,4 +227,45 @@ fn tables_of_one_domain_that_do_not_agree_on_groups_cost_replays_and_change_no_r
         let (here, found, violations) = run(threads, Mode::Parallel);
         assert!((&here, found) == (&packed, digest) && violations > 0, "{violations} violations");
     }
+}
+
+const CRATES: Table<u64, u64> = Table::new("crates").grouped("crates", |&number| match number {
+    13 => panic!("no crate has this number"),
+    number => number / 4,
+});
+
+/// Puts something into a crate.
+#[derive(Serialize, Deserialize)]
+struct Fill(u64);
+
+impl Procedure for Fill {
+    const NAME: &'static str = "fill";
+    type Output = bool;
+    type Abort = Never;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<bool, Never> {
+        tx.put(&COUNTS, self.0, 1);
+        tx.put(&CRATES, self.0, self.0);
+        Ok(tx.get(&CRATES, &12).is_some())
+    }
+}
+
+#[test]
+fn granule_functions_that_panic_are_outcomes_in_every_mode() {
+    let builder = || Engine::builder().table(&COUNTS).table(&CRATES).procedure::<Fill>();
+    let mut digests = Vec::new();
+    for (mode, threads) in [(Mode::Sequential, 1), (Mode::Parallel, 1), (Mode::Parallel, 2), (Mode::Auto, 2)]
+    {
+        let engine = builder().mode(mode).threads(threads).open(Arc::new(MemoryLog::new())).unwrap();
+        let tickets: Vec<_> =
+            [1, 13, 12, 13, 2, 13, 3].map(|number| engine.submit(&Fill(number)).unwrap()).into();
+        let outcomes: Vec<_> = tickets.into_iter().map(|ticket| ticket.wait().unwrap()).collect();
+        let panicked = |outcome: &Outcome<Fill>| matches!(outcome, Outcome::Panicked { message, .. } if message == "no crate has this number");
+        let expected = [false, true, false, true, false, true, false];
+        assert_eq!(outcomes.iter().map(panicked).collect::<Vec<_>>(), expected, "{mode}, {threads} threads");
+        assert_eq!(engine.snapshot().get(&COUNTS, &13), None, "it is put back");
+        digests.push(engine.digest());
+        engine.close().unwrap();
+    }
+    assert!(digests.iter().all(|digest| *digest == digests[0]), "{digests:?}");
 }

@@ -1,8 +1,11 @@
 //! What operations do: first beside the tables, then, if none aborts, to them.
 
+use std::borrow::Cow;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+
+use mixlog_engine::gaps::{Gaps, Run};
 
 use super::json::{MAX_DEPTH, Room, VALUE_SIZE};
 use super::{Abort, Json, Key, Op, ROWS, store};
@@ -10,7 +13,8 @@ use crate::Tx;
 
 /// Does the operations, and gives their results; or changes nothing.
 pub(super) fn evaluate(ops: &[Op], tx: &mut Tx<'_>) -> Result<Vec<Json>, Abort> {
-    let mut view = View { tx, changes: BTreeMap::new(), merged: Merged::of(ops), room: Room::ALL };
+    let (changes, gaps) = (BTreeMap::new(), Gaps::new());
+    let mut view = View { tx, changes, gaps, merged: Merged::of(ops), room: Room::ALL };
     let results = (0..).zip(ops).map(|(index, op)| view.apply(index, op)).collect::<Result<Vec<_>, _>>()?;
     let changes = view.changes;
     for (key, change) in changes {
@@ -34,7 +38,11 @@ impl<'a> Merged<'a> {
                 Op::MergeAdd(..) => {}
                 Op::Scan { .. } => {
                     if let Some(range) = op.range() {
-                        merged.retain(|key| !range.contains(*key));
+                        let seen = merged.range::<Key, _>(&range.start..&range.end);
+                        let seen: Vec<&Key> = seen.copied().collect();
+                        for key in seen {
+                            merged.remove(key);
+                        }
                     }
                 }
                 Op::Get(key)
@@ -88,6 +96,8 @@ fn write(tx: &mut Tx<'_>, key: &Key, change: Change) {
 struct View<'t, 'tx, 'a> {
     tx: &'t Tx<'tx>,
     changes: BTreeMap<&'a Key, Change>,
+    /// Where scans found nothing but what the transaction had deleted.
+    gaps: Gaps<&'a Key>,
     merged: Merged<'a>,
     /// What the results so far leave of their limit.
     room: Room,
@@ -140,6 +150,18 @@ impl Seen<'_> {
             Self::Whole(value) => (*value).clone(),
             Self::Appended(list, elements) => Json::List([*list, *elements].concat()),
         }
+    }
+}
+
+/// A row, or what became of it.
+fn see<'v>(tx: &'v Tx<'_>, changes: &'v BTreeMap<&Key, Change>, key: &Key) -> Seen<'v> {
+    match changes.get(key) {
+        None => Seen::Whole(tx.get(&ROWS, key).unwrap_or(&NULL)),
+        Some(Change::Value(value, _)) => Seen::Whole(value),
+        Some(Change::Appended(elements, _)) => {
+            Seen::Appended(stored_list(tx, key).unwrap_or_default(), elements)
+        }
+        Some(Change::Merged(_)) => unreachable!("nothing looks at it"),
     }
 }
 
@@ -197,19 +219,15 @@ impl<'a> View<'_, '_, 'a> {
     }
 
     fn see(&self, key: &Key) -> Seen<'_> {
-        match self.changes.get(key) {
-            None => Seen::Whole(self.tx.get(&ROWS, key).unwrap_or(&NULL)),
-            Some(Change::Value(value, _)) => Seen::Whole(value),
-            Some(Change::Appended(elements, _)) => {
-                Seen::Appended(stored_list(self.tx, key).unwrap_or_default(), elements)
-            }
-            Some(Change::Merged(_)) => unreachable!("nothing looks at it"),
-        }
+        see(self.tx, &self.changes, key)
     }
 
     fn put(&mut self, index: u32, key: &'a Key, value: &Json) -> Result<(), Abort> {
         let mut room = Room::ALL;
         room.take_value(value).ok_or(Abort::ValueTooLarge { op: index })?;
+        if *value != NULL {
+            self.gaps.split(&key);
+        }
         self.changes.insert(key, Change::Value(value.clone(), room));
         Ok(())
     }
@@ -230,6 +248,7 @@ impl<'a> View<'_, '_, 'a> {
         let too_large = || Abort::ValueTooLarge { op: index };
         let stored = || stored_list(self.tx, key).ok_or(Abort::NotAList { op: index });
         element.check_depth(MAX_DEPTH - 1).map_err(|_| Abort::TooDeep { op: index })?;
+        self.gaps.split(&key);
         let change = match self.changes.entry(key) {
             Entry::Occupied(change) => change.into_mut(),
             Entry::Vacant(change) => {
@@ -260,10 +279,12 @@ impl<'a> View<'_, '_, 'a> {
 
     /// The rows, or `None` if there is no room for them.
     fn scan(&mut self, range: &Range<Key>, limit: u64) -> Option<Vec<Json>> {
-        let mut room = self.room;
-        let mut stored = store::range(self.tx, range).peekable();
-        let mut changed = self.changes.range::<Key, _>(&range.start..&range.end).peekable();
+        let Self { tx, changes, gaps, .. } = self;
+        let (tx, mut room) = (*tx, self.room);
+        let mut stored = store::range(tx, range.clone()).peekable();
+        let mut changed = changes.range::<Key, _>(&range.start..&range.end).peekable();
         let mut rows = Vec::new();
+        let mut deleted = Run::new();
         while (rows.len() as u64) < limit {
             let unchanged = match (stored.peek(), changed.peek()) {
                 (None, None) => break,
@@ -273,19 +294,30 @@ impl<'a> View<'_, '_, 'a> {
             };
             let (name, value) = if unchanged {
                 let ((_, name), value) = stored.next().expect("it was peeked at");
-                (name, Seen::Whole(value))
+                (Cow::Owned(name), Seen::Whole(value))
             } else {
                 let (&key, _) = changed.next().expect("it was peeked at");
                 stored.next_if(|(old, _)| old == key);
-                (key.1.clone(), self.see(key))
+                let value = see(tx, changes, key);
+                if value.is(&NULL) {
+                    if let Some(&end) = deleted.meet(&key, false, gaps) {
+                        if *end >= range.end {
+                            break;
+                        }
+                        stored = store::range(tx, end.clone()..range.end.clone()).peekable();
+                        changed = changes.range::<Key, _>(end..&range.end).peekable();
+                    }
+                    continue;
+                }
+                (Cow::Borrowed(&key.1), value)
             };
-            if !value.is(&NULL) {
-                // The row, its name, and its value.
-                room.take(3 * VALUE_SIZE + name.len())?;
-                value.take_inside(&mut room)?;
-                rows.push(Json::List(vec![Json::Text(name), value.to_json()]));
-            }
+            gaps.add(std::mem::take(&mut deleted));
+            // The row, its name, and its value.
+            room.take(3 * VALUE_SIZE + name.len())?;
+            value.take_inside(&mut room)?;
+            rows.push(Json::List(vec![Json::Text(name.into_owned()), value.to_json()]));
         }
+        gaps.add(deleted);
         self.room = room;
         Some(rows)
     }

@@ -35,6 +35,6 @@ pub(super) fn declare_range(f: &mut Footprint<'_>, range: &Range<Key>, limit: u6
 }
 
 /// The rows in `range`, which lies in one table and is not empty, in key order.
-pub(super) fn range<'a>(tx: &'a Tx<'_>, range: &Range<Key>) -> impl Iterator<Item = (Key, &'a Json)> {
-    tx.range(&ROWS, range.clone())
+pub(super) fn range<'a>(tx: &'a Tx<'_>, range: Range<Key>) -> impl Iterator<Item = (Key, &'a Json)> {
+    tx.range(&ROWS, range)
 }

@@ -1,5 +1,6 @@
 //! How much a transaction may answer, and a value may take.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mixlog::kv::{self, Abort, Answer, Json, MAX_DEPTH, MAX_SIZE, Op, Transaction};
@@ -104,4 +105,103 @@ fn lists_that_would_nest_too_deep_abort() {
         })
         .collect();
     assert!(puts.len() == 2 && apply(&log, &[], &puts).iter().all(|answer| answer["status"] == "committed"));
+}
+
+/// Scans that had to go through all that the transaction deleted, and for each of which all merges were looked at, would
+/// take many minutes.
+#[test]
+fn scans_beside_what_a_transaction_deletes_and_merges_take_no_square_time() {
+    const ROWS: usize = 60_000;
+    let store = Store::new();
+    let key = |row: usize| format!("{row:05}");
+    for chunk in (0..ROWS).collect::<Vec<_>>().chunks(10_000) {
+        store.execute(chunk.iter().map(|&row| Op::put("q", key(row), 1i64)).collect()).unwrap();
+    }
+    let mut ops = Vec::new();
+    for row in 0..ROWS - 1 {
+        ops.push(Op::delete("q", key(row)));
+        ops.push(Op::scan("q", "", "~", 1));
+        ops.push(Op::merge_add("m", key(row), 1));
+        // Where it looks at what it merges, at one end or in the middle.
+        if row % 100 == 0 {
+            ops.push(Op::scan("m", key(row / 2), key(row / 2 + 1), 1));
+        }
+    }
+    let results = store.execute(ops).unwrap();
+    let first = |row: usize| Json::List(vec![Json::List(vec![Json::from(key(row)), Json::Int(1)])]);
+    // A delete tells whether there was a row, a merge nothing.
+    let mut results = results.into_iter();
+    for row in 0..ROWS - 1 {
+        assert_eq!(results.next(), Some(Json::Bool(true)));
+        assert_eq!(results.next(), Some(first(row + 1)));
+        assert_eq!(results.next(), Some(Json::Null));
+        if row % 100 == 0 {
+            assert!(matches!(results.next(), Some(Json::List(_))));
+        }
+    }
+    assert_eq!(results.next(), None);
+}
+
+/// What a transaction sees of its own changes is what a map holds, in whatever order it deletes, puts and scans.
+#[test]
+fn scans_among_own_changes_see_what_a_map_holds() {
+    let store = Store::new();
+    let mut map = BTreeMap::new();
+    let mut seed = 7u64;
+    let mut random = |below: u64| {
+        seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        (seed >> 33) % below
+    };
+    let key = |row: u64| format!("{row:03}");
+    for round in 0..40 {
+        let (mut ops, mut expected) = (Vec::new(), Vec::new());
+        for _ in 0..1500 {
+            let row = random(500);
+            // Mostly deleted in one half of the rounds, so that what is left lies far apart.
+            match random(if round % 2 == 0 { 8 } else { 80 }) {
+                2 if round % 4 < 2 => {
+                    // Scans look at it, so it is an add; alone it would have no result.
+                    let key = key(row);
+                    let old = if let Some(Json::Int(old)) = map.get(&key) { *old } else { 0 };
+                    ops.push(match random(3) {
+                        0 => Op::merge_add("t", key.clone(), 3),
+                        1 => Op::add("t", key.clone(), 3),
+                        _ => Op::cas("t", key.clone(), map.get(&key).cloned().unwrap_or(Json::Null), old + 3),
+                    });
+                    expected.push(match ops.last() {
+                        Some(Op::MergeAdd(..)) => Json::Null,
+                        Some(Op::Add(..)) => Json::Int(old + 3),
+                        _ => Json::Bool(true),
+                    });
+                    map.insert(key, Json::Int(old + 3));
+                }
+                0 => {
+                    ops.push(Op::put("t", key(row), Json::from(row)));
+                    expected.push(Json::Null);
+                    map.insert(key(row), Json::from(row));
+                }
+                1 => {
+                    ops.push(Op::append("t", key(500 + row), 1i64));
+                    let list = map.entry(key(500 + row)).or_insert_with(|| Json::List(Vec::new()));
+                    let Json::List(list) = list else { unreachable!("lists have keys of their own") };
+                    list.push(Json::Int(1));
+                    expected.push(Json::from(list.len() as u64));
+                }
+                n if n % 3 == 0 => {
+                    let (from, limit) = (key(random(1000)), random(3));
+                    ops.push(Op::scan("t", from.clone(), "~", limit));
+                    let rows = map.range(from..).take(limit as usize);
+                    let rows =
+                        rows.map(|(key, value)| Json::List(vec![Json::from(key.clone()), value.clone()]));
+                    expected.push(Json::List(rows.collect()));
+                }
+                _ => {
+                    let row = key(if random(2) == 0 { row } else { 2 * row });
+                    ops.push(Op::delete("t", row.clone()));
+                    expected.push(Json::Bool(map.remove(&row).is_some()));
+                }
+            }
+        }
+        assert_eq!(store.execute(ops), Ok(expected), "round {round}");
+    }
 }

@@ -189,5 +189,28 @@ pub(super) fn is_empty<K: Ord>(from: Bound<&K>, to: Bound<&K>) -> bool {
     }
 }
 
+/// Begins a range at `key`, or ends it there, if that makes it shorter; tells whether it does.
+pub(super) fn skip_to<K: Key>(rest: &mut Option<(Bound<K>, Bound<K>)>, key: &K, from_back: bool) -> bool {
+    let Some((from, to)) = rest else { return false };
+    let border = if from_back { &mut *to } else { &mut *from };
+    let is_further = match border {
+        Bound::Included(at) | Bound::Excluded(at) => {
+            if from_back {
+                key < at
+            } else {
+                key > at
+            }
+        }
+        Bound::Unbounded => true,
+    };
+    if is_further {
+        *border = Bound::Included(key.clone());
+        if is_empty(from.as_ref(), to.as_ref()) {
+            *rest = None;
+        }
+    }
+    is_further
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests;

@@ -18,6 +18,9 @@ use std::any::TypeId;
 use std::cell::{Cell, OnceCell, RefCell, UnsafeCell};
 use std::ops::Range;
 
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+
 pub(crate) use did::{Did, TouchedRow};
 pub(crate) use speculative::{Beside, Speculative};
 pub(crate) use table::Scan;
@@ -57,6 +60,8 @@ pub(crate) struct Overlays {
     tables: Vec<OnceCell<Typed>>,
     touched: UnsafeCell<Vec<Touched>>,
     merges: RefCell<Vec<Box<dyn AnyMerging>>>,
+    /// Granules that the speculation at hand read as a whole: tables and hashes.
+    granules: RefCell<HashTable<(u16, u64)>>,
     /// Counts speculations.
     speculation: Cell<u32>,
     /// Where the speculation at hand starts in `touched`.
@@ -75,6 +80,7 @@ impl Overlays {
         self.tables.iter_mut().filter_map(OnceCell::get_mut).for_each(|typed| typed.overlay.clear());
         self.touched.get_mut().clear();
         self.merges.get_mut().clear();
+        self.granules.get_mut().clear();
         self.speculation.set(0);
     }
 
@@ -85,6 +91,7 @@ impl Overlays {
         }
         self.speculation.set(self.speculation.get() + 1);
         self.start.set(self.touched.get_mut().len() as u32);
+        self.granules.get_mut().clear();
     }
 
     /// What the speculation at hand touched: a range for [`touched`](Self::touched).
@@ -181,8 +188,11 @@ impl Overlays {
 
     /// A granule is read as a whole.
     fn read_granule(&self, table: u16, hash: u64, still: bool) {
-        let known = |touched: &Touched| matches!(touched, Touched::Granule { table: t, hash: h, .. } if (*t, *h) == (table, hash));
-        if !self.all_touched()[self.start.get() as usize..].iter().any(known) {
+        let mut granules = self.granules.borrow_mut();
+        let granule = granules.entry(hash, |&known| known == (table, hash), |&(_, hash)| hash);
+        if let Entry::Vacant(granule) = granule {
+            granule.insert((table, hash));
+            drop(granules);
             self.touch(Touched::Granule { table, hash, still });
         }
     }

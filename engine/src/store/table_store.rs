@@ -151,6 +151,11 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     }
 
     #[inline]
+    pub(crate) const fn is_ordered(&self) -> bool {
+        !matches!(self.index, Index::Hash(_))
+    }
+
+    #[inline]
     pub(crate) fn is_indexed(&self) -> bool {
         !self.secondary.is_empty()
     }

@@ -2,7 +2,7 @@
 
 use mixlog_mixer::Mode;
 
-use super::guard::{Allowed, Found, Guard};
+use super::guard::{Found, Guard};
 use super::{InPlace, Noted, Tx, Way};
 use crate::bounded::{Counter, fits, may_add};
 use crate::codec::Codec;
@@ -88,7 +88,7 @@ impl Tx<'_> {
 impl InPlace<'_> {
     /// Whether the footprint names adds to the row.
     pub(super) fn is_bounded(&self, key_hash: u64) -> bool {
-        self.bounded.iter().any(|bounded| bounded.key == key_hash)
+        self.bounded.of(key_hash).next().is_some()
     }
 
     /// Whether adds to the row have no order: then others may be adding to it at the same time, or, if they are pooled,
@@ -111,18 +111,19 @@ impl InPlace<'_> {
             self.violated(store);
         }
         self.added.push((key_hash, delta));
-        let Guard::Stop(Allowed { accesses, .. }) = self.guard else { return None };
+        if !matches!(self.guard, Guard::Stop(_)) {
+            return None;
+        }
         if !matches!(store.conflicts, Conflicts::Rows) {
             self.may_merge(store, store.unit_and_granule(key, key_hash).1);
         }
-        Some(accesses.iter().any(|access| access.key == key_hash && access.of == Of::PooledRow))
+        Some(self.accesses.of(key_hash).any(|(_, access)| access.of == Of::PooledRow))
     }
 
     /// Whether the amount was declared, and not used up by adds before it.
     fn is_covered(&self, key_hash: u64, delta: i64) -> bool {
-        let declared =
-            self.bounded.iter().filter(|bounded| bounded.key == key_hash).map(|bounded| bounded.delta);
-        let used = self.added.iter().filter(|(key, _)| *key == key_hash).map(|&(_, delta)| delta);
+        let declared = self.bounded.of(key_hash).map(|(_, bounded)| bounded.delta);
+        let used = self.added.of(key_hash).map(|(_, &(_, delta))| delta);
         let mut left = [0i128; 2];
         declared.for_each(|delta| left[usize::from(delta < 0)] += i128::from(delta).abs());
         used.chain([delta]).for_each(|delta| left[usize::from(delta < 0)] -= i128::from(delta).abs());
@@ -139,14 +140,15 @@ impl InPlace<'_> {
         pooled: bool,
     ) -> bool {
         let Some(value) = merging.value(store, !pooled) else { return false };
-        let swing = self.bounded.iter().find(|bounded| bounded.key == merging.key_hash).map(|b| b.swing);
+        let swing = self.bounded.of(merging.key_hash).next().map(|(_, bounded)| bounded.swing);
         // Between now and this transaction's turn lie adds of the window that are not made yet, and some that are
         // made too early: together, and with its own, no more than the swing.
         if !swing.is_some_and(|swing| fits(i128::from(value), swing, floor)) {
             self.violated(table);
         }
         // Made when nothing can fail any more: a merge cannot be put back alone.
-        self.merges.push(Noted { merging: Box::new(merging), pooled });
+        let key_hash = merging.key_hash;
+        self.merges.push(Noted { merging: Box::new(merging), pooled, key_hash });
         true
     }
 
@@ -159,6 +161,7 @@ impl InPlace<'_> {
     ) -> bool {
         // Nobody else is at the row, though what was declared may be a merge: then nobody else runs.
         let Found { id, key_hash, unit, granule } = self.find(store, &key, Mode::Merge);
+        self.put_at(store, &key);
         // SAFETY: `find` asked the guard; the row is this transaction's alone, since a write of it was declared or no
         // other transaction runs. A row made just now is in the same unit of conflict.
         unsafe {

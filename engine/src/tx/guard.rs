@@ -7,6 +7,7 @@ use std::panic::resume_unwind;
 use mixlog_mixer::Mode;
 
 use super::InPlace;
+use super::keyed::FEW;
 use crate::codec::Codec;
 use crate::footprint::{Access, NOWHERE, Of};
 use crate::store::{AnyTable, RowId, Stamp, TableStore};
@@ -23,7 +24,14 @@ pub(crate) enum Guard<'a> {
     Note(Allowed<'a>),
 }
 
-impl Guard<'_> {
+impl<'a> Guard<'a> {
+    pub(super) const fn accesses(self) -> &'a [Access] {
+        match self {
+            Guard::Off => &[],
+            Guard::Stop(allowed) | Guard::Note(allowed) => allowed.accesses,
+        }
+    }
+
     /// Whether it minds what is written only.
     pub(crate) const fn allows_reading_anything(self) -> bool {
         matches!(self, Guard::Stop(allowed) | Guard::Note(allowed) if allowed.reads_anything)
@@ -64,7 +72,7 @@ impl InPlace<'_> {
         mode: Mode,
     ) -> Found {
         let (number, key_hash) = (store.number(), store.key_hash(key));
-        if self.merges.iter().any(|noted| noted.merging.is_of(number, key_hash)) {
+        if self.has_merged(number, key_hash) {
             // It should have declared a write: its own merge is not made yet.
             self.violated(store);
         }
@@ -123,12 +131,21 @@ impl InPlace<'_> {
         found
     }
 
+    /// Whether a merge of its own into the row is still to be made.
+    #[inline]
+    fn has_merged(&self, table: u16, key_hash: u64) -> bool {
+        !self.merges.items().is_empty()
+            && self.merges.of(key_hash).any(|(_, noted)| noted.merging.is_of(table, key_hash))
+    }
+
     /// Whether the transaction may merge into the row and not write it, while nobody else runs. Then its merge is made at
     /// once; beside others it would be made at the end, and whoever looks at the row before that is stopped.
     #[inline]
     fn merges_alone(&self, key_hash: u64) -> bool {
-        let Guard::Note(Allowed { accesses, .. }) = self.guard else { return false };
-        let declares = |mode| accesses.iter().any(|access| (access.key, access.mode) == (key_hash, mode));
+        if !matches!(self.guard, Guard::Note(_)) {
+            return false;
+        }
+        let declares = |mode| self.accesses.of(key_hash).any(|(_, access)| access.mode == mode);
         declares(Mode::Merge) && !declares(Mode::Write)
     }
 
@@ -138,7 +155,7 @@ impl InPlace<'_> {
         store: &TableStore<K, V, C>,
         range: &impl RangeBounds<K>,
     ) -> bool {
-        let keys = self.merges.iter().filter_map(|noted| noted.merging.key_in(store.number()));
+        let keys = self.merges.items().iter().filter_map(|noted| noted.merging.key_in(store.number()));
         keys.filter_map(<dyn Any>::downcast_ref).any(|key| range.contains(key))
     }
 
@@ -149,13 +166,12 @@ impl InPlace<'_> {
         store: &TableStore<K, V, C>,
         key: &K,
     ) -> Option<bool> {
-        let Guard::Stop(Allowed { accesses, .. }) = self.guard else { return None };
-        if matches!(store.conflicts, Conflicts::Grouped { .. }) {
+        if !matches!(self.guard, Guard::Stop(_)) || matches!(store.conflicts, Conflicts::Grouped { .. }) {
             return None;
         }
         let key_hash = store.key_hash(key);
         let (mut merges, mut reads) = (None, false);
-        for access in accesses.iter().filter(|access| access.key == key_hash) {
+        for (_, access) in self.accesses.of(key_hash) {
             match access.mode {
                 Mode::Write => return None,
                 Mode::Merge => merges = Some(access.of == Of::PooledRow),
@@ -221,11 +237,16 @@ impl InPlace<'_> {
         let cursor = &self.cursors[usize::from(table) % CURSORS];
         let start = cursor.get() as usize;
         // The same row again, or the next one: what procedures do that follow their footprint.
-        for (i, access) in accesses.iter().enumerate().skip(start) {
+        for (i, access) in accesses.iter().enumerate().skip(start).take(FEW) {
             if covers(access) {
                 cursor.set(i as u32);
                 return Some(access.hint());
             }
+        }
+        if accesses.len() > FEW {
+            let (i, access) = self.accesses.of(key).find(|(_, access)| covers(access))?;
+            cursor.set(i);
+            return Some(access.hint());
         }
         for (i, access) in accesses.iter().enumerate().take(start) {
             if covers(access) {

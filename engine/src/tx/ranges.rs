@@ -6,6 +6,7 @@ use mixlog_mixer::Mode;
 
 use super::{InPlace, Tx, Way};
 use crate::codec::Codec;
+use crate::gaps::Run;
 use crate::index::{Index, IndexKey, places};
 use crate::store::{RowIds, TableStore, Through};
 use crate::table::{Key, Table, Value};
@@ -110,13 +111,15 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Range<'a, K, V, C> {
             Self::Speculative(rows) if from_back => return rows.next_back(),
             Self::Speculative(rows) => return rows.next(),
         };
-        loop {
+        let mut empty = Run::new();
+        let found = loop {
             let visit = &mut |entered: u64| {
                 if tx.declared(store.number(), entered, Mode::Read).is_none() {
                     tx.violated(store);
                 }
             };
-            let id = if from_back { rows.next_back(visit) } else { rows.next(visit) }?;
+            let id = if from_back { rows.next_back(visit) } else { rows.next(visit) };
+            let Some(id) = id else { break None };
             rows.ahead(from_back).iter().for_each(|&id| store.fetch_value(id));
             let row = store.row(id);
             // SAFETY: the guard allowed reading the granule in which the row itself says that it lies, so nobody
@@ -129,10 +132,15 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Range<'a, K, V, C> {
                     }
                 }
                 if let Some(value) = row.value().as_ref() {
-                    return Some((row.key().clone(), value));
+                    break Some((row.key().clone(), value));
                 }
+                tx.pass(store, &mut empty, row.key(), rows, from_back);
             }
+        };
+        if empty.is_long() {
+            tx.remember(store, empty);
         }
+        found
     }
 }
 

@@ -115,6 +115,7 @@ impl Tx<'_> {
         match &mut self.way {
             Way::InPlace(tx) => {
                 let Found { id, key_hash, unit, granule } = tx.find(store, &key, Mode::Write);
+                tx.put_at(store, &key);
                 let id = id.unwrap_or_else(|| store.create(tx.worker, key, key_hash, unit, granule));
                 // SAFETY: as in `get_mut`; a row made just now is in the same unit of conflict.
                 unsafe {
@@ -213,22 +214,18 @@ impl Tx<'_> {
                         // Those who declared by how much they change the row count on no other change.
                         tx.violated(store);
                     }
-                    let merging = Merging {
-                        table: *table,
-                        number: store.number(),
-                        key_hash: store.key_hash(&key),
-                        key,
-                        delta,
-                    };
+                    let (number, key_hash) = (store.number(), store.key_hash(&key));
+                    let merging = Merging { table: *table, number, key_hash, key, delta };
                     if !merging.is_accepted(self.store, !pooled) {
                         return false;
                     }
                     // Made when nothing can fail any more: a merge cannot be put back alone.
-                    tx.merges.push(Noted { merging: Box::new(merging), pooled });
+                    tx.merges.push(Noted { merging: Box::new(merging), pooled, key_hash });
                     return true;
                 }
                 // A write was declared, or nobody else runs: then a merge is no violation to be noted.
                 let Found { id, key_hash, unit, granule } = tx.find(store, &key, Mode::Merge);
+                tx.put_at(store, &key);
                 // SAFETY: as in `get_mut`; a row made just now is in the same unit of conflict.
                 unsafe {
                     if !V::accepts(id.and_then(|id| store.row(id).value().as_ref())) {

@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use super::{LeafId, LeafIndex};
+use super::{LeafId, LeafIndex, skip_to};
 use crate::store::slab::RowId;
 use crate::table::Key;
 
@@ -132,6 +132,29 @@ impl<'a, K: Key> Walk<'a, K> {
         }
         self.take(true, visit);
         self.back.taken.pop_front().or_else(|| self.front.taken.pop_back())
+    }
+
+    /// Goes on at `key` from one end: no row before it, as `is_before` tells of those that were taken, is wanted, and
+    /// leaves were shown before.
+    pub(crate) fn skip_to(&mut self, key: &K, from_back: bool, is_before: impl Fn(RowId) -> bool) {
+        let (end, other) = if from_back {
+            (&mut self.back, &mut self.front.taken)
+        } else {
+            (&mut self.front, &mut self.back.taken)
+        };
+        if skip_to(&mut self.rest, key, from_back) {
+            end.taken.start = end.taken.end;
+            end.place = None;
+        }
+        let taken = &mut end.taken;
+        while taken.start < taken.end && is_before(taken.rows[taken.start]) {
+            taken.start += 1;
+        }
+        if self.rest.is_none() && taken.start == taken.end {
+            while other.start < other.end && is_before(other.rows[other.end - 1]) {
+                other.end -= 1;
+            }
+        }
     }
 
     /// Takes rows of one leaf from one end of what is left, passing leaves that have none.

@@ -48,6 +48,23 @@ impl<'a> Speculative<'a> {
         self.overlays.at(looked.touched, note);
     }
 
+    /// The speculation changes the row: its ranges have to show that.
+    #[inline]
+    fn changes<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        self,
+        store: &TableStore<K, V, C>,
+        looked: &Looked<K, V>,
+        is_put: bool,
+    ) {
+        if store.is_ordered() {
+            let overlay = self.overlays.table::<K, V>(store.number());
+            overlay.changed.borrow_mut().push(self.overlays.at(looked.touched, |row| row.number));
+            if is_put {
+                overlay.gaps.borrow_mut().split(&looked.key);
+            }
+        }
+    }
+
     /// # Safety
     /// No change while the reference lives.
     #[inline]
@@ -75,6 +92,7 @@ impl<'a> Speculative<'a> {
             // Though there may be nothing to change now: at its position there may be.
             row.did.set(Did::WRITTEN);
         });
+        self.changes(store, looked, false);
         // SAFETY: the caller's promise.
         unsafe { looked.value_mut() }.as_mut()
     }
@@ -95,6 +113,7 @@ impl<'a> Speculative<'a> {
             row.did.unset(Did::ASKED);
             row.did.set(Did::WRITTEN);
         });
+        self.changes(store, looked, true);
         // SAFETY: the caller's promise.
         unsafe { *looked.value.get() = Held::Own(Some(value)) };
     }
@@ -132,6 +151,7 @@ impl<'a> Speculative<'a> {
                 row.did.set(Did::WRITTEN);
             });
         }
+        self.changes(store, looked, true);
         if !accepts {
             return false;
         }
@@ -175,6 +195,7 @@ impl<'a> Speculative<'a> {
                 row.did.set(Did::WRITTEN);
             }
         });
+        self.changes(store, looked, adds);
         if adds {
             // SAFETY: the caller's promise.
             V::merge(unsafe { looked.value_mut() }, delta, self.merges_at());

@@ -1,11 +1,13 @@
 //! One table's part of what speculations looked at and changed: rows as they see them, and the ranges that they walked.
 
 use std::cell::{Cell, Ref, RefCell, UnsafeCell};
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::ptr::NonNull;
 
 use hashbrown::HashTable;
 
+use crate::gaps::Gaps;
 use crate::store::arena::Arena;
 use crate::table::{Key, Value};
 
@@ -91,6 +93,11 @@ pub(crate) struct Overlay<K, V> {
     hashes: RefCell<Vec<u64>>,
     by_key: RefCell<HashTable<u32>>,
     pub(super) scans: RefCell<Vec<Scan<K>>>,
+    /// Of an ordered table: rows that the speculation at hand changed lately, and the keys of those before.
+    pub(super) changed: RefCell<Vec<u32>>,
+    own: RefCell<BTreeSet<K>>,
+    /// Where it found no rows.
+    pub(super) gaps: RefCell<Gaps<K>>,
 }
 
 impl<K: Key, V: Value> Overlay<K, V> {
@@ -102,6 +109,9 @@ impl<K: Key, V: Value> Overlay<K, V> {
             hashes: RefCell::default(),
             by_key: RefCell::new(HashTable::new()),
             scans: RefCell::default(),
+            changed: RefCell::default(),
+            own: RefCell::default(),
+            gaps: RefCell::default(),
         }
     }
 
@@ -112,6 +122,18 @@ impl<K: Key, V: Value> Overlay<K, V> {
         self.start.set(unsafe { &*self.looked.get() }.len() as u32);
         self.hashes.borrow_mut().clear();
         self.by_key.borrow_mut().clear();
+        self.changed.borrow_mut().clear();
+        self.own.borrow_mut().clear();
+        self.gaps.borrow_mut().clear();
+    }
+
+    /// The keys of all rows that the speculation at hand changed.
+    pub(super) fn own(&self) -> Ref<'_, BTreeSet<K>> {
+        if !self.changed.borrow().is_empty() {
+            let changed = std::mem::take(&mut *self.changed.borrow_mut());
+            self.own.borrow_mut().extend(changed.into_iter().map(|number| self.get(number).key.clone()));
+        }
+        self.own.borrow()
     }
 
     #[inline]

@@ -1,13 +1,14 @@
 //! Ranges as a speculation sees them: the rows of the state, with its own changes among them.
 
-use std::collections::VecDeque;
-use std::ops::RangeBounds;
+use std::ops::{Bound, RangeBounds};
 use std::ptr::NonNull;
 
 use super::did::{Did, TouchedRow};
 use super::speculative::{Beside, Speculative};
-use super::table::{Held, Looked, Scan};
+use super::table::{Held, Overlay, Scan};
 use crate::codec::Codec;
+use crate::gaps::Run;
+use crate::store::leaf_index::{is_empty, skip_to};
 use crate::store::{RowIds, TableStore};
 use crate::table::{Key, Value};
 
@@ -18,16 +19,13 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         R: RangeBounds<K>,
     {
         let overlay = tx.overlays.table::<K, V>(self.number());
-        let changed = |looked: &&Looked<K, V>| {
-            let did = tx.overlays.did(looked);
-            (did.has(Did::WRITTEN) || did.has(Did::MERGED)) && range.contains(&looked.key)
-        };
-        let all = (overlay.start.get()..overlay.len()).map(|number| overlay.get(number));
-        let mut own: Vec<K> = all.filter(changed).map(|looked| looked.key.clone()).collect();
-        own.sort_unstable();
+        let bounds = || (range.start_bound().cloned(), range.end_bound().cloned());
+        let own = (!overlay.own().is_empty())
+            .then(bounds)
+            .filter(|(from, to)| !is_empty(from.as_ref(), to.as_ref()));
         // A driver is not asked which rows its speculation saw.
         let scan = matches!(tx.beside, Beside::Anybody).then(|| {
-            let (from, to) = (range.start_bound().cloned(), range.end_bound().cloned());
+            let (from, to) = bounds();
             let mut scans = overlay.scans.borrow_mut();
             scans.push(Scan { from, to, front: None, back: None, all: false });
             scans.len() - 1
@@ -36,7 +34,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             Beside::Window { .. } => self.row_ids(range),
             Beside::Anybody => self.row_ids_pinned(range),
         };
-        Through { store: self, tx, rows, front: None, back: None, own: own.into(), scan }
+        Through { store: self, tx, rows, front: None, back: None, own, own_front: None, own_back: None, scan }
     }
 }
 
@@ -53,14 +51,16 @@ pub(crate) struct Through<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> {
     rows: RowIds<'a, K>,
     front: Option<Pulled<K, V>>,
     back: Option<Pulled<K, V>>,
-    /// Keys that the speculation wrote or merged into, in order.
-    own: VecDeque<K>,
+    /// Where keys that the speculation wrote or merged into may come yet; and those that come next.
+    own: Option<(Bound<K>, Bound<K>)>,
+    own_front: Option<K>,
+    own_back: Option<K>,
     scan: Option<usize>,
 }
 
 impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Through<'a, K, V, C> {
     /// The next row of the state from one end. If it is not looked at in place, it is in the overlay then.
-    fn pull(&mut self, from_back: bool) -> Option<Pulled<K, V>> {
+    fn pull(&mut self, from_back: bool, empty: &mut Run<K>) -> Option<Pulled<K, V>> {
         let (store, tx) = (self.store, self.tx);
         loop {
             let visit = &mut |granule| {
@@ -80,6 +80,7 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Through<'a, K, V, C> {
                 if let Some(value) = value {
                     return Some(Pulled { key: key.clone(), value: Some(NonNull::from(value)) });
                 }
+                self.pass_in_state(empty, key, from_back);
             } else if let Some((key, stamp, value)) = store.copy_at(id, tx.at) {
                 let key_hash = store.key_hash(&key);
                 if tx.overlays.table::<K, V>(store.number()).find(&key, key_hash).is_none() {
@@ -87,26 +88,92 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Through<'a, K, V, C> {
                     store.add(key.clone(), key_hash, found, tx.overlays);
                 }
                 return Some(Pulled { key, value: None });
+            } else if matches!(tx.beside, Beside::Window { .. })
+                // Elsewhere the number may be another row's by now.
+                && let Some(key) = store.key_of(id)
+            {
+                self.pass_in_state(empty, &key, from_back);
             }
         }
     }
 
-    fn step(&mut self, from_back: bool) -> Option<(K, &'a V)> {
-        loop {
-            if from_back {
-                self.back = self.back.take().or_else(|| self.pull(true));
-            } else {
-                self.front = self.front.take().or_else(|| self.pull(false));
+    /// Meets a key without a row: goes on behind others that are known to have none.
+    fn pass(&mut self, empty: &mut Run<K>, key: &K, from_back: bool) {
+        let gaps = self.overlay().gaps.borrow();
+        if let Some(end) = empty.meet(key, from_back, &gaps) {
+            let is_before = |key: &K| if from_back { key > end } else { key < end };
+            let store = self.store;
+            self.rows.skip_to(end, from_back, |id| store.key_of(id).is_some_and(|key| is_before(&key)));
+            self.front.take_if(|pulled| is_before(&pulled.key));
+            self.back.take_if(|pulled| is_before(&pulled.key));
+            let own = if from_back { &mut self.own_back } else { &mut self.own_front };
+            own.take_if(|own| is_before(own));
+            skip_to(&mut self.own, end, from_back);
+        }
+    }
+
+    /// The same for a key at which the state has no row. The transaction may have put one there, or at one before it that
+    /// did not come yet.
+    fn pass_in_state(&mut self, empty: &mut Run<K>, key: &K, from_back: bool) {
+        self.peek_own(from_back);
+        let own = if from_back { &self.own_back } else { &self.own_front };
+        if own.as_ref().is_none_or(|own| if from_back { own < key } else { own > key }) {
+            self.pass(empty, key, from_back);
+        }
+    }
+
+    fn overlay(&self) -> &'a Overlay<K, V> {
+        self.tx.overlays.table::<K, V>(self.store.number())
+    }
+
+    /// The key that comes next from one end among those that the speculation changed.
+    fn peek_own(&mut self, from_back: bool) {
+        let next = if from_back { &mut self.own_back } else { &mut self.own_front };
+        if next.is_none()
+            && let Some((from, to)) = &self.own
+        {
+            let own = self.tx.overlays.table::<K, V>(self.store.number()).own();
+            let mut own = own.range((from.as_ref(), to.as_ref()));
+            *next = if from_back { own.next_back() } else { own.next() }.cloned();
+            if next.is_none() {
+                self.own = None;
             }
-            let (taken, own) = if from_back {
-                (&mut self.back, self.own.back())
+        }
+    }
+
+    /// Takes it.
+    fn pop_own(&mut self, from_back: bool) -> Option<K> {
+        let (next, other) = if from_back {
+            (&mut self.own_back, &mut self.own_front)
+        } else {
+            (&mut self.own_front, &mut self.own_back)
+        };
+        let key = next.take()?;
+        other.take_if(|other| *other == key);
+        if let Some((from, to)) = &mut self.own {
+            *(if from_back { &mut *to } else { &mut *from }) = Bound::Excluded(key.clone());
+            if is_empty(from.as_ref(), to.as_ref()) {
+                self.own = None;
+            }
+        }
+        Some(key)
+    }
+
+    fn step(&mut self, from_back: bool) -> Option<(K, &'a V)> {
+        let mut empty = Run::new();
+        let found = loop {
+            if from_back {
+                self.back = self.back.take().or_else(|| self.pull(true, &mut empty));
             } else {
-                (&mut self.front, self.own.front())
-            };
+                self.front = self.front.take().or_else(|| self.pull(false, &mut empty));
+            }
+            self.peek_own(from_back);
+            let (taken, own) =
+                if from_back { (&mut self.back, &self.own_back) } else { (&mut self.front, &self.own_front) };
             let order = match (&*taken, own) {
                 (None, None) => {
                     self.note(|scan| scan.all = true);
-                    return None;
+                    break None;
                 }
                 (Some(_), None) => std::cmp::Ordering::Less,
                 (None, Some(_)) => std::cmp::Ordering::Greater,
@@ -118,15 +185,14 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Through<'a, K, V, C> {
                 pulled = taken.take();
             }
             if order.is_ge() {
-                let key = if from_back { self.own.pop_back() } else { self.own.pop_front() };
                 // What it wrote itself counts.
-                pulled = key.map(|key| Pulled { key, value: None });
+                pulled = self.pop_own(from_back).map(|key| Pulled { key, value: None });
             }
             let Pulled { key, value } = pulled.expect("one of them was there");
             self.note(|scan| *(if from_back { &mut scan.back } else { &mut scan.front }) = Some(key.clone()));
             if let Some(value) = value {
                 // SAFETY: nobody writes the row while the speculation runs, and it wrote no copy of its own.
-                return Some((key, unsafe { value.as_ref() }));
+                break Some((key, unsafe { value.as_ref() }));
             }
             let looked = self.store.look_away(key.clone(), self.tx.overlays);
             if self.tx.overlays.did(looked).has(Did::MERGED) {
@@ -134,9 +200,14 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Through<'a, K, V, C> {
             }
             // SAFETY: shared for as long as the transaction is borrowed for `'a`; changes need it mutably.
             if let Some(value) = unsafe { looked.value() } {
-                return Some((key, value));
+                break Some((key, value));
             }
+            self.pass(&mut empty, &key, from_back);
+        };
+        if empty.is_long() {
+            self.overlay().gaps.borrow_mut().add(empty);
         }
+        found
     }
 
     fn note(&self, change: impl FnOnce(&mut Scan<K>)) {

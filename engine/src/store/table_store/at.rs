@@ -95,7 +95,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     }
 
     /// The key of the row with this number, if there is one, with a value or without. Any time.
-    pub(super) fn key_of(&self, id: RowId) -> Option<K> {
+    pub(in crate::store) fn key_of(&self, id: RowId) -> Option<K> {
         let row = self.row(id);
         let latched = row.latch.lock();
         // SAFETY: the row exists, and the latch keeps it from being given back.

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::{Index, TableStore};
 use crate::codec::Codec;
-use crate::store::leaf_index::{self, is_empty};
+use crate::store::leaf_index::{self, is_empty, skip_to};
 use crate::store::ordered_index::OrderedIndex;
 use crate::store::row::Stamp;
 use crate::store::slab::RowId;
@@ -165,6 +165,18 @@ impl<K: Key> RowIds<'_, K> {
     }
 }
 
+impl<K: Key> RowIds<'_, K> {
+    /// Goes on at `key` from one end: no row before it, as `is_before` tells of those that were taken, is wanted, and
+    /// granules were told before.
+    pub(crate) fn skip_to(&mut self, key: &K, from_back: bool, is_before: impl Fn(RowId) -> bool) {
+        match self {
+            Self::Granule { rows: Some(rows), .. } => rows.skip_to(key, from_back, is_before),
+            Self::Granule { rows: None, .. } => {}
+            Self::Leaves { walk, .. } => walk.skip_to(key, from_back, is_before),
+        }
+    }
+}
+
 /// The numbers of a range's rows. Takes some at a time, so that no lock is held while the caller looks at rows.
 pub(crate) struct Rows<'a, K> {
     tree: &'a RwLock<BTreeMap<K, RowId>>,
@@ -217,6 +229,23 @@ impl<'a, K: Key> Rows<'a, K> {
         let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
         let tree = tree.filter(|_| !is_empty(bounds.0.as_ref(), bounds.1.as_ref()))?;
         Some(Self { tree, bounds: Some(bounds), front: Taken::default(), back: Taken::default() })
+    }
+
+    /// See [`RowIds::skip_to`].
+    fn skip_to(&mut self, key: &K, from_back: bool, is_before: impl Fn(RowId) -> bool) {
+        let (end, other) =
+            if from_back { (&mut self.back, &mut self.front) } else { (&mut self.front, &mut self.back) };
+        if skip_to(&mut self.bounds, key, from_back) {
+            end.given = end.ids.len();
+        }
+        while end.ids.get(end.given).is_some_and(|&id| is_before(id)) {
+            end.given += 1;
+        }
+        if self.bounds.is_none() && end.is_empty() {
+            while !other.is_empty() && other.ids.last().is_some_and(|&id| is_before(id)) {
+                other.ids.pop();
+            }
+        }
     }
 
     /// Takes rows from one end of what is left: few at first, then more.
