@@ -77,6 +77,8 @@ fn tpcc_goes_on_while_a_unit_is_killed_and_etcd_is_down() {
         cluster.kill("unit 4");
         goes_on(log, 200);
         until_all_answer(cluster);
+        // So do the clients, in the newest epoch: without etcd they could not hear of it.
+        goes_on(log, 200);
 
         // Whoever was about to change the cluster would have to wait for it.
         etcd.kill();
