@@ -1,5 +1,8 @@
 //! What the engine says when something is wrong, and that it does not hang.
 
+mod stack;
+mod unreadable;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
