@@ -1,6 +1,7 @@
 //! The guard: compares every access with the footprint, and finds the row that it is of.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::ops::RangeBounds;
 use std::panic::resume_unwind;
 
@@ -134,8 +135,12 @@ impl InPlace<'_> {
     /// Whether a merge of its own into the row is still to be made.
     #[inline]
     fn has_merged(&self, table: u16, key_hash: u64) -> bool {
-        !self.merges.items().is_empty()
-            && self.merges.of(key_hash).any(|(_, noted)| noted.merging.is_of(table, key_hash))
+        !self.merges.items().is_empty() && self.is_noted(table, key_hash)
+    }
+
+    #[inline(never)]
+    fn is_noted(&self, table: u16, key_hash: u64) -> bool {
+        self.merges.of(key_hash).any(|(_, noted)| noted.merging.is_of(table, key_hash))
     }
 
     /// Whether the transaction may merge into the row and not write it, while nobody else runs. Then its merge is made at
@@ -236,17 +241,15 @@ impl InPlace<'_> {
         let covers = |access: &Access| access.covers(key, mode);
         let cursor = &self.cursors[usize::from(table) % CURSORS];
         let start = cursor.get() as usize;
+        if accesses.len() > FEW {
+            return self.declared_among_many(accesses, cursor, key, mode);
+        }
         // The same row again, or the next one: what procedures do that follow their footprint.
-        for (i, access) in accesses.iter().enumerate().skip(start).take(FEW) {
+        for (i, access) in accesses.iter().enumerate().skip(start) {
             if covers(access) {
                 cursor.set(i as u32);
                 return Some(access.hint());
             }
-        }
-        if accesses.len() > FEW {
-            let (i, access) = self.accesses.of(key).find(|(_, access)| covers(access))?;
-            cursor.set(i);
-            return Some(access.hint());
         }
         for (i, access) in accesses.iter().enumerate().take(start) {
             if covers(access) {
@@ -255,6 +258,26 @@ impl InPlace<'_> {
             }
         }
         None
+    }
+
+    /// The same in a footprint too long to be gone through each time.
+    #[inline(never)]
+    fn declared_among_many(
+        &self,
+        accesses: &[Access],
+        cursor: &Cell<u32>,
+        key: u64,
+        mode: Mode,
+    ) -> Option<RowId> {
+        let start = cursor.get() as usize;
+        let mut next = (start..).zip(accesses.get(start..).unwrap_or_default()).take(FEW);
+        if let Some((i, access)) = next.find(|(_, access)| access.covers(key, mode)) {
+            cursor.set(i as u32);
+            return Some(access.hint());
+        }
+        let (i, access) = self.accesses.of(key).find(|(_, access)| access.covers(key, mode))?;
+        cursor.set(i);
+        Some(access.hint())
     }
 
     /// An undeclared access: ends the transaction when others run beside it.
