@@ -207,7 +207,6 @@ impl Engine {
         self.full_disk.wait_out(
             self.shared.origin,
             || self.try_submit_as(procedure, client, &append),
-            SubmitError::full,
             || self.keeper.as_ref().is_some_and(|keeper| keeper.is_busy()),
         )
     }

@@ -239,14 +239,6 @@ impl SubmitError {
             Self::OutOfMemory { .. } | Self::Append(AppendError::Full(_) | AppendError::Unavailable)
         )
     }
-
-    /// What the operating system says, if the disk is full.
-    pub(crate) fn full(&self) -> Option<&std::io::Error> {
-        match self {
-            Self::Append(AppendError::Full(full)) => Some(full),
-            _ => None,
-        }
-    }
 }
 
 /// Why the outcome of a transaction that was to be executed at once is not known: it was not submitted, or its ticket

@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use mixlog_log::AppendError;
+
 use crate::at_work;
+use crate::error::SubmitError;
 use crate::observe;
 
 /// Called with why, when submitters begin to wait.
@@ -27,16 +30,15 @@ pub(crate) struct FullDisk {
 impl FullDisk {
     /// Submits until that is not refused for want of space, or it is out of patience; `is_busy` tells whether a
     /// checkpoint is being taken, which may be the end of it and is always waited for.
-    pub(crate) fn wait_out<T, E>(
+    pub(crate) fn wait_out<T>(
         &self,
         engine: u64,
-        mut submit: impl FnMut() -> Result<T, E>,
-        full: impl Fn(&E) -> Option<&io::Error>,
+        mut submit: impl FnMut() -> Result<T, SubmitError>,
         is_busy: impl Fn() -> bool,
-    ) -> Result<T, E> {
+    ) -> Result<T, SubmitError> {
         let first = submit();
+        let Err(SubmitError::Append(AppendError::Full(why))) = &first else { return first };
         // A waker or a procedure would keep the state from being committed that the checkpoint is to be of.
-        let Some(why) = first.as_ref().err().and_then(&full) else { return first };
         if self.patience.is_zero() || at_work::is_for(engine) {
             return first;
         }
@@ -45,7 +47,7 @@ impl FullDisk {
         loop {
             thread::sleep(LOOK);
             let again = submit();
-            let is_full = again.as_ref().err().and_then(&full).is_some();
+            let is_full = matches!(again, Err(SubmitError::Append(AppendError::Full(_))));
             if !is_full || (begun.elapsed() >= self.patience && !is_busy()) {
                 return again;
             }

@@ -206,22 +206,9 @@ impl Monitor {
     ) -> Result<Self, MonitorError> {
         config.check().map_err(MonitorError::Configuration)?;
         let (stop, stopped) = mpsc::channel::<()>();
-        let watch = Watch {
-            transport,
-            config,
-            candidates: Box::new(candidates),
-            report: Arc::new(report),
-            health: BTreeMap::new(),
-            reached: BTreeMap::new(),
-            interrupted: 0,
-            behind: 0,
-            told: None,
-            spared: BTreeMap::new(),
-            copying: Arc::default(),
-        };
+        let mut watch = Watch::new(transport, config, candidates, report);
         let builder = thread::Builder::new().name("mixlog-monitor".to_owned());
         let thread = builder.spawn(move || {
-            let mut watch = watch;
             let mut next = Instant::now();
             while stopped.recv_timeout(next.saturating_duration_since(Instant::now()))
                 == Err(RecvTimeoutError::Timeout)
@@ -289,6 +276,27 @@ struct Found {
 }
 
 impl Watch {
+    fn new(
+        transport: Arc<dyn Transport>,
+        config: MonitorConfig,
+        candidates: impl FnMut() -> Vec<Node> + Send + 'static,
+        report: impl Fn(&MonitorEvent) + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            transport,
+            config,
+            candidates: Box::new(candidates),
+            report: Arc::new(report),
+            health: BTreeMap::new(),
+            reached: BTreeMap::new(),
+            interrupted: 0,
+            behind: 0,
+            told: None,
+            spared: BTreeMap::new(),
+            copying: Arc::default(),
+        }
+    }
+
     fn round(&mut self) {
         let patience = self.config.timing.answer;
         let Some(Some(projection)) = administer::latest(&*self.transport, &self.config.timing, patience)

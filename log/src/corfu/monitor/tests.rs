@@ -50,19 +50,9 @@ fn watch(chains: &[&[u32]]) -> (Watch, Arc<Roles>, Arc<Mutex<Vec<MonitorEvent>>>
     let roles = Arc::new(Roles { projection, units: Mutex::default() });
     let reported = Arc::new(Mutex::new(Vec::new()));
     let report = Arc::clone(&reported);
-    let watch = Watch {
-        transport: Arc::<Roles>::clone(&roles),
-        config: MonitorConfig { misses: 2, ..MonitorConfig::default() },
-        candidates: Box::new(Vec::new),
-        report: Arc::new(move |event| report.lock().unwrap().push(event.clone())),
-        health: BTreeMap::new(),
-        reached: BTreeMap::new(),
-        interrupted: 0,
-        behind: 0,
-        told: None,
-        spared: BTreeMap::new(),
-        copying: Arc::default(),
-    };
+    let config = MonitorConfig { misses: 2, ..MonitorConfig::default() };
+    let report = move |event: &MonitorEvent| report.lock().unwrap().push(event.clone());
+    let watch = Watch::new(Arc::<Roles>::clone(&roles), config, Vec::new, report);
     (watch, roles, reported)
 }
 
