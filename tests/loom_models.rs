@@ -16,6 +16,7 @@ fn models(package: &str, at_least: usize) {
         // The models want optimized code, not a minute of link-time optimization.
         .env("CARGO_PROFILE_RELEASE_LTO", "off")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "false")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .output()
         .expect("cargo starts");

@@ -1,11 +1,12 @@
 //! Secondary indexes: rows found by something else than their key.
 //!
-//! An index is an ordered table that the engine writes: one row without a value for each row of the indexed table,
-//! under what the index orders by and the row's key. So everything that holds for tables holds for indexes: the guard
+//! An index is an ordered table that the engine writes: one row without a value for each entry of a row of the indexed
+//! table, under what the index orders by and the row's key. So everything that holds for tables holds for indexes: the guard
 //! and the mixer keep them serializable, ranges have no phantoms, aborts put them back, snapshots see their past. What
 //! does not hold: an index is derived, so it counts in no digest, and no log depends on it; it can be added to or
 //! left out of a program at any time.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
 
@@ -21,7 +22,8 @@ use crate::tx::Tx;
 pub trait IndexKey: Key + Serialize + DeserializeOwned {}
 impl<T: Key + Serialize + DeserializeOwned> IndexKey for T {}
 
-/// The description of an index that finds rows of a table by an `I`, which need not be unique.
+/// The description of an index that finds rows of a table by an `I`, which need not be unique: several rows may have one,
+/// and a row may have several ([`Index::many`]).
 ///
 /// Make it a constant beside its table, name it to [`Builder::index`](crate::Builder::index), and read it with
 /// [`Tx::range_by`], [`Snapshot::range_by`](crate::Snapshot::range_by) or
@@ -37,9 +39,24 @@ impl<T: Key + Serialize + DeserializeOwned> IndexKey for T {}
 pub struct Index<K, V, I, C = Serde> {
     name: &'static str,
     table: Table<K, V, C>,
-    by: fn(&K, &V) -> Option<I>,
+    by: By<K, V, I>,
     group: Option<(&'static str, Granule<I>)>,
 }
+
+/// What an index orders a row by.
+enum By<K, V, I> {
+    /// One place at most.
+    One(fn(&K, &V) -> Option<I>),
+    /// Any number of places.
+    Many(fn(&K, &V) -> Vec<I>),
+}
+
+impl<K, V, I> Clone for By<K, V, I> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<K, V, I> Copy for By<K, V, I> {}
 
 impl<K, V, I, C> Clone for Index<K, V, I, C> {
     fn clone(&self) -> Self {
@@ -52,7 +69,22 @@ impl<K, V, I, C> Index<K, V, I, C> {
     /// An index of `table` by what `by` says of a row, a pure function; rows of which it says `None` are left out.
     #[must_use]
     pub const fn new(name: &'static str, table: Table<K, V, C>, by: fn(&K, &V) -> Option<I>) -> Self {
-        Self { name, table, by, group: None }
+        Self { name, table, by: By::One(by), group: None }
+    }
+
+    /// An index in which a row has any number of entries: one for each of what `by` says of it, a pure function, in any
+    /// order. What it says twice counts once.
+    ///
+    /// ```
+    /// use mixlog_engine::{Index, Table};
+    ///
+    /// const ARTICLES: Table<u64, (String, Vec<String>)> = Table::new("articles");
+    /// const BY_TAG: Index<u64, (String, Vec<String>), String> =
+    ///     Index::many("articles.by_tag", ARTICLES, |_, (_, tags)| tags.clone());
+    /// ```
+    #[must_use]
+    pub const fn many(name: &'static str, table: Table<K, V, C>, by: fn(&K, &V) -> Vec<I>) -> Self {
+        Self { name, table, by: By::Many(by), group: None }
     }
 
     /// Groups the index as [`Table::grouped`] does a table, by a part of what it orders by: of one domain with its
@@ -154,19 +186,42 @@ pub(crate) trait Maintain<K, V>: Send + Sync {
     fn moved(&self, tx: &mut Tx<'_>, key: &K, old: Option<&V>, new: Option<&V>);
 }
 
-impl<K: IndexKey, V: Value, I: IndexKey, C: Codec<K> + Codec<V>> Maintain<K, V> for Index<K, V, I, C> {
-    fn moved(&self, tx: &mut Tx<'_>, key: &K, old: Option<&V>, new: Option<&V>) {
-        let place = |row: Option<&V>| row.and_then(|row| (self.by)(key, row));
-        let (old, new) = (place(old), place(new));
-        if old == new {
-            return;
-        }
+impl<K: IndexKey, V: Value, I: IndexKey, C: Codec<K> + Codec<V>> Index<K, V, I, C> {
+    fn moved_from_to(
+        &self,
+        tx: &mut Tx<'_>,
+        key: &K,
+        old: impl IntoIterator<Item = I>,
+        new: impl IntoIterator<Item = I>,
+    ) {
         let places = self.places();
-        if let Some(by) = old {
+        for by in old {
             tx.delete(&places, &Place::new(by, key.clone()));
         }
-        if let Some(by) = new {
+        for by in new {
             tx.put(&places, Place::new(by, key.clone()), ());
+        }
+    }
+}
+
+impl<K: IndexKey, V: Value, I: IndexKey, C: Codec<K> + Codec<V>> Maintain<K, V> for Index<K, V, I, C> {
+    fn moved(&self, tx: &mut Tx<'_>, key: &K, old: Option<&V>, new: Option<&V>) {
+        match self.by {
+            By::One(by) => {
+                let place = |row: Option<&V>| row.and_then(|row| by(key, row));
+                let (old, new) = (place(old), place(new));
+                if old != new {
+                    self.moved_from_to(tx, key, old, new);
+                }
+            }
+            By::Many(by) => {
+                let places = |row: Option<&V>| {
+                    row.map_or_else(BTreeSet::new, |row| by(key, row).into_iter().collect())
+                };
+                let (old, new) = (places(old), places(new));
+                let (gone, come) = (old.difference(&new).cloned(), new.difference(&old).cloned());
+                self.moved_from_to(tx, key, gone, come);
+            }
         }
     }
 }

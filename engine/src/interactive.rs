@@ -256,6 +256,15 @@ impl<'e> Transaction<'e> {
         unsafe { self.speculative().get(self.engine.store().table(table), key) }
     }
 
+    /// Whether there is a row of `key`: a read of it.
+    pub fn contains<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        table: &Table<K, V, C>,
+        key: &K,
+    ) -> bool {
+        self.get(table, key).is_some()
+    }
+
     /// The row of `key` to be changed, if there is one.
     pub fn get_mut<K: Key, V: Value, C: Codec<K> + Codec<V>>(
         &mut self,
@@ -302,6 +311,15 @@ impl<'e> Transaction<'e> {
         key: &K,
     ) -> bool {
         self.tx().delete(table, key)
+    }
+
+    /// Deletes the row of `key` and returns it, if there was one.
+    pub fn take<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        key: &K,
+    ) -> Option<V> {
+        self.tx().take(table, key)
     }
 
     /// Merges into the row of `key`, as a read and a write of it: who wants merges that do not conflict writes a
@@ -368,9 +386,33 @@ impl<'e> Transaction<'e> {
         self.range(table, range).next_back()
     }
 
+    /// Deletes the row with the least key in `range` and returns it.
+    ///
+    /// # Panics
+    /// As [`Tx::range`].
+    pub fn pop_first<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        range: impl RangeBounds<K>,
+    ) -> Option<(K, V)> {
+        self.tx().pop_first(table, range)
+    }
+
+    /// Deletes the row with the greatest key in `range` and returns it.
+    ///
+    /// # Panics
+    /// As [`Tx::range`].
+    pub fn pop_last<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        range: impl RangeBounds<K>,
+    ) -> Option<(K, V)> {
+        self.tx().pop_last(table, range)
+    }
+
     /// The rows that an index finds for `range`; see [`Tx::range_by`].
     ///
-    /// Shape: `(I, K)`, as many as rows.
+    /// Shape: `(I, K)`, one for each entry of the index.
     ///
     /// # Panics
     /// When the index is not registered.

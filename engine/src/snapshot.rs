@@ -194,6 +194,16 @@ impl Snapshot {
         self.shared.store.table(table).get_at(key, self.stamp())
     }
 
+    /// Whether there is a row of `key`.
+    #[must_use]
+    pub fn contains<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        table: &Table<K, V, C>,
+        key: &K,
+    ) -> bool {
+        self.get(table, key).is_some()
+    }
+
     /// Calls `see` with every row of the table, in no order. Nothing is held while `see` runs.
     ///
     /// Cost: one pass over the table's memory, and a copy of each value, by [`Clone::clone_from`] into the one before.
@@ -203,6 +213,19 @@ impl Snapshot {
         see: impl FnMut(&K, &V),
     ) {
         self.shared.store.table(table).for_each_at(self.stamp(), see);
+    }
+
+    /// The rows of the table, in no order, each copied as it is asked for; of an [`ordered`](Table::ordered) table
+    /// [`range`](Self::range) tells them in key order.
+    ///
+    /// Shape: `(K, V)`.
+    ///
+    /// Cost: one pass over the table's memory, as far as the iterator goes, and a copy of each row.
+    pub fn iter<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        table: &Table<K, V, C>,
+    ) -> impl Iterator<Item = (K, V)> + use<'_, K, V, C> {
+        self.shared.store.table(table).iter_at(self.stamp())
     }
 
     /// How many rows the table has.
@@ -269,7 +292,7 @@ impl Snapshot {
 
     /// The rows that an index finds for `range` of what it orders by: that and the row's key, in this order.
     ///
-    /// Shape: `(I, K)`, as many as rows.
+    /// Shape: `(I, K)`, one for each entry of the index.
     ///
     /// # Panics
     /// When the index is not registered.

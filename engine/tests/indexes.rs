@@ -21,9 +21,15 @@ const BY_NAME: Index<u64, Person, String> =
 /// Of age only.
 const BY_AGE: Index<u64, Person, u32> =
     Index::new("people.by_age", PEOPLE, |_, person| (person.age >= 18).then_some(person.age));
+/// By all that divides the age, some of it twice; nobody's age may be zero there.
+const BY_DIVISOR: Index<u64, Person, u32> = Index::many("people.by_divisor", PEOPLE, |_, person| {
+    let divisors = (1..=person.age).filter(|divisor| person.age % divisor == 0);
+    divisors.flat_map(|divisor| [person.age / divisor, divisor]).collect()
+});
 
 fn builder() -> mixlog_engine::Builder {
-    Engine::builder().table(&PEOPLE).index(&BY_NAME).index(&BY_AGE).procedure::<Change>()
+    let builder = Engine::builder().table(&PEOPLE).index(&BY_NAME).index(&BY_AGE).index(&BY_DIVISOR);
+    builder.procedure::<Change>()
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -34,6 +40,7 @@ enum Op {
     Touch(u64),
     Delete(u64),
     Older(u32),
+    DividedBy(u32),
     Named(u32),
     AnyOfAge(u32, u32),
     Abort,
@@ -70,6 +77,7 @@ impl Procedure for Change {
                 Op::Named(n) => f.range_by(&BY_NAME, name(n)..=name(n)),
                 Op::AnyOfAge(from, to) => f.range_by(&BY_AGE, from..to),
                 Op::Older(age) => f.range_by(&BY_AGE, age..),
+                Op::DividedBy(divisor) => f.range_by(&BY_DIVISOR, divisor..=divisor),
                 Op::Abort => &mut *f,
             };
         }
@@ -110,6 +118,13 @@ impl Procedure for Change {
                         out.push(id);
                     }
                 }
+                Op::DividedBy(divisor) => {
+                    let found: Vec<_> = tx.range_by(&BY_DIVISOR, divisor..=divisor).collect();
+                    for (by, id) in found {
+                        assert_eq!((by, tx.get(&PEOPLE, &id).unwrap().age % divisor), (divisor, 0));
+                        out.push(id);
+                    }
+                }
                 Op::Abort => return Err(()),
             }
         }
@@ -135,7 +150,8 @@ fn change(random: &mut Random) -> Change {
             8 => Op::Touch(id),
             9 => Op::Delete(id),
             10 => Op::Older(30 + age / 2),
-            11 | 12 => Op::Named(n),
+            11 => Op::Named(n),
+            12 => Op::DividedBy(1 + n),
             13 | 14 => Op::AnyOfAge(age, age + 10),
             _ if random.below(4) == 0 => Op::Abort,
             _ => Op::Touch(id),
@@ -147,15 +163,19 @@ fn change(random: &mut Random) -> Change {
 /// Index entries from a scan of the table, and as the index has them.
 fn check(replay: &Replay) {
     let snapshot = replay.snapshot();
-    let (mut names, mut ages) = (Vec::new(), Vec::new());
+    let (mut names, mut ages, mut divisors) = (Vec::new(), Vec::new(), Vec::new());
     snapshot.for_each(&PEOPLE, |id, person| {
         names.push((person.name.clone(), *id));
         if person.age >= 18 {
             ages.push((person.age, *id));
         }
+        let all = (1..=person.age).filter(|divisor| person.age % divisor == 0);
+        divisors.extend(all.map(|divisor| (divisor, *id)));
     });
     names.sort();
     ages.sort();
+    divisors.sort();
+    assert_eq!(snapshot.range_by(&BY_DIVISOR, ..).collect::<Vec<_>>(), divisors);
     assert_eq!(snapshot.range_by(&BY_NAME, ..).collect::<Vec<_>>(), names);
     assert_eq!(snapshot.range_by(&BY_AGE, ..).collect::<Vec<_>>(), ages);
     let some: Vec<_> = ages.iter().filter(|(age, _)| (20..25).contains(age)).copied().collect();

@@ -2,10 +2,10 @@
 //! transaction deleted find what a map holds, and do not cost the square of what was taken.
 #![cfg(not(loom))]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use mixlog_engine::{Engine, Footprint, Index, Mode, Never, Outcome, Procedure, Sum, Table, Tx};
+use mixlog_engine::{Engine, Footprint, Index, Mode, Never, Outcome, Procedure, Snapshot, Sum, Table, Tx};
 use mixlog_log::MemoryLog;
 use serde::{Deserialize, Serialize};
 
@@ -52,19 +52,17 @@ macro_rules! operate {
                 found
             }
             Op::TakeFirst(from) => {
-                let first = tx.first(table, from..=KEYS).map(|(key, sum)| (key, sum.0));
-                first.inspect(|(key, _)| assert!(tx.delete(table, key))).into_iter().collect()
+                tx.pop_first(table, from..=KEYS).map(|(key, sum)| (key, sum.0)).into_iter().collect()
             }
             Op::TakeLast(to) => {
-                let last = tx.last(table, 0..=to).map(|(key, sum)| (key, sum.0));
-                last.inspect(|(key, _)| assert!(tx.delete(table, key))).into_iter().collect()
+                tx.pop_last(table, 0..=to).map(|(key, sum)| (key, sum.0)).into_iter().collect()
             }
             Op::Delete(key) => {
-                if tx.delete(table, &key) {
-                    vec![(key, 0)]
-                } else {
-                    vec![]
-                }
+                let was_there = tx.contains(table, &key);
+                let taken = tx.take(table, &key).map(|sum| (key, sum.0));
+                assert_eq!((taken.is_some(), tx.contains(table, &key)), (was_there, false));
+                assert!(!tx.delete(table, &key));
+                taken.into_iter().collect()
             }
             Op::Put(key) => {
                 tx.put(table, key, Sum(1));
@@ -107,7 +105,7 @@ fn model(map: &mut BTreeMap<u64, i64>, op: Op) -> Found {
             let found = map.range(..=to).next_back().map(own);
             take(map, found)
         }
-        Op::Delete(key) => map.remove(&key).map(|_| (key, 0)).into_iter().collect(),
+        Op::Delete(key) => map.remove(&key).map(|sum| (key, sum)).into_iter().collect(),
         Op::Put(key) => {
             map.insert(key, 1);
             vec![]
@@ -181,6 +179,32 @@ impl Random {
     }
 }
 
+/// A snapshot shows what the maps held, from both ends in any turn.
+fn look(snapshot: &Snapshot, maps: &[BTreeMap<u64, i64>; 2], random: &mut Random) {
+    for (table, map) in [&PLAIN, &GROUPED].into_iter().zip(maps) {
+        let (from, to) = (random.below(KEYS), random.below(KEYS + 1));
+        for (from, to) in [(0, KEYS), (from.min(to), from.max(to))] {
+            let mut rows = snapshot.range(table, from..=to);
+            let mut expected = map.range(from..=to);
+            let turns = random.below(3);
+            loop {
+                let (found, expected) = if random.below(3) < turns {
+                    (rows.next(), expected.next())
+                } else {
+                    (rows.next_back(), expected.next_back())
+                };
+                assert_eq!(found.map(|(key, sum)| (key, sum.0)), expected.map(|(&key, &sum)| (key, sum)));
+                if expected.is_none() {
+                    break;
+                }
+            }
+        }
+        for key in 0..=KEYS {
+            assert_eq!(snapshot.get(table, &key).map(|sum| sum.0), map.get(&key).copied());
+        }
+    }
+}
+
 #[test]
 fn walks_among_own_changes_find_what_a_map_holds_on_all_ways() {
     let ways = [(Mode::Sequential, 1), (Mode::Parallel, 1), (Mode::Parallel, 2), (Mode::Parallel, 4)];
@@ -192,7 +216,7 @@ fn walks_among_own_changes_find_what_a_map_holds_on_all_ways() {
         let mut random = Random(seed);
         let mut maps = [BTreeMap::new(), BTreeMap::new()];
         // Rows without a value stay while a snapshot needs them.
-        let mut held = None;
+        let mut held: VecDeque<(Snapshot, [BTreeMap<u64, i64>; 2])> = VecDeque::new();
         for round in 0..40 {
             let mut expected = Vec::new();
             let tickets: Vec<_> = (0..4)
@@ -209,9 +233,13 @@ fn walks_among_own_changes_find_what_a_map_holds_on_all_ways() {
                 let Outcome::Committed { output, .. } = ticket.wait().unwrap() else { panic!("it commits") };
                 assert!(output == expected, "{mode}, {threads} threads, seed {seed}, round {round}");
             }
-            if round % 10 == 5 {
-                held = Some(engine.snapshot());
+            if round % 7 == 5 {
+                held.push_back((engine.snapshot(), maps.clone()));
             }
+            if held.len() > 3 {
+                held.pop_front();
+            }
+            held.iter().for_each(|(snapshot, maps)| look(snapshot, maps, &mut random));
             // The same on a snapshot, which commits.
             let mut tx = engine.begin();
             for op in random.ops(400) {
@@ -221,8 +249,7 @@ fn walks_among_own_changes_find_what_a_map_holds_on_all_ways() {
             tx.commit().unwrap();
         }
         drop(held);
-        let rows: Vec<_> = engine.snapshot().range(&PLAIN, ..).map(|(key, sum)| (key, sum.0)).collect();
-        assert_eq!(rows, maps[0].clone().into_iter().collect::<Vec<_>>());
+        look(&engine.snapshot(), &maps, &mut random);
         engine.close().unwrap();
     }
 }
@@ -305,4 +332,86 @@ fn queues_are_worked_off_in_one_transaction_and_not_in_square_time() {
         engine.close().unwrap();
     }
     assert_eq!(digests[1], digests[0]);
+}
+
+/// Takes the first row of a queue.
+#[derive(Debug, Serialize, Deserialize)]
+enum Take {
+    Plain,
+    Grouped,
+    Indexed,
+}
+
+impl Procedure for Take {
+    const NAME: &'static str = "take";
+    type Output = Option<u64>;
+    type Abort = Never;
+
+    fn footprint(&self, f: &mut Footprint<'_>) {
+        match self {
+            Self::Grouped => f.write_granule(&GROUPED, 0),
+            Self::Plain | Self::Indexed => f.reconnoitre(),
+        };
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<Option<u64>, Never> {
+        Ok(match self {
+            Self::Plain => tx.pop_first(&PLAIN, ..).map(|(key, _)| key),
+            Self::Grouped => tx.pop_first(&GROUPED, 0..).map(|(key, _)| key),
+            Self::Indexed => {
+                let first = tx.range_by(&BY_PRIORITY, ..).next().map(|(_, key)| key);
+                first.inspect(|key| assert!(tx.delete(&JOBS, key)))
+            }
+        })
+    }
+}
+
+/// Were each transaction to go over all that others took before and the snapshot keeps, this would take many minutes.
+#[test]
+fn queues_are_worked_off_by_many_transactions_while_a_snapshot_is_held() {
+    const ROWS: u64 = 30_000;
+    let builder = Engine::builder().table(&PLAIN).table(&GROUPED).table(&JOBS).index(&BY_PRIORITY);
+    let builder = builder.procedure::<Fill>().procedure::<Take>().threads(2);
+    let engine = builder.open(Arc::new(MemoryLog::new())).unwrap();
+    let _ = engine.execute(&Fill(ROWS)).unwrap();
+    let held = engine.snapshot();
+    for take in [Take::Plain, Take::Grouped, Take::Indexed] {
+        let tickets: Vec<_> = (0..ROWS).map(|_| engine.submit(&take).unwrap()).collect();
+        for (row, ticket) in (0..).zip(tickets) {
+            assert_eq!(ticket.wait().unwrap().committed(), Some(Some(row)), "{take:?}");
+        }
+    }
+    // New snapshots, and transactions on them, do not go over it either.
+    for row in ROWS..ROWS + 2_000 {
+        let mut tx = engine.begin();
+        assert_eq!(tx.pop_first(&PLAIN, ..).map(|(key, _)| key), (row > ROWS).then_some(row - 1));
+        tx.put(&PLAIN, row, Sum(1));
+        tx.commit().unwrap();
+    }
+    for table in [&PLAIN, &GROUPED] {
+        assert!(held.range(table, 0..).map(|(key, _)| key).eq(0..ROWS));
+        assert!(held.range(table, 0..).rev().map(|(key, _)| key).eq((0..ROWS).rev()));
+    }
+    assert!(held.range_by(&BY_PRIORITY, ..).map(|(_, key)| key).eq(0..ROWS));
+    drop(held);
+    engine.close().unwrap();
+}
+
+/// Puts rows with the first keys into all queues.
+#[derive(Debug, Serialize, Deserialize)]
+struct Fill(u64);
+
+impl Procedure for Fill {
+    const NAME: &'static str = "fill";
+    type Output = ();
+    type Abort = Never;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<(), Never> {
+        for row in 0..self.0 {
+            tx.put(&PLAIN, row, Sum(1));
+            tx.put(&GROUPED, row, Sum(1));
+            tx.put(&JOBS, row, row / 2);
+        }
+        Ok(())
+    }
 }

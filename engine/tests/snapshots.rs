@@ -171,6 +171,9 @@ fn look(snapshot: &Snapshot) -> u128 {
     snapshot.for_each(&PLACES, |key, value| assert_eq!(places.insert(*key, *value), None));
     let found: Vec<_> = places.iter().map(|(key, value)| (*key, *value)).collect();
     assert_eq!(snapshot.range(&PLACES, ..).collect::<Vec<_>>(), found, "{snapshot:?}");
+    for key in 0..KEYS {
+        assert_eq!(snapshot.get(&PLACES, &key), places.get(&key).copied(), "{snapshot:?} {key}");
+    }
     let mut by_visitors: Vec<_> = found.iter().map(|(place, visitors)| (*visitors, *place)).collect();
     by_visitors.retain(|(visitors, _)| visitors % 5 > 0);
     by_visitors.sort_unstable();

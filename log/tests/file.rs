@@ -78,6 +78,31 @@ fn open_of_a_file_or_a_foreign_directory_is_no_log() {
 }
 
 #[test]
+fn files_of_a_log_that_are_links_to_nowhere_or_pipes_are_refused_and_not_waited_for() {
+    let (scratch, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    append(&open(scratch.path(), file::Create::New).unwrap(), 0);
+    let segment = fs::read_dir(scratch.path()).unwrap().map(|file| file.unwrap().file_name());
+    let segment =
+        segment.map(|name| name.into_string().unwrap()).find(|name| name.starts_with("segment-")).unwrap();
+    for name in ["manifest", &segment] {
+        let (path, aside) = (scratch.path().join(name), elsewhere.path().join(name));
+        fs::rename(&path, &aside).unwrap();
+        std::os::unix::fs::symlink("nowhere", &path).unwrap();
+        let error = open(scratch.path(), file::Create::IfMissing).unwrap_err();
+        assert!(!matches!(error, OpenError::Missing { .. }), "{error}");
+        assert!(FileLog::verify(scratch.path()).is_err());
+        fs::remove_file(&path).unwrap();
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let error = open(scratch.path(), file::Create::IfMissing).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains("not a file"), "{error}");
+        assert!(FileLog::verify(scratch.path()).is_err());
+        fs::remove_file(&path).unwrap();
+        fs::rename(&aside, &path).unwrap();
+    }
+    assert_eq!(assert_entries(&open(scratch.path(), file::Create::Never).unwrap()), 1);
+}
+
+#[test]
 fn open_twice_is_refused_until_the_first_one_is_dropped() {
     let scratch = tempfile::tempdir().unwrap();
     let first = open(scratch.path(), file::Create::IfMissing).unwrap();

@@ -1,5 +1,6 @@
 //! Rows by their bytes: how intentions name them.
 
+use std::cmp::Ordering;
 use std::ops::Bound;
 
 use mixlog_mixer::Mode;
@@ -9,8 +10,9 @@ use super::{AnyTable, Did, Overlays, Stamp, TableStore, TouchedRow};
 use crate::codec::{Codec, DecodeError};
 use crate::footprint::{Footprint, NOWHERE};
 use crate::interactive::{Intention, Read, Scanned, Written};
+use crate::store::leaf_index::is_empty;
 use crate::store::overlay::Scan;
-use crate::table::{Key, Value};
+use crate::table::{Conflicts, Key, Value};
 use crate::tx::Tx;
 
 fn to_bytes<T, C: Codec<T>>(value: &T) -> Vec<u8> {
@@ -134,28 +136,133 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     }
 
     pub(super) fn intend_scans(&self, overlays: &Overlays, at: Stamp, intention: &mut Intention) {
-        let mut add = |from: Bound<K>, to: Bound<K>| {
-            let mut hash = RangeHash::default();
-            let mut rows = self.row_ids_pinned(&(from.clone(), to.clone()));
-            while let Some(id) = rows.next(&mut |_| ()) {
-                if let Some((key, _, value)) = self.copy_at(id, at) {
-                    hash.add::<K, V, C>(&key, &value);
-                }
-            }
-            let Ok(from) = map_bound(from, |key| Ok::<_, ()>(to_bytes::<K, C>(&key))) else { return };
-            let Ok(to) = map_bound(to, |key| Ok::<_, ()>(to_bytes::<K, C>(&key))) else { return };
-            intention.scans.push(Scanned { table: self.id().0, from, to, hash: hash.hash.digest128() });
-        };
+        let mut ranges = Vec::new();
         for Scan { from, to, front, back, all } in overlays.of::<K, V>(self.number()).scans().iter() {
             if *all {
-                add(from.clone(), to.clone());
+                ranges.push((from.clone(), to.clone()));
                 continue;
             }
             if let Some(last) = front {
-                add(from.clone(), Bound::Included(last.clone()));
+                ranges.push((from.clone(), Bound::Included(last.clone())));
             }
             if let Some(first) = back {
-                add(Bound::Included(first.clone()), to.clone());
+                ranges.push((Bound::Included(first.clone()), to.clone()));
+            }
+        }
+        let granule = |range: &_| match self.conflicts {
+            Conflicts::Ranges => 0,
+            _ => self.granule_of_range(range),
+        };
+        for range in joined(ranges, granule) {
+            let mut hash = RangeHash::default();
+            for (key, value) in self.range_at(&range, at) {
+                hash.add::<K, V, C>(&key, &value);
+            }
+            let Ok(from) = map_bound(range.0, |key| Ok::<_, ()>(to_bytes::<K, C>(&key))) else { continue };
+            let Ok(to) = map_bound(range.1, |key| Ok::<_, ()>(to_bytes::<K, C>(&key))) else { continue };
+            intention.scans.push(Scanned { table: self.id().0, from, to, hash: hash.hash.digest128() });
+        }
+    }
+}
+
+type Bounds<K> = (Bound<K>, Bound<K>);
+
+/// Ranges that cover what these cover, and no key twice: who takes one row after another from the front of a queue has
+/// walked over the same keys again and again. Those of several granules stay apart, and each keeps a bound that tells its own.
+fn joined<K: Ord>(ranges: Vec<Bounds<K>>, granule: impl Fn(&Bounds<K>) -> u64) -> Vec<Bounds<K>> {
+    let mut ranges: Vec<_> = ranges
+        .into_iter()
+        .filter(|(from, to)| !is_empty(from.as_ref(), to.as_ref()))
+        .map(|range| (granule(&range), range))
+        .collect();
+    ranges.sort_by(|(a_granule, (a, _)), (b_granule, (b, _))| {
+        // The one that begins first.
+        let place = |bound: &Bound<_>| match bound {
+            Bound::Unbounded => 0,
+            Bound::Included(_) => 1,
+            Bound::Excluded(_) => 2,
+        };
+        let order = match (a, b) {
+            (Bound::Included(a) | Bound::Excluded(a), Bound::Included(b) | Bound::Excluded(b)) => a.cmp(b),
+            _ => Ordering::Equal,
+        };
+        a_granule.cmp(b_granule).then(order).then(place(a).cmp(&place(b)))
+    });
+    let mut joined: Vec<(u64, Bounds<K>)> = Vec::new();
+    for (granule, (from, to)) in ranges {
+        if let Some((last_granule, (first, last))) = joined.last_mut()
+            && *last_granule == granule
+            && !is_empty(from.as_ref(), last.as_ref())
+            && !(matches!(first, Bound::Unbounded) && matches!(to, Bound::Unbounded))
+        {
+            // The one that ends last.
+            let is_further = match (&*last, &to) {
+                (Bound::Unbounded, _) => false,
+                (_, Bound::Unbounded) => true,
+                (Bound::Excluded(last), Bound::Included(to)) => to >= last,
+                (
+                    Bound::Included(last) | Bound::Excluded(last),
+                    Bound::Included(to) | Bound::Excluded(to),
+                ) => to > last,
+            };
+            if is_further {
+                *last = to;
+            }
+            continue;
+        }
+        joined.push((granule, (from, to)));
+    }
+    joined.into_iter().map(|(_, range)| range).collect()
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn joined_ranges_cover_the_same_keys_and_none_of_them_twice() {
+        let mut state = 7u64;
+        let mut below = |bound: u64| {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            (state >> 33) % bound
+        };
+        let contains = |range: &Bounds<u64>, key: u64| std::ops::RangeBounds::contains(range, &key);
+        for round in 0..5_000 {
+            // Both bounds of a range lie in one granule.
+            let bound = |below: &mut dyn FnMut(u64) -> u64, granule| match below(9) {
+                0 => Bound::Unbounded,
+                1..5 => Bound::Included(2 * below(10) + granule),
+                _ => Bound::Excluded(2 * below(10) + granule),
+            };
+            let mut range = |_| {
+                let granule = below(2);
+                (bound(&mut below, granule), bound(&mut below, granule))
+            };
+            let ranges: Vec<_> = (0..round % 8).map(&mut range).collect();
+            let of = |range: &Bounds<u64>| match range {
+                (Bound::Included(key) | Bound::Excluded(key), _)
+                | (_, Bound::Included(key) | Bound::Excluded(key)) => key % 2,
+                (Bound::Unbounded, Bound::Unbounded) => 2,
+            };
+            let joined = joined(ranges.clone(), of);
+            for granule in 0..3 {
+                let of_granule = |ranges: &[Bounds<u64>]| -> Vec<_> {
+                    ranges.iter().copied().filter(|range| of(range) == granule).collect()
+                };
+                let (before, after) = (of_granule(&ranges), of_granule(&joined));
+                for key in 0..21 {
+                    // Two halves of a line are not made one without bounds.
+                    let count =
+                        |ranges: &[Bounds<u64>]| ranges.iter().filter(|range| contains(range, key)).count();
+                    assert_eq!(count(&before) > 0, count(&after) > 0, "round {round}, {key}: {ranges:?}");
+                    let halves = after
+                        .iter()
+                        .filter(|range| matches!(range, (Bound::Unbounded, _) | (_, Bound::Unbounded)));
+                    assert!(
+                        count(&after) <= 1 || halves.count() > 1,
+                        "round {round}, {key}: {ranges:?}, {joined:?}"
+                    );
+                }
             }
         }
     }

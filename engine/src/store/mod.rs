@@ -11,6 +11,7 @@
 #![allow(unsafe_code)]
 
 mod arena;
+mod buried;
 mod bytes;
 mod effect;
 mod hash_index;
@@ -130,6 +131,13 @@ pub(crate) struct WindowEnd {
     pub(crate) first: Stamp,
     /// The newest stamp that the oldest snapshot sees that is registered or may still be opened.
     pub(crate) oldest_snapshot: Option<Stamp>,
+}
+
+impl WindowEnd {
+    /// Whether a snapshot may need what was there before the change with this stamp.
+    fn is_needed(&self, stamp: Stamp) -> bool {
+        self.oldest_snapshot.is_some_and(|oldest| stamp > oldest)
+    }
 }
 
 /// Shown the bytes of key and value of a row; tells whether to go on.

@@ -10,22 +10,30 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::{Mutex, RwLock};
 
+use super::buried::Buried;
 use super::hash_index::HashIndex;
 use super::slab::{RowId, Slab, ZeroValid};
 use crate::table::Key;
 
 type Tree<K> = RwLock<BTreeMap<K, RowId>>;
 
-struct Granule<K>(UnsafeCell<MaybeUninit<(u64, Tree<K>)>>);
+/// The rows of a granule.
+pub(crate) struct Granule<K> {
+    hash: u64,
+    pub(crate) tree: Tree<K>,
+    pub(crate) buried: Buried<K>,
+}
+
+struct Cell<K>(UnsafeCell<MaybeUninit<Granule<K>>>);
 
 // SAFETY: `MaybeUninit` is valid whatever its bytes are.
-unsafe impl<K> ZeroValid for Granule<K> {}
+unsafe impl<K> ZeroValid for Cell<K> {}
 
 /// See the module's documentation.
 pub(crate) struct OrderedIndex<K> {
     /// From the hash of a granule to its number.
     directory: HashIndex,
-    granules: Slab<Granule<K>>,
+    granules: Slab<Cell<K>>,
     /// Numbers whose granules are initialized: all below.
     count: Mutex<u32>,
     /// Granule numbers reserved and not used yet.
@@ -47,40 +55,40 @@ impl<K: Key> OrderedIndex<K> {
         }
     }
 
-    fn granule(&self, number: u32) -> &(u64, Tree<K>) {
+    fn at(&self, number: u32) -> &Granule<K> {
         // SAFETY: numbers come from the directory or from below `count`, both after initialization, and no
         // mutable reference is made after it.
         unsafe { (*self.granules.get(number).0.get()).assume_init_ref() }
     }
 
-    /// The tree of the granule with this hash, if it ever had a row. For workers in a window, and between windows.
+    /// The granule with this hash, if it ever had a row. For workers in a window, and between windows.
     #[inline]
-    pub(crate) fn tree(&self, granule: u64) -> Option<&Tree<K>> {
-        let number = self.directory.find(granule, |number| self.granule(number).0 == granule)?;
-        Some(&self.granule(number).1)
+    pub(crate) fn granule(&self, hash: u64) -> Option<&Granule<K>> {
+        let number = self.directory.find(hash, |number| self.at(number).hash == hash)?;
+        Some(self.at(number))
     }
 
-    /// [`tree`](Self::tree) for those who are not workers in a window. Trees stay: only the look-up is pinned.
+    /// [`granule`](Self::granule) for those who are not workers in a window. Granules stay: only the look-up is pinned.
     #[inline]
-    pub(crate) fn tree_pinned(&self, granule: u64) -> Option<&Tree<K>> {
-        let number = self.directory.find_pinned(granule, |number| self.granule(number).0 == granule)?;
-        Some(&self.granule(number).1)
+    pub(crate) fn granule_pinned(&self, hash: u64) -> Option<&Granule<K>> {
+        let number = self.directory.find_pinned(hash, |number| self.at(number).hash == hash)?;
+        Some(self.at(number))
     }
 
     /// What the directory and the granules take, in bytes, without what stands in the trees.
     pub(crate) fn bytes(&self) -> u64 {
-        self.directory.bytes() + u64::from(self.granules.len()) * size_of::<Granule<K>>() as u64
+        self.directory.bytes() + u64::from(self.granules.len()) * size_of::<Cell<K>>() as u64
     }
 
-    /// The tree of the granule with this hash, made on first use. Writers of one granule conflict, so transactions never
-    /// make one at the same time; drivers that load a checkpoint do.
-    pub(crate) fn tree_or_new(&self, granule: u64) -> &Tree<K> {
-        if let Some(tree) = self.tree(granule) {
-            return tree;
+    /// The granule with this hash, made on first use. Writers of one granule conflict, so transactions never make one at
+    /// the same time; drivers that load a checkpoint do.
+    pub(crate) fn granule_or_new(&self, hash: u64) -> &Granule<K> {
+        if let Some(granule) = self.granule(hash) {
+            return granule;
         }
         let mut count = self.count.lock().expect("no panic while a granule is made");
-        if let Some(tree) = self.tree(granule) {
-            return tree;
+        if let Some(granule) = self.granule(hash) {
+            return granule;
         }
         let mut spare = self.spare.lock().expect("no panic while a granule is made");
         if spare.is_empty() {
@@ -88,11 +96,12 @@ impl<K: Key> OrderedIndex<K> {
         }
         let number = spare.next().expect("just reserved");
         assert_eq!(number, *count, "granules are made in order");
+        let granule = Granule { hash, tree: RwLock::default(), buried: Buried::new() };
         // SAFETY: the number is new, so nobody else refers to the cell; the directory publishes it below.
-        unsafe { (*self.granules.get(number).0.get()).write((granule, RwLock::default())) };
+        unsafe { (*self.granules.get(number).0.get()).write(granule) };
         *count += 1;
-        self.directory.insert(granule, number);
-        &self.granule(number).1
+        self.directory.insert(hash, number);
+        self.at(number)
     }
 
     /// See [`HashIndex::reclaim`].
@@ -122,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tree_or_new_of_several_threads_makes_one_tree_for_a_granule() {
+    fn granule_or_new_of_several_threads_makes_one_granule_for_a_hash() {
         const THREADS: usize = 4;
         let index = OrderedIndex::<u64>::new();
         let barrier = Barrier::new(THREADS);
@@ -132,14 +141,18 @@ mod tests {
                 scope.spawn(move || {
                     for granule in 0..2000 {
                         barrier.wait();
-                        let tree = index.tree_or_new(granule);
-                        tree.write().unwrap().insert(thread, thread as RowId);
+                        let granule = index.granule_or_new(granule);
+                        granule.tree.write().unwrap().insert(thread, thread as RowId);
                     }
                 });
             }
         });
         for granule in 0..2000 {
-            assert_eq!(index.tree(granule).unwrap().read().unwrap().len(), THREADS, "granule {granule}");
+            assert_eq!(
+                index.granule(granule).unwrap().tree.read().unwrap().len(),
+                THREADS,
+                "granule {granule}"
+            );
         }
     }
 }

@@ -43,6 +43,12 @@ impl Stamp {
         Position((self.0 - 1) / 2)
     }
 
+    /// A number that is greater for later stamps.
+    #[inline]
+    pub(crate) const fn bits(self) -> u64 {
+        self.0
+    }
+
     /// The change made by the entry at `position`.
     #[inline]
     pub(crate) const fn of(position: Position) -> Self {
@@ -129,10 +135,11 @@ unsafe impl<V: Send> Send for Version<V> {}
 #[repr(C)]
 pub(crate) struct Row<K, V> {
     /// The hash of the row's unit of conflict: an access must have declared exactly this one, whatever the hash
-    /// of its key or the granule function say now. Written with the key.
-    unit: UnsafeCell<u64>,
+    /// of its key or the granule function say now. Written with the key, and when the row is buried and comes back, which
+    /// those may look at who located the row for another key.
+    unit: AtomicU64,
     /// The hash of the granule with which the row is read as a whole: the same holds for it.
-    granule: UnsafeCell<u64>,
+    granule: AtomicU64,
     key: UnsafeCell<MaybeUninit<K>>,
     value: UnsafeCell<MaybeUninit<Option<V>>>,
     /// Whether the row stands in a worker's list of rows without a value. Here, where it most often fits into what
@@ -160,10 +167,10 @@ impl<K, V> Row<K, V> {
         unsafe {
             (*self.key.get()).write(key);
             (*self.value.get()).write(None);
-            *self.unit.get() = unit;
-            *self.granule.get() = granule;
             *self.chain.get() = ptr::null();
         }
+        self.unit.store(unit, Ordering::Relaxed);
+        self.granule.store(granule, Ordering::Relaxed);
         self.listed.store(false, Ordering::Relaxed);
         latched.stamp = Stamp::CREATED;
     }
@@ -196,27 +203,33 @@ impl<K, V> Row<K, V> {
         unsafe { (*self.key.get()).assume_init_ref() }
     }
 
-    /// # Safety
-    /// As [`key`](Self::key).
+    /// The hash of the row's unit of conflict, if it exists and is not buried.
     #[inline]
-    pub(crate) unsafe fn unit(&self) -> u64 {
-        // SAFETY: written only in `create`, which the caller excludes.
-        unsafe { *self.unit.get() }
+    pub(crate) fn unit(&self) -> u64 {
+        self.unit.load(Ordering::Relaxed)
     }
 
-    /// # Safety
-    /// As [`key`](Self::key).
+    /// The hash of the granule that the row lies in, if it exists and is not buried.
     #[inline]
-    pub(crate) unsafe fn granule(&self) -> u64 {
-        // SAFETY: written only in `create` and `set_granule`, which the caller excludes.
-        unsafe { *self.granule.get() }
+    pub(crate) fn granule(&self) -> u64 {
+        self.granule.load(Ordering::Relaxed)
     }
 
-    /// # Safety
-    /// The row exists, and no worker runs.
-    pub(crate) unsafe fn set_granule(&self, granule: u64) {
-        // SAFETY: only workers look at it.
-        unsafe { *self.granule.get() = granule };
+    /// The row lies in another granule now. Between windows.
+    pub(crate) fn set_granule(&self, granule: u64) {
+        self.granule.store(granule, Ordering::Relaxed);
+    }
+
+    /// No transaction takes the row for one of its key any more, though it may have located it before. Between windows.
+    pub(crate) fn bury(&self) {
+        self.unit.store(!self.unit(), Ordering::Relaxed);
+    }
+
+    /// A row that was buried is one of its key again, and stands in no list.
+    pub(crate) fn bring_back(&self, unit: u64, granule: u64) {
+        self.listed.store(false, Ordering::Relaxed);
+        self.granule.store(granule, Ordering::Relaxed);
+        self.unit.store(unit, Ordering::Relaxed);
     }
 
     /// # Safety

@@ -16,6 +16,10 @@
 //! of the chain, however long, is followed without the latch. Nor is the key of a row given back that a
 //! registered snapshot sees.
 //!
+//! What a snapshot needs of rows that are gone is *buried* where keys are in order (see [`buried`](super::buried)): out of
+//! the index, so that transactions need not go past it. A worker may have located such a row for the next window, too; it
+//! finds another unit of conflict there, and looks the key up again. A key that comes again gets the same row.
+//!
 //! A number given back is not used again before the second window after: a worker may have located the row for
 //! the next window already. It finds [`Stamp::FREE`] there, and looks the key up again.
 
@@ -33,9 +37,10 @@ use crossbeam_utils::CachePadded;
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
 use local::{Local, Told};
-pub(crate) use ranges::RowIds;
+pub(crate) use ranges::{RangeAt, RowIds};
 
 use super::arena::Arena;
+use super::buried::Buried;
 use super::hash_index::HashIndex;
 use super::leaf_index::{self, LeafIndex};
 use super::ordered_index::OrderedIndex;
@@ -55,7 +60,13 @@ enum Index<K> {
     /// A tree for each granule.
     Ordered(Box<OrderedIndex<K>>),
     /// Rows by hash, and all keys in order.
-    Leaves(Box<(HashIndex, LeafIndex<K>)>),
+    Leaves(Box<Leaves<K>>),
+}
+
+struct Leaves<K> {
+    by_hash: HashIndex,
+    in_order: LeafIndex<K>,
+    buried: Buried<K>,
 }
 
 /// The group of rows that a key belongs to, in a store.
@@ -76,6 +87,9 @@ impl<K> GranuleOf<K> {
     }
 }
 
+/// What each worker keeps.
+type Locals<K, V> = Box<[CachePadded<UnsafeCell<Local<K, V>>>]>;
+
 /// See the module's documentation.
 pub(crate) struct TableStore<K, V, C> {
     name: &'static str,
@@ -89,7 +103,7 @@ pub(crate) struct TableStore<K, V, C> {
     domain: TableId,
     rows: Slab<Row<K, V>>,
     index: Index<K>,
-    locals: Box<[CachePadded<UnsafeCell<Local<V>>>]>,
+    locals: Locals<K, V>,
     told: Box<[CachePadded<Told>]>,
     /// Held while a row is made that several transactions may miss at once.
     pub(super) creating: Mutex<()>,
@@ -119,6 +133,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
                 numbers: 0..0,
                 free: VecDeque::new(),
                 absent: VecDeque::new(),
+                buried: VecDeque::new(),
                 with_value: 0,
                 existing: 0,
             }))
@@ -138,7 +153,11 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             domain,
             rows: if table.is_ordered() { Slab::of_items_read_to(Row::<K, V>::READ) } else { Slab::new() },
             index: match conflicts {
-                Conflicts::Ranges => Index::Leaves(Box::new((HashIndex::new(), LeafIndex::new()))),
+                Conflicts::Ranges => Index::Leaves(Box::new(Leaves {
+                    by_hash: HashIndex::new(),
+                    in_order: LeafIndex::new(),
+                    buried: Buried::new(),
+                })),
                 _ if table.is_ordered() => Index::Ordered(Box::new(OrderedIndex::new())),
                 _ => Index::Hash(HashIndex::new()),
             },
@@ -203,10 +222,10 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     pub(crate) fn find(&self, key: &K, key_hash: u64) -> Option<RowId> {
         match &self.index {
             Index::Hash(index) => self.find_in(index, key, key_hash),
-            Index::Leaves(indexes) => self.find_in(&indexes.0, key, key_hash),
+            Index::Leaves(leaves) => self.find_in(&leaves.by_hash, key, key_hash),
             Index::Ordered(index) => {
-                let tree = index.tree(self.granule_of(key))?;
-                tree.read().expect("no panic under the lock of a tree").get(key).copied()
+                let granule = index.granule(self.granule_of(key))?;
+                granule.tree.read().expect("no panic under the lock of a tree").get(key).copied()
             }
         }
     }
@@ -249,20 +268,21 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
 
     fn leaves(&self) -> &LeafIndex<K> {
         match &self.index {
-            Index::Leaves(indexes) => &indexes.1,
+            Index::Leaves(leaves) => &leaves.in_order,
             Index::Hash(_) | Index::Ordered(_) => unreachable!("tables whose ranges conflict have leaves"),
         }
     }
 
     #[inline]
-    fn local<'a>(&'a self, worker: &'a mut Worker) -> &'a mut Local<V> {
+    fn local<'a>(&'a self, worker: &'a mut Worker) -> &'a mut Local<K, V> {
         // SAFETY: of each `Worker` there is one in a store (`Store::new`), and it is borrowed for as long as the
         // reference lives, so nobody else is in its local; `undo_window`, which visits all locals, runs while no worker
         // does.
         unsafe { &mut *self.locals[worker.number()].get() }
     }
 
-    /// Makes a row without a value. The caller may write the key's unit of conflict, and it is not in the index.
+    /// Makes a row without a value, or brings one back that is buried. The caller may write the key's unit of conflict, and
+    /// it is not in the index.
     pub(crate) fn create(
         &self,
         worker: &mut Worker,
@@ -271,10 +291,44 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         unit: u64,
         granule: u64,
     ) -> RowId {
+        let of_granule = match &self.index {
+            Index::Ordered(index) => Some(index.granule_or_new(self.granule_of(&key))),
+            Index::Hash(_) | Index::Leaves(_) => None,
+        };
+        let buried = match &self.index {
+            Index::Leaves(leaves) => Some(&leaves.buried),
+            Index::Hash(_) | Index::Ordered(_) => of_granule.map(|granule| &granule.buried),
+        };
+        let in_index = buried.map(|_| key.clone());
+        let id = if let Some(id) = buried.and_then(|buried| buried.bring_back(&key)) {
+            self.row(id).bring_back(unit, granule);
+            id
+        } else {
+            let id = self.new_number(worker);
+            // SAFETY: the number is this worker's alone; it is either new or was freed two windows ago.
+            unsafe { self.row(id).create(key, unit, granule) };
+            id
+        };
+        match (&self.index, of_granule, in_index) {
+            (Index::Hash(index), ..) => index.insert(key_hash, id),
+            (Index::Ordered(_), Some(granule), Some(key)) => {
+                granule.tree.write().expect("no panic under the lock of a tree").insert(key, id);
+            }
+            (Index::Leaves(leaves), _, Some(key)) => {
+                let leaf = leaves.in_order.insert(key, id);
+                leaves.by_hash.insert(key_hash, id);
+                assert_eq!(self.leaf_hash(leaf), granule, "the order of keys of {} changed", self.name);
+            }
+            (Index::Ordered(_) | Index::Leaves(_), ..) => unreachable!("the key was cloned"),
+        }
+        id
+    }
+
+    fn new_number(&self, worker: &mut Worker) -> RowId {
         let window = worker.window();
         let local = self.local(worker);
         local.existing += 1;
-        let id = match local.free.front() {
+        match local.free.front() {
             Some(&(given_back, id)) if given_back + 2 <= window => {
                 local.free.pop_front();
                 id
@@ -283,24 +337,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
                 local.numbers = self.rows.reserve(NUMBERS);
                 local.numbers.next().expect("just reserved")
             }),
-        };
-        let in_index = (!matches!(self.index, Index::Hash(_))).then(|| key.clone());
-        // SAFETY: the number is this worker's alone; it is either new or was freed two windows ago.
-        unsafe { self.row(id).create(key, unit, granule) };
-        match (&self.index, in_index) {
-            (Index::Hash(index), _) => index.insert(key_hash, id),
-            (Index::Ordered(index), Some(key)) => {
-                let tree = index.tree_or_new(self.granule_of(&key));
-                tree.write().expect("no panic under the lock of a tree").insert(key, id);
-            }
-            (Index::Leaves(indexes), Some(key)) => {
-                let leaf = indexes.1.insert(key, id);
-                indexes.0.insert(key_hash, id);
-                assert_eq!(self.leaf_hash(leaf), granule, "the order of keys of {} changed", self.name);
-            }
-            (Index::Ordered(_) | Index::Leaves(_), None) => unreachable!("the key was cloned"),
         }
-        id
     }
 
     /// Keeps the first version of a row in this window.
@@ -360,28 +397,81 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         }
     }
 
-    /// Takes a row without a value out of the index and gives its number back.
+    /// Takes a row out of the index.
     ///
     /// # Safety
-    /// No worker runs a transaction, and no registered snapshot needs the row.
-    unsafe fn give_back(&self, id: RowId) {
-        let row = self.row(id);
-        // SAFETY: the row exists, and this is the only thread that gives it back: it stands in one list.
-        let key = unsafe { row.key() };
+    /// The row is in the index, and no worker runs a transaction.
+    unsafe fn take_from_index(&self, id: RowId) {
+        // SAFETY: the row exists, and only the caller gives it back.
+        let key = unsafe { self.row(id).key() };
         match &self.index {
             Index::Hash(index) => index.remove(self.key_hash(key), id),
-            Index::Leaves(indexes) => {
-                indexes.0.remove(self.key_hash(key), id);
-                indexes.1.remove(key, id);
+            Index::Leaves(leaves) => {
+                leaves.by_hash.remove(self.key_hash(key), id);
+                leaves.in_order.remove(key, id);
             }
             Index::Ordered(index) => {
-                let tree = index.tree(self.granule_of(key)).expect("the row's granule");
-                let removed = tree.write().expect("no panic under the lock of a tree").remove(key);
+                let granule = index.granule(self.granule_of(key)).expect("the row's granule");
+                let removed = granule.tree.write().expect("no panic under the lock of a tree").remove(key);
                 assert_eq!(removed, Some(id));
             }
         }
-        // SAFETY: no value (the caller looked), and from here on only latching snapshots may know it.
-        unsafe { row.free() };
+    }
+
+    /// Where a key's row is when it is buried. For a table whose rows are in order.
+    fn buried_with(&self, key: &K) -> &Buried<K> {
+        match &self.index {
+            Index::Leaves(leaves) => &leaves.buried,
+            Index::Ordered(index) => {
+                &index.granule(self.granule_of(key)).expect("the granule of a row").buried
+            }
+            Index::Hash(_) => unreachable!("only rows in order are buried"),
+        }
+    }
+
+    /// Takes a row without a value out of the index and gives its number back.
+    ///
+    /// # Safety
+    /// No worker runs a transaction, and no registered snapshot needs the row, which stands in one list of rows in the
+    /// index without a value.
+    unsafe fn give_back(&self, id: RowId) {
+        // SAFETY: the caller's promise. No value (the caller looked), and from here on only latching snapshots may know it.
+        unsafe {
+            if self.is_ordered() {
+                let key = self.row(id).key();
+                self.buried_with(key).forget(key);
+            }
+            self.take_from_index(id);
+            self.row(id).free();
+        }
+    }
+
+    /// Takes rows without a value out of an index in key order, to where only snapshots find them; keeps them, and when
+    /// they were deleted, in a list.
+    ///
+    /// # Safety
+    /// No worker runs a transaction, and each of the rows stands in one list of rows in the index without a value.
+    unsafe fn bury(&self, rows: &[RowId], list: &mut VecDeque<(K, RowId, Stamp)>) {
+        let start = list.len();
+        // SAFETY: rows in the index exist, and only the caller gives these back.
+        list.extend(
+            rows.iter().map(|&id| (unsafe { self.row(id).key() }.clone(), id, self.row(id).latch.stamp())),
+        );
+        // Entered first: see `buried`.
+        match &self.index {
+            Index::Leaves(leaves) if !rows.is_empty() => leaves.buried.enter(list.range(start..).cloned()),
+            Index::Ordered(_) => {
+                for row in list.range(start..) {
+                    self.buried_with(&row.0).enter([row.clone()].into_iter());
+                }
+            }
+            Index::Leaves(_) | Index::Hash(_) => {}
+        }
+        for &id in rows {
+            // SAFETY: the caller's promise.
+            unsafe { self.take_from_index(id) };
+            self.row(id).bury();
+        }
     }
 }
 
@@ -407,6 +497,7 @@ const _: () = assert!(size_of::<NonNull<()>>() == 8, "undo records assume 64-bit
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::ops::Range;
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -455,6 +546,89 @@ mod tests {
         assert!(used <= 2 * NUMBERS, "{used} rows for three keys at a time");
         assert_eq!(store.table(&TABLE).get_at(&0, Stamp::of(Position(30_000))), Some(19_998));
         assert_eq!(store.table(&TABLE).get_at(&1, Stamp::of(Position(30_000))), None);
+    }
+
+    /// While a snapshot is held, rows that are deleted leave the index in the second window after; the snapshot goes on
+    /// seeing them; a key that comes again gets its row back; and all is given back when the snapshot is gone.
+    #[test]
+    fn rows_that_only_a_snapshot_sees_are_in_nobody_elses_way() {
+        const LEAVES: Table<u64, u64> = Table::new("leaves").ordered();
+        const GRANULES: Table<u64, u64> = Table::new("granules").ordered();
+        let all = || Conflicts::Grouped { domain: "all", granule: GranuleOf::Part(Box::new(|_| 0)) };
+        for (table, grouped) in [(LEAVES, false), (GRANULES, true)] {
+            let make: crate::store::MakeTable = Box::new(move |number, workers, _| {
+                let conflicts = if grouped { all() } else { Conflicts::Ranges };
+                Box::new(TableStore::new(&table, conflicts, number, workers, Vec::new()))
+            });
+            let (store, mut workers) = Store::new(&[make], Vec::new(), 1);
+            let (table, worker) = (store.table(&table), &mut workers[0]);
+            let mut windows = 0..;
+            let mut window = |changes: &[(u64, Option<u64>)], oldest_snapshot: Option<Stamp>| {
+                let number = windows.next().unwrap();
+                let at = Stamp::of(Position(number));
+                worker.start_window(number);
+                for &(key, value) in changes {
+                    let hash = table.key_hash(&key);
+                    let id = table.find(&key, hash).unwrap_or_else(|| {
+                        let (unit, granule) = table.unit_and_granule(&key, hash);
+                        table.create(worker, key, hash, unit, granule)
+                    });
+                    // SAFETY: this thread is the only one.
+                    unsafe {
+                        table.save(worker, id, at, at);
+                        *table.row(id).value_mut() = value;
+                    }
+                }
+                store.keep_changes(worker);
+                let end = WindowEnd { window: number, first: at, oldest_snapshot };
+                // SAFETY: this thread is the only one, and no transaction runs.
+                unsafe {
+                    table.end_window(worker, &end);
+                    if table.wants_adapting() {
+                        table.adapt();
+                    }
+                }
+            };
+            let rows = || {
+                let mut rows = table.row_ids(&(0..u64::MAX));
+                std::iter::from_fn(|| rows.next(&mut |_| ())).count()
+            };
+            let seen = |at| table.range_at(&(0..u64::MAX), at).map(|(key, _)| key).collect::<Vec<_>>();
+            let put = |keys: Range<u64>| keys.map(|key| (key, Some(key))).collect::<Vec<_>>();
+            let delete = |keys: Range<u64>| keys.map(|key| (key, None)).collect::<Vec<_>>();
+            window(&put(0..2_000), None);
+            let snapshot = Stamp::last_before(Position(1));
+            window(&delete(0..1_000), Some(snapshot));
+            assert_eq!(rows(), 2_000);
+            window(&delete(1_990..2_000), Some(snapshot));
+            assert_eq!(rows(), 1_000);
+            window(&put(500..600), Some(snapshot));
+            assert_eq!(rows(), 990 + 100);
+            let both = Stamp::last_before(Position(4));
+            assert_eq!(seen(both), (500..600).chain(1_000..1_990).collect::<Vec<_>>());
+            window(&delete(500..600), Some(snapshot));
+            window(&[], Some(snapshot));
+            assert_eq!((rows(), table.numbers().div_ceil(NUMBERS)), (990, 2_000u32.div_ceil(NUMBERS)));
+            assert_eq!(seen(snapshot), (0..2_000).collect::<Vec<_>>());
+            assert_eq!(seen(both), (500..600).chain(1_000..1_990).collect::<Vec<_>>());
+            for key in 0..2_000 {
+                assert_eq!(table.get_at(&key, snapshot), Some(key));
+                let is_there = (500..600).contains(&key) || (1_000..1_990).contains(&key);
+                assert_eq!(table.get_at(&key, both), is_there.then_some(key));
+            }
+            window(&[], Some(both));
+            assert_eq!(seen(both), (500..600).chain(1_000..1_990).collect::<Vec<_>>());
+            window(&[], None);
+            window(&[], None);
+            assert_eq!(seen(Stamp::last_before(Position(20))), (1_000..1_990).collect::<Vec<_>>());
+            window(&put(0..1_000), None);
+            assert_eq!((rows(), seen(Stamp::last_before(Position(20))).len()), (1_990, 1_990));
+            assert_eq!(
+                table.numbers().div_ceil(NUMBERS),
+                2_000u32.div_ceil(NUMBERS),
+                "numbers are used again"
+            );
+        }
     }
 
     /// Whether rows of the second window panic when they are dropped.

@@ -100,8 +100,8 @@ impl InPlace<'_> {
         };
         if hint != NOWHERE {
             let row = store.row(hint);
-            // SAFETY: a row that is not free keeps its key and unit until the window ends.
-            let same = row.latch.stamp() != Stamp::FREE && unsafe { row.unit() == unit && row.key() == key };
+            // SAFETY: a row that is not free keeps its key until the window ends.
+            let same = row.latch.stamp() != Stamp::FREE && row.unit() == unit && unsafe { row.key() } == key;
             if same {
                 found.id = Some(hint);
             }
@@ -117,8 +117,7 @@ impl InPlace<'_> {
         };
         // A table whose granule function, order or hash is not a function of the key could lead to a row that
         // belongs to another unit or granule than the one declared. The row knows.
-        // SAFETY: rows in the index exist until the window ends.
-        let (actual, granule) = unsafe { (store.row(id).unit(), store.row(id).granule()) };
+        let (actual, granule) = (store.row(id).unit(), store.row(id).granule());
         assert_eq!(actual, unit, "the unit of conflict of a key of {} changed", store_name(store));
         if by_granule {
             assert_eq!(granule, found.granule, "the granule of a key of {} changed", store_name(store));

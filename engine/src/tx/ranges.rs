@@ -15,7 +15,7 @@ impl Tx<'_> {
     /// The rows that an index finds for `range` of what it orders by: that and the row's key, in this order. Rows
     /// are looked at as they are asked for, as by [`range`](Self::range).
     ///
-    /// Shape: `(I, K)`, as many as rows; [`get`](Self::get) gives the row of a `K`.
+    /// Shape: `(I, K)`, one for each entry of the index; [`get`](Self::get) gives the row of a `K`.
     ///
     /// # Panics
     /// When the index is not registered.
@@ -88,6 +88,44 @@ impl Tx<'_> {
         range: impl RangeBounds<K>,
     ) -> Option<(K, &V)> {
         self.range(table, range).next_back()
+    }
+
+    /// Deletes the row with the least key in `range` and returns it: takes from the front of a queue.
+    ///
+    /// ```
+    /// # use mixlog_engine::{Table, Tx};
+    /// const JOBS: Table<(u8, u64), String> = Table::new("jobs").ordered();
+    ///
+    /// /// Of a procedure that takes the oldest of the most urgent jobs.
+    /// fn run(tx: &mut Tx<'_>) -> Option<String> {
+    ///     tx.pop_first(&JOBS, ..).map(|(_, job)| job)
+    /// }
+    /// ```
+    ///
+    /// # Panics
+    /// As [`range`](Self::range).
+    pub fn pop_first<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        range: impl RangeBounds<K>,
+    ) -> Option<(K, V)> {
+        let (key, row) = self.first(table, range).map(|(key, row)| (key, row.clone()))?;
+        self.delete(table, &key);
+        Some((key, row))
+    }
+
+    /// Deletes the row with the greatest key in `range` and returns it; see [`pop_first`](Self::pop_first).
+    ///
+    /// # Panics
+    /// As [`range`](Self::range).
+    pub fn pop_last<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        range: impl RangeBounds<K>,
+    ) -> Option<(K, V)> {
+        let (key, row) = self.last(table, range).map(|(key, row)| (key, row.clone()))?;
+        self.delete(table, &key);
+        Some((key, row))
     }
 }
 

@@ -25,6 +25,16 @@ impl Tx<'_> {
         self.get_in(self.store.table(table), key)
     }
 
+    /// Whether there is a row of `key`.
+    #[inline]
+    pub fn contains<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        table: &Table<K, V, C>,
+        key: &K,
+    ) -> bool {
+        self.get(table, key).is_some()
+    }
+
     #[inline]
     pub(crate) fn get_in<'s, K: Key, V: Value, C: Codec<K> + Codec<V>>(
         &'s self,
@@ -136,6 +146,20 @@ impl Tx<'_> {
         key: &K,
     ) -> bool {
         self.delete_in(self.store.table(table), key)
+    }
+
+    /// Deletes the row of `key` and returns it, if there was one.
+    ///
+    /// Cost: a look-up and a copy of the row more than [`delete`](Self::delete).
+    #[inline]
+    pub fn take<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        key: &K,
+    ) -> Option<V> {
+        let row = self.get(table, key)?.clone();
+        self.delete(table, key);
+        Some(row)
     }
 
     #[inline]

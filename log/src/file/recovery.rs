@@ -117,7 +117,10 @@ pub(crate) fn examine(storage: &dyn Storage, access: Access, writer: Writer) -> 
             None => OpenError::Missing { path: storage.path().to_path_buf() },
         });
     }
-    let manifest = manifest(storage, access)?;
+    let manifest = manifest(storage, access).map_err(|error| match error {
+        OpenError::Missing { .. } => not_a_log(storage, format!("its {} leads nowhere", manifest::NAME)),
+        error => error,
+    })?;
     Examination::new(storage, access, writer, manifest).run(inventory)
 }
 

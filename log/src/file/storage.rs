@@ -300,7 +300,13 @@ impl Storage for FsStorage {
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
         let mut options = OpenOptions::new();
         options.read(true).write(access != Access::Read).create_new(access == Access::CreateNew);
-        Ok(Arc::new(FsFile::new(options.open(self.path.join(name))?, access)))
+        // Of no account to a file; a pipe would be waited for.
+        options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+        let file = options.open(self.path.join(name))?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
+        }
+        Ok(Arc::new(FsFile::new(file, access)))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

@@ -73,6 +73,11 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             return (Held::Own(None), None, !written.may_hold(unit));
         };
         if let Some((value, stamp)) = self.still(id, at, written) {
+            // SAFETY: nobody writes it while the speculation runs.
+            if unsafe { value.as_ref() }.is_none() {
+                // As if there were no row: it may be buried when the transaction is executed.
+                return (Held::Own(None), None, true);
+            }
             return (Held::InPlace(value), Some((id, stamp)), true);
         }
         let (value, seen) = self.at(id, at, |_, value, stamp| (value.clone(), (id, stamp))).unzip();
@@ -103,8 +108,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     ) -> Option<(NonNull<Option<V>>, Stamp)> {
         let row = self.row(id);
         let stamp = row.latch.stamp();
-        // SAFETY: rows in the index exist until the window ends, and with them their units.
-        let unit = unsafe { row.unit() };
+        let unit = row.unit();
         // Who writes a row has declared the unit that the row itself names (the guard compares), or runs alone, and
         // then all is written.
         if stamp > at || written.may_hold(unit) {

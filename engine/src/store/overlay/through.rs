@@ -9,6 +9,7 @@ use super::table::{Held, Overlay, Scan};
 use crate::codec::Codec;
 use crate::gaps::Run;
 use crate::store::leaf_index::{is_empty, skip_to};
+use crate::store::table_store::RangeAt;
 use crate::store::{RowIds, TableStore};
 use crate::table::{Key, Value};
 
@@ -31,8 +32,8 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             scans.len() - 1
         });
         let rows = match tx.beside {
-            Beside::Window { .. } => self.row_ids(range),
-            Beside::Anybody => self.row_ids_pinned(range),
+            Beside::Window { .. } => State::Window(self.row_ids(range)),
+            Beside::Anybody => State::Past(self.range_at(range, tx.at)),
         };
         Through { store: self, tx, rows, front: None, back: None, own, own_front: None, own_back: None, scan }
     }
@@ -44,11 +45,18 @@ struct Pulled<K, V> {
     value: Option<NonNull<V>>,
 }
 
+/// The rows of the state.
+enum State<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> {
+    /// Looked at in place where nobody writes them, by a driver.
+    Window(RowIds<'a, K>),
+    Past(RangeAt<'a, K, V, C>),
+}
+
 /// See [`TableStore::look_through`].
 pub(crate) struct Through<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> {
     store: &'a TableStore<K, V, C>,
     tx: Speculative<'a>,
-    rows: RowIds<'a, K>,
+    rows: State<'a, K, V, C>,
     front: Option<Pulled<K, V>>,
     back: Option<Pulled<K, V>>,
     /// Where keys that the speculation wrote or merged into may come yet; and those that come next.
@@ -62,16 +70,35 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Through<'a, K, V, C> {
     /// The next row of the state from one end. If it is not looked at in place, it is in the overlay then.
     fn pull(&mut self, from_back: bool, empty: &mut Run<K>) -> Option<Pulled<K, V>> {
         let (store, tx) = (self.store, self.tx);
+        let visit = &mut |granule| {
+            let still = matches!(tx.beside, Beside::Window { written, .. } if !written.may_hold(granule));
+            tx.overlays.read_granule(store.number(), granule, still);
+        };
+        let pulled = |id, key, stamp, value| {
+            let key_hash = store.key_hash(&key);
+            if tx.overlays.table::<K, V>(store.number()).find(&key, key_hash).is_none() {
+                let found = (Held::Own(Some(value)), Some((id, stamp)), false);
+                store.add(key.clone(), key_hash, found, tx.overlays);
+            }
+            Some(Pulled { key, value: None })
+        };
         loop {
-            let visit = &mut |granule| {
-                let still = matches!(tx.beside, Beside::Window { written, .. } if !written.may_hold(granule));
-                tx.overlays.read_granule(store.number(), granule, still);
+            let id = match &mut self.rows {
+                State::Window(rows) if from_back => rows.next_back(visit),
+                State::Window(rows) => rows.next(visit),
+                State::Past(rows) => {
+                    if let Some((id, key, stamp, value)) = rows.step(from_back, visit) {
+                        return pulled(id, key, stamp, value);
+                    }
+                    None
+                }
             };
-            let id = if from_back { self.rows.next_back(visit) } else { self.rows.next(visit) };
             let Some(id) = id else {
                 return if from_back { self.front.take() } else { self.back.take() };
             };
-            self.rows.ahead(from_back).iter().for_each(|&id| store.fetch_row(id));
+            if let State::Window(rows) = &mut self.rows {
+                rows.ahead(from_back).iter().for_each(|&id| store.fetch_row(id));
+            }
             if let Beside::Window { written, .. } = tx.beside
                 && let Some((value, _)) = store.still(id, tx.at, written)
             {
@@ -82,16 +109,8 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Through<'a, K, V, C> {
                 }
                 self.pass_in_state(empty, key, from_back);
             } else if let Some((key, stamp, value)) = store.copy_at(id, tx.at) {
-                let key_hash = store.key_hash(&key);
-                if tx.overlays.table::<K, V>(store.number()).find(&key, key_hash).is_none() {
-                    let found = (Held::Own(Some(value)), Some((id, stamp)), false);
-                    store.add(key.clone(), key_hash, found, tx.overlays);
-                }
-                return Some(Pulled { key, value: None });
-            } else if matches!(tx.beside, Beside::Window { .. })
-                // Elsewhere the number may be another row's by now.
-                && let Some(key) = store.key_of(id)
-            {
+                return pulled(id, key, stamp, value);
+            } else if let Some(key) = store.key_of(id) {
                 self.pass_in_state(empty, &key, from_back);
             }
         }
@@ -103,7 +122,12 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Through<'a, K, V, C> {
         if let Some(end) = empty.meet(key, from_back, &gaps) {
             let is_before = |key: &K| if from_back { key > end } else { key < end };
             let store = self.store;
-            self.rows.skip_to(end, from_back, |id| store.key_of(id).is_some_and(|key| is_before(&key)));
+            match &mut self.rows {
+                State::Window(rows) => {
+                    rows.skip_to(end, from_back, |id| store.key_of(id).is_some_and(|key| is_before(&key)))
+                }
+                State::Past(rows) => rows.skip_to(end, from_back),
+            }
             self.front.take_if(|pulled| is_before(&pulled.key));
             self.back.take_if(|pulled| is_before(&pulled.key));
             let own = if from_back { &mut self.own_back } else { &mut self.own_front };

@@ -51,7 +51,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
     fn describe_key(&self, key_hash: u64) -> Option<String> {
         let index = match &self.index {
             Index::Hash(index) => index,
-            Index::Leaves(indexes) => &indexes.0,
+            Index::Leaves(leaves) => &leaves.by_hash,
             Index::Ordered(_) => return None,
         };
         let mut found = None;
@@ -94,7 +94,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
     fn prefetch_index(&self, key_hash: u64) {
         match &self.index {
             Index::Hash(index) => index.prefetch(key_hash),
-            Index::Leaves(indexes) => indexes.0.prefetch(key_hash),
+            Index::Leaves(leaves) => leaves.by_hash.prefetch(key_hash),
             Index::Ordered(_) => {}
         }
     }
@@ -103,14 +103,14 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
     fn locate(&self, key_hash: u64) -> Option<RowId> {
         match &self.index {
             Index::Hash(index) => index.find(key_hash, |_| true),
-            Index::Leaves(indexes) => indexes.0.find(key_hash, |_| true),
+            Index::Leaves(leaves) => leaves.by_hash.find(key_hash, |_| true),
             Index::Ordered(_) => None,
         }
     }
 
     fn prefetch_leaf(&self, leaf: u32) {
-        if let Index::Leaves(indexes) = &self.index {
-            indexes.1.prefetch(leaf);
+        if let Index::Leaves(leaves) = &self.index {
+            leaves.in_order.prefetch(leaf);
         }
     }
 
@@ -320,6 +320,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
         local.absent = absent;
         local.with_value += with_value;
         local.end_window(end);
+        let mut to_bury = Vec::new();
         for _ in 0..listed_before {
             let Some(&id) = local.absent.front() else { break };
             let row = self.row(id);
@@ -331,8 +332,11 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
             } else if stamp >= end.first {
                 // Rows of this window are left to a later one: other workers may be looking at them now.
                 local.absent.push_back(id);
-            } else if end.oldest_snapshot.is_some_and(|oldest| stamp > oldest) {
-                break;
+            } else if end.is_needed(stamp) {
+                if !self.is_ordered() {
+                    break;
+                }
+                to_bury.push(id);
             } else {
                 // SAFETY: no value, no snapshot from before it was gone, and this list is the only one it is in.
                 unsafe { self.give_back(id) };
@@ -340,6 +344,18 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
                 local.free.push_back((end.window, id));
             }
             local.absent.pop_front();
+        }
+        // SAFETY: no worker runs a transaction, and the list was the only one that they were in.
+        unsafe { self.bury(&to_bury, &mut local.buried) };
+        while local.buried.front().is_some_and(|(.., stamp)| !end.is_needed(*stamp))
+            && let Some((key, id, stamp)) = local.buried.pop_front()
+        {
+            if self.buried_with(&key).take_out(&key, id, stamp) {
+                // SAFETY: no value, no snapshot from before it was gone, and it was buried here and has not come back.
+                unsafe { self.row(id).free() };
+                local.existing -= 1;
+                local.free.push_back((end.window, id));
+            }
         }
         let told = &self.told[number];
         told.with_value.store(local.with_value, Ordering::Relaxed);
@@ -384,21 +400,20 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
                 Index::Ordered(index) => {
                     index.bytes() + sum(|told| &told.existing) * size_of::<(K, RowId)>() as u64
                 }
-                Index::Leaves(indexes) => {
-                    indexes.0.bytes() + sum(|told| &told.existing) * size_of::<(K, RowId)>() as u64
+                Index::Leaves(leaves) => {
+                    leaves.by_hash.bytes() + sum(|told| &told.existing) * size_of::<(K, RowId)>() as u64
                 }
             },
         }
     }
 
     fn wants_adapting(&self) -> bool {
-        matches!(&self.index, Index::Leaves(indexes) if indexes.1.wants_adapting())
+        matches!(&self.index, Index::Leaves(leaves) if leaves.in_order.wants_adapting())
     }
 
     unsafe fn adapt(&self) {
-        if let Index::Leaves(indexes) = &self.index {
-            // SAFETY: the caller's promise.
-            indexes.1.adapt(|id, leaf| unsafe { self.row(id).set_granule(self.leaf_hash(leaf)) });
+        if let Index::Leaves(leaves) = &self.index {
+            leaves.in_order.adapt(|id, leaf| self.row(id).set_granule(self.leaf_hash(leaf)));
         }
     }
 
@@ -408,7 +423,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
             match &self.index {
                 Index::Hash(index) => index.reclaim(),
                 Index::Ordered(index) => index.reclaim(),
-                Index::Leaves(indexes) => indexes.0.reclaim(),
+                Index::Leaves(leaves) => leaves.by_hash.reclaim(),
             }
         }
     }

@@ -89,6 +89,11 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         }
     }
 
+    /// Copies of all rows at `at`, in no order. For registered snapshots, longer than the iterator lives.
+    pub(crate) fn iter_at(&self, at: Stamp) -> impl Iterator<Item = (K, V)> + use<'_, K, V, C> {
+        (0..self.rows.len()).filter_map(move |id| self.copy_at(id, at).map(|(key, _, value)| (key, value)))
+    }
+
     /// Whether no row has a value at `at`. For registered snapshots.
     pub(crate) fn is_empty_at(&self, at: Stamp) -> bool {
         (0..self.rows.len()).all(|id| self.at(id, at, |_, _, _| ()).is_none())
@@ -106,13 +111,13 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     pub(in crate::store) fn find_at(&self, key: &K, key_hash: u64, at: Stamp) -> Option<(RowId, Stamp, V)> {
         // The number may be another row's by now, unless somebody at `at` sees this one.
         let look = |id| self.at(id, at, |k, v, stamp| (k == key).then(|| (id, stamp, v.clone()))).flatten();
-        let index = match &self.index {
-            Index::Hash(index) => index,
-            Index::Leaves(indexes) => &indexes.0,
+        let (index, buried) = match &self.index {
+            Index::Hash(index) => (index, None),
+            Index::Leaves(leaves) => (&leaves.by_hash, Some(&leaves.buried)),
             Index::Ordered(index) => {
-                let tree = index.tree_pinned(self.granule_of(key))?;
-                let id = *tree.read().expect("no panic under the lock of a tree").get(key)?;
-                return look(id);
+                let granule = index.granule_pinned(self.granule_of(key))?;
+                let id = granule.tree.read().expect("no panic under the lock of a tree").get(key).copied();
+                return id.and_then(look).or_else(|| look(granule.buried.find(key, at)?));
             }
         };
         let mut found = None;
@@ -120,7 +125,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             found = look(id);
             found.is_some()
         });
-        found
+        found.or_else(|| look(buried?.find(key, at)?))
     }
 
     /// The row with this number as of `at`.

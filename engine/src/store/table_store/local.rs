@@ -11,7 +11,7 @@ use crate::store::row::{Stamp, Version};
 use crate::store::slab::RowId;
 
 /// What a worker keeps of a table.
-pub(super) struct Local<V> {
+pub(super) struct Local<K, V> {
     /// The first changes of rows: those of retained windows, then those of the window at hand.
     pub(super) versions: Arena<Version<V>>,
     /// The windows of which versions are retained, oldest first: first stamp, and how many versions.
@@ -23,16 +23,18 @@ pub(super) struct Local<V> {
     pub(super) numbers: Range<RowId>,
     /// Numbers given back, with the window in which that was; oldest first.
     pub(super) free: VecDeque<(u64, RowId)>,
-    /// Rows without a value that a snapshot may need, or that were not looked at yet.
+    /// Rows in the index without a value that a snapshot may need, or that were not looked at yet.
     pub(super) absent: VecDeque<RowId>,
-    /// Rows with a value, and rows in the index: what this worker added, less what it took away.
+    /// Rows that were buried, oldest first, with their keys and when they were deleted. Some have come back since.
+    pub(super) buried: VecDeque<(K, RowId, Stamp)>,
+    /// Rows with a value, and rows in the index or buried: what this worker added, less what it took away.
     pub(super) with_value: i64,
     pub(super) existing: i64,
 }
 
-impl<V> Local<V> {
+impl<K, V> Local<K, V> {
     /// Where the versions of the window at hand are.
-    pub(super) fn window(&self) -> impl Iterator<Item = NonNull<Version<V>>> + use<'_, V> {
+    pub(super) fn window(&self) -> impl Iterator<Item = NonNull<Version<V>>> + use<'_, K, V> {
         self.versions.newest(self.window_len())
     }
 

@@ -1,15 +1,17 @@
 //! Ranges of keys: which granules they touch, and their rows, some at a time and from both ends.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::{Bound, RangeBounds};
 use std::sync::RwLock;
 
 use smallvec::SmallVec;
 
-use super::{Index, TableStore};
+use super::{Index, Leaves, TableStore};
 use crate::codec::Codec;
+use crate::store::buried::BuriedRows;
 use crate::store::leaf_index::{self, is_empty, skip_to};
-use crate::store::ordered_index::OrderedIndex;
+use crate::store::ordered_index::Granule;
 use crate::store::row::Stamp;
 use crate::store::slab::RowId;
 use crate::table::{Key, TableId, Value};
@@ -20,7 +22,21 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     /// # Panics
     /// As [`row_ids`](Self::row_ids).
     pub(crate) fn range_at<R: RangeBounds<K>>(&self, range: &R, at: Stamp) -> RangeAt<'_, K, V, C> {
-        RangeAt { store: self, rows: self.row_ids_pinned(range), at }
+        let (rows, buried) = match &self.index {
+            Index::Ordered(index) => {
+                let hash = self.granule_of_range(range);
+                let granule = index.granule_pinned(hash);
+                (RowIds::of_granule(hash, granule, range), granule.map(|granule| &granule.buried))
+            }
+            Index::Leaves(leaves) => (self.row_ids_of_leaves(leaves, range), Some(&leaves.buried)),
+            Index::Hash(_) => self.not_ordered(),
+        };
+        let bounds = || (range.start_bound().cloned(), range.end_bound().cloned());
+        let buried = buried.map(|buried| {
+            let (from, to) = bounds();
+            BuriedRows::new(buried, from, to, at)
+        });
+        RangeAt { store: self, at, rows, front: None, back: None, buried, given: [None; 2] }
     }
 
     /// Calls `see` with each leaf that a range touches, its hash as a granule, and how many rows it has, until that says
@@ -63,63 +79,110 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     /// # Panics
     /// When the table is not ordered, and as [`granule_of_range`](Self::granule_of_range).
     pub(crate) fn row_ids<R: RangeBounds<K>>(&self, range: &R) -> RowIds<'_, K> {
-        self.row_ids_of(range, OrderedIndex::tree)
-    }
-
-    /// [`row_ids`](Self::row_ids) for those who are not workers in a window.
-    ///
-    /// What a snapshot sees stays in the index, and rows that come and go meanwhile have no value at its position.
-    pub(in crate::store) fn row_ids_pinned<R: RangeBounds<K>>(&self, range: &R) -> RowIds<'_, K> {
-        self.row_ids_of(range, OrderedIndex::tree_pinned)
-    }
-
-    pub(super) fn row_ids_of<'a, R: RangeBounds<K>>(
-        &'a self,
-        range: &R,
-        tree: impl FnOnce(&'a OrderedIndex<K>, u64) -> Option<&'a RwLock<BTreeMap<K, RowId>>>,
-    ) -> RowIds<'a, K> {
         match &self.index {
             Index::Ordered(index) => {
-                let granule = self.granule_of_range(range);
-                RowIds::Granule { granule: Some(granule), rows: Rows::of(tree(index, granule), range) }
+                let hash = self.granule_of_range(range);
+                RowIds::of_granule(hash, index.granule(hash), range)
             }
-            Index::Leaves(indexes) => {
-                let (from, to) = (range.start_bound().cloned(), range.end_bound().cloned());
-                RowIds::Leaves { domain: self.domain, walk: indexes.1.walk(from, to) }
-            }
-            Index::Hash(_) => panic!("table {:?} is not ordered: ranges need Table::ordered", self.name),
+            Index::Leaves(leaves) => self.row_ids_of_leaves(leaves, range),
+            Index::Hash(_) => self.not_ordered(),
         }
+    }
+
+    fn row_ids_of_leaves<'a>(&self, leaves: &'a Leaves<K>, range: &impl RangeBounds<K>) -> RowIds<'a, K> {
+        let (from, to) = (range.start_bound().cloned(), range.end_bound().cloned());
+        RowIds::Leaves { domain: self.domain, walk: leaves.in_order.walk(from, to) }
+    }
+
+    fn not_ordered(&self) -> ! {
+        panic!("table {:?} is not ordered: ranges need Table::ordered", self.name)
     }
 }
 
-/// The rows of a range at a position; see [`TableStore::range_at`].
+/// A row as of a position: its number, its key, since when, and a copy of its value.
+type RowAt<K, V> = (RowId, K, Stamp, V);
+
+/// The rows of a range at a position, from both ends, the buried ones among the others; see [`TableStore::range_at`].
+///
+/// What a snapshot sees stays in the index or is buried, and rows that come and go meanwhile have no value at its position.
 pub(crate) struct RangeAt<'a, K, V, C> {
     store: &'a TableStore<K, V, C>,
-    rows: RowIds<'a, K>,
     at: Stamp,
+    rows: RowIds<'a, K>,
+    /// Rows of the index that come next, after buried ones.
+    front: Option<RowAt<K, V>>,
+    back: Option<RowAt<K, V>>,
+    buried: Option<BuriedRows<'a, K>>,
+    /// The rows of the index that were given out last from the front and from the back.
+    given: [Option<RowId>; 2],
+}
+
+impl<K: Key, V: Value, C: Codec<K> + Codec<V>> RangeAt<'_, K, V, C> {
+    /// The next row from one end. Shows `visit` each granule before anything in it is read.
+    pub(crate) fn step(&mut self, from_back: bool, visit: &mut impl FnMut(u64)) -> Option<RowAt<K, V>> {
+        let (store, at) = (self.store, self.at);
+        let (next, other) =
+            if from_back { (&mut self.back, &mut self.front) } else { (&mut self.front, &mut self.back) };
+        if next.is_none() {
+            *next = loop {
+                let id = if from_back { self.rows.next_back(visit) } else { self.rows.next(visit) };
+                let Some(id) = id else { break other.take() };
+                self.rows.ahead(from_back).iter().for_each(|&id| store.fetch_row(id));
+                if let Some((key, stamp, value)) = store.copy_at(id, at) {
+                    break Some((id, key, stamp, value));
+                }
+            };
+        }
+        if let Some(buried) = &mut self.buried {
+            let given = self.given;
+            // A row that was given out stays as long as the snapshot.
+            let given = || given.map(|row| row.and_then(|row| store.key_of(row)));
+            while let Some((key, _)) = buried.peek(from_back, given) {
+                let order =
+                    next.as_ref().map(|(_, next, ..)| if from_back { next.cmp(key) } else { key.cmp(next) });
+                if order.is_some_and(Ordering::is_gt) {
+                    break;
+                }
+                let id = buried.pass()?;
+                // Of one key only one row has a value: it has been buried meanwhile.
+                if order != Some(Ordering::Equal)
+                    && let Some((key, stamp, value)) = store.copy_at(id, at)
+                {
+                    return Some((id, key, stamp, value));
+                }
+            }
+        }
+        let given = next.take();
+        if let Some((id, ..)) = &given {
+            self.given[usize::from(from_back)] = Some(*id);
+        }
+        given
+    }
+
+    /// Goes on at `key` from one end: no row before it is wanted, and granules were told before.
+    pub(crate) fn skip_to(&mut self, key: &K, from_back: bool) {
+        let is_before = |other: &K| if from_back { other > key } else { other < key };
+        let store = self.store;
+        self.rows.skip_to(key, from_back, |id| store.key_of(id).is_some_and(|other| is_before(&other)));
+        self.front.take_if(|(_, other, ..)| is_before(other));
+        self.back.take_if(|(_, other, ..)| is_before(other));
+        if let Some(buried) = &mut self.buried {
+            buried.skip_to(key, from_back);
+        }
+    }
 }
 
 impl<K: Key, V: Value, C: Codec<K> + Codec<V>> Iterator for RangeAt<'_, K, V, C> {
     type Item = (K, V);
 
     fn next(&mut self) -> Option<(K, V)> {
-        loop {
-            let id = self.rows.next(&mut |_| ())?;
-            if let Some((key, _, value)) = self.store.copy_at(id, self.at) {
-                return Some((key, value));
-            }
-        }
+        self.step(false, &mut |_| ()).map(|(_, key, _, value)| (key, value))
     }
 }
 
 impl<K: Key, V: Value, C: Codec<K> + Codec<V>> DoubleEndedIterator for RangeAt<'_, K, V, C> {
     fn next_back(&mut self) -> Option<(K, V)> {
-        loop {
-            let id = self.rows.next_back(&mut |_| ())?;
-            if let Some((key, _, value)) = self.store.copy_at(id, self.at) {
-                return Some((key, value));
-            }
-        }
+        self.step(true, &mut |_| ()).map(|(_, key, _, value)| (key, value))
     }
 }
 
@@ -132,7 +195,12 @@ pub(crate) enum RowIds<'a, K> {
     Leaves { domain: TableId, walk: leaf_index::Walk<'a, K> },
 }
 
-impl<K: Key> RowIds<'_, K> {
+impl<'a, K: Key> RowIds<'a, K> {
+    /// Those of a range in the granule with this hash, which is there if it ever had a row.
+    fn of_granule(hash: u64, granule: Option<&'a Granule<K>>, range: &impl RangeBounds<K>) -> Self {
+        Self::Granule { granule: Some(hash), rows: Rows::of(granule.map(|granule| &granule.tree), range) }
+    }
+
     #[inline]
     pub(crate) fn next(&mut self, visit: &mut impl FnMut(u64)) -> Option<RowId> {
         match self {
