@@ -215,10 +215,12 @@ impl<K: IndexKey, V: Value, I: IndexKey, C: Codec<K> + Codec<V>> Maintain<K, V> 
                 }
             }
             By::Many(by) => {
-                let places = |row: Option<&V>| {
-                    row.map_or_else(BTreeSet::new, |row| by(key, row).into_iter().collect())
-                };
+                let places = |row: Option<&V>| row.map_or_else(Vec::new, |row| by(key, row));
                 let (old, new) = (places(old), places(new));
+                if old == new {
+                    return;
+                }
+                let [old, new] = [old, new].map(BTreeSet::from_iter);
                 let (gone, come) = (old.difference(&new).cloned(), new.difference(&old).cloned());
                 self.moved_from_to(tx, key, gone, come);
             }

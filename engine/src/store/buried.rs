@@ -13,8 +13,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{OnceLock, RwLock};
+
+use crossbeam_utils::sync::ShardedLock;
 
 use super::leaf_index::is_empty;
 use super::row::Stamp;
@@ -29,6 +31,11 @@ const UNPOISONED: &str = "no panic among buried rows";
 /// See the module's documentation.
 pub(crate) struct Buried<K>(OnceLock<Box<Graves<K>>>);
 
+/// What stands here for a row that is buried, in bytes.
+pub(crate) const fn bytes_of_row<K>() -> usize {
+    size_of::<(K, Grave)>()
+}
+
 struct Graves<K> {
     /// Counts what was entered.
     entered: AtomicU64,
@@ -36,7 +43,8 @@ struct Graves<K> {
     newest: AtomicU64,
     /// How many rows there are.
     count: AtomicUsize,
-    lists: RwLock<Lists<K>>,
+    /// Sharded, since who inserts rows looks here whether one comes back.
+    lists: ShardedLock<Lists<K>>,
 }
 
 struct Lists<K> {
@@ -194,7 +202,7 @@ impl<K: Key> Buried<K> {
                 entered: AtomicU64::new(0),
                 newest: AtomicU64::new(0),
                 count: AtomicUsize::new(0),
-                lists: RwLock::new(lists),
+                lists: ShardedLock::new(lists),
             })
         });
         let mut lists = graves.lists.write().expect(UNPOISONED);
@@ -276,15 +284,19 @@ pub(crate) struct BuriedRows<'a, K> {
     from_back: bool,
     entered: u64,
     more: bool,
+    /// How many are taken next.
+    count: usize,
 }
 
 impl<'a, K: Key> BuriedRows<'a, K> {
-    /// How many rows are taken at once.
+    /// How many rows are taken at first, most callers want one or a few, and at most.
+    const FIRST: usize = 4;
     const MOST: usize = 64;
 
     pub(crate) fn new(buried: &'a Buried<K>, from: Bound<K>, to: Bound<K>, at: Stamp) -> Self {
         let rest = (!is_empty(from.as_ref(), to.as_ref())).then_some((from, to));
-        Self { buried, at, rest, taken: VecDeque::new(), from_back: false, entered: 0, more: false }
+        let taken = VecDeque::new();
+        Self { buried, at, rest, taken, from_back: false, entered: 0, more: false, count: Self::FIRST }
     }
 
     /// The next row from one end. To be asked after the index was: what has gone from there meanwhile is here.
@@ -354,9 +366,10 @@ impl<'a, K: Key> BuriedRows<'a, K> {
         let Some((from, to)) = &self.rest else { return };
         lists.visit((from.as_ref(), to.as_ref()), self.at, from_back, |key, row| {
             self.taken.push_back((key.clone(), row));
-            self.taken.len() < Self::MOST
+            self.taken.len() < self.count
         });
-        self.more = self.taken.len() == Self::MOST;
+        self.more = self.taken.len() == self.count;
+        self.count = (2 * self.count).min(Self::MOST);
     }
 }
 

@@ -17,6 +17,7 @@ use crate::footprint::Footprint;
 use crate::infer::Leaves;
 use crate::interactive::Intention;
 use crate::stats::TableMemory;
+use crate::store::buried::bytes_of_row;
 use crate::store::overlay::{Overlays, TouchedRow};
 use crate::store::row::{Stamp, Version};
 use crate::store::slab::RowId;
@@ -361,6 +362,10 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
         told.with_value.store(local.with_value, Ordering::Relaxed);
         told.existing.store(local.existing, Ordering::Relaxed);
         told.versions.store(local.retained_len as u64, Ordering::Relaxed);
+        told.buried.store(local.buried.len() as u64, Ordering::Relaxed);
+        if local.buried.is_empty() {
+            local.buried.shrink_to(64);
+        }
         let undo_bytes = local.versions.bytes() + local.within.bytes();
         told.undo_bytes.store(undo_bytes as u64, Ordering::Relaxed);
         worker.scratch = scratch;
@@ -388,6 +393,8 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
             self.told.iter().map(|told| of(told).load(Ordering::Relaxed)).sum()
         };
         let versions = total(|told| &told.versions);
+        let in_order = sum(|told| &told.existing) * size_of::<(K, RowId)>() as u64
+            + total(|told| &told.buried) * (size_of::<(K, RowId, Stamp)>() + bytes_of_row::<K>()) as u64;
         TableMemory {
             name: self.name,
             rows: sum(|told| &told.with_value),
@@ -397,12 +404,8 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
             undo_bytes: total(|told| &told.undo_bytes),
             indexes_bytes: match &self.index {
                 Index::Hash(index) => index.bytes(),
-                Index::Ordered(index) => {
-                    index.bytes() + sum(|told| &told.existing) * size_of::<(K, RowId)>() as u64
-                }
-                Index::Leaves(leaves) => {
-                    leaves.by_hash.bytes() + sum(|told| &told.existing) * size_of::<(K, RowId)>() as u64
-                }
+                Index::Ordered(index) => index.bytes() + in_order,
+                Index::Leaves(leaves) => leaves.by_hash.bytes() + in_order,
             },
         }
     }

@@ -71,5 +71,6 @@ pub(super) struct Told {
     pub(super) with_value: AtomicI64,
     pub(super) existing: AtomicI64,
     pub(super) versions: AtomicU64,
+    pub(super) buried: AtomicU64,
     pub(super) undo_bytes: AtomicU64,
 }
