@@ -224,9 +224,11 @@ impl<K: Key> Buried<K> {
         graves.lists.read().expect(UNPOISONED).rows.get(key)?;
         let mut lists = graves.lists.write().expect(UNPOISONED);
         let grave = lists.rows.get_mut(key)?;
-        assert!(!grave.is_back, "a row of the index is not brought back");
-        grave.is_back = true;
-        Some(grave.row)
+        let (row, was_back) = (grave.row, std::mem::replace(&mut grave.is_back, true));
+        // Not under the lock, which snapshots need.
+        drop(lists);
+        assert!(!was_back, "a row of the index is not brought back");
+        Some(row)
     }
 
     /// Takes a row out that was entered with this stamp, and nobody needs any more as it was before. Tells whether it is

@@ -25,7 +25,8 @@ pub(super) struct Local<K, V> {
     pub(super) free: VecDeque<(u64, RowId)>,
     /// Rows in the index without a value that a snapshot may need, or that were not looked at yet.
     pub(super) absent: VecDeque<RowId>,
-    /// Rows that were buried, oldest first, with their keys and when they were deleted. Some have come back since.
+    /// Rows that were buried, with their keys and when they were deleted, in the order of their burial: nearly that of their
+    /// deletion. Some have come back since.
     pub(super) buried: VecDeque<(K, RowId, Stamp)>,
     /// Rows with a value, and rows in the index or buried: what this worker added, less what it took away.
     pub(super) with_value: i64,
