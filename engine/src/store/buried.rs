@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam_utils::sync::ShardedLock;
 
-use super::leaf_index::is_empty;
+use super::leaf_index::{is_empty, narrow};
 use super::row::Stamp;
 use super::slab::RowId;
 use crate::table::Key;
@@ -321,42 +321,25 @@ impl<'a, K: Key> BuriedRows<'a, K> {
     /// Goes past the row that [`peek`](Self::peek) showed, and returns it.
     pub(crate) fn pass(&mut self) -> Option<RowId> {
         let (key, row) = self.taken.pop_front()?;
-        self.narrow(Bound::Excluded(key), self.from_back);
+        narrow(&mut self.rest, Bound::Excluded(key), self.from_back);
         Some(row)
     }
 
     /// Goes on at `key` from one end.
     pub(crate) fn skip_to(&mut self, key: &K, from_back: bool) {
-        self.narrow(Bound::Included(key.clone()), from_back);
+        narrow(&mut self.rest, Bound::Included(key.clone()), from_back);
         // Some of these may be beyond it.
         self.taken.clear();
         self.more = true;
     }
 
-    /// Ends what is left at a border, if that is further in.
-    fn narrow(&mut self, border: Bound<K>, from_back: bool) {
-        let Some((from, to)) = &mut self.rest else { return };
-        let end = if from_back { to } else { from };
-        let is_further = match (&*end, &border) {
-            (Bound::Included(end) | Bound::Excluded(end), Bound::Included(at) | Bound::Excluded(at)) => {
-                let order = if from_back { end.cmp(at) } else { at.cmp(end) };
-                order.is_gt() || order.is_eq() && matches!(border, Bound::Excluded(_))
-            }
-            (Bound::Unbounded, _) => true,
-            (_, Bound::Unbounded) => false,
-        };
-        if is_further {
-            *end = border;
-        }
-    }
-
     #[cold]
     fn take(&mut self, from_back: bool, [front, back]: [Option<K>; 2]) {
         if let Some(key) = front {
-            self.narrow(Bound::Excluded(key), false);
+            narrow(&mut self.rest, Bound::Excluded(key), false);
         }
         if let Some(key) = back {
-            self.narrow(Bound::Excluded(key), true);
+            narrow(&mut self.rest, Bound::Excluded(key), true);
         }
         self.taken.clear();
         (self.from_back, self.more) = (from_back, false);
@@ -364,7 +347,6 @@ impl<'a, K: Key> BuriedRows<'a, K> {
         let lists = graves.lists.read().expect(UNPOISONED);
         // Under the lock nothing is entered.
         self.entered = graves.entered.load(Ordering::Relaxed);
-        self.rest.take_if(|(from, to)| is_empty(from.as_ref(), to.as_ref()));
         let Some((from, to)) = &self.rest else { return };
         lists.visit((from.as_ref(), to.as_ref()), self.at, from_back, |key, row| {
             self.taken.push_back((key.clone(), row));

@@ -158,8 +158,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             for (key, value) in self.range_at(&range, at) {
                 hash.add::<K, V, C>(&key, &value);
             }
-            let Ok(from) = map_bound(range.0, |key| Ok::<_, ()>(to_bytes::<K, C>(&key))) else { continue };
-            let Ok(to) = map_bound(range.1, |key| Ok::<_, ()>(to_bytes::<K, C>(&key))) else { continue };
+            let [from, to] = [range.0, range.1].map(|bound| bound.map(|key| to_bytes::<K, C>(&key)));
             intention.scans.push(Scanned { table: self.id().0, from, to, hash: hash.hash.digest128() });
         }
     }

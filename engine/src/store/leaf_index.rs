@@ -189,22 +189,25 @@ pub(super) fn is_empty<K: Ord>(from: Bound<&K>, to: Bound<&K>) -> bool {
     }
 }
 
-/// Begins a range at `key`, or ends it there, if that makes it shorter; tells whether it does.
-pub(super) fn skip_to<K: Key>(rest: &mut Option<(Bound<K>, Bound<K>)>, key: &K, from_back: bool) -> bool {
+/// Begins a range at `border`, or ends it there, if that makes it shorter; tells whether it does. What has no place for any
+/// key becomes `None`.
+pub(super) fn narrow<K: Key>(
+    rest: &mut Option<(Bound<K>, Bound<K>)>,
+    border: Bound<K>,
+    from_back: bool,
+) -> bool {
     let Some((from, to)) = rest else { return false };
-    let border = if from_back { &mut *to } else { &mut *from };
-    let is_further = match border {
-        Bound::Included(at) | Bound::Excluded(at) => {
-            if from_back {
-                key < at
-            } else {
-                key > at
-            }
+    let end = if from_back { &mut *to } else { &mut *from };
+    let is_further = match (&*end, &border) {
+        (Bound::Included(end) | Bound::Excluded(end), Bound::Included(at) | Bound::Excluded(at)) => {
+            let order = if from_back { end.cmp(at) } else { at.cmp(end) };
+            order.is_gt() || order.is_eq() && matches!(border, Bound::Excluded(_))
         }
-        Bound::Unbounded => true,
+        (Bound::Unbounded, _) => true,
+        (_, Bound::Unbounded) => false,
     };
     if is_further {
-        *border = Bound::Included(key.clone());
+        *end = border;
         if is_empty(from.as_ref(), to.as_ref()) {
             *rest = None;
         }

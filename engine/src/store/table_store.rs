@@ -37,7 +37,7 @@ use crossbeam_utils::CachePadded;
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
 use local::{Local, Told};
-pub(crate) use ranges::{RangeAt, RowIds};
+pub(crate) use ranges::{RangeAt, RowAt, RowIds};
 
 use super::arena::Arena;
 use super::buried::Buried;
@@ -291,36 +291,50 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         unit: u64,
         granule: u64,
     ) -> RowId {
-        let of_granule = match &self.index {
-            Index::Ordered(index) => Some(index.granule_or_new(self.granule_of(&key))),
-            Index::Hash(_) | Index::Leaves(_) => None,
-        };
-        let buried = match &self.index {
-            Index::Leaves(leaves) => Some(&leaves.buried),
-            Index::Hash(_) | Index::Ordered(_) => of_granule.map(|granule| &granule.buried),
-        };
-        let in_index = buried.map(|_| key.clone());
-        let id = if let Some(id) = buried.and_then(|buried| buried.bring_back(&key)) {
-            self.row(id).bring_back(unit, granule);
-            id
-        } else {
-            let id = self.new_number(worker);
-            // SAFETY: the number is this worker's alone; it is either new or was freed two windows ago.
-            unsafe { self.row(id).create(key, unit, granule) };
-            id
-        };
-        match (&self.index, of_granule, in_index) {
-            (Index::Hash(index), ..) => index.insert(key_hash, id),
-            (Index::Ordered(_), Some(granule), Some(key)) => {
-                granule.tree.write().expect("no panic under the lock of a tree").insert(key, id);
+        match &self.index {
+            Index::Hash(index) => {
+                let id = self.new_row(worker, key, unit, granule);
+                index.insert(key_hash, id);
+                id
             }
-            (Index::Leaves(leaves), _, Some(key)) => {
+            Index::Ordered(index) => {
+                let rows = index.granule_or_new(self.granule_of(&key));
+                let id = self.old_or_new_row(worker, &rows.buried, key.clone(), unit, granule);
+                rows.tree.write().expect("no panic under the lock of a tree").insert(key, id);
+                id
+            }
+            Index::Leaves(leaves) => {
+                let id = self.old_or_new_row(worker, &leaves.buried, key.clone(), unit, granule);
                 let leaf = leaves.in_order.insert(key, id);
                 leaves.by_hash.insert(key_hash, id);
                 assert_eq!(self.leaf_hash(leaf), granule, "the order of keys of {} changed", self.name);
+                id
             }
-            (Index::Ordered(_) | Index::Leaves(_), ..) => unreachable!("the key was cloned"),
         }
+    }
+
+    /// A row without a value that is in no index: the key's own, if it is buried.
+    fn old_or_new_row(
+        &self,
+        worker: &mut Worker,
+        buried: &Buried<K>,
+        key: K,
+        unit: u64,
+        granule: u64,
+    ) -> RowId {
+        match buried.bring_back(&key) {
+            Some(id) => {
+                self.row(id).bring_back(unit, granule);
+                id
+            }
+            None => self.new_row(worker, key, unit, granule),
+        }
+    }
+
+    fn new_row(&self, worker: &mut Worker, key: K, unit: u64, granule: u64) -> RowId {
+        let id = self.new_number(worker);
+        // SAFETY: the number is this worker's alone; it is either new or was freed two windows ago.
+        unsafe { self.row(id).create(key, unit, granule) };
         id
     }
 

@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use super::{LeafId, LeafIndex, skip_to};
+use super::{LeafId, LeafIndex, narrow};
 use crate::store::slab::RowId;
 use crate::table::Key;
 
@@ -142,7 +142,7 @@ impl<'a, K: Key> Walk<'a, K> {
         } else {
             (&mut self.front, &mut self.back.taken)
         };
-        if skip_to(&mut self.rest, key, from_back) {
+        if narrow(&mut self.rest, Bound::Included(key.clone()), from_back) {
             end.taken.start = end.taken.end;
             end.place = None;
         }

@@ -8,8 +8,8 @@ use super::speculative::{Beside, Speculative};
 use super::table::{Held, Overlay, Scan};
 use crate::codec::Codec;
 use crate::gaps::Run;
-use crate::store::leaf_index::{is_empty, skip_to};
-use crate::store::table_store::RangeAt;
+use crate::store::leaf_index::{is_empty, narrow};
+use crate::store::table_store::{RangeAt, RowAt};
 use crate::store::{RowIds, TableStore};
 use crate::table::{Key, Value};
 
@@ -69,39 +69,29 @@ pub(crate) struct Through<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> {
 impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Through<'a, K, V, C> {
     /// The next row of the state from one end. If it is not looked at in place, it is in the overlay then.
     fn pull(&mut self, from_back: bool, empty: &mut Run<K>) -> Option<Pulled<K, V>> {
+        let (store, overlays) = (self.store, self.tx.overlays);
+        let pulled = if let State::Past(rows) = &mut self.rows {
+            let row =
+                rows.step(from_back, &mut |granule| overlays.read_granule(store.number(), granule, false));
+            row.map(|row| self.pulled(row))
+        } else {
+            self.pull_in_window(from_back, empty)
+        };
+        pulled.or_else(|| if from_back { self.front.take() } else { self.back.take() })
+    }
+
+    fn pull_in_window(&mut self, from_back: bool, empty: &mut Run<K>) -> Option<Pulled<K, V>> {
         let (store, tx) = (self.store, self.tx);
-        let visit = &mut |granule| {
-            let still = matches!(tx.beside, Beside::Window { written, .. } if !written.may_hold(granule));
-            tx.overlays.read_granule(store.number(), granule, still);
-        };
-        let pulled = |id, key, stamp, value| {
-            let key_hash = store.key_hash(&key);
-            if tx.overlays.table::<K, V>(store.number()).find(&key, key_hash).is_none() {
-                let found = (Held::Own(Some(value)), Some((id, stamp)), false);
-                store.add(key.clone(), key_hash, found, tx.overlays);
-            }
-            Some(Pulled { key, value: None })
-        };
         loop {
-            let id = match &mut self.rows {
-                State::Window(rows) if from_back => rows.next_back(visit),
-                State::Window(rows) => rows.next(visit),
-                State::Past(rows) => {
-                    if let Some((id, key, stamp, value)) = rows.step(from_back, visit) {
-                        return pulled(id, key, stamp, value);
-                    }
-                    None
-                }
+            let (State::Window(rows), Beside::Window { written, .. }) = (&mut self.rows, tx.beside) else {
+                unreachable!("only who speculates beside a window looks at its rows in place")
             };
-            let Some(id) = id else {
-                return if from_back { self.front.take() } else { self.back.take() };
+            let visit = &mut |granule| {
+                tx.overlays.read_granule(store.number(), granule, !written.may_hold(granule));
             };
-            if let State::Window(rows) = &mut self.rows {
-                rows.ahead(from_back).iter().for_each(|&id| store.fetch_row(id));
-            }
-            if let Beside::Window { written, .. } = tx.beside
-                && let Some((value, _)) = store.still(id, tx.at, written)
-            {
+            let id = if from_back { rows.next_back(visit) } else { rows.next(visit) }?;
+            rows.ahead(from_back).iter().for_each(|&id| store.fetch_row(id));
+            if let Some((value, _)) = store.still(id, tx.at, written) {
                 // SAFETY: nobody writes it while the speculation runs; the row exists until the window ends.
                 let (key, value) = unsafe { (store.row(id).key(), value.as_ref()) };
                 if let Some(value) = value {
@@ -109,11 +99,21 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Through<'a, K, V, C> {
                 }
                 self.pass_in_state(empty, key, from_back);
             } else if let Some((key, stamp, value)) = store.copy_at(id, tx.at) {
-                return pulled(id, key, stamp, value);
+                return Some(self.pulled((id, key, stamp, value)));
             } else if let Some(key) = store.key_of(id) {
                 self.pass_in_state(empty, &key, from_back);
             }
         }
+    }
+
+    /// A copy of a row of the state, which the overlay keeps unless it knows the row.
+    fn pulled(&self, (id, key, stamp, value): RowAt<K, V>) -> Pulled<K, V> {
+        let key_hash = self.store.key_hash(&key);
+        if self.overlay().find(&key, key_hash).is_none() {
+            let found = (Held::Own(Some(value)), Some((id, stamp)), false);
+            self.store.add(key.clone(), key_hash, found, self.tx.overlays);
+        }
+        Pulled { key, value: None }
     }
 
     /// Meets a key without a row: goes on behind others that are known to have none.
@@ -132,7 +132,7 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Through<'a, K, V, C> {
             self.back.take_if(|pulled| is_before(&pulled.key));
             let own = if from_back { &mut self.own_back } else { &mut self.own_front };
             own.take_if(|own| is_before(own));
-            skip_to(&mut self.own, end, from_back);
+            narrow(&mut self.own, Bound::Included(end.clone()), from_back);
         }
     }
 
@@ -174,12 +174,7 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Through<'a, K, V, C> {
         };
         let key = next.take()?;
         other.take_if(|other| *other == key);
-        if let Some((from, to)) = &mut self.own {
-            *(if from_back { &mut *to } else { &mut *from }) = Bound::Excluded(key.clone());
-            if is_empty(from.as_ref(), to.as_ref()) {
-                self.own = None;
-            }
-        }
+        narrow(&mut self.own, Bound::Excluded(key.clone()), from_back);
         Some(key)
     }
 

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::{Index, Leaves, TableStore};
 use crate::codec::Codec;
 use crate::store::buried::BuriedRows;
-use crate::store::leaf_index::{self, is_empty, skip_to};
+use crate::store::leaf_index::{self, is_empty, narrow};
 use crate::store::ordered_index::Granule;
 use crate::store::row::Stamp;
 use crate::store::slab::RowId;
@@ -100,7 +100,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
 }
 
 /// A row as of a position: its number, its key, since when, and a copy of its value.
-type RowAt<K, V> = (RowId, K, Stamp, V);
+pub(crate) type RowAt<K, V> = (RowId, K, Stamp, V);
 
 /// The rows of a range at a position, from both ends, the buried ones among the others; see [`TableStore::range_at`].
 ///
@@ -303,7 +303,7 @@ impl<'a, K: Key> Rows<'a, K> {
     fn skip_to(&mut self, key: &K, from_back: bool, is_before: impl Fn(RowId) -> bool) {
         let (end, other) =
             if from_back { (&mut self.back, &mut self.front) } else { (&mut self.front, &mut self.back) };
-        if skip_to(&mut self.bounds, key, from_back) {
+        if narrow(&mut self.bounds, Bound::Included(key.clone()), from_back) {
             end.given = end.ids.len();
         }
         while end.ids.get(end.given).is_some_and(|&id| is_before(id)) {
