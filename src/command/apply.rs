@@ -4,17 +4,21 @@
 //! stdin ──> reader thread: parse, submit ──> tickets, 4,096 at most ──> this thread: wait, print ──> stdout
 //! ```
 //!
-//! Where answers are large, fewer are in flight: see [`InFlight`].
+//! Where answers are large, fewer are in flight: see [`InFlight`]. Answers that nobody reads do not keep lines from
+//! being applied until they are many megabytes: see [`Unread`].
 //!
 //! One thread submits, so the order of lines is that of the log; tickets travel in that order, and so do answers. A
 //! line that is no transaction takes its place among them.
 
 use std::cell::Cell;
 use std::fmt;
-use std::io::{self, BufRead, BufWriter, Read, Write};
-use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError};
+use std::fs::File;
+use std::io::{self, BufRead, Read, Write};
+use std::os::fd::AsFd;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::sync::{Arc, RwLock};
 use std::thread;
+use std::time::Duration;
 
 use mixlog::kv::{self, Answer, Json, Transaction};
 use mixlog::log::AppendError;
@@ -28,12 +32,16 @@ use super::in_flight::{InFlight, InRoom};
 use super::keep::tell_of_failure;
 use super::run::{is_read, open_engine, open_log};
 use super::say::show;
+use super::unread::Unread;
 
 /// How many transactions wait for their answer to be printed, at most.
 const IN_FLIGHT: usize = 4_096;
 
 /// The longest line, in bytes. As an entry it takes at most some 2.3 times as much, which the log takes.
 const MAX_LINE: usize = 1 << 20;
+
+/// How often, at least, it is looked whether what had to wait for who reads could not be written at all.
+const HANG_UP: Duration = Duration::from_millis(500);
 
 /// What the reader hands to the printer: one for each line, in the order of lines.
 enum Item {
@@ -72,7 +80,10 @@ pub(crate) fn apply(options: &ApplyOptions) -> Result<(), Failure> {
         .name("mixlog-stdin".to_owned())
         .spawn(move || submit_lines(io::stdin().lock(), &reader, &sender))?;
     let mut answered = Answered::default();
-    let printed = print_answers(&receiver, &agreement, &mut answered);
+    let mut out = Unread::new(File::from(io::stdout().as_fd().try_clone_to_owned()?));
+    let printed = print_answers(&receiver, &mut out, &agreement, &mut answered);
+    // Answers that are there are not kept back, whatever else failed.
+    let finished = still_read(out.finish());
     // If the engine stopped, it knows better than its submissions why.
     let engine = engine.write().expect("no panic while submitting").take();
     if let Some(engine) = engine {
@@ -84,7 +95,7 @@ pub(crate) fn apply(options: &ApplyOptions) -> Result<(), Failure> {
         tell_of_failure(&engine);
         engine.close()?;
     }
-    printed
+    printed.and(finished)
 }
 
 /// Submits line after line, until they end, or nobody wants answers any more.
@@ -184,18 +195,21 @@ impl fmt::Display for Answered {
 /// flushed.
 fn print_answers(
     items: &Receiver<Item>,
+    out: &mut impl Write,
     agreement: &Agreement,
     answered: &mut Answered,
 ) -> Result<(), Failure> {
-    let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     loop {
         let item = match items.try_recv() {
             Ok(item) => item,
-            Err(TryRecvError::Disconnected) => return still_read(out.flush()),
+            Err(TryRecvError::Disconnected) => return Ok(()),
             Err(TryRecvError::Empty) => {
                 still_read(out.flush())?;
-                let Ok(item) = items.recv() else { return Ok(()) };
-                item
+                match items.recv_timeout(HANG_UP) {
+                    Ok(item) => item,
+                    Err(RecvTimeoutError::Timeout) => continue,
+                    Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                }
             }
         };
         let printed = match item {
@@ -206,7 +220,7 @@ fn print_answers(
                 answer(ticket).and_then(|answer| {
                     room.learn(answer.size());
                     agreement.wait(answer.position(), || still_read(out.flush()))?;
-                    print_answer(&mut out, id.as_deref(), &answer)?;
+                    print_answer(out, id.as_deref(), &answer)?;
                     *(match answer {
                         Answer::Committed { .. } => &mut answered.committed,
                         Answer::Aborted { .. } => &mut answered.aborted,
@@ -215,15 +229,11 @@ fn print_answers(
                 })
             }
             Item::Malformed { line, error } => {
-                print(&mut out, &ErrorLine { line, error: &error }).inspect(|()| answered.refused += 1)
+                print(out, &ErrorLine { line, error: &error }).inspect(|()| answered.refused += 1)
             }
             Item::Failed(failure) => Err(failure),
         };
-        if let Err(failure) = printed {
-            // Answers that are there are not kept back.
-            still_read(out.flush())?;
-            return Err(failure);
-        }
+        printed?;
     }
 }
 

@@ -440,6 +440,9 @@ A line that is no transaction (not JSON, not UTF-8, longer than 1 MiB, an unknow
 operation, a key twice in one object ..) is answered in its place by {"line":3,"error":"..."},
 changes nothing, and stops nothing. Empty lines are skipped, but counted.
 
+All lines can be written before an answer is read, as long as the answers take at most 64 MiB;
+with more unread than that, no more lines are read.
+
 Examples:
   mixlog apply --log /var/tmp/store < transactions.jsonl > answers.jsonl
   echo '{"ops": [["add", "counters", "visits", 1]]}' | mixlog apply --log /var/tmp/store

@@ -13,6 +13,7 @@ mod replica;
 mod role;
 mod run;
 mod say;
+mod unread;
 mod up;
 mod workload;
 

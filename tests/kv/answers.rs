@@ -1,9 +1,12 @@
 //! What each line is answered, and when.
 
+use std::io::Write;
+
 use serde_json::{Value, json};
 
 use crate::command::{
-    Session, apply, apply_arguments, apply_bytes, directory, dump, lines, path, refused, run_with,
+    Session, apply, apply_arguments, apply_bytes, command, directory, dump, lines, parse, path, refused,
+    run_with,
 };
 use crate::oracle::{Oracle, assert_answer};
 
@@ -277,6 +280,28 @@ fn many_transactions_are_in_flight_and_answered_in_log_order() {
         assert_eq!(answer["id"], json!(i.to_string()));
         assert_eq!(answer["position"], json!([i + 1, 0]));
         assert_eq!(answer["results"], json!([i / 1000 + 1]));
+    }
+}
+
+#[test]
+fn all_lines_can_be_written_before_the_first_answer_is_read() {
+    let directory = directory();
+    let log = directory.path().join("log");
+    let requests: Vec<_> =
+        (0..30_000u64).map(|i| json!({"id": format!("{i}"), "ops": [["get", "t", "long"]]})).collect();
+    let mut child = command(&apply_arguments(&log, &[])).spawn().expect("the command starts");
+    let mut stdin = child.stdin.take().expect("it is piped");
+    // Some 16 MB of answers: more than any pipe holds.
+    stdin.write_all(&lines(&[json!({"ops": [["put", "t", "long", "x".repeat(500)]]})])).expect("it reads");
+    stdin.write_all(&lines(&requests)).expect("it reads on");
+    drop(stdin);
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let answers = parse(&output.stdout);
+    assert_eq!(answers.len(), 30_001);
+    for (i, answer) in answers[1..].iter().enumerate() {
+        assert_eq!(answer["id"], json!(i.to_string()));
+        assert_eq!(answer["results"][0].as_str().map(str::len), Some(500));
     }
 }
 

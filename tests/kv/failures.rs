@@ -1,7 +1,7 @@
 //! Crashes and errors: killed processes, readers that hang up, logs that do not fit, a full disk.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -81,6 +81,23 @@ fn a_reader_that_hangs_up_ends_the_command_with_an_io_error() {
     assert_eq!(output.status.code(), Some(4));
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(stderr.contains("stdout was closed") && !stderr.contains("panicked"), "{stderr}");
+}
+
+#[test]
+fn a_reader_that_hangs_up_when_answers_wait_for_it_ends_the_command_too() {
+    let mut child = command(&["apply", "--log", "memory"]).spawn().expect("the command starts");
+    let mut stdin = child.stdin.take().expect("it is piped");
+    let value = "x".repeat(100_000);
+    stdin.write_all(&lines(&[json!({"ops": [["put", "t", "k", value]]})])).expect("the command reads");
+    stdin.write_all(&lines(&[json!({"ops": [["get", "t", "k"]]})]).repeat(100)).expect("the command reads");
+    let mut answers = BufReader::new(child.stdout.take().expect("it is piped"));
+    let mut line = String::new();
+    answers.read_line(&mut line).and_then(|_| answers.read_line(&mut line)).expect("answers come");
+    drop(answers);
+    let output = child.wait_with_output().expect("it ends, though nothing more is to come");
+    assert_eq!(output.status.code(), Some(4));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("stdout was closed"));
+    drop(stdin);
 }
 
 #[test]
