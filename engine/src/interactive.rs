@@ -7,6 +7,9 @@
 //! with what is there then, and decides alike. Rows and ranges are compared by what they hold, not by version
 //! numbers: so a decision depends on the log alone, whatever a replica has collected or recovered from.
 //!
+//! What an intention writes are rows of tables. Their places in indexes follow from them, on each replica by the indexes
+//! that it has, so no log depends on an index, except by those ranges of it that a transaction read.
+//!
 //! Strictly serializable: at its position the transaction would have read the same, ranges included.
 
 use std::cell::Cell;
@@ -41,6 +44,8 @@ pub struct Intention {
     pub(crate) reads: Vec<Read>,
     pub(crate) scans: Vec<Scanned>,
     pub(crate) writes: Vec<Written>,
+    /// Where the writes moved rows in indexes when it was made: for its footprint.
+    pub(crate) places: Vec<Placed>,
 }
 
 /// A row, and the hash of what it held, if it was there.
@@ -68,6 +73,13 @@ pub(crate) struct Written {
     pub(crate) value: Option<Vec<u8>>,
 }
 
+/// A place in an index.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Placed {
+    pub(crate) index: u64,
+    pub(crate) key: Vec<u8>,
+}
+
 /// Why an interactive transaction did not commit: something that it read had changed when its intention came to its
 /// position.
 #[derive(Clone, Debug, PartialEq, Eq, Error, Serialize, Deserialize)]
@@ -86,9 +98,12 @@ pub enum Conflict {
     },
 }
 
+fn find(store: &Store, id: u64) -> Option<&dyn AnyTable> {
+    store.tables().find(|table| table.id() == TableId(id))
+}
+
 fn table(store: &Store, id: u64) -> &dyn AnyTable {
-    let table = store.tables().find(|table| table.id() == TableId(id));
-    table.unwrap_or_else(|| panic!("an intention names a table with id {id:016x}, which is not registered"))
+    find(store, id).expect("it was looked whether this engine has the tables of the intention")
 }
 
 /// The bytes were written by an engine with the same tables.
@@ -96,6 +111,33 @@ const FOREIGN: &str = "keys and rows of an intention have the types of their tab
 
 impl Intention {
     pub(crate) const ID: ProcedureId = ProcedureId::of(Self::NAME, Self::VERSION);
+
+    /// Whether this engine has all that the intention names. Catalogs tell of tables, and not of indexes.
+    pub(crate) fn check(&self, store: &Store) -> Result<(), String> {
+        let ids = self.reads.iter().map(|read| read.table).chain(self.writes.iter().map(|write| write.table));
+        for id in ids {
+            find(store, id).ok_or_else(|| {
+                format!("an interactive transaction names a table with id {id:016x}, which is not registered")
+            })?;
+        }
+        for Scanned { table, from, to, .. } in &self.scans {
+            let table = find(store, *table).ok_or_else(|| {
+                format!(
+                    "an interactive transaction read a range of an index, or of a table, with id {table:016x}, which is \
+                     not registered"
+                )
+            })?;
+            if table.is_derived() {
+                table.check_range(from.as_ref(), to.as_ref()).map_err(|error| {
+                    format!(
+                        "an interactive transaction read a range of index {:?} when that was of another type: {error}",
+                        table.name()
+                    )
+                })?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Procedure for Intention {
@@ -113,6 +155,10 @@ impl Procedure for Intention {
         }
         for write in &self.writes {
             table(store, write.table).declare_bytes(&write.key, Mode::Write, f).expect(FOREIGN);
+        }
+        for Placed { index, key } in &self.places {
+            // As good as it gets: the index may be gone, or another one by now.
+            let _ = find(store, *index).map(|index| index.declare_bytes(key, Mode::Write, f));
         }
     }
 

@@ -127,6 +127,9 @@ fn decode(
             let call = calls
                 .push(arguments)
                 .map_err(|error| bad(format!("arguments of procedure {:?}: {error}", registered.name)))?;
+            if let Some(intention) = calls.intention(call) {
+                intention.check(&shared.store).map_err(bad)?;
+            }
             let beside =
                 past.map(|past| (past.at, Beside::Window { written: past.written, pause: Pause::NEVER }));
             let mut footprint =

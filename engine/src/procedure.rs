@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::codec::{self, DecodeError};
 use crate::footprint::Footprint;
 use crate::infer::{Leaves, Reach};
+use crate::interactive::Intention;
 use crate::reply::Status;
 use crate::tx::Tx;
 
@@ -131,6 +132,8 @@ impl From<Ended> for Status {
 pub(crate) trait Calls: Send + Sync + Any {
     /// Adds a call, and returns its index.
     fn push(&mut self, arguments: &[u8]) -> Result<u32, DecodeError>;
+    /// The call, if it is one of an interactive transaction.
+    fn intention(&self, call: u32) -> Option<&Intention>;
     fn footprint(&self, call: u32, f: &mut Footprint<'_>);
     /// See [`Leaves::take_apart`].
     fn take_apart(&self, call: u32, leaves: &mut Leaves, reach: Reach) -> bool;
@@ -145,6 +148,10 @@ impl<P: Procedure> Calls for CallsOf<P> {
     fn push(&mut self, arguments: &[u8]) -> Result<u32, DecodeError> {
         self.0.push(P::decode(arguments)?);
         Ok(self.0.len() as u32 - 1)
+    }
+
+    fn intention(&self, call: u32) -> Option<&Intention> {
+        (&self.0[call as usize] as &dyn Any).downcast_ref()
     }
 
     fn footprint(&self, call: u32, f: &mut Footprint<'_>) {

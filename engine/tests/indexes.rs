@@ -207,7 +207,6 @@ fn indexes_follow_their_table_whatever_the_schedule() {
                 replay(threads, window, Mode::Parallel);
             }
         }
-        // A program without the indexes reads the same log to the same digest, but for transactions that use them.
     }
 }
 
@@ -236,6 +235,73 @@ fn interactive_transactions_use_indexes_and_conflict_on_what_they_found() {
         }
         other => panic!("{other}"),
     }
+}
+
+/// The same indexes, by something else.
+const BY_LAST_LETTER: Index<u64, Person, String> =
+    Index::new("people.by_name", PEOPLE, |_, person| person.name.chars().next_back().map(String::from));
+const BY_AGE_AS_TEXT: Index<u64, Person, String> =
+    Index::new("people.by_age", PEOPLE, |_, person| Some(person.age.to_string()));
+
+/// What interactive transactions write leaves indexes out, which every program has as it likes.
+#[test]
+fn programs_with_other_indexes_read_what_interactive_transactions_wrote() {
+    let log = Arc::new(MemoryLog::new());
+    let engine = builder().threads(2).open(Arc::clone(&log) as Arc<dyn SharedLog>).unwrap();
+    let mut random = Random(7);
+    for _ in 0..200 {
+        let mut transaction = engine.begin();
+        for _ in 0..4 {
+            let id = random.below(30);
+            match random.below(4) {
+                0 => drop(transaction.delete(&PEOPLE, &id)),
+                1 => drop(transaction.get_mut(&PEOPLE, &id).map(|person| person.name = name(id as u32 % 5))),
+                _ => {
+                    let age = 1 + random.below(40) as u32;
+                    transaction.put(&PEOPLE, id, Person { name: name(age % 7), age });
+                }
+            }
+        }
+        transaction.commit().unwrap();
+    }
+    assert_eq!(engine.stats().violations, 0, "footprints of intentions are exact");
+    let written = engine.digest();
+    let end = engine.position().unwrap();
+    let replay = |builder: mixlog_engine::Builder| {
+        let replay =
+            builder.procedure::<Change>().threads(2).replay(Arc::clone(&log) as Arc<dyn SharedLog>).unwrap();
+        assert_eq!(replay.to(end).unwrap(), written);
+        replay
+    };
+    let people = || Engine::builder().table(&PEOPLE);
+    check(&replay(people().index(&BY_NAME).index(&BY_AGE).index(&BY_DIVISOR)));
+    replay(people());
+    let other = replay(people().index(&BY_LAST_LETTER).index(&BY_AGE_AS_TEXT)).snapshot();
+    let (mut letters, mut ages) = (Vec::new(), Vec::new());
+    other.for_each(&PEOPLE, |id, person| {
+        letters.push((person.name.chars().next_back().unwrap().to_string(), *id));
+        ages.push((person.age.to_string(), *id));
+    });
+    letters.sort();
+    ages.sort();
+    assert!(letters.len() > 10);
+    assert_eq!(other.range_by(&BY_LAST_LETTER, ..).collect::<Vec<_>>(), letters);
+    assert_eq!(other.range_by(&BY_AGE_AS_TEXT, ..).collect::<Vec<_>>(), ages);
+    // What one read of an index was decided by it, so it has to be there.
+    let mut reader = engine.begin();
+    let count = reader.range_by(&BY_AGE, 18..).count() as u32;
+    reader.put(&PEOPLE, 1000, Person { name: "count".into(), age: count });
+    reader.commit().unwrap();
+    let refused = |builder: mixlog_engine::Builder, says: &str| {
+        let opened = builder.procedure::<Change>().open(Arc::clone(&log) as Arc<dyn SharedLog>);
+        let Err(OpenError::Entry { position, detail }) = opened else { panic!("it opens") };
+        assert!(position > end && detail.contains(says), "{position}: {detail}");
+    };
+    engine.close().unwrap();
+    refused(people().index(&BY_NAME), "which is not registered");
+    refused(people().index(&BY_AGE_AS_TEXT), "of another type");
+    let engine = people().index(&BY_AGE).procedure::<Change>().open(Arc::clone(&log) as Arc<dyn SharedLog>);
+    engine.unwrap().close().unwrap();
 }
 
 /// A granule is a city: its players, and how they are ranked.

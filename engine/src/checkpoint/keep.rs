@@ -171,11 +171,7 @@ impl Keeper {
                 None => self.shelf.verify(position).map_err(bad)?,
             };
             kept.rows = Some(rows);
-            // A process that ended before it could sync may have named it: the next power cut would take it.
-            if !kept.synced {
-                self.shelf.storage.sync_directory().map_err(self.error("sync", ""))?;
-                kept.synced = true;
-            }
+            self.sync_names(&mut kept)?;
             Checkpoint { position, rows, bytes, elapsed: begun.elapsed() }
         } else {
             let catalog = self.shared.known_catalog();
@@ -364,6 +360,15 @@ impl Keeper {
         newest <= self.kept.lock().expect("a checkpoint that panics is a bug").good.last().copied()
     }
 
+    /// A process that ended before it could sync may have named the newest checkpoint: the next power cut would take it.
+    fn sync_names(&self, kept: &mut Kept) -> Result<(), CheckpointError> {
+        if !kept.synced {
+            self.shelf.storage.sync_directory().map_err(self.error("sync", ""))?;
+            kept.synced = true;
+        }
+        Ok(())
+    }
+
     /// The log has no space left: takes a checkpoint, or gives up older ones when the newest is of the newest state, so
     /// that the log can be trimmed. Tells whether that freed anything.
     fn make_space(&self) -> Result<bool, CheckpointError> {
@@ -375,6 +380,7 @@ impl Keeper {
         }
         self.want_agreement();
         let mut kept = self.kept.lock().expect("a checkpoint that panics is a bug");
+        self.sync_names(&mut kept)?;
         let given_up = self.give_up_oldest(&mut kept)?;
         let Some(&oldest) = kept.good.first() else { return Ok(given_up) };
         Ok(self.trim(oldest)? || given_up)

@@ -132,7 +132,7 @@ impl Builder {
     }
 
     /// Adds an index of a table, which has to be added, too, with the settings that the index describes it with. It needs
-    /// no place in the log: it may be added to a program, or left out, while its log exists.
+    /// no place in the log: it may be added to a program while its log exists, and left out, unless transactions read it.
     pub fn index<K: IndexKey, V: Value, I: IndexKey, C: Codec<K> + Codec<V>>(
         mut self,
         index: &Index<K, V, I, C>,

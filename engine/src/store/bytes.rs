@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::{Xxh3Default, xxh3_128};
 use super::{AnyTable, Did, Overlays, Stamp, TableStore, TouchedRow};
 use crate::codec::{Codec, DecodeError};
 use crate::footprint::{Footprint, NOWHERE};
-use crate::interactive::{Intention, Read, Scanned, Written};
+use crate::interactive::{Intention, Placed, Read, Scanned, Written};
 use crate::store::leaf_index::is_empty;
 use crate::store::overlay::Scan;
 use crate::table::{Conflicts, Key, Value};
@@ -58,15 +58,17 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         Ok(())
     }
 
+    pub(super) fn range_of(from: Bound<&Vec<u8>>, to: Bound<&Vec<u8>>) -> Result<Bounds<K>, DecodeError> {
+        Ok((map_bound(from, |key| C::from_bytes(key))?, map_bound(to, |key| C::from_bytes(key))?))
+    }
+
     pub(super) fn declare_range(
         &self,
         from: Bound<&Vec<u8>>,
         to: Bound<&Vec<u8>>,
         f: &mut Footprint<'_>,
     ) -> Result<(), DecodeError> {
-        let range: (Bound<K>, Bound<K>) =
-            (map_bound(from, |key| C::from_bytes(key))?, map_bound(to, |key| C::from_bytes(key))?);
-        f.range_in(self, &range);
+        f.range_in(self, &Self::range_of(from, to)?);
         Ok(())
     }
 
@@ -85,10 +87,8 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         from: Bound<&Vec<u8>>,
         to: Bound<&Vec<u8>>,
     ) -> Result<u128, DecodeError> {
-        let range: (Bound<K>, Bound<K>) =
-            (map_bound(from, |key| C::from_bytes(key))?, map_bound(to, |key| C::from_bytes(key))?);
         let mut hash = RangeHash::default();
-        for (key, value) in tx.range_in(self, range) {
+        for (key, value) in tx.range_in(self, Self::range_of(from, to)?) {
             hash.add::<K, V, C>(&key, value);
         }
         Ok(hash.hash.digest128())
@@ -119,6 +119,13 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     ) {
         let looked = overlays.of::<K, V>(self.number()).get(touched.number);
         let (table, key) = (self.id().0, to_bytes::<K, C>(&looked.key));
+        if self.derived {
+            // It follows from the indexed row, which was read.
+            if touched.did.has(Did::WRITTEN) {
+                intention.places.push(Placed { index: table, key });
+            }
+            return;
+        }
         let mut is_known_to_be_absent = false;
         if touched.did.has(Did::READ) {
             let before = self.find_at(&looked.key, touched.key_hash, at);

@@ -225,6 +225,8 @@ pub(crate) trait AnyTable: Any + Send + Sync {
         to: Bound<&Vec<u8>>,
         f: &mut Footprint<'_>,
     ) -> Result<(), DecodeError>;
+    /// Whether the bytes of a range's bounds are those of keys.
+    fn check_range(&self, from: Bound<&Vec<u8>>, to: Bound<&Vec<u8>>) -> Result<(), DecodeError>;
     /// The hash of the row's value, if there is one.
     fn hash_of(&self, tx: &Tx<'_>, key: &[u8]) -> Result<Option<u128>, DecodeError>;
     /// The hash of the rows of a range.

@@ -97,7 +97,7 @@ pub(crate) struct TableStore<K, V, C> {
     id: TableId,
     pub(crate) conflicts: Conflicts<GranuleOf<K>>,
     /// Whether no digest counts its rows.
-    derived: bool,
+    pub(super) derived: bool,
     pub(super) row_version: u32,
     secondary: Vec<Box<dyn Maintain<K, V>>>,
     domain: TableId,

@@ -169,6 +169,10 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
         Self::declare_range(self, from, to, f)
     }
 
+    fn check_range(&self, from: Bound<&Vec<u8>>, to: Bound<&Vec<u8>>) -> Result<(), DecodeError> {
+        Self::range_of(from, to).map(|_| ())
+    }
+
     fn hash_of(&self, tx: &Tx<'_>, key: &[u8]) -> Result<Option<u128>, DecodeError> {
         Self::hash_of(self, tx, key)
     }
