@@ -16,8 +16,9 @@ use crate::table::Value;
 /// Transactions that only [merge](crate::Tx::merge) a row do not wait for each other, and whoever reads the row sees
 /// all merges before its position. One operator per row type, so that any two merges of a row commute.
 ///
-/// The laws: the same deltas in any order give the same row; and whether a row [`accepts`](Self::accepts) a
-/// delta is not changed by merges. An operator that breaks them makes replicas differ.
+/// The laws: the same deltas in any order give the same row; whether a row [`accepts`](Self::accepts) a delta is not changed
+/// by merges; and whether a merge panics depends on the delta alone, so sums wrap or saturate. An operator that breaks them
+/// makes replicas differ.
 ///
 /// ```
 /// use mixlog_engine::{Merge, Position, Table};
@@ -34,8 +35,8 @@ use crate::table::Value;
 ///     }
 ///
 ///     fn combine(delta: &mut Self, other: &Self) -> bool {
-///         delta.trades += other.trades;
-///         delta.cents += other.cents;
+///         delta.trades = delta.trades.wrapping_add(other.trades);
+///         delta.cents = delta.cents.wrapping_add(other.cents);
 ///         true
 ///     }
 /// }
@@ -159,6 +160,9 @@ impl<T: Value + Ord + Serialize + DeserializeOwned> Merge for Minimum<T> {
 }
 
 /// A list; merging appends. Items lie in the order of the log, whatever the order in which they were merged.
+///
+/// Cost: as any change of a row, an append copies the row and digests it: growing a list to n items takes time
+/// in the square of n. For what grows without end, take a row for each item, in an [ordered](crate::Table::ordered) table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Appended<T> {
     items: Vec<(u64, T)>,
@@ -198,6 +202,8 @@ impl<T: Value + Serialize + DeserializeOwned> Merge for Appended<T> {
 }
 
 /// A set; merging inserts. Of several values that `Ord` calls equal it keeps that with the least bytes.
+///
+/// Cost: as any change of a row, an insertion copies the row and digests it; large sets are better kept as rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Members<T: Ord>(pub BTreeSet<T>);
