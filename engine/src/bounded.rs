@@ -244,7 +244,7 @@ impl Escrow {
     }
 
     fn apply(&mut self, chunk: &mut Chunk) {
-        let Declarations { accesses, bounded, merges, .. } = &mut chunk.declarations;
+        let Declarations { accesses, bounded, .. } = &mut chunk.declarations;
         let mut index = 0;
         for bounded in bounded {
             let key = &self.keys[bounded.number as usize];
@@ -260,8 +260,6 @@ impl Escrow {
             let end = chunk.transactions[index].accesses_end as usize;
             if !(key.read && accesses[start..end].iter().any(reads)) {
                 accesses[bounded.access as usize].mode = Mode::Merge;
-                // A row is pooled in all chunks or in none: who reads beside a pool takes no latch.
-                *merges = true;
                 bounded.swing = key.swing;
                 self.unordered += 1;
             }

@@ -103,7 +103,7 @@ fn find(store: &Store, id: u64) -> Option<&dyn AnyTable> {
 }
 
 fn table(store: &Store, id: u64) -> &dyn AnyTable {
-    find(store, id).expect("it was looked whether this engine has the tables of the intention")
+    find(store, id).expect("an intention was checked when it was read")
 }
 
 /// The bytes were written by an engine with the same tables.
@@ -114,27 +114,26 @@ impl Intention {
 
     /// Whether this engine has all that the intention names. Catalogs tell of tables, and not of indexes.
     pub(crate) fn check(&self, store: &Store) -> Result<(), String> {
-        let ids = self.reads.iter().map(|read| read.table).chain(self.writes.iter().map(|write| write.table));
-        for id in ids {
-            find(store, id).ok_or_else(|| {
-                format!("an interactive transaction names a table with id {id:016x}, which is not registered")
-            })?;
+        let reads = self.reads.iter().map(|read| read.table);
+        let ids = reads.chain(self.scans.iter().map(|scan| scan.table));
+        let mut ids = ids.chain(self.writes.iter().map(|write| write.table));
+        if let Some(id) = ids.find(|id| find(store, *id).is_none()) {
+            return Err(format!(
+                "an interactive transaction names a table, or an index that it read, with id {id:016x}, which is not \
+                 registered"
+            ));
         }
-        for Scanned { table, from, to, .. } in &self.scans {
-            let table = find(store, *table).ok_or_else(|| {
+        for Scanned { table: id, from, to, .. } in &self.scans {
+            let index = table(store, *id);
+            if !index.is_derived() {
+                continue;
+            }
+            index.check_range(from.as_ref(), to.as_ref()).map_err(|error| {
+                let name = index.name();
                 format!(
-                    "an interactive transaction read a range of an index, or of a table, with id {table:016x}, which is \
-                     not registered"
+                    "an interactive transaction read a range of index {name:?}, then of another type: {error}"
                 )
             })?;
-            if table.is_derived() {
-                table.check_range(from.as_ref(), to.as_ref()).map_err(|error| {
-                    format!(
-                        "an interactive transaction read a range of index {:?} when that was of another type: {error}",
-                        table.name()
-                    )
-                })?;
-            }
         }
         Ok(())
     }
@@ -340,7 +339,7 @@ impl<'e> Transaction<'e> {
     }
 
     /// Inserts the row of `key`, or overwrites it: whatever it holds, unless it was read as well. In a table with an index
-    /// that is a read, too, of where the index has the row.
+    /// that is a read of the row, too.
     pub fn put<K: Key, V: Value, C: Codec<K> + Codec<V>>(
         &mut self,
         table: &Table<K, V, C>,

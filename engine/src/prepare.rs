@@ -20,6 +20,7 @@ use crate::error::OpenError;
 use crate::execute::panic_message;
 use crate::footprint::{Declarations, Footprint, NOWHERE, Of};
 use crate::infer::{Leaves, Reach, Rules, Seen};
+use crate::interactive::Intention;
 use crate::learned::Extent;
 use crate::observe;
 use crate::pipeline::Shared;
@@ -127,7 +128,9 @@ fn decode(
             let call = calls
                 .push(arguments)
                 .map_err(|error| bad(format!("arguments of procedure {:?}: {error}", registered.name)))?;
-            if let Some(intention) = calls.intention(call) {
+            if procedure == Intention::ID
+                && let Some(intention) = calls.intention(call)
+            {
                 intention.check(&shared.store).map_err(bad)?;
             }
             let beside =
@@ -411,11 +414,13 @@ fn note_written(
 
 /// Finds the rows that the window does nothing to but merge; tells how many merges are declared on them.
 fn pool(shared: &Shared, window: &Window, mixer: &Mixer) -> u64 {
+    let chunks = &window.chunks[..window.chunk_count() as usize];
+    // A row is pooled in all chunks or in none: who asks for it beside a pool takes no latch. Bounded adds alone are not.
+    if !chunks.iter().any(|chunk| chunk.read().expect("no panic with a chunk").declarations.merges) {
+        return 0;
+    }
     let mut pooled = 0;
-    for chunk in &window.chunks[..window.chunk_count() as usize] {
-        if !chunk.read().expect("no panic with a chunk").declarations.merges {
-            continue;
-        }
+    for chunk in chunks {
         for access in &mut chunk.write().expect("no panic with a chunk").declarations.accesses {
             // Where rows are also read as parts of a granule, their own accesses do not tell.
             if access.mode == Mode::Merge

@@ -594,6 +594,21 @@ fn one_hot_counter_with_plenty_keeps_all_threads_busy() {
 }
 
 #[test]
+fn adds_beside_a_merge_are_pooled_in_the_whole_window() {
+    // Windows of 64, the first of which starts with the catalog; each ends with a merge into another row.
+    let merge = Ops { ops: vec![Op::Merge(In::Rows, 1, 1)], says: Says::Exact };
+    let mut all = vec![put(i64::MAX / 2)];
+    all.extend((2..640).map(|place| if place % 64 == 63 { merge.clone() } else { take(1) }));
+    let (log, expected, _) = record(&all);
+    for threads in [1, 2, 8] {
+        let (digest, stats) = replay(&log, threads, 64, Mode::Parallel);
+        assert_eq!(digest, expected);
+        // In the first two windows adds are ordered: nobody knows yet what the row holds.
+        assert_eq!((stats.unordered_adds, stats.pooled_merges, stats.replays), (8 * 63, 2 + 8 * 64, 0));
+    }
+}
+
+#[test]
 fn one_hot_counter_running_out_is_ordered_at_the_end_only() {
     let mut all = vec![put(15_000)];
     all.extend((0..16_000).map(|_| take(1)));

@@ -212,7 +212,7 @@ fn print_answers(
                 }
             }
         };
-        let printed = match item {
+        match item {
             Item::Submitted { id, ticket, room } => {
                 if !ticket.is_done() {
                     still_read(out.flush())?;
@@ -232,8 +232,7 @@ fn print_answers(
                 print(out, &ErrorLine { line, error: &error }).inspect(|()| answered.refused += 1)
             }
             Item::Failed(failure) => Err(failure),
-        };
-        printed?;
+        }?;
     }
 }
 

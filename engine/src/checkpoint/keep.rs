@@ -380,10 +380,12 @@ impl Keeper {
         }
         self.want_agreement();
         let mut kept = self.kept.lock().expect("a checkpoint that panics is a bug");
+        if kept.good.is_empty() {
+            return Ok(false);
+        }
         self.sync_names(&mut kept)?;
         let given_up = self.give_up_oldest(&mut kept)?;
-        let Some(&oldest) = kept.good.first() else { return Ok(given_up) };
-        Ok(self.trim(oldest)? || given_up)
+        Ok(self.trim(kept.good[0])? || given_up)
     }
 
     /// Takes checkpoints when they are due, until told to stop.
