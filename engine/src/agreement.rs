@@ -15,9 +15,11 @@
 //! What a majority of the members voted for is *agreed*. A member that has another digest stops right there, whether its
 //! own vote was counted or not. When all have voted and no digest has a majority, as with two members that differ, all
 //! stop right there, replay one by one, and vote again; the newest vote of each counts. When that does not help, nobody
-//! can tell who is right, and all stop for good.
+//! can tell who is right, and all stop for good. Who is started after that, as with a build that was put right, goes past
+//! it, and is compared at the next positions.
 //!
-//! A vote also tells sums by table and bucket of keys, so that the rows that differ can be named.
+//! A vote also tells sums by table and bucket of keys, so that the rows that differ can be named, and in which row formats
+//! the digest is: those in others, of a build with other [versions](crate::Table::version) of tables, are not compared.
 //!
 //! What an engine has executed and nobody has agreed on is in doubt, and must not outlive it: a member takes checkpoints
 //! of agreed states only ([`AgreedState`]), and starts from none that the log's votes contradict ([`agreed_on`]).
@@ -33,12 +35,13 @@ use std::time::{Duration, Instant};
 use mixlog_log::{AppendError, Batch, Position, SharedLog};
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::RowFormat;
 use crate::digest::Digest;
 use crate::entry;
 use crate::error::SubmitError;
 use crate::pipeline::WINDOW_GRID;
 use crate::snapshot::Snapshot;
-use crate::store::Store;
+use crate::store::{AnyTable, Store};
 
 pub(crate) use state::AgreedState;
 use tally::Tally;
@@ -101,8 +104,15 @@ impl Membership {
     }
 }
 
-/// The sums of a table's buckets, cut to 64 bits each.
-type Sums = Vec<(String, Vec<u64>)>;
+/// A table in a vote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct TableSums {
+    name: String,
+    /// The hash of its row format.
+    format: u64,
+    /// The sums of its buckets, cut to 64 bits each.
+    buckets: Vec<u64>,
+}
 
 /// What a member says of the state after a position; an entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,12 +121,29 @@ pub(crate) struct Vote {
     pub(crate) position: u64,
     state: u128,
     replies: u128,
-    tables: Sums,
+    tables: Vec<TableSums>,
 }
 
 impl Vote {
     pub(crate) const fn digest(&self) -> Digest {
         Digest { position: Some(Position(self.position)), state: self.state, replies: self.replies }
+    }
+
+    /// Whether states in these formats can be compared with the one that it is on. Of a table that only one of them has,
+    /// rows alone make the digests differ.
+    fn fits(&self, formats: &Formats) -> bool {
+        self.tables
+            .iter()
+            .all(|table| formats.0.get(&table.name).is_none_or(|format| *format == table.format))
+    }
+}
+
+/// How the rows of tables become bytes, by the tables' names: a state that is written otherwise has another digest.
+pub(crate) struct Formats(BTreeMap<String, u64>);
+
+impl Formats {
+    pub(crate) fn of<'a>(tables: impl IntoIterator<Item = (&'a str, RowFormat)>) -> Self {
+        Self(tables.into_iter().map(|(name, format)| (name.to_owned(), format.hash())).collect())
     }
 }
 
@@ -271,7 +298,7 @@ impl Agreed {
 pub(crate) struct Point {
     pub(crate) position: Position,
     digest: Digest,
-    sums: Sums,
+    tables: Vec<TableSums>,
     /// Gone when it took too long.
     pub(crate) snapshot: Option<Snapshot>,
 }
@@ -280,29 +307,37 @@ impl Point {
     /// The state that `snapshot` sees. `buckets`: the sums of all tables' buckets.
     pub(crate) fn new(snapshot: Snapshot, digest: Digest, buckets: &[u128]) -> Self {
         let position = digest.position.expect("a window ended");
-        let sums = sums(snapshot.store(), buckets);
-        Self { position, digest, sums, snapshot: Some(snapshot) }
+        let tables = table_sums(snapshot.store(), buckets);
+        Self { position, digest, tables, snapshot: Some(snapshot) }
     }
 
     pub(crate) fn vote(&self, member: &str) -> Vote {
         let Digest { state, replies, .. } = self.digest;
-        let (member, tables) = (member.to_owned(), self.sums.clone());
+        let (member, tables) = (member.to_owned(), self.tables.clone());
         Vote { member, position: self.position.0, state, replies, tables }
     }
 }
 
-fn sums(store: &Store, buckets: &[u128]) -> Sums {
+fn table_sums(store: &Store, buckets: &[u128]) -> Vec<TableSums> {
     let tables = store.tables().zip(buckets.chunks(BUCKETS)).filter(|(table, _)| !table.is_derived());
     let cut = |sums: &[u128]| sums.iter().map(|sum| *sum as u64).collect();
-    tables.map(|(table, sums)| (table.name().to_owned(), cut(sums))).collect()
+    let of = |(table, sums): (&dyn AnyTable, &[u128])| TableSums {
+        name: table.name().to_owned(),
+        format: table.row_format().hash(),
+        buckets: cut(sums),
+    };
+    tables.map(of).collect()
 }
 
 /// One engine's view of the votes. Belongs to the leader, who calls it between windows.
 pub(crate) struct Watch {
     membership: Membership,
+    /// Votes on states in other formats are not compared.
+    formats: Formats,
     /// Votes on earlier positions were cast before.
     vote_from: Position,
-    /// Disputes before this one are being settled by a replay: this one.
+    /// Disputes on positions before this one are being settled by a replay, this one. Those whose last vote stands before
+    /// it, too, stopped who was there, and are over.
     settling_before: Position,
     points: VecDeque<Point>,
     tallies: BTreeMap<Position, Tally>,
@@ -316,14 +351,17 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(crate) const fn new(
+    pub(crate) fn new(
         membership: Membership,
+        store: &Store,
         vote_from: Position,
         settling_before: Position,
         agreed_state: Arc<AgreedState>,
     ) -> Self {
+        let tables = store.tables().filter(|table| !table.is_derived());
         Self {
             membership,
+            formats: Formats::of(tables.map(|table| (table.name(), table.row_format()))),
             vote_from,
             settling_before,
             points: VecDeque::new(),
@@ -344,8 +382,7 @@ impl Watch {
 
     /// Keeps a digest; returns the vote to be cast on it, if any.
     pub(crate) fn add(&mut self, point: Point) -> Option<Vote> {
-        let votes = self.membership.votes() && point.position >= self.vote_from;
-        let vote = votes.then(|| point.vote(&self.membership.name));
+        let vote = self.vote(&point);
         let tail = point.position.next();
         if self.pinned.is_none() && self.agreed_state.is_wanted() {
             self.pinned = Some(point.position);
@@ -353,6 +390,17 @@ impl Watch {
         self.points.push_back(point);
         self.give_up_old(tail);
         vote
+    }
+
+    fn vote(&self, point: &Point) -> Option<Vote> {
+        let votes = self.membership.votes() && point.position >= self.vote_from;
+        votes.then(|| point.vote(&self.membership.name))
+    }
+
+    /// Votes from `position` on; returns the vote to be cast on the state there, which was kept.
+    pub(crate) fn vote_from(&mut self, position: Position) -> Option<Vote> {
+        self.vote_from = position;
+        self.vote(self.points.iter().find(|point| point.position == position)?)
     }
 
     /// Forgets what is too far behind `tail`, the newest multiple of the grid.
@@ -377,7 +425,7 @@ impl Watch {
 
     /// Counts the vote that stands at `at`. The error is what it tells of this engine.
     pub(crate) fn count(&mut self, at: Position, vote: Vote, agreed: &Agreed) -> Result<(), Box<Divergence>> {
-        if at < self.next || !self.membership.counts(&vote) {
+        if at < self.next || !self.membership.counts(&vote) || !vote.fits(&self.formats) {
             return Ok(());
         }
         self.next = at.next();
@@ -398,14 +446,14 @@ impl Watch {
             },
             |own| (own.digest, tally.like(&own.digest)),
         );
-        let judged = self.judge(position);
+        let judged = self.judge(position, at);
         // Whoever is woken by it finds the state that was agreed.
         agreed.note(digest, count);
         judged
     }
 
-    /// What the votes on a position tell of this engine.
-    fn judge(&mut self, position: Position) -> Result<(), Box<Divergence>> {
+    /// What the votes on a position tell of this engine, the newest of which stands at `at`.
+    fn judge(&mut self, position: Position, at: Position) -> Result<(), Box<Divergence>> {
         let tally = &self.tallies[&position];
         let (most, count) = tally.most();
         let own = self.points.iter().find(|point| point.position == position);
@@ -422,7 +470,7 @@ impl Watch {
             self.agree(position);
         } else if self.membership.votes()
             && tally.votes.len() == self.membership.members.len()
-            && (position >= self.settling_before || tally.votes.values().all(|(_, cast)| *cast > 1))
+            && (position >= self.settling_before || at >= self.settling_before && tally.is_settled())
             && let Some(own) = own
         {
             let others = tally.votes.values().map(|(vote, _)| vote);
@@ -447,7 +495,7 @@ impl Watch {
     }
 
     fn divergence(&self, own: &Point, other: &Vote, expected: Option<Digest>) -> Box<Divergence> {
-        let mut tables = differing(&own.sums, &other.tables);
+        let mut tables = differing(&own.tables, &other.tables);
         match (self.agreed_state.newest(), &own.snapshot) {
             (Some((agreed, _)), Some(own)) => name_keys(&mut tables, &agreed, own),
             (None, Some(own)) => name_suspects(&mut tables, own),
@@ -467,12 +515,13 @@ impl Watch {
 }
 
 /// The tables and buckets whose sums differ.
-fn differing(own: &Sums, other: &Sums) -> Vec<Differing> {
-    let other: BTreeMap<&str, &Vec<u64>> = other.iter().map(|(name, sums)| (name.as_str(), sums)).collect();
+fn differing(own: &[TableSums], other: &[TableSums]) -> Vec<Differing> {
+    let other: BTreeMap<&str, &Vec<u64>> =
+        other.iter().map(|table| (table.name.as_str(), &table.buckets)).collect();
     let nothing = vec![0; BUCKETS];
-    let differs = |(name, sums): &(String, Vec<u64>)| {
+    let differs = |TableSums { name, buckets, .. }: &TableSums| {
         let other = other.get(name.as_str()).copied().unwrap_or(&nothing);
-        let pairs = (0u32..).zip(sums.iter().zip(other));
+        let pairs = (0u32..).zip(buckets.iter().zip(other));
         let buckets: Vec<_> = pairs.filter(|(_, (a, b))| a != b).map(|(number, _)| number).collect();
         (!buckets.is_empty()).then(|| Differing {
             table: name.clone(),

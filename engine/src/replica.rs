@@ -267,7 +267,8 @@ fn start(
         let pipeline = builder.build(one_by_one_before)?;
         let recovery = checkpoint::recover(&pipeline, &from, before, on_load.as_ref())?;
         if let Some(membership) = membership {
-            pipeline.watch(Watch::new(membership.clone(), vote_from, settling_before, Arc::default()));
+            let (membership, store) = (membership.clone(), &pipeline.shared().store);
+            pipeline.watch(Watch::new(membership, store, vote_from, settling_before, Arc::default()));
         }
         Ok((pipeline, recovery))
     })
@@ -340,7 +341,21 @@ impl Inner {
         if repeated {
             return Err(OpenError::Diverged(Box::new(divergence)));
         }
-        let rebuilt = self.rebuild(&mut divergence)?;
+        let rebuilt = match self.rebuild(&mut divergence) {
+            // What it was executing was trimmed: then the others have a newer state.
+            Err(error) if error.is_trimmed() => {
+                if self.start_anew(old, &error).is_ok() {
+                    return Ok(());
+                }
+                divergence.hindrance = Some(error.to_string());
+                None
+            }
+            rebuilt => rebuilt?,
+        };
+        if let Some((new, _)) = &rebuilt {
+            // Not before it is clear which of the states that were built it goes on with.
+            new.vote_from(position, &*self.log);
+        }
         if let (Some((new, _)), true) = (&rebuilt, divergence.repaired)
             && let Some(old) = old.take_point(position).and_then(|point| point.snapshot)
         {
@@ -367,7 +382,8 @@ impl Inner {
         let mut before = divergence.agreed.unwrap_or(position).next();
         let (mut rebuilt, mut suspect) = (None, None);
         loop {
-            let started = start((self.make)(), &*self.log, before, position, tail, position.next());
+            let next = position.next();
+            let started = start((self.make)(), &*self.log, before, next, tail, next);
             let (new, recovery) = match started {
                 Ok(started) => started,
                 Err(error) => {
@@ -384,13 +400,18 @@ impl Inner {
                 }
             };
             // Up to there only: both states are wanted.
-            new.run(&*self.log, &Until::Tail(position.next()), None)?;
+            let came_there = match new.run(&*self.log, &Until::Tail(next), None) {
+                Ok(()) => true,
+                // What it started from is wrong, or what it executed is, before there is anything to be compared.
+                Err(OpenError::Diverged(_)) => false,
+                Err(error) => return Err(error),
+            };
             let digest = new.shared().digest();
             divergence.repaired =
-                divergence.expected.map_or(digest != divergence.own, |agreed| digest == agreed);
+                came_there && divergence.expected.map_or(digest != divergence.own, |agreed| digest == agreed);
             let (from, agreed) = (recovery.checkpoint, recovery.agreed);
             // Without a majority any state is gone on with: the next votes tell.
-            let is_of_use = divergence.repaired || divergence.expected.is_none();
+            let is_of_use = came_there && (divergence.repaired || divergence.expected.is_none());
             rebuilt = is_of_use.then_some((new, recovery));
             match from {
                 Some(from) if !divergence.repaired && !agreed => (before, suspect) = (from, Some(from)),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mixlog_log::{Entry, Position, SharedLog};
 
-use super::{Membership, POINTS, Vote};
+use super::{Formats, Membership, POINTS, Vote};
 use crate::digest::Digest;
 use crate::entry::{self, Content};
 use crate::error::OpenError;
@@ -23,6 +23,11 @@ impl Tally {
         self.votes.insert(vote.member.clone(), (vote, cast));
     }
 
+    /// Whether all have replayed what they differ on, and voted again.
+    pub(super) fn is_settled(&self) -> bool {
+        self.votes.values().all(|(_, cast)| *cast > 1)
+    }
+
     /// How many members have this digest.
     pub(super) fn like(&self, digest: &Digest) -> usize {
         self.votes.values().filter(|(vote, _)| vote.digest() == *digest).count()
@@ -35,13 +40,15 @@ impl Tally {
     }
 }
 
-/// The digest that the members agreed on at `position`, as far as the log tells: for a state that comes from elsewhere.
+/// The digest that the members agreed on at `position`, as far as the log tells: for a state that comes from elsewhere,
+/// and is written in these formats.
 ///
 /// Cost: a pass over the log behind the position, up to the vote that decides.
 pub(crate) fn agreed_on(
     log: &dyn SharedLog,
     position: Position,
     membership: &Membership,
+    formats: &Formats,
 ) -> Result<Option<Digest>, OpenError> {
     if !position.next().0.is_multiple_of(WINDOW_GRID) {
         return Ok(None);
@@ -56,7 +63,9 @@ pub(crate) fn agreed_on(
                 continue;
             }
             match entry::decode(bytes) {
-                Ok(Content::Vote(vote)) if vote.position == position.0 && membership.counts(&vote) => {
+                Ok(Content::Vote(vote))
+                    if vote.position == position.0 && membership.counts(&vote) && vote.fits(formats) =>
+                {
                     tally.add(vote);
                 }
                 _ => continue,

@@ -29,6 +29,7 @@ use mixlog_log::{LogId, Position};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::codec;
 use crate::digest::Digest;
 
 /// The version of everything in this file.
@@ -243,6 +244,15 @@ pub(crate) struct RowFormat {
     /// Bytes of a key and of a row, where all have the same.
     pub(crate) key_bytes: Option<u64>,
     pub(crate) row_bytes: Option<u64>,
+}
+
+impl RowFormat {
+    /// Of all of it, in postcard's format.
+    pub(crate) fn hash(&self) -> u64 {
+        let mut bytes = Vec::new();
+        codec::encode(self, &mut bytes);
+        xxh3_64(&bytes)
+    }
 }
 
 impl fmt::Display for RowFormat {

@@ -12,7 +12,7 @@ use super::layout::{Rows, TableEntry, file_name};
 use super::read::{Bad, Block, Opened};
 use super::shelf::Shelf;
 use super::{OnLoad, Recovery, Rejected, Start};
-use crate::agreement::{Membership, agreed_on};
+use crate::agreement::{Formats, Membership, agreed_on};
 use crate::codec::DecodeError;
 use crate::digest::Digest;
 use crate::entry::{self, Catalog};
@@ -41,9 +41,11 @@ pub(crate) struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// What the members' votes in the log say of the state after a position.
-    fn agreed_on(&self, position: Position) -> Result<Option<Digest>, OpenError> {
-        self.membership.map_or(Ok(None), |membership| agreed_on(self.log, position, membership))
+    /// What the members' votes in the log say of the state after a checkpoint's position.
+    fn agreed_on(&self, opened: &Opened) -> Result<Option<Digest>, OpenError> {
+        let Some(membership) = self.membership else { return Ok(None) };
+        let formats = opened.tables.iter().map(|table| (table.name.as_str(), table.format.clone()));
+        agreed_on(self.log, opened.header.position, membership, &Formats::of(formats))
     }
 }
 
@@ -94,7 +96,7 @@ pub(crate) fn recover(
             }
         };
         // Every byte of it is as it was written; that does not make its state the right one.
-        let (own, agreed) = (opened.header.digest(), from.agreed_on(position)?);
+        let (own, agreed) = (opened.header.digest(), from.agreed_on(&opened)?);
         if let Some(agreed) = agreed.filter(|agreed| *agreed != own) {
             let name = file_name(position);
             let reason =

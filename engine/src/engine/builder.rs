@@ -589,7 +589,8 @@ impl Builder {
         let mut agreed = None;
         if let Some(membership) = membership {
             let state = agreed.insert(Arc::default());
-            pipeline.watch(Watch::new(membership.clone(), tail, tail, Arc::clone(state)));
+            let store = &pipeline.shared().store;
+            pipeline.watch(Watch::new(membership.clone(), store, tail, tail, Arc::clone(state)));
         }
         let (start, first) = (Instant::now(), pipeline.shared().snapshots.tail());
         pipeline.run(log, &Until::Tail(log.tail()?.tail), self.progress.as_ref())?;

@@ -8,7 +8,7 @@ use mixlog_log::{Batch, Block, Position, SharedLog};
 
 use super::mode::Abstinence;
 use super::{Lap, Pipeline, Until, WINDOW_GRID};
-use crate::agreement::{Point, Watch};
+use crate::agreement::{Point, Vote, Watch};
 use crate::entry;
 use crate::error::OpenError;
 use crate::execute::paranoid::Found;
@@ -64,12 +64,7 @@ impl Pipeline {
                     .for_each(|(sum, part)| *sum = sum.wrapping_add(*part));
             }
             if let Some(vote) = watch.add(Point::new(snapshot, digest, &sums)) {
-                let mut batch = Batch::new();
-                batch.push_with(|out| entry::encode_vote(out, &vote));
-                // Without this vote others decide, or the next one counts.
-                if let Err(error) = log.append(&batch) {
-                    observe::not_voted(&error);
-                }
+                cast(&vote, log);
             }
         }
         let mut votes = std::mem::take(&mut *self.shared.votes.lock().expect("no panic in a short section"));
@@ -88,6 +83,14 @@ impl Pipeline {
     /// Starts to compare digests. Before the pipeline runs.
     pub(crate) fn watch(&self, watch: Watch) {
         self.leader().watch = Some(watch);
+    }
+
+    /// Votes from `position` on, on what it has kept there, too. While the pipeline does not run.
+    pub(crate) fn vote_from(&self, position: Position, log: &dyn SharedLog) {
+        let vote = self.leader().watch.as_mut().and_then(|watch| watch.vote_from(position));
+        if let Some(vote) = vote {
+            cast(&vote, log);
+        }
     }
 
     /// The digest and state of a position that was not agreed. After the pipeline ran.
@@ -198,5 +201,14 @@ impl Pipeline {
     pub(super) fn go_back(&self, leader: &mut Leader, slot: usize, found: Found) {
         leader.next = self.windows[slot].read().expect("no panic with a window").first();
         leader.bad_entry = Some((found.position, found.error(&self.shared.procedures)));
+    }
+}
+
+fn cast(vote: &Vote, log: &dyn SharedLog) {
+    let mut batch = Batch::new();
+    batch.push_with(|out| entry::encode_vote(out, vote));
+    // Without this vote others decide, or the next one counts.
+    if let Err(error) = log.append(&batch) {
+        observe::not_voted(&error);
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use mixlog_engine::Digest;
 use mixlog_engine::checkpoint::{CheckpointError, Config};
+use mixlog_log::Entry;
 use mixlog_log::file::FsStorage;
 use tempfile::TempDir;
 
@@ -133,14 +134,19 @@ fn member_keeps_a_state_that_the_others_agree_on_though_they_are_far_behind() {
     is_like(&engine, &b);
 }
 
+/// Copies a log that nobody has open.
+fn copy_log(from: &TempDir, to: &TempDir) {
+    for entry in std::fs::read_dir(from.path()).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_file() {
+            std::fs::copy(entry.path(), to.path().join(entry.file_name())).unwrap();
+        }
+    }
+}
+
 /// Executes a copy of a log that nobody has open, in another directory, and keeps a state there that is wrong in the row
 /// of [`key`], and every checksum of which is right: who compares with nobody does not know better. Tells its digest.
 fn keep_wrong<const FAULT: Fault>(directory: &TempDir, copy: &TempDir, pads: bool) -> Digest {
-    for entry in std::fs::read_dir(directory.path()).unwrap().map(Result::unwrap) {
-        if entry.file_type().unwrap().is_file() {
-            std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
-        }
-    }
+    copy_log(directory, copy);
     let writer = Engine::builder().table(&ROWS).table(&OTHERS).procedure::<Add<FAULT>>();
     let writer = writer.checkpoints(keep()).open(in_files(copy)).unwrap();
     if pads {
@@ -188,6 +194,54 @@ fn replica_from_a_wrong_state_that_nobody_voted_on_is_repaired_from_the_start_of
     settle(&engine, 2);
     let divergence = repaired(&c);
     assert_eq!((divergence.position, divergence.agreed), (Position(WINDOW_GRID - 1), None));
+    assert_eq!(c.recovery().checkpoint, None);
+    is_repaired(&c, &engine);
+    assert_eq!(b.divergences(), []);
+    // A wrong one and the right one; none on the state that was built from the same checkpoint once more.
+    assert_eq!(votes_of(&log, "c", divergence.position), 2);
+}
+
+/// How many votes a member has cast on a position.
+fn votes_of(log: &Arc<dyn SharedLog>, member: &str, on: Position) -> usize {
+    let (mut found, mut next) = (0, Position::ZERO);
+    while let Some(block) = log.read(next).unwrap() {
+        for (_, entry) in block.iter() {
+            // A vote, in postcard's format: the name of a member, and the position.
+            if let Entry::Data(&[4, 0, 0, 0, ref vote @ ..]) = entry
+                && let Ok((name, position)) =
+                    postcard::take_from_bytes::<(String, u64)>(vote).map(|taken| taken.0)
+            {
+                found += usize::from(name == member && position == on.0);
+            }
+        }
+        next = block.end();
+    }
+    found
+}
+
+#[test]
+fn replica_whose_repair_starts_from_a_state_that_older_votes_speak_against_starts_from_before() {
+    let (directory, shelf) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (alone, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    written_alone(&directory);
+    copy_log(&directory, &alone);
+    let log = in_files(&directory);
+    let engine = member::<NONE>("a", &THREE, 2).open(Arc::clone(&log)).unwrap();
+    let b = Replica::follow(|| member::<NONE>("b", &THREE, 1), Arc::clone(&log)).unwrap();
+    let config = keep_in(&shelf);
+    let faulty = move || member::<FLIP_LATER>("c", &THREE, 1).checkpoints(config());
+    let c = Replica::follow(faulty, Arc::clone(&log)).unwrap();
+    let agreed = settle(&engine, 3);
+    // One of before, on which nobody voted, that it has not seen yet.
+    let wrong = keep_wrong::<FLIP_BESIDE>(&alone, &copy, false).position.unwrap();
+    assert!(wrong < agreed);
+    std::fs::create_dir_all(shelf.path().join("checkpoints")).unwrap();
+    let name = format!("checkpoints/checkpoint-{:016x}", wrong.0);
+    std::fs::copy(copy.path().join(&name), shelf.path().join(&name)).unwrap();
+    submit(&engine, AT..AT + 6000);
+    let later = settle(&engine, 2);
+    let divergence = repaired(&c);
+    assert!(agreed < divergence.position && divergence.position <= later, "{divergence}");
     assert_eq!(c.recovery().checkpoint, None);
     is_repaired(&c, &engine);
     assert_eq!(b.divergences(), []);
@@ -350,4 +404,87 @@ fn replica_of_a_trimmed_log_in_files_starts_and_repairs_itself_from_the_checkpoi
     assert!(late.recovery().checkpoint.is_some());
     drop(b);
     is_repaired(&late, &engine);
+}
+
+/// The same rows, as a later build of the program has them.
+const WIDE: Table<u64, (u64, u64)> = Table::new("rows").version(2);
+
+/// As [`Add`], to rows of the later version.
+#[derive(Serialize, Deserialize)]
+struct AddWide {
+    n: u64,
+}
+
+impl Procedure for AddWide {
+    const NAME: &'static str = "add";
+    type Output = u64;
+    type Abort = Never;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<u64, Never> {
+        let key = key_of(self.n);
+        let sum = tx.get(&WIDE, &key).map_or(0, |row| row.0).wrapping_mul(3) + self.n;
+        tx.put(&WIDE, key, (sum, !sum));
+        Ok(sum)
+    }
+}
+
+fn later_build(name: &str, directory: &TempDir) -> Builder {
+    Engine::builder()
+        .table(&WIDE)
+        .table(&OTHERS)
+        .convert(&ROWS, &WIDE, |key, sum| (key, (sum, !sum)))
+        .procedure::<AddWide>()
+        .member(Membership::new(name, THREE))
+        .checkpoints(keep_in(directory)())
+}
+
+#[test]
+fn members_of_a_build_with_other_rows_compare_with_each_other_and_with_no_older_votes() {
+    let (directory, shelf) = (tempfile::tempdir().unwrap(), Arc::new(tempfile::tempdir().unwrap()));
+    let log = in_files(&directory);
+    let config = keep_in(&shelf);
+    let older = move |name| member::<NONE>(name, &THREE, 1).checkpoints(Config { trim: false, ..config() });
+    let engine = older("a").open(Arc::clone(&log)).unwrap();
+    let b = Replica::follow(
+        {
+            let older = older.clone();
+            move || older("b")
+        },
+        Arc::clone(&log),
+    )
+    .unwrap();
+    submit(&engine, 0..3000);
+    let first = settle(&engine, 2);
+    assert_eq!(engine.checkpoint().unwrap().position, first);
+    // Votes on positions behind the checkpoint, too.
+    submit(&engine, 3000..9000);
+    let second = settle(&engine, 2);
+    engine.close().unwrap();
+
+    // One of three is of the later build: the two others agree without it, and it goes on without them.
+    let engine = older("a").open(Arc::clone(&log)).unwrap();
+    let beside = Arc::clone(&shelf);
+    let c = Replica::follow(move || later_build("c", &beside), Arc::clone(&log)).unwrap();
+    assert_eq!((c.recovery().checkpoint, c.recovery().agreed), (Some(first), true));
+    submit(&engine, 9000..12_000);
+    let third = settle(&engine, 2);
+    assert!(c.wait(third, PATIENCE), "{:?}", c.failed());
+    assert_eq!((engine.agreed(3), b.agreed(3), c.agreed(2)), (None, None, None));
+    assert_eq!((c.divergences(), b.divergences()), (vec![], vec![]));
+    engine.close().unwrap();
+    b.close().unwrap();
+
+    // Two are.
+    let engine = later_build("a", &shelf).open(Arc::clone(&log)).unwrap();
+    assert_eq!(engine.recovery().checkpoint, Some(first));
+    let tickets: Vec<_> = (12_000..15_000).map(|n| engine.submit(&AddWide { n }).unwrap()).collect();
+    tickets.into_iter().for_each(|ticket| drop(ticket.wait().unwrap()));
+    let fourth = settle(&engine, 2);
+    assert!(first < second && second < third && third < fourth);
+    assert!(c.wait(fourth, PATIENCE), "{:?}", c.failed());
+    assert_eq!((c.divergences(), c.snapshot().get(&WIDE, &7)), (vec![], engine.snapshot().get(&WIDE, &7)));
+    assert_eq!(engine.checkpoint().unwrap().position, fourth);
+    drop(engine);
+    let engine = later_build("a", &shelf).open(Arc::clone(&log)).unwrap();
+    assert_eq!((engine.recovery().checkpoint, engine.recovery().agreed), (Some(fourth), true));
 }

@@ -48,10 +48,14 @@ const FLIP_WHILE_WAITED_FOR: Fault = 27;
 const FLIP_BEFORE_START: Fault = 28;
 const FLIP_BEFORE_TRIM: Fault = 29;
 const FLIP_ON_SHELF: Fault = 30;
+const FLIP_BESIDE: Fault = 31;
+/// The same, at the second time that [`AT`] comes in the log.
+const FLIP_LATER: Fault = 32;
+const FLIP_WHILE_TRIMMED: Fault = 33;
 
 const HELD_AT: [u64; 2] = [100, 4500];
 
-static ONCE: [AtomicBool; 31] = [const { AtomicBool::new(false) }; 31];
+static ONCE: [AtomicBool; 34] = [const { AtomicBool::new(false) }; 34];
 
 const AT: u64 = 5000;
 /// Writes the same row, in the same window.
@@ -96,11 +100,12 @@ impl<const FAULT: Fault> Procedure for Add<FAULT> {
         if self.n == AT {
             let once = || !ONCE[usize::from(FAULT)].swap(true, Ordering::Relaxed);
             match FAULT {
-                FLIP.. if once() => row ^= 1,
+                FLIP_LATER if tx.position() < Position(WINDOW_GRID) => {}
                 SKIP => return Ok(sum),
                 CLOCK | CLOCK_OF_TWO => {
                     row = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64;
                 }
+                FLIP.. if once() => row ^= 1,
                 REPLY if once() => reply += 1,
                 _ => {}
             }
@@ -331,7 +336,7 @@ fn two_that_differ_replay_both_and_agree_if_the_fault_is_gone() {
 }
 
 #[test]
-fn two_that_differ_for_good_both_stop() {
+fn two_that_differ_for_good_both_stop_and_builds_that_were_put_right_go_past_it() {
     let (log, two) = (memory(), ["a", "b"]);
     let writer = Engine::builder().table(&ROWS).table(&OTHERS).procedure::<Add<NONE>>();
     let engine = writer.open(Arc::clone(&log)).unwrap();
@@ -343,6 +348,15 @@ fn two_that_differ_for_good_both_stop() {
         wait_for("the end", || replica.failed().is_some());
         assert!(matches!(replica.failed(), Some(OpenError::Diverged(_))), "{:?}", replica.failed());
     }
+    drop((a, b));
+    // What they voted stays in the log, and nobody takes it back.
+    let opened = member::<NONE>("a", &two, 2).open(Arc::clone(&log)).unwrap();
+    let b = Replica::follow(move || member::<NONE>("b", &two, 1), Arc::clone(&log)).unwrap();
+    submit(&engine, 10_000..11_000);
+    let position = settle(&opened, 2);
+    assert!(b.wait(position, PATIENCE), "{:?}", b.failed());
+    assert_eq!((b.divergences(), b.failed().map(|e| e.to_string())), (vec![], None));
+    assert_eq!(opened.agreed(2).and_then(|agreed| agreed.position), Some(position));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU32;
 
 use mixlog_engine::checkpoint::Config;
 use mixlog_log::file::{FsStorage, Storage};
@@ -244,4 +245,41 @@ fn who_starts_on_a_trimmed_log_gives_up_when_there_is_no_newer_checkpoint_or_aga
     wait_for("the end of its attempts", || replica.failed().is_some());
     let error = replica.close().unwrap_err();
     assert!(matches!(error, OpenError::Read(ReadError::Trimmed { .. })), "{error}");
+}
+
+#[test]
+fn replica_whose_repair_is_overtaken_by_a_trim_goes_on_from_the_newer_checkpoint() {
+    let (directory, log) = (tempfile::tempdir().unwrap(), memory());
+    let racing = Racing::new(&log, directory.path());
+    let config =
+        Config { storage: racing.beside("checkpoints"), keep: 1, every_bytes: None, ..Config::default() };
+    let engine = member::<NONE>("a", &THREE, 2).checkpoints(config).open(Arc::clone(&log)).unwrap();
+    let engine = Arc::new(engine);
+    let b = Replica::follow(|| member::<NONE>("b", &THREE, 1), Arc::clone(&log)).unwrap();
+    let diverged_at = Position(2 * WINDOW_GRID - 1);
+    let (made, keeper, trimmed) = (AtomicU32::new(0), Arc::clone(&engine), Arc::clone(&racing));
+    let faulty = move || {
+        // The second time, for the repair: what it is going to read is trimmed right before it does.
+        if made.fetch_add(1, Ordering::Relaxed) == 1 {
+            let keeper = Arc::clone(&keeper);
+            trimmed.before_reads(1, move || {
+                assert!(keeper.wait_agreed(diverged_at, 2, PATIENCE));
+                keeper.checkpoint().unwrap();
+            });
+        }
+        member::<FLIP_WHILE_TRIMMED>("c", &THREE, 1)
+    };
+    let c = Replica::follow(faulty, Arc::<Racing>::clone(&racing)).unwrap();
+    submit(&engine, 0..10_000);
+    settle(&engine, 2);
+    wait_for("the newer state", || c.recovery().checkpoint.is_some() || c.failed().is_some());
+    is_repaired(&c, &engine);
+    assert_eq!(
+        (c.recovery().checkpoint, c.failed().map(|e| e.to_string())),
+        (engine.checkpoints().pop(), None)
+    );
+    let [divergence] = &c.divergences()[..] else { panic!("{:?}", c.divergences()) };
+    assert_eq!((divergence.position, divergence.repaired), (diverged_at, false));
+    assert_eq!(divergence.hindrance, None);
+    assert_eq!(b.divergences(), []);
 }
