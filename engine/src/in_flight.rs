@@ -11,7 +11,7 @@ use mixlog_log::{AppendError, Position};
 use crate::at_work;
 use crate::error::SubmitError;
 use crate::reply::Status;
-use crate::ticket::{Cell, RawOutcome, TicketError};
+use crate::ticket::{Cell, RawOutcome, TicketError, Waiting};
 
 /// Submissions are numbered one after another, so their low bits spread well by themselves.
 #[derive(Default)]
@@ -112,10 +112,17 @@ impl InFlight {
 
     /// Hands over an outcome, after the submission [`left`](Self::left), so that who has the outcome is not counted any
     /// more.
-    pub(crate) fn deliver(&self, sequence: u64, position: Position, status: Status, bytes: &[u8]) {
+    pub(crate) fn deliver(
+        &self,
+        sequence: u64,
+        position: Position,
+        status: Status,
+        bytes: &[u8],
+        waiting: &mut Waiting,
+    ) {
         let cell = self.shard(sequence).lock().expect("no panic in a short section").remove(&sequence);
         match cell {
-            Some(cell) => cell.fill(Ok(RawOutcome { position, status, bytes: bytes.to_vec() })),
+            Some(cell) => cell.fill(Ok(RawOutcome { position, status, bytes: bytes.to_vec() }), waiting),
             // It left when its append failed, and is in the log all the same.
             None => drop(self.count.fetch_add(1, Ordering::SeqCst)),
         }
@@ -126,7 +133,9 @@ impl InFlight {
         let cell = self.shard(sequence).lock().expect("no panic in a short section").remove(&sequence);
         if let Some(cell) = cell {
             self.left(1);
-            cell.fill(Err(TicketError::Append(error)));
+            let mut waiting = Waiting::default();
+            cell.fill(Err(TicketError::Append(error)), &mut waiting);
+            waiting.wake();
         }
     }
 
@@ -151,16 +160,18 @@ impl InFlight {
     /// Takes no more submissions, and fails those whose outcome will not come.
     pub(crate) fn stop(&self, reason: &str) {
         self.stopped.get_or_init(|| reason.to_owned());
-        let mut count = 0;
+        let (mut count, mut waiting) = (0, Waiting::default());
         for shard in &self.shards {
             let cells: Vec<_> = shard.lock().expect("no panic in a short section").drain().collect();
             count += cells.len();
             for (_, cell) in cells {
-                cell.fill(Err(TicketError::Stopped(reason.to_owned())));
+                cell.fill(Err(TicketError::Stopped(reason.to_owned())), &mut waiting);
             }
         }
         self.left(count);
-        let _guard = self.room.0.lock().expect("no panic in a short section");
+        let guard = self.room.0.lock().expect("no panic in a short section");
         self.room.1.notify_all();
+        drop(guard);
+        waiting.wake();
     }
 }

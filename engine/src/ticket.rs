@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -225,8 +226,8 @@ impl Cell {
         Self { state, filled: Condvar::new(), is_filled: AtomicBool::new(false) }
     }
 
-    /// Hands over the outcome, and wakes who waits for it. Only the first call counts.
-    pub(crate) fn fill(&self, outcome: Result<RawOutcome, TicketError>) {
+    /// Hands over the outcome; who waits for it is noted down, to be woken. Only the first call counts.
+    pub(crate) fn fill(self: Arc<Self>, outcome: Result<RawOutcome, TicketError>, waiting: &mut Waiting) {
         let mut state = self.state.lock().expect("no panic in a ticket");
         let State::Pending { sleeping, waker } = &mut *state else { return };
         let (sleeping, waker) = (*sleeping, waker.take());
@@ -234,12 +235,9 @@ impl Cell {
         drop(state);
         // Release: nothing depends on it, but who sees it is to find the outcome under the lock.
         self.is_filled.store(true, Ordering::Release);
-        // After the state changed under the lock: a sleeper either saw it or is woken here.
-        if sleeping {
-            self.filled.notify_all();
-        }
-        if let Some(waker) = waker {
-            waker.wake();
+        // After the state changed under the lock: a sleeper either saw it or is noted down here.
+        if sleeping || waker.is_some() {
+            waiting.0.push((sleeping.then_some(self), waker));
         }
     }
 
@@ -310,6 +308,35 @@ impl Cell {
         match std::mem::replace(state, State::Taken) {
             State::Done(outcome) => outcome,
             State::Pending { .. } | State::Taken => unreachable!("an outcome is taken once, by its ticket"),
+        }
+    }
+}
+
+/// Who sleeps until outcomes are there, and whom to wake besides.
+///
+/// Those of a window are all handed over before the first sleeper is woken. Whoever waits for one transaction after the
+/// other finds the next ones done, as a rule; otherwise it would sleep again, and be woken again, for each of them, which
+/// costs more than most transactions do.
+#[derive(Default)]
+pub(crate) struct Waiting(Vec<(Option<Arc<Cell>>, Option<Waker>)>);
+
+impl Waiting {
+    /// # Panics
+    /// With what the first waker panicked, after all were woken.
+    pub(crate) fn wake(self) {
+        let mut panicked = None;
+        for (cell, waker) in self.0 {
+            if let Some(cell) = cell {
+                cell.filled.notify_all();
+            }
+            if let Some(waker) = waker
+                && let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake()))
+            {
+                panicked.get_or_insert(payload);
+            }
+        }
+        if let Some(payload) = panicked {
+            resume_unwind(payload);
         }
     }
 }
@@ -430,10 +457,16 @@ impl<P> fmt::Debug for Ticket<P> {
 
 #[cfg(all(test, loom))]
 mod loom_tests {
-    use loom::sync::Arc;
     use loom::thread;
 
     use super::*;
+
+    /// Hands over, and wakes, as an engine does for a window of one.
+    fn fill(cell: Arc<Cell>, outcome: Result<RawOutcome, TicketError>) {
+        let mut waiting = Waiting::default();
+        cell.fill(outcome, &mut waiting);
+        waiting.wake();
+    }
 
     /// Loom fails a model in which a thread sleeps for ever: so no wake-up is lost.
     #[test]
@@ -443,13 +476,11 @@ mod loom_tests {
             let worker = {
                 let cell = Arc::clone(&cell);
                 thread::spawn(move || {
-                    cell.fill(Ok(RawOutcome {
-                        position: Position(7),
-                        status: Status::Committed,
-                        bytes: vec![1, 2],
-                    }));
+                    let outcome =
+                        RawOutcome { position: Position(7), status: Status::Committed, bytes: vec![1, 2] };
+                    fill(Arc::clone(&cell), Ok(outcome));
                     // A stopping engine fails what is left; too late here.
-                    cell.fill(Err(TicketError::Stopped("late".into())));
+                    fill(cell, Err(TicketError::Stopped("late".into())));
                 })
             };
             let outcome = cell.wait().expect("the first outcome counts");
@@ -465,7 +496,7 @@ mod loom_tests {
             let fillers: Vec<_> = (0..2)
                 .map(|i| {
                     let cell = Arc::clone(&cell);
-                    thread::spawn(move || cell.fill(Err(TicketError::Stopped(i.to_string()))))
+                    thread::spawn(move || fill(cell, Err(TicketError::Stopped(i.to_string()))))
                 })
                 .collect();
             let error = cell.wait().expect_err("only errors were filled in");

@@ -9,6 +9,7 @@ use crate::execute::paranoid::Found;
 use crate::observe::{self, Committed};
 use crate::stats::Stages;
 use crate::store::{Stamp, WindowEnd};
+use crate::ticket::Waiting;
 use crate::verify::{self, Executed, Verdict, Verified};
 use crate::window::Window;
 
@@ -149,12 +150,13 @@ impl Pipeline {
     /// statistics, and wait until those of the next window are there.
     pub(super) fn acknowledge(&self, number: usize) {
         let mut awaited = std::mem::take(&mut self.driver(number).replies.awaited);
-        let in_flight = &self.shared.in_flight;
+        let (in_flight, mut waiting) = (&self.shared.in_flight, Waiting::default());
         in_flight.left(awaited.len());
         awaited.deliver(|sequence, position, status, bytes| {
-            in_flight.deliver(sequence, position, status, bytes);
+            in_flight.deliver(sequence, position, status, bytes, &mut waiting);
         });
         // Its memory is used again.
         self.driver(number).replies.awaited = awaited;
+        waiting.wake();
     }
 }
