@@ -299,6 +299,7 @@ impl Keeper {
             .map_err(|error| match error {
                 WriteError::Io(error) => self.error("write", WRITING)(error),
                 WriteError::Row(table, source) => CheckpointError::Row { table, source },
+                WriteError::TooLarge(table, bytes) => CheckpointError::TooLarge { table, bytes },
             })?
             .ok_or(CheckpointError::Stopped)?;
         if let Err(error) = shelf.install(position) {

@@ -37,6 +37,7 @@ use mixlog_log::{FlushError, Position, SharedLog, TrimError};
 use thiserror::Error;
 
 use crate::codec::DecodeError;
+use layout::MOST_BODY;
 use read::Bad;
 use shelf::BESIDE;
 
@@ -184,6 +185,18 @@ pub enum CheckpointError {
         table: String,
         /// Why it could not.
         source: DecodeError,
+    },
+    /// A row takes more bytes than a checkpoint can hold of one, so there is no checkpoint, and the log is not trimmed: see
+    /// [`Value`](crate::Value).
+    #[error(
+        "a row of table {table:?} takes {bytes} bytes with its key, and a checkpoint holds none of more than {}",
+        MOST_BODY
+    )]
+    TooLarge {
+        /// The table.
+        table: String,
+        /// What the row, its key and their lengths take.
+        bytes: usize,
     },
     /// The checkpoint is there, but the log could not be trimmed. The next one trims it.
     #[error("the checkpoint was taken, but the log was not trimmed: {0}")]
