@@ -51,7 +51,10 @@ pub(crate) struct Keeper {
     stop: Arc<AtomicBool>,
     /// For a member: only what was agreed is kept.
     agreed: Option<Arc<AgreedState>>,
+    /// Held as long as a checkpoint is being taken. Who only looks does not wait for that.
     kept: Mutex<Kept>,
+    /// The positions of the good ones in it.
+    listed: Mutex<Vec<Position>>,
     /// Why the newest attempt failed.
     failure: Mutex<Option<String>>,
 }
@@ -97,6 +100,7 @@ impl Keeper {
             config,
             stop,
             agreed,
+            listed: Mutex::new(kept.good.clone()),
             kept: Mutex::new(kept),
             failure: Mutex::default(),
         })
@@ -104,7 +108,12 @@ impl Keeper {
 
     /// The positions of the checkpoints on the disk that are not known to be bad, oldest first.
     pub(crate) fn list(&self) -> Vec<Position> {
-        self.kept.lock().expect("a checkpoint that panics is a bug").good.clone()
+        self.listed.lock().expect("no panic in a short section").clone()
+    }
+
+    /// Tells whoever looks what is kept, right after it has changed.
+    fn show(&self, kept: &Kept) {
+        self.listed.lock().expect("no panic in a short section").clone_from(&kept.good);
     }
 
     /// Whether a checkpoint is being taken.
@@ -188,6 +197,7 @@ impl Keeper {
             let (rows, bytes) =
                 self.write_in_any_space(&mut kept, &mut closed, &header, &catalog, &snapshot)?;
             kept.good.push(position);
+            self.show(&kept);
             (kept.bytes, kept.rows, kept.synced) = (bytes, Some(rows), true);
             let taken = Checkpoint { position, rows, bytes, elapsed: begun.elapsed() };
             observe::checkpointed(&taken);
@@ -261,6 +271,7 @@ impl Keeper {
         let name = file_name(oldest);
         self.shelf.hand_over(&name, SPARE).map_err(self.error("give up", &name))?;
         kept.good.remove(0);
+        self.show(kept);
         self.shelf.storage.sync_directory().map_err(self.error("sync", ""))?;
         self.trim(next)?;
         Ok(true)
@@ -319,6 +330,7 @@ impl Keeper {
                 if kept.good.len() == 2 { self.keep_space_of(&name) } else { self.shelf.remove(&name) };
             given.map_err(self.error("give up", &name))?;
             kept.good.remove(0);
+            self.show(kept);
             removed = true;
         }
         let oldest = kept.good[0];
