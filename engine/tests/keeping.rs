@@ -106,6 +106,45 @@ fn take(engine: &Engine) -> Result<checkpoint::Checkpoint, CheckpointError> {
 }
 
 #[test]
+fn row_that_panics_has_a_checkpoint_fail_and_the_next_one_is_taken() {
+    const TEST: usize = 0;
+    let directory = tempfile::tempdir().unwrap();
+    let every = Some(Duration::from_millis(40));
+    let config = checkpoint::Config { every, every_bytes: None, keep: 1, ..Default::default() };
+    let mut next = 0;
+    for place in [IN_CLONE, IN_SERIALIZE, IN_DESERIALIZE] {
+        let engine = open::<TEST>(directory.path(), config.clone());
+        let before = engine.checkpoints();
+        PANICS[TEST].store(place, Ordering::SeqCst);
+        for _ in 0..3 {
+            engine.execute(&Put::<TEST>(next)).unwrap();
+            next += 1;
+        }
+        // The one that is due, and one that is asked for.
+        let says = |failure: &str| failure.contains("this row cannot be kept");
+        wait_for("the failure", || engine.checkpoint_failure().is_some_and(|failure| says(&failure)));
+        match take(&engine) {
+            Err(CheckpointError::Panicked(message)) => assert!(says(&message), "{message}"),
+            other => panic!("{place}: {other:?}"),
+        }
+        assert_eq!(engine.checkpoints(), before);
+        assert!(!directory.path().join("log/checkpoints/checkpoint.writing").exists());
+        engine.execute(&Put::<TEST>(next)).unwrap();
+        next += 1;
+        // It is tried again, by nobody's leave.
+        PANICS[TEST].store(NEVER, Ordering::SeqCst);
+        let position = engine.position();
+        wait_for("the next checkpoint", || engine.checkpoints().last().copied() >= position);
+        wait_for("the end of the failure", || engine.checkpoint_failure().is_none());
+        let digest = engine.digest();
+        engine.close().unwrap();
+        let again = open::<TEST>(directory.path(), config.clone());
+        assert_eq!((again.digest(), again.recovery().checkpoint), (digest, position));
+        again.close().unwrap();
+    }
+}
+
+#[test]
 fn checkpoints_are_listed_and_transactions_go_on_while_one_is_being_written() {
     const TEST: usize = 1;
     let directory = tempfile::tempdir().unwrap();

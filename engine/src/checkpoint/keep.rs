@@ -11,8 +11,9 @@
 //! Over them, and not beside them after they were removed: what is free for a moment is won by whoever asks first.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use mixlog_log::{Position, SharedLog, TrimError};
@@ -27,6 +28,7 @@ use crate::agreement::AgreedState;
 use crate::digest::Digest;
 use crate::engine::now_us;
 use crate::entry::Catalog;
+use crate::execute::panic_message;
 use crate::observe;
 use crate::pipeline::Shared;
 use crate::snapshot::Snapshot;
@@ -129,13 +131,13 @@ impl Keeper {
     /// The same as [`take_one`](Self::take_one), and tells those who watch.
     pub(crate) fn take(&self) -> Result<Checkpoint, CheckpointError> {
         let taken = self.take_one();
-        let mut failure = self.failure.lock().expect("no panic in a short section");
+        let set = |failure| *self.failure.lock().expect("no panic in a short section") = failure;
         match &taken {
-            Ok(_) => *failure = None,
+            Ok(_) => set(None),
             Err(CheckpointError::Empty | CheckpointError::NotAgreed | CheckpointError::Stopped) => {}
             Err(error) => {
+                set(Some(error.to_string()));
                 observe::checkpoint_failed(error);
-                *failure = Some(error.to_string());
             }
         }
         taken
@@ -161,10 +163,25 @@ impl Keeper {
         })
     }
 
-    /// Takes a checkpoint of the newest state that may be kept, gives up those that are too many, and trims the log.
+    /// What is kept, for whoever changes it. A panic leaves it right: it is changed after the disk was, step by step.
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a checkpoint of the newest state that may be kept, gives up those that are too many, and trims the log. Rows
+    /// are copied and written by code of theirs: that it panics must not be the end of all checkpoints.
     fn take_one(&self) -> Result<Checkpoint, CheckpointError> {
         let begun = Instant::now();
-        let mut kept = self.kept.lock().expect("a checkpoint that panics is a bug");
+        let mut kept = self.kept();
+        let taken = catch_unwind(AssertUnwindSafe(|| self.take_with(&mut kept, begun)));
+        taken.unwrap_or_else(|payload| {
+            // As after any failure but that of a full disk; before anybody else writes one.
+            let _ = self.shelf.remove(WRITING);
+            Err(CheckpointError::Panicked(panic_message(&*payload).to_owned()))
+        })
+    }
+
+    fn take_with(&self, kept: &mut Kept, begun: Instant) -> Result<Checkpoint, CheckpointError> {
         let mut closed = None;
         let (snapshot, digest) = self.newest()?;
         let position = snapshot.position().ok_or(CheckpointError::Empty)?;
@@ -180,7 +197,7 @@ impl Keeper {
                 None => self.shelf.verify(position).map_err(bad)?,
             };
             kept.rows = Some(rows);
-            self.sync_names(&mut kept)?;
+            self.sync_names(kept)?;
             Checkpoint { position, rows, bytes, elapsed: begun.elapsed() }
         } else {
             let catalog = self.shared.known_catalog();
@@ -194,28 +211,27 @@ impl Keeper {
                 replies: digest.replies,
                 taken_us: now_us(),
             };
-            let (rows, bytes) =
-                self.write_in_any_space(&mut kept, &mut closed, &header, &catalog, &snapshot)?;
+            let (rows, bytes) = self.write_in_any_space(kept, &mut closed, &header, &catalog, &snapshot)?;
             kept.good.push(position);
-            self.show(&kept);
+            self.show(kept);
             (kept.bytes, kept.rows, kept.synced) = (bytes, Some(rows), true);
             let taken = Checkpoint { position, rows, bytes, elapsed: begun.elapsed() };
             observe::checkpointed(&taken);
             taken
         };
         drop(snapshot);
-        self.tidy(&mut kept)?;
+        self.tidy(kept)?;
         let ahead = self.config.every_bytes.unwrap_or(0).saturating_mul(2) / u64::from(RETRY_SHARE);
-        if let Err(full) = self.reserve(&kept, ahead) {
+        if let Err(full) = self.reserve(kept, ahead) {
             closed.get_or_insert_with(|| self.shared.due.close(Arc::new(full)));
         }
         // Until there are as many as there should be, the log from its start stands in for those that are missing.
-        if closed.is_some() || kept.good.len() >= self.config.keep.max(1) || self.is_scarce(&kept) {
+        if closed.is_some() || kept.good.len() >= self.config.keep.max(1) || self.is_scarce(kept) {
             self.trim(kept.good[0])?;
         }
         if closed.is_some() {
             // Before the log takes what it was trimmed by. If it is not enough, it is tried again.
-            let _ = self.reserve(&kept, ahead);
+            let _ = self.reserve(kept, ahead);
         }
         Ok(checkpoint)
     }
@@ -370,7 +386,7 @@ impl Keeper {
             Some(agreed) => agreed.position(),
             None => self.shared.snapshots.tail().previous(),
         };
-        newest <= self.kept.lock().expect("a checkpoint that panics is a bug").good.last().copied()
+        newest <= self.kept().good.last().copied()
     }
 
     /// A process that ended before it could sync may have named the newest checkpoint: the next power cut would take it.
@@ -392,7 +408,7 @@ impl Keeper {
             return self.take().map(|_| true);
         }
         self.want_agreement();
-        let mut kept = self.kept.lock().expect("a checkpoint that panics is a bug");
+        let mut kept = self.kept();
         if kept.good.is_empty() {
             return Ok(false);
         }
@@ -423,7 +439,7 @@ impl Keeper {
                 let executed = due.executed();
                 let step = (bytes / u64::from(RETRY_SHARE)).max(1);
                 // Space that is about to end is a reason to free some, once in a while.
-                let kept = self.kept.lock().expect("a checkpoint that panics is a bug");
+                let kept = self.kept();
                 // Two steps ahead: when it fails, what was reserved before is still enough for what is there now.
                 if self.reserve(&kept, executed - taken_at + 2 * step).is_err()
                     && executed >= looked_at + step
