@@ -433,6 +433,9 @@ impl Keeper {
         // For the members to agree on a state to keep.
         let mut waits = false;
         let (mut pause, mut looked_at) = (Instant::now(), 0);
+        // When one was last taken or tried, or was due by the clock and there was nothing to keep. It wakes for other
+        // reasons in between, which must not have the time begin anew.
+        let mut tried = Instant::now();
         loop {
             let mut scarce = false;
             if let Some(bytes) = self.config.every_bytes {
@@ -450,7 +453,7 @@ impl Keeper {
                 due.wake_at(if enough > executed { next.min(enough) } else { next });
             }
             let share = if failed { RETRY_SHARE } else { 1 };
-            let deadline = self.config.every.and_then(|every| Instant::now().checked_add(every / share));
+            let deadline = self.config.every.and_then(|every| tried.checked_add(every / share));
             match if scarce { Wake::Due } else { due.wait(deadline) } {
                 Wake::Stop => return,
                 Wake::Space => {
@@ -459,7 +462,7 @@ impl Keeper {
                         continue;
                     }
                     match self.make_space() {
-                        Ok(true) => (failed, taken_at) = (false, due.executed()),
+                        Ok(true) => (failed, taken_at, tried) = (false, due.executed(), Instant::now()),
                         Err(CheckpointError::Stopped) => return,
                         Ok(false) | Err(_) => pause = Instant::now() + PAUSE.max(4 * begun.elapsed()),
                     }
@@ -477,14 +480,71 @@ impl Keeper {
             let up_to_date = self.is_up_to_date();
             waits = up_to_date && self.agreed.is_some();
             if up_to_date {
+                if timed {
+                    tried = Instant::now();
+                }
                 continue;
             }
-            match self.take() {
+            let taken = self.take();
+            tried = Instant::now();
+            match taken {
                 Ok(_) => (failed, taken_at) = (false, due.executed()),
                 Err(CheckpointError::Empty) => {}
                 Err(CheckpointError::Stopped) => return,
                 Err(_) => failed = true,
             }
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::thread;
+
+    use mixlog_log::MemoryLog;
+    use mixlog_log::file::FsStorage;
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::{Engine, Never, Procedure, Table, Tx};
+
+    const NUMBERS: Table<u64, u64> = Table::new("numbers");
+
+    #[derive(Serialize, Deserialize)]
+    struct Put(u64);
+
+    impl Procedure for Put {
+        const NAME: &'static str = "put";
+        type Output = ();
+        type Abort = Never;
+
+        fn run(&self, tx: &mut Tx<'_>) -> Result<(), Never> {
+            tx.put(&NUMBERS, self.0, self.0);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn checkpoint_that_time_asks_for_is_taken_though_the_keeper_wakes_for_other_reasons_all_the_while() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = Config {
+            storage: Some(Arc::new(FsStorage::new(directory.path()))),
+            every: Some(Duration::from_secs(1)),
+            every_bytes: None,
+            ..Config::default()
+        };
+        let engine = Engine::builder().table(&NUMBERS).procedure::<Put>().threads(1).checkpoints(config);
+        let engine = engine.open(Arc::new(MemoryLog::new())).unwrap();
+        let (snapshot, begun) = (engine.snapshot(), Instant::now());
+        for n in 0..2 {
+            engine.execute(&Put(n)).unwrap();
+            let position = engine.position();
+            while engine.checkpoints().last().copied() < position {
+                assert!(begun.elapsed() < Duration::from_secs(60), "it never comes");
+                snapshot.due().wake();
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        engine.close().unwrap();
     }
 }
