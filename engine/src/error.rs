@@ -147,6 +147,11 @@ impl OpenError {
             Self::Trimmed { .. } | Self::NoCheckpoint { .. } | Self::Read(ReadError::Trimmed { .. })
         )
     }
+
+    /// Whether a checkpoint could not be read or loaded: somebody may have given it up meanwhile, for a newer one.
+    pub(crate) const fn is_of_checkpoint(&self) -> bool {
+        matches!(self, Self::Checkpoint { .. } | Self::Checkpoints { .. })
+    }
 }
 
 impl From<TailError> for OpenError {
