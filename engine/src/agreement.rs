@@ -47,15 +47,35 @@ pub(crate) use state::AgreedState;
 use tally::Tally;
 pub(crate) use tally::agreed_on;
 
-/// Appends entries that do nothing until the next multiple of [`WINDOW_GRID`], and tells the position that they are on.
+/// Appends entries that do nothing until the next multiple of [`WINDOW_GRID`], and tells the position that they are on. All
+/// at once where the log takes so many.
 pub(crate) fn pad(log: &dyn SharedLog) -> Result<Position, SubmitError> {
-    let tail = log.tail().map_err(AppendError::from)?.tail;
-    let mut batch = Batch::new();
-    for _ in 0..WINDOW_GRID - tail.0 % WINDOW_GRID {
-        batch.push_with(entry::encode_padding);
+    let mut end = log.tail().map_err(AppendError::from)?.tail;
+    let until = Position((end.0 / WINDOW_GRID + 1).saturating_mul(WINDOW_GRID));
+    let mut most = WINDOW_GRID;
+    while end < until {
+        let entries = until.since(end).min(most);
+        let mut batch = Batch::new();
+        for _ in 0..entries {
+            batch.push_with(entry::encode_padding);
+        }
+        match log.append(&batch).and_then(|appended| appended.wait()) {
+            // Others may have appended in between, which fills it up as well.
+            Ok(positions) => end = positions.end,
+            Err(error) => most = fewer(entries, &error).ok_or(error)?,
+        }
     }
-    let end = log.append(&batch)?.wait()?.end;
     Ok(Position(end.0 / WINDOW_GRID * WINDOW_GRID - 1))
+}
+
+/// How many of so many equal entries the log takes at once, if it refused them for being too many.
+fn fewer(entries: u64, error: &AppendError) -> Option<u64> {
+    let fit = match *error {
+        AppendError::TooLarge { size, limit } => entries.saturating_mul(limit as u64) / (size as u64).max(1),
+        AppendError::TooMany { limit } => u64::from(limit),
+        _ => 0,
+    };
+    (1..entries).contains(&fit).then_some(fit)
 }
 
 /// Into how many buckets the keys of a table are thrown.

@@ -334,11 +334,12 @@ impl Engine {
     /// cast on all that is in the log now; returns the position that they are on. Others who append meanwhile make the
     /// log reach a little further.
     ///
-    /// Cost: at most [`WINDOW_GRID`](crate::WINDOW_GRID) entries of 4 bytes.
+    /// Cost: at most [`WINDOW_GRID`](crate::WINDOW_GRID) entries of 4 bytes, in one batch, or one after the other in as many
+    /// as it takes on a log that takes less at once.
     ///
     /// # Errors
-    /// [`SubmitError`]: nothing was appended, but for what [`AppendError::Indeterminate`] and
-    /// [`Failed`](AppendError::Failed) say.
+    /// [`SubmitError`]: the log does not reach that far, as far as [`AppendError::Indeterminate`] and
+    /// [`Failed`](AppendError::Failed) can tell. Entries that were appended do nothing.
     pub fn pad(&self) -> Result<Position, SubmitError> {
         agreement::pad(&*self.log)
     }

@@ -134,7 +134,8 @@ pub enum OpenError {
     /// be trusted after [`Divergence::agreed`], nor is a checkpoint of it.
     #[error("{0}")]
     Diverged(Box<Divergence>),
-    /// Code that must not panic did: a row's `Clone`, `Serialize` or `Drop`, or a bug of the engine.
+    /// Code that must not panic did: a row's `Clone`, `Serialize` or `Drop`, what a [`Replica`](crate::Replica) is made by when
+    /// it is made anew, or a bug of the engine.
     #[error("the engine panicked: {0}")]
     Panicked(String),
 }
@@ -146,6 +147,11 @@ impl OpenError {
             self,
             Self::Trimmed { .. } | Self::NoCheckpoint { .. } | Self::Read(ReadError::Trimmed { .. })
         )
+    }
+
+    /// Whether a checkpoint could not be read or loaded: somebody may have given it up meanwhile, for a newer one.
+    pub(crate) const fn is_of_checkpoint(&self) -> bool {
+        matches!(self, Self::Checkpoint { .. } | Self::Checkpoints { .. })
     }
 }
 

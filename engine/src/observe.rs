@@ -81,9 +81,9 @@ pub(crate) fn rejected(name: &str, reason: &impl std::fmt::Display) {
     warn!(target: "mixlog", name, %reason, "a checkpoint cannot be used, an earlier one is tried");
 }
 
-/// The log was trimmed where somebody starts or follows, who tries again from a newer checkpoint.
+/// The log was trimmed where somebody starts or follows, or the checkpoint given up, who tries again from a newer one.
 pub(crate) fn started_anew(error: &OpenError) {
-    warn!(target: "mixlog", %error, "the log was trimmed meanwhile, a newer checkpoint is tried");
+    warn!(target: "mixlog", %error, "a newer checkpoint was taken meanwhile, and is tried");
 }
 
 /// A checkpoint is on the disk for good.

@@ -16,6 +16,7 @@
 //! How digests are compared is told in [`agreement`](crate::agreement). A replica that was stopped is rebuilt by making a
 //! new one: from a checkpoint beside the log, or on another's shelf ([`Config::storage`](crate::checkpoint::Config)).
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -28,6 +29,7 @@ use crate::checkpoint::{self, Recovery, Source};
 use crate::digest::Digest;
 use crate::engine::Builder;
 use crate::error::{OpenError, SubmitError};
+use crate::execute::panic_message;
 use crate::explanation::Explanation;
 use crate::observe;
 use crate::pipeline::{self, Pipeline, Shared, Until};
@@ -279,8 +281,21 @@ impl Inner {
         self.state.lock().expect("no panic in a short section")
     }
 
-    /// Follows the log until it is told to stop, or cannot go on.
+    /// Follows the log until it is told to stop, or cannot go on. What it is made by is its user's, and may panic where it is
+    /// made anew.
     fn run(&self) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.follow()));
+        let failed =
+            outcome.unwrap_or_else(|payload| Some(OpenError::Panicked(panic_message(&*payload).to_owned())));
+        let reason = failed.as_ref().map_or_else(|| "it was closed".to_owned(), ToString::to_string);
+        let pipeline = Arc::clone(&self.state().pipeline);
+        pipeline.shared().stop(&reason);
+        self.state().failed = failed;
+        self.changed.notify_all();
+    }
+
+    /// The same; tells why it cannot go on, if that is why it ends.
+    fn follow(&self) -> Option<OpenError> {
         // How often in a row it started from a checkpoint, and executed nothing before the log was trimmed again.
         let mut in_vain = 0;
         loop {
@@ -288,11 +303,12 @@ impl Inner {
             let first = pipeline.shared().snapshots.tail();
             let outcome = pipeline.run(&*self.log, &Until::Stopped(&self.stop), None);
             in_vain = if pipeline.shared().snapshots.tail() > first { 0 } else { in_vain + 1 };
-            let failed = match outcome {
+            return match outcome {
                 Ok(()) => None,
                 Err(error) if error.is_trimmed() && in_vain < checkpoint::ATTEMPTS => {
                     match self.start_anew(&pipeline, &error) {
                         Ok(()) => continue,
+                        Err(panicked @ OpenError::Panicked(_)) => Some(panicked),
                         Err(_) => Some(error),
                     }
                 }
@@ -302,11 +318,6 @@ impl Inner {
                 },
                 Err(error) => Some(error),
             };
-            let reason = failed.as_ref().map_or_else(|| "it was closed".to_owned(), ToString::to_string);
-            pipeline.shared().stop(&reason);
-            self.state().failed = failed;
-            self.changed.notify_all();
-            return;
         }
     }
 

@@ -20,6 +20,9 @@ impl<T: Clone + Eq + Ord + Hash + Send + Sync + 'static> Key for T {}
 /// procedures: `skip_serializing_if`, `untagged`, `tag`, `flatten`, and types like `serde_json::Value`. Arguments of that kind
 /// are refused when they are submitted; a row of that kind has a checkpoint fail before the log is trimmed. Fields with
 /// `skip` are not part of the state: they must not matter to procedures, for they are gone when the state is loaded.
+///
+/// A row takes at most 2^30 bytes as it is written, with its key and 8 bytes: no checkpoint holds a longer one, and
+/// while there is one the log is not trimmed ([`CheckpointError::TooLarge`](crate::checkpoint::CheckpointError::TooLarge)).
 pub trait Value: Clone + Send + Sync + 'static {}
 impl<T: Clone + Send + Sync + 'static> Value for T {}
 

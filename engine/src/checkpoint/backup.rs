@@ -14,7 +14,7 @@ use mixlog_log::file::{self, Access, FsStorage, Storage, read_full, write_full};
 use mixlog_log::{self as log, Durability, FileLog, Position, SharedLog, Tail};
 use thiserror::Error;
 
-use super::layout::{FileHeader, file_name};
+use super::layout::{FileHeader, MOST_BODY, file_name};
 use super::read::Bad;
 use super::shelf::{BESIDE, Shelf, WRITING};
 use super::write::{self, WriteError};
@@ -81,6 +81,17 @@ pub enum BackupError {
         table: String,
         /// Why it could not.
         source: DecodeError,
+    },
+    /// A row takes more bytes than a checkpoint can hold of one, so there is no backup of a running engine.
+    #[error(
+        "a row of table {table:?} takes {bytes} bytes with its key, and a checkpoint holds none of more than {}",
+        MOST_BODY
+    )]
+    TooLarge {
+        /// The table.
+        table: String,
+        /// What the row, its key and their lengths take.
+        bytes: usize,
     },
     /// The engine has stopped.
     #[error("the engine has stopped")]
@@ -244,6 +255,7 @@ pub(crate) fn of_running(
         let written = written.map_err(|error| match error {
             WriteError::Io(error) => io_error("write a checkpoint to", shelf.storage.path())(error),
             WriteError::Row(table, source) => BackupError::Row { table, source },
+            WriteError::TooLarge(table, bytes) => BackupError::TooLarge { table, bytes },
         })?;
         bytes = written.ok_or(BackupError::Stopped)?.bytes;
         if stop() {

@@ -11,8 +11,9 @@
 //! Over them, and not beside them after they were removed: what is free for a moment is won by whoever asks first.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use mixlog_log::{Position, SharedLog, TrimError};
@@ -27,6 +28,7 @@ use crate::agreement::AgreedState;
 use crate::digest::Digest;
 use crate::engine::now_us;
 use crate::entry::Catalog;
+use crate::execute::panic_message;
 use crate::observe;
 use crate::pipeline::Shared;
 use crate::snapshot::Snapshot;
@@ -51,7 +53,10 @@ pub(crate) struct Keeper {
     stop: Arc<AtomicBool>,
     /// For a member: only what was agreed is kept.
     agreed: Option<Arc<AgreedState>>,
+    /// Held as long as a checkpoint is being taken. Who only looks does not wait for that.
     kept: Mutex<Kept>,
+    /// The positions of the good ones in it.
+    listed: Mutex<Vec<Position>>,
     /// Why the newest attempt failed.
     failure: Mutex<Option<String>>,
 }
@@ -97,6 +102,7 @@ impl Keeper {
             config,
             stop,
             agreed,
+            listed: Mutex::new(kept.good.clone()),
             kept: Mutex::new(kept),
             failure: Mutex::default(),
         })
@@ -104,7 +110,12 @@ impl Keeper {
 
     /// The positions of the checkpoints on the disk that are not known to be bad, oldest first.
     pub(crate) fn list(&self) -> Vec<Position> {
-        self.kept.lock().expect("a checkpoint that panics is a bug").good.clone()
+        self.listed.lock().expect("no panic in a short section").clone()
+    }
+
+    /// Tells whoever looks what is kept, right after it has changed.
+    fn show(&self, kept: &Kept) {
+        self.listed.lock().expect("no panic in a short section").clone_from(&kept.good);
     }
 
     /// Whether a checkpoint is being taken.
@@ -120,13 +131,13 @@ impl Keeper {
     /// The same as [`take_one`](Self::take_one), and tells those who watch.
     pub(crate) fn take(&self) -> Result<Checkpoint, CheckpointError> {
         let taken = self.take_one();
-        let mut failure = self.failure.lock().expect("no panic in a short section");
+        let set = |failure| *self.failure.lock().expect("no panic in a short section") = failure;
         match &taken {
-            Ok(_) => *failure = None,
+            Ok(_) => set(None),
             Err(CheckpointError::Empty | CheckpointError::NotAgreed | CheckpointError::Stopped) => {}
             Err(error) => {
+                set(Some(error.to_string()));
                 observe::checkpoint_failed(error);
-                *failure = Some(error.to_string());
             }
         }
         taken
@@ -152,10 +163,25 @@ impl Keeper {
         })
     }
 
-    /// Takes a checkpoint of the newest state that may be kept, gives up those that are too many, and trims the log.
+    /// What is kept, for whoever changes it. A panic leaves it right: it is changed after the disk was, step by step.
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a checkpoint of the newest state that may be kept, gives up those that are too many, and trims the log. Rows
+    /// are copied and written by code of theirs: that it panics must not be the end of all checkpoints.
     fn take_one(&self) -> Result<Checkpoint, CheckpointError> {
         let begun = Instant::now();
-        let mut kept = self.kept.lock().expect("a checkpoint that panics is a bug");
+        let mut kept = self.kept();
+        let taken = catch_unwind(AssertUnwindSafe(|| self.take_with(&mut kept, begun)));
+        taken.unwrap_or_else(|payload| {
+            // As after any failure but that of a full disk; before anybody else writes one.
+            let _ = self.shelf.remove(WRITING);
+            Err(CheckpointError::Panicked(panic_message(&*payload).to_owned()))
+        })
+    }
+
+    fn take_with(&self, kept: &mut Kept, begun: Instant) -> Result<Checkpoint, CheckpointError> {
         let mut closed = None;
         let (snapshot, digest) = self.newest()?;
         let position = snapshot.position().ok_or(CheckpointError::Empty)?;
@@ -171,7 +197,7 @@ impl Keeper {
                 None => self.shelf.verify(position).map_err(bad)?,
             };
             kept.rows = Some(rows);
-            self.sync_names(&mut kept)?;
+            self.sync_names(kept)?;
             Checkpoint { position, rows, bytes, elapsed: begun.elapsed() }
         } else {
             let catalog = self.shared.known_catalog();
@@ -185,27 +211,27 @@ impl Keeper {
                 replies: digest.replies,
                 taken_us: now_us(),
             };
-            let (rows, bytes) =
-                self.write_in_any_space(&mut kept, &mut closed, &header, &catalog, &snapshot)?;
+            let (rows, bytes) = self.write_in_any_space(kept, &mut closed, &header, &catalog, &snapshot)?;
             kept.good.push(position);
+            self.show(kept);
             (kept.bytes, kept.rows, kept.synced) = (bytes, Some(rows), true);
             let taken = Checkpoint { position, rows, bytes, elapsed: begun.elapsed() };
             observe::checkpointed(&taken);
             taken
         };
         drop(snapshot);
-        self.tidy(&mut kept)?;
+        self.tidy(kept)?;
         let ahead = self.config.every_bytes.unwrap_or(0).saturating_mul(2) / u64::from(RETRY_SHARE);
-        if let Err(full) = self.reserve(&kept, ahead) {
+        if let Err(full) = self.reserve(kept, ahead) {
             closed.get_or_insert_with(|| self.shared.due.close(Arc::new(full)));
         }
         // Until there are as many as there should be, the log from its start stands in for those that are missing.
-        if closed.is_some() || kept.good.len() >= self.config.keep.max(1) || self.is_scarce(&kept) {
+        if closed.is_some() || kept.good.len() >= self.config.keep.max(1) || self.is_scarce(kept) {
             self.trim(kept.good[0])?;
         }
         if closed.is_some() {
             // Before the log takes what it was trimmed by. If it is not enough, it is tried again.
-            let _ = self.reserve(&kept, ahead);
+            let _ = self.reserve(kept, ahead);
         }
         Ok(checkpoint)
     }
@@ -261,6 +287,7 @@ impl Keeper {
         let name = file_name(oldest);
         self.shelf.hand_over(&name, SPARE).map_err(self.error("give up", &name))?;
         kept.good.remove(0);
+        self.show(kept);
         self.shelf.storage.sync_directory().map_err(self.error("sync", ""))?;
         self.trim(next)?;
         Ok(true)
@@ -299,6 +326,7 @@ impl Keeper {
             .map_err(|error| match error {
                 WriteError::Io(error) => self.error("write", WRITING)(error),
                 WriteError::Row(table, source) => CheckpointError::Row { table, source },
+                WriteError::TooLarge(table, bytes) => CheckpointError::TooLarge { table, bytes },
             })?
             .ok_or(CheckpointError::Stopped)?;
         if let Err(error) = shelf.install(position) {
@@ -318,6 +346,7 @@ impl Keeper {
                 if kept.good.len() == 2 { self.keep_space_of(&name) } else { self.shelf.remove(&name) };
             given.map_err(self.error("give up", &name))?;
             kept.good.remove(0);
+            self.show(kept);
             removed = true;
         }
         let oldest = kept.good[0];
@@ -357,7 +386,7 @@ impl Keeper {
             Some(agreed) => agreed.position(),
             None => self.shared.snapshots.tail().previous(),
         };
-        newest <= self.kept.lock().expect("a checkpoint that panics is a bug").good.last().copied()
+        newest <= self.kept().good.last().copied()
     }
 
     /// A process that ended before it could sync may have named the newest checkpoint: the next power cut would take it.
@@ -379,7 +408,7 @@ impl Keeper {
             return self.take().map(|_| true);
         }
         self.want_agreement();
-        let mut kept = self.kept.lock().expect("a checkpoint that panics is a bug");
+        let mut kept = self.kept();
         if kept.good.is_empty() {
             return Ok(false);
         }
@@ -404,13 +433,16 @@ impl Keeper {
         // For the members to agree on a state to keep.
         let mut waits = false;
         let (mut pause, mut looked_at) = (Instant::now(), 0);
+        // When one was last taken or tried, or was due by the clock and there was nothing to keep. It wakes for other
+        // reasons in between, which must not have the time begin anew.
+        let mut tried = Instant::now();
         loop {
             let mut scarce = false;
             if let Some(bytes) = self.config.every_bytes {
                 let executed = due.executed();
                 let step = (bytes / u64::from(RETRY_SHARE)).max(1);
                 // Space that is about to end is a reason to free some, once in a while.
-                let kept = self.kept.lock().expect("a checkpoint that panics is a bug");
+                let kept = self.kept();
                 // Two steps ahead: when it fails, what was reserved before is still enough for what is there now.
                 if self.reserve(&kept, executed - taken_at + 2 * step).is_err()
                     && executed >= looked_at + step
@@ -421,7 +453,7 @@ impl Keeper {
                 due.wake_at(if enough > executed { next.min(enough) } else { next });
             }
             let share = if failed { RETRY_SHARE } else { 1 };
-            let deadline = self.config.every.and_then(|every| Instant::now().checked_add(every / share));
+            let deadline = self.config.every.and_then(|every| tried.checked_add(every / share));
             match if scarce { Wake::Due } else { due.wait(deadline) } {
                 Wake::Stop => return,
                 Wake::Space => {
@@ -430,7 +462,7 @@ impl Keeper {
                         continue;
                     }
                     match self.make_space() {
-                        Ok(true) => (failed, taken_at) = (false, due.executed()),
+                        Ok(true) => (failed, taken_at, tried) = (false, due.executed(), Instant::now()),
                         Err(CheckpointError::Stopped) => return,
                         Ok(false) | Err(_) => pause = Instant::now() + PAUSE.max(4 * begun.elapsed()),
                     }
@@ -448,14 +480,71 @@ impl Keeper {
             let up_to_date = self.is_up_to_date();
             waits = up_to_date && self.agreed.is_some();
             if up_to_date {
+                if timed {
+                    tried = Instant::now();
+                }
                 continue;
             }
-            match self.take() {
+            let taken = self.take();
+            tried = Instant::now();
+            match taken {
                 Ok(_) => (failed, taken_at) = (false, due.executed()),
                 Err(CheckpointError::Empty) => {}
                 Err(CheckpointError::Stopped) => return,
                 Err(_) => failed = true,
             }
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::thread;
+
+    use mixlog_log::MemoryLog;
+    use mixlog_log::file::FsStorage;
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::{Engine, Never, Procedure, Table, Tx};
+
+    const NUMBERS: Table<u64, u64> = Table::new("numbers");
+
+    #[derive(Serialize, Deserialize)]
+    struct Put(u64);
+
+    impl Procedure for Put {
+        const NAME: &'static str = "put";
+        type Output = ();
+        type Abort = Never;
+
+        fn run(&self, tx: &mut Tx<'_>) -> Result<(), Never> {
+            tx.put(&NUMBERS, self.0, self.0);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn checkpoint_that_time_asks_for_is_taken_though_the_keeper_wakes_for_other_reasons_all_the_while() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = Config {
+            storage: Some(Arc::new(FsStorage::new(directory.path()))),
+            every: Some(Duration::from_secs(1)),
+            every_bytes: None,
+            ..Config::default()
+        };
+        let engine = Engine::builder().table(&NUMBERS).procedure::<Put>().threads(1).checkpoints(config);
+        let engine = engine.open(Arc::new(MemoryLog::new())).unwrap();
+        let (snapshot, begun) = (engine.snapshot(), Instant::now());
+        for n in 0..2 {
+            engine.execute(&Put(n)).unwrap();
+            let position = engine.position();
+            while engine.checkpoints().last().copied() < position {
+                assert!(begun.elapsed() < Duration::from_secs(60), "it never comes");
+                snapshot.due().wake();
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        engine.close().unwrap();
     }
 }

@@ -38,8 +38,9 @@ pub(crate) const FORMAT_VERSION: u32 = 1;
 pub(crate) const FILE_HEADER: usize = 128;
 pub(crate) const BLOCK_HEADER: usize = 48;
 
-/// No body is longer: a length beyond it is damage, and nothing is allocated for it. Rows of up to 1 GiB fit.
-const MOST_BODY: u32 = 1 << 30;
+/// No body is longer: a length beyond it is damage, and nothing is allocated for it. A row of as much fits, with its key
+/// and its lengths.
+pub(crate) const MOST_BODY: usize = 1 << 30;
 
 const MAGIC: &[u8; 8] = b"MIXLOGCP";
 const BLOCK_MAGIC: &[u8; 4] = b"MXCB";
@@ -186,7 +187,8 @@ impl BlockHeader {
     pub(crate) fn encode(mut self, salt: u64, body: &[u8]) -> (Self, [u8; BLOCK_HEADER]) {
         let mut bytes = [0; BLOCK_HEADER];
         let kind = Kind::ALL.iter().find(|(_, kind)| *kind == self.kind).expect("all kinds are listed").0;
-        self.body = u32::try_from(body.len()).expect("a body is shorter than 1 GiB");
+        assert!(body.len() <= MOST_BODY, "a block of {} bytes, which nobody would read again", body.len());
+        self.body = body.len() as u32;
         put(&mut bytes, 0, BLOCK_MAGIC);
         put(&mut bytes, 4, &kind.to_le_bytes());
         put(&mut bytes, 8, &salt.to_le_bytes());
@@ -224,7 +226,7 @@ impl BlockHeader {
             body: u32_at(bytes, 32),
             checksum: u32_at(bytes, 40),
         };
-        if header.body > MOST_BODY { Err(Flaw::Bounds("the length")) } else { Ok(header) }
+        if header.body as usize > MOST_BODY { Err(Flaw::Bounds("the length")) } else { Ok(header) }
     }
 
     /// Whether the body is the one that belongs to these bytes of a header.
@@ -283,9 +285,14 @@ pub(crate) struct End {
     pub(crate) checksum: u32,
 }
 
-/// Adds a row to the body of a block: lengths of key and value, 4 bytes each, and both.
+/// What a row takes of a block's body.
+pub(crate) const fn row_bytes(key: &[u8], value: &[u8]) -> usize {
+    8 + key.len() + value.len()
+}
+
+/// Adds a row to the body of a block: lengths of key and value, 4 bytes each, and both. It [fits](row_bytes).
 pub(crate) fn push_row(body: &mut Vec<u8>, key: &[u8], value: &[u8]) {
-    let length = |bytes: &[u8]| u32::try_from(bytes.len()).expect("a key or row is shorter than 1 GiB");
+    let length = |bytes: &[u8]| u32::try_from(bytes.len()).expect("it fits into a body");
     body.extend_from_slice(&length(key).to_le_bytes());
     body.extend_from_slice(&length(value).to_le_bytes());
     body.extend_from_slice(key);

@@ -1,6 +1,7 @@
 //! From the newest checkpoint that is whole to a state, on all drivers.
 #![allow(unsafe_code)]
 
+use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -30,6 +31,8 @@ const BLOCKS_A_ROUND: u32 = 16;
 const ROWS_AT_A_TIME: RowId = 256;
 const TIMES_A_ROUND: u32 = 64;
 
+const GIVEN_UP: &str = "it was given up for a newer one while it was read";
+
 /// Where a state comes from.
 #[derive(Clone, Copy)]
 pub(crate) struct Source<'a> {
@@ -54,7 +57,8 @@ impl Source<'_> {
 /// at the start of the log, if that is there.
 ///
 /// # Errors
-/// The log's start is gone, or the checkpoint that was chosen does not fit the engine or the log.
+/// The log's start is gone, the checkpoint that was chosen does not fit the engine or the log, or somebody gave it up
+/// meanwhile: then the pipeline may have some of its rows, and [`start`](super::start) makes another one.
 pub(crate) fn recover(
     pipeline: &Pipeline,
     from: &Source<'_>,
@@ -90,6 +94,11 @@ pub(crate) fn recover(
             Ok(opened) => opened,
             Err(bad) => {
                 let name = file_name(position);
+                if was_given_up(shelf, position, &all)? {
+                    let source = io::Error::new(io::ErrorKind::NotFound, GIVEN_UP);
+                    let path = shelf.storage.path().join(name);
+                    return Err(OpenError::Checkpoints { path, source: Arc::new(source) });
+                }
                 observe::rejected(&name, &bad);
                 recovery.rejected.push(Rejected::new(name, &bad));
                 continue;
@@ -126,6 +135,13 @@ pub(crate) fn recover(
         }
         (_, None) => Err(OpenError::Trimmed { head }),
     }
+}
+
+/// Whether who takes checkpoints has given up this one since `all` were listed, for a newer one. Then its bytes tell
+/// nothing: they may be those of the next one.
+fn was_given_up(shelf: &Shelf, position: Position, all: &[Position]) -> Result<bool, OpenError> {
+    let now = list(shelf)?;
+    Ok(now.last() > all.last() && !now.contains(&position))
 }
 
 /// The names in a log that was trimmed, from the newest checkpoint whose beginning is whole.

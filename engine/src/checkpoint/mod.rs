@@ -37,6 +37,7 @@ use mixlog_log::{FlushError, Position, SharedLog, TrimError};
 use thiserror::Error;
 
 use crate::codec::DecodeError;
+use layout::MOST_BODY;
 use read::Bad;
 use shelf::BESIDE;
 
@@ -73,8 +74,8 @@ pub struct Config {
     /// Takes one whenever so many bytes of entries were executed since the last. Default: 256 MiB; `None` for never, at
     /// most 2^50. Less makes opening faster and the log smaller, and costs the writing of all rows more often.
     pub every_bytes: Option<u64>,
-    /// Takes one whenever so much time has passed since the last, if anything was executed. Default: `None`, never. Not
-    /// zero.
+    /// Takes one whenever so much time has passed since the last that it took or tried, if anything was executed; beside
+    /// `every_bytes`, whichever comes first. Default: `None`, never. Not zero.
     ///
     /// Without `every_bytes`, what is logged between two has no bound but the time, and the space that is kept for the next
     /// one (where `keep` is 1: otherwise an older one is given up for it) is that of the last, however much is logged
@@ -185,9 +186,25 @@ pub enum CheckpointError {
         /// Why it could not.
         source: DecodeError,
     },
+    /// A row takes more bytes than a checkpoint can hold of one, so there is no checkpoint, and the log is not trimmed: see
+    /// [`Value`](crate::Value).
+    #[error(
+        "a row of table {table:?} takes {bytes} bytes with its key, and a checkpoint holds none of more than {}",
+        MOST_BODY
+    )]
+    TooLarge {
+        /// The table.
+        table: String,
+        /// What the row, its key and their lengths take.
+        bytes: usize,
+    },
     /// The checkpoint is there, but the log could not be trimmed. The next one trims it.
     #[error("the checkpoint was taken, but the log was not trimmed: {0}")]
     Trim(#[from] TrimError),
+    /// Code that must not panic did: a row's `Clone`, `Serialize` or `Deserialize`, most likely. There is no checkpoint, and
+    /// the log is not trimmed; it is tried again like after any other failure.
+    #[error("taking it panicked: {0}")]
+    Panicked(String),
     /// The engine was closed meanwhile, or has stopped.
     #[error("the engine has stopped")]
     Stopped,

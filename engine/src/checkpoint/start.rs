@@ -5,8 +5,9 @@
 //! somebody who trims                  3 ── gives up 1, 2 ── trims before 3
 //! ```
 //!
-//! A checkpoint has its name before the log is trimmed to it, so whoever finds the log trimmed finds that checkpoint, too,
-//! if both look in one directory.
+//! A checkpoint has its name before older ones are given up and the log is trimmed to it, so whoever finds the log trimmed,
+//! or an older one gone, finds that checkpoint, too, if both look in one directory. What is given up may be the space of
+//! the next one: who has it open reads the bytes of another checkpoint in the end, which no checksum lets pass.
 
 use mixlog_log::Position;
 
@@ -19,8 +20,8 @@ use crate::observe;
 /// loses that race so often needs checkpoints that are further apart.
 pub(crate) const ATTEMPTS: u32 = 8;
 
-/// Does `attempt`, which starts from a checkpoint or from the start of the log; again, if the log was trimmed meanwhile
-/// and there is a newer checkpoint by now.
+/// Does `attempt`, which starts from a checkpoint or from the start of the log; again, if the log was trimmed meanwhile, or
+/// the checkpoint could not be loaded, and there is a newer one by now.
 ///
 /// # Errors
 /// That of the last attempt.
@@ -35,7 +36,7 @@ pub(crate) fn start<T>(
     let mut known = newest()?;
     for _ in 1..ATTEMPTS {
         let error = match attempt() {
-            Err(error) if error.is_trimmed() => error,
+            Err(error) if error.is_trimmed() || error.is_of_checkpoint() => error,
             done => return done,
         };
         let found = newest()?;

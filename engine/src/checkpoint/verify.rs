@@ -7,7 +7,6 @@ use mixlog_log::{FileLog, OpenError, Position};
 
 use super::Rejected;
 use super::layout::file_name;
-use super::read::Bad;
 use super::shelf::{BESIDE, Shelf};
 
 /// A checkpoint that is whole.
@@ -22,8 +21,8 @@ pub struct Verified {
 }
 
 /// Verifies every byte of the checkpoints beside the log in `directory`, the oldest first. Another process may be running
-/// an engine on it: what is removed meanwhile is passed over. That their rows make the state that they tell the digest of
-/// takes an engine, which verifies it when it starts from one.
+/// an engine on it: what is removed or written over meanwhile is passed over. That their rows make the state that they tell
+/// the digest of takes an engine, which verifies it when it starts from one.
 ///
 /// # Errors
 /// The log cannot be looked at, or the directory of its checkpoints.
@@ -36,13 +35,137 @@ pub fn verify(directory: impl AsRef<Path>) -> Result<Vec<Result<Verified, Reject
         path: shelf.storage.path().to_path_buf(),
         source,
     })?;
+    Ok(verify_each(&shelf, positions))
+}
+
+/// The same, of these, which were there.
+fn verify_each(shelf: &Shelf, positions: Vec<Position>) -> Vec<Result<Verified, Rejected>> {
     let whole = |position| {
         let bytes = shelf.open(position)?.bytes;
         Ok(Verified { position, rows: shelf.verify(position)?, bytes })
     };
+    // What is given up may be written over by the next one: its bytes tell nothing when it has lost its name.
+    let is_gone = |position| shelf.list().is_ok_and(|now| !now.contains(&position));
     let verified = positions.into_iter().filter_map(|position| match whole(position) {
-        Err(Bad::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(_) if is_gone(position) => None,
         verified => Some(verified.map_err(|bad| Rejected::new(file_name(position), &bad))),
     });
-    Ok(verified.collect())
+    verified.collect()
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::io;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::{Arc, Mutex};
+
+    use mixlog_log::file::{Access, Lock, LockMode, StorageFile};
+    use mixlog_log::{MemoryLog, SharedLog};
+    use serde::{Deserialize, Serialize};
+
+    use super::super::Config;
+    use super::*;
+    use crate::{Engine, Never, Procedure, Table, Tx};
+
+    const TEXTS: Table<u64, String> = Table::new("texts");
+
+    #[derive(Serialize, Deserialize)]
+    struct Write(u64);
+
+    impl Procedure for Write {
+        const NAME: &'static str = "write";
+        type Output = ();
+        type Abort = Never;
+
+        fn run(&self, tx: &mut Tx<'_>) -> Result<(), Never> {
+            tx.put(&TEXTS, self.0, "x".repeat(1 << 10));
+            Ok(())
+        }
+    }
+
+    /// A directory in which checkpoints are taken right after the second time that a file was opened.
+    struct Busy {
+        storage: FsStorage,
+        opened: AtomicU32,
+        engine: Mutex<Engine>,
+    }
+
+    fn take(engine: &Engine, n: u64) {
+        engine.execute(&Write(n)).unwrap();
+        engine.checkpoint().unwrap();
+    }
+
+    impl Storage for Busy {
+        fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
+            let file = self.storage.open(name, access);
+            if self.opened.fetch_add(1, Ordering::Relaxed) == 1 {
+                let engine = self.engine.lock().unwrap();
+                (1..=2).for_each(|n| take(&engine, n));
+            }
+            file
+        }
+
+        fn path(&self) -> &Path {
+            self.storage.path()
+        }
+
+        fn directory(&self, name: &str) -> Arc<dyn Storage> {
+            self.storage.directory(name)
+        }
+
+        fn exists(&self) -> io::Result<bool> {
+            self.storage.exists()
+        }
+
+        fn create_directory(&self) -> io::Result<()> {
+            self.storage.create_directory()
+        }
+
+        fn lock(&self, mode: LockMode) -> io::Result<Option<Lock>> {
+            self.storage.lock(mode)
+        }
+
+        fn list(&self) -> io::Result<Vec<String>> {
+            self.storage.list()
+        }
+
+        fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+            self.storage.rename(from, to)
+        }
+
+        fn remove(&self, name: &str) -> io::Result<()> {
+            self.storage.remove(name)
+        }
+
+        fn sync_directory(&self) -> io::Result<()> {
+            self.storage.sync_directory()
+        }
+    }
+
+    #[test]
+    fn checkpoint_that_is_written_over_while_it_is_verified_is_no_damage() {
+        let (directory, log) = (tempfile::tempdir().unwrap(), Arc::new(MemoryLog::new()));
+        let storage: Option<Arc<dyn Storage>> = Some(Arc::new(FsStorage::new(directory.path())));
+        // By more bytes than are logged: its space is the next one's.
+        let config = Config { storage, keep: 1, every_bytes: Some(1 << 20), ..Config::default() };
+        let engine = Engine::builder().table(&TEXTS).procedure::<Write>().threads(1).checkpoints(config);
+        let engine = engine.open(Arc::<MemoryLog>::clone(&log)).unwrap();
+        take(&engine, 0);
+        let storage = Arc::new(Busy {
+            storage: FsStorage::new(directory.path()),
+            opened: AtomicU32::new(0),
+            engine: Mutex::new(engine),
+        });
+        let shelf = Shelf { storage: Arc::<Busy>::clone(&storage), log: log.id() };
+        assert_eq!(verify_each(&shelf, shelf.list().unwrap()), []);
+        assert_eq!(storage.opened.load(Ordering::Relaxed), 2);
+        let [Ok(verified)] = verify_each(&shelf, shelf.list().unwrap())[..] else { panic!("it is whole") };
+        assert_eq!(verified.position, storage.engine.lock().unwrap().position().unwrap());
+        // Damage is damage still.
+        let name = directory.path().join(file_name(verified.position));
+        let mut bytes = std::fs::read(&name).unwrap();
+        bytes[500] ^= 1;
+        std::fs::write(&name, bytes).unwrap();
+        assert!(matches!(verify_each(&shelf, shelf.list().unwrap())[..], [Err(_)]));
+    }
 }

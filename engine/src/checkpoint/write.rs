@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mixlog_log::file::{Access, Storage, StorageFile, write_full};
 
-use super::layout::{self, BlockHeader, End, FileHeader, Kind, TableEntry};
+use super::layout::{self, BlockHeader, End, FileHeader, Kind, MOST_BODY, TableEntry};
 use crate::codec::{self, DecodeError};
 use crate::entry::Catalog;
 use crate::snapshot::Snapshot;
@@ -34,6 +34,8 @@ pub(crate) enum WriteError {
     Io(io::Error),
     /// A row of this table could not be loaded again.
     Row(String, DecodeError),
+    /// A row of this table takes so many bytes, which nobody would read again.
+    TooLarge(String, usize),
 }
 
 impl From<io::Error> for WriteError {
@@ -52,6 +54,19 @@ pub(crate) fn write(
     snapshot: &Snapshot,
     stop: &dyn Fn() -> bool,
 ) -> Result<Option<Written>, WriteError> {
+    write_in_blocks(storage, name, header, catalog, snapshot, stop, MOST_BODY)
+}
+
+/// The same, with no body of a block longer than `most`.
+fn write_in_blocks(
+    storage: &dyn Storage,
+    name: &str,
+    header: &FileHeader,
+    catalog: &Catalog,
+    snapshot: &Snapshot,
+    stop: &dyn Fn() -> bool,
+    most: usize,
+) -> Result<Option<Written>, WriteError> {
     let file = match storage.open(name, Access::Write) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => storage.open(name, Access::CreateNew)?,
         file => file?,
@@ -69,31 +84,88 @@ pub(crate) fn write(
     blocks.push(Kind::Tables, 0, 0, &mut body)?;
     let mut counts = Vec::new();
     for (number, table) in (0u32..).zip(tables) {
-        let (mut rows, mut in_block, mut outcome) = (0, 0, Ok(()));
-        let visited = table.visit_rows_at(snapshot.stamp(), &mut |key, value| {
-            layout::push_row(&mut body, key, value);
-            rows += 1;
-            in_block += 1;
-            if body.len() < BLOCK_BYTES {
-                return ControlFlow::Continue(());
+        let mut rows =
+            Rows { blocks: &mut blocks, table: number, most, body: &mut body, in_block: 0, all: 0 };
+        let mut outcome = Ok(());
+        let visited = table.visit_rows_at(snapshot.stamp(), &mut |key, value| match rows.push(key, value) {
+            Ok(false) => ControlFlow::Continue(()),
+            Ok(true) if !stop() => ControlFlow::Continue(()),
+            pushed => {
+                outcome = pushed.map(|_| ());
+                ControlFlow::Break(())
             }
-            outcome = blocks.push(Kind::Rows, number, std::mem::take(&mut in_block), &mut body);
-            if outcome.is_err() || stop() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
-        outcome?;
+        outcome.map_err(|error| match error {
+            RowError::Io(error) => WriteError::Io(error),
+            RowError::TooLarge(bytes) => WriteError::TooLarge(table.name().to_owned(), bytes),
+        })?;
         visited.map_err(|error| WriteError::Row(table.name().to_owned(), error))?;
         if stop() {
             return Ok(None);
         }
-        if in_block > 0 {
-            blocks.push(Kind::Rows, number, in_block, &mut body)?;
-        }
-        counts.push(rows);
+        counts.push(rows.finish()?);
     }
     let rows = counts.iter().sum();
     codec::encode(&End { blocks: blocks.number, rows: counts, checksum: blocks.checksum }, &mut body);
     blocks.push(Kind::End, 0, 0, &mut body)?;
     Ok(Some(Written { rows, bytes: blocks.finish()? }))
+}
+
+/// The rows of a table, on their way into blocks.
+struct Rows<'a> {
+    blocks: &'a mut Blocks,
+    table: u32,
+    /// No body is longer.
+    most: usize,
+    /// Those that are in no block yet, and how many they are.
+    body: &'a mut Vec<u8>,
+    in_block: u32,
+    all: u64,
+}
+
+enum RowError {
+    Io(io::Error),
+    /// So many bytes.
+    TooLarge(usize),
+}
+
+impl From<io::Error> for RowError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl Rows<'_> {
+    /// Adds a row; tells whether that completed a block.
+    fn push(&mut self, key: &[u8], value: &[u8]) -> Result<bool, RowError> {
+        let bytes = layout::row_bytes(key, value);
+        if bytes > self.most {
+            return Err(RowError::TooLarge(bytes));
+        }
+        if self.body.len() + bytes > self.most {
+            self.push_block()?;
+        }
+        layout::push_row(self.body, key, value);
+        self.in_block += 1;
+        self.all += 1;
+        let is_full = self.body.len() >= BLOCK_BYTES;
+        if is_full {
+            self.push_block()?;
+        }
+        Ok(is_full)
+    }
+
+    fn push_block(&mut self) -> io::Result<()> {
+        self.blocks.push(Kind::Rows, self.table, std::mem::take(&mut self.in_block), self.body)
+    }
+
+    /// Adds what is left; tells how many rows there are.
+    fn finish(mut self) -> io::Result<u64> {
+        if self.in_block > 0 {
+            self.push_block()?;
+        }
+        Ok(self.all)
+    }
 }
 
 /// The file as it grows.
@@ -148,5 +220,81 @@ impl Blocks {
         }
         self.file.sync_data()?;
         Ok(self.offset)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use mixlog_log::file::FsStorage;
+    use mixlog_log::{LogId, MemoryLog, Position};
+    use serde::{Deserialize, Serialize};
+
+    use super::super::layout::file_name;
+    use super::super::shelf::Shelf;
+    use super::*;
+    use crate::{Engine, Never, Procedure, Table, Tx};
+
+    const SMALL: Table<u64, u64> = Table::new("small");
+    const TEXTS: Table<u64, String> = Table::new("texts");
+
+    /// Makes a text of so many bytes.
+    #[derive(Serialize, Deserialize)]
+    struct Write(u64, usize);
+
+    impl Procedure for Write {
+        const NAME: &'static str = "write";
+        type Output = ();
+        type Abort = Never;
+
+        fn run(&self, tx: &mut Tx<'_>) -> Result<(), Never> {
+            tx.put(&SMALL, self.0, 1);
+            tx.put(&TEXTS, self.0, "x".repeat(self.1));
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn row_that_no_block_holds_is_refused_and_one_that_fills_a_block_is_read_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let shelf = Shelf { storage: Arc::new(FsStorage::new(directory.path())), log: LogId(1) };
+        let engine = Engine::builder().table(&SMALL).table(&TEXTS).procedure::<Write>().threads(1);
+        let engine = engine.open(Arc::new(MemoryLog::new())).unwrap();
+        // Key, the text's own length, and both lengths.
+        let (most, beside) = (1000, 1 + 2 + 8);
+        let write = |position| {
+            let header = FileHeader { log: shelf.log, position, state: 0, replies: 0, taken_us: 0 };
+            let (catalog, snapshot) =
+                (Catalog { format: 1, procedures: vec![], tables: vec![] }, engine.snapshot());
+            write_in_blocks(
+                &*shelf.storage,
+                &file_name(position),
+                &header,
+                &catalog,
+                &snapshot,
+                &|| false,
+                most,
+            )
+        };
+        for n in 0..10 {
+            engine.execute(&Write(n, 100)).unwrap();
+        }
+        engine.execute(&Write(10, most - beside)).unwrap();
+        let written = write(Position(1)).unwrap().unwrap();
+        assert_eq!(written.rows, 22);
+        let opened = shelf.open(Position(1)).unwrap();
+        let (blocks, mut bodies) = (opened.blocks(), Vec::new());
+        while let Some(block) = blocks.next() {
+            block.check().unwrap();
+            bodies.push(block.body.len());
+        }
+        assert_eq!(blocks.finish().unwrap().rows.iter().sum::<u64>(), 22);
+        assert_eq!(bodies.iter().max(), Some(&most), "{bodies:?}");
+        engine.execute(&Write(11, most - beside + 1)).unwrap();
+        match write(Position(2)) {
+            Err(WriteError::TooLarge(table, bytes)) => {
+                assert_eq!((table.as_str(), bytes), ("texts", most + 1))
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }

@@ -8,8 +8,9 @@ use crate::entry::{self, Call};
 use crate::error::OpenError;
 use crate::procedure::Procedures;
 
-/// The procedures, name and version, that the first entry of a log names (junk before it aside), or, if that was trimmed, the newest checkpoint
-/// beside it that can be read; `None` for an empty log. Enough to know which program wrote it.
+/// The procedures, name and version, that the first entry of a log names, or, if that was trimmed, the newest checkpoint
+/// beside it that can be read; `None` for an empty log. Enough to know which program wrote it. Entries that are nobody's
+/// transactions do not count: junk, and what replicas append to a log before any engine does, padding and votes.
 ///
 /// # Errors
 /// [`OpenError::Entry`] when the log was not begun by an engine, [`OpenError::Read`] when it cannot be read, and those of
@@ -29,21 +30,20 @@ fn first_procedures(
     }
     loop {
         let Some(block) = log.read(position)? else { return Ok(None) };
-        // A writer that died before it wrote leaves junk, on a cluster also at the start.
-        let data = block.iter().filter(|(at, _)| *at >= position).find_map(|(at, entry)| match entry {
-            Entry::Data(bytes) => Some((at, bytes)),
-            Entry::Junk => None,
-        });
-        let Some((at, bytes)) = data else {
-            position = block.end();
-            continue;
-        };
-        let bad = |detail: String| Err(OpenError::Entry { position: at, detail });
-        return match entry::decode(bytes) {
-            Ok(entry::Content::Catalog(catalog)) => Ok(Some(catalog.procedures)),
-            Ok(_) => bad("it is no catalog, where one was expected".to_owned()),
-            Err(detail) => bad(detail),
-        };
+        for (at, entry) in block.iter().filter(|(at, _)| *at >= position) {
+            // A writer that died before it wrote leaves junk, on a cluster also at the start.
+            let Entry::Data(bytes) = entry else { continue };
+            let bad = |detail: String| Err(OpenError::Entry { position: at, detail });
+            match entry::decode(bytes) {
+                Ok(entry::Content::Catalog(catalog)) => return Ok(Some(catalog.procedures)),
+                Ok(entry::Content::Padding | entry::Content::Vote(_)) => {}
+                Ok(entry::Content::Call(_)) => {
+                    return bad("it is no catalog, where one was expected".to_owned());
+                }
+                Err(detail) => return bad(detail),
+            }
+        }
+        position = block.end();
     }
 }
 

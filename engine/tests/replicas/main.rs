@@ -3,6 +3,7 @@
 #![cfg(not(loom))]
 
 mod checkpoints;
+mod panics;
 mod trimmed;
 
 use std::sync::Arc;

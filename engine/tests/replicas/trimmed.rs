@@ -17,7 +17,7 @@ use super::*;
 type Meanwhile = (usize, Box<dyn FnMut() + Send>);
 
 /// A log in memory with a place for checkpoints, in which something happens right before it is read.
-struct Racing {
+pub(super) struct Racing {
     log: Arc<dyn SharedLog>,
     beside: std::path::PathBuf,
     meanwhile: Mutex<Option<Meanwhile>>,
@@ -26,13 +26,13 @@ struct Racing {
 }
 
 impl Racing {
-    fn new(log: &Arc<dyn SharedLog>, beside: &Path) -> Arc<Self> {
+    pub(super) fn new(log: &Arc<dyn SharedLog>, beside: &Path) -> Arc<Self> {
         let (log, beside) = (Arc::clone(log), beside.to_path_buf());
         Arc::new(Self { log, beside, meanwhile: Mutex::default(), silent_from: Mutex::default() })
     }
 
     /// Has `happens` happen before each of so many reads.
-    fn before_reads(&self, reads: usize, happens: impl FnMut() + Send + 'static) {
+    pub(super) fn before_reads(&self, reads: usize, happens: impl FnMut() + Send + 'static) {
         *self.meanwhile.lock().unwrap() = Some((reads, Box::new(happens)));
     }
 

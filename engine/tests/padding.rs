@@ -1,0 +1,85 @@
+//! Padding, on logs that take little at once and on one that has nothing yet.
+#![cfg(not(loom))]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mixlog_engine::{
+    Builder, Engine, Membership, Never, Position, Procedure, Replica, Table, Tx, WINDOW_GRID, procedures_in,
+};
+use mixlog_log::{Durability, FileLog, MemoryLog, SharedLog, corfu, file};
+use serde::{Deserialize, Serialize};
+
+/// Longer than any step takes on a busy machine, so that a hang fails instead of hanging.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const COUNTS: Table<u64, u64> = Table::new("counts");
+
+#[derive(Serialize, Deserialize)]
+struct Count;
+
+impl Procedure for Count {
+    const NAME: &'static str = "count";
+    type Output = u64;
+    type Abort = Never;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<u64, Never> {
+        let count = tx.get_or_put(&COUNTS, 0, || 0);
+        *count += 1;
+        Ok(*count)
+    }
+}
+
+const MEMBERS: [&str; 2] = ["a", "b"];
+
+fn member(name: &str) -> Builder {
+    let builder = Engine::builder().table(&COUNTS).procedure::<Count>().threads(1);
+    builder.member(Membership::new(name, MEMBERS))
+}
+
+#[test]
+fn log_that_takes_little_at_once_is_padded_in_pieces() {
+    let directory = tempfile::tempdir().unwrap();
+    let in_files = |max_batch_bytes| -> Arc<dyn SharedLog> {
+        let durability = Durability::Buffered;
+        let config = file::Config { durability, max_batch_bytes, ..Default::default() };
+        Arc::new(FileLog::open(directory.path().join(max_batch_bytes.to_string()), config).unwrap())
+    };
+    let on_a_cluster = |width, max_batch_bytes| -> Arc<dyn SharedLog> {
+        let cluster = corfu::LocalConfig { width, ..Default::default() };
+        let cluster = corfu::LocalCluster::open(cluster).unwrap();
+        let config = corfu::Config { durability: Durability::Memory, max_batch_bytes, ..Default::default() };
+        Arc::new(corfu::CorfuLog::connect(cluster, config).unwrap())
+    };
+    for log in [in_files(4 << 20), in_files(300), on_a_cluster(1000, 4 << 20), on_a_cluster(1 << 16, 1000)] {
+        let engine = member("a").open(Arc::clone(&log)).unwrap();
+        let replica = Replica::follow(|| member("b"), Arc::clone(&log)).unwrap();
+        for grids in [1, 2] {
+            engine.execute(&Count).unwrap();
+            let position = engine.pad().unwrap();
+            assert!(position >= Position(grids * WINDOW_GRID - 1));
+            assert!(position.next().0.is_multiple_of(WINDOW_GRID));
+            assert!(log.tail().unwrap().tail > position);
+            assert!(engine.wait_agreed(position, 2, PATIENCE));
+        }
+        assert!(engine.wait_agreed(replica.pad().unwrap(), 2, PATIENCE));
+    }
+}
+
+#[test]
+fn log_that_nobody_wrote_to_but_replicas_is_taken_for_one_without_procedures_and_opens() {
+    let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new());
+    let [a, b] = ["a", "b"].map(|name| Replica::follow(move || member(name), Arc::clone(&log)).unwrap());
+    let position = a.pad().unwrap();
+    assert_eq!(position, Position(WINDOW_GRID - 1));
+    // Both have voted, too.
+    assert!(b.wait_agreed(position, 2, PATIENCE));
+    assert_eq!(procedures_in(&*log).unwrap(), None);
+    drop(a);
+    let engine = member("a").open(Arc::clone(&log)).unwrap();
+    engine.execute(&Count).unwrap();
+    let procedures = procedures_in(&*log).unwrap().unwrap();
+    assert!(procedures.contains(&("count".to_owned(), 1)), "{procedures:?}");
+    assert!(engine.wait_agreed(engine.pad().unwrap(), 2, PATIENCE));
+    assert_eq!(b.failed().map(|error| error.to_string()), None);
+}
