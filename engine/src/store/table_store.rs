@@ -613,7 +613,7 @@ mod tests {
             for worker in [&mut *inserts, &mut *deletes, &mut *both] {
                 worker.start_window(number);
             }
-            let mut put = |worker: &mut Worker, key: u64, value: Option<u64>| {
+            let put = |worker: &mut Worker, key: u64, value: Option<u64>| {
                 let hash = table.key_hash(&key);
                 let id =
                     table.find(&key, hash).unwrap_or_else(|| table.create(worker, key, hash, hash, hash));
@@ -651,6 +651,37 @@ mod tests {
         // Three windows' rows with a value, one's without, and two's that may not be used yet; and what each keeps.
         let most = 6 * 100 + 3 * (KEPT as u32 + 2 * NUMBERS);
         assert!(table.numbers() <= most, "{} rows for 300 with a value", table.numbers());
+    }
+
+    #[test]
+    fn undo_space_of_one_great_transaction_is_given_back() {
+        let make: crate::store::MakeTable = Box::new(|number, workers, _| {
+            Box::new(TableStore::new(&TABLE, Conflicts::Rows, number, workers, Vec::new()))
+        });
+        let (store, mut workers) = Store::new(&[make], Vec::new(), 1);
+        let (table, worker) = (store.table(&TABLE), &mut workers[0]);
+        // The second transaction of the window saves all that the first one wrote.
+        worker.start_window(0);
+        for me in [0, 1].map(|position| Stamp::of(Position(position))) {
+            for key in 0..50_000 {
+                let hash = table.key_hash(&key);
+                let id =
+                    table.find(&key, hash).unwrap_or_else(|| table.create(worker, key, hash, hash, hash));
+                // SAFETY: this thread is the only one.
+                unsafe { table.save(worker, id, Stamp::of(Position(0)), me) };
+            }
+            store.keep_changes(worker);
+        }
+        let end = |window| WindowEnd { window, first: Stamp::of(Position(window)), oldest_snapshot: None };
+        // SAFETY: this thread is the only one, and no transaction runs.
+        unsafe { table.end_window(worker, &end(0)) };
+        let used = table.memory().undo_bytes;
+        assert!(used > 50_000 * size_of::<Version<u64>>() as u64, "{used}");
+        for number in 2..100 {
+            window(&store, worker, number, &[(0, Some(number))]);
+        }
+        let left = table.memory().undo_bytes;
+        assert!(left < used / 4, "{left} bytes of {used}");
     }
 
     /// While a snapshot is held, rows that are deleted leave the index in the second window after; the snapshot goes on

@@ -68,6 +68,8 @@ impl<K, V> Local<K, V> {
             self.versions.drop_oldest(count);
         }
         self.versions.shrink(count);
+        // Empty by now, and not needed by most windows.
+        self.within.shrink(0);
         if self.retained.is_empty() {
             self.retained.shrink_to(64);
         }
