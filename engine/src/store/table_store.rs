@@ -31,7 +31,7 @@ mod ranges;
 
 use std::cell::UnsafeCell;
 use std::collections::VecDeque;
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 use std::sync::Mutex;
 
 use crossbeam_utils::CachePadded;
@@ -528,10 +528,7 @@ impl<K, V, C> Drop for TableStore<K, V, C> {
             let row = self.rows.get(id);
             if row.latch.stamp() != Stamp::FREE {
                 // SAFETY: the row exists, and nobody else is here any more.
-                unsafe {
-                    ptr::drop_in_place(row.value_mut());
-                    ptr::drop_in_place(ptr::from_ref(row.key()).cast_mut());
-                }
+                unsafe { row.drop_content() };
             }
         }
     }
