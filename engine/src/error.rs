@@ -134,7 +134,7 @@ pub enum OpenError {
     /// be trusted after [`Divergence::agreed`], nor is a checkpoint of it.
     #[error("{0}")]
     Diverged(Box<Divergence>),
-    /// Code that must not panic did: a row's `Clone`, `Serialize` or `Drop`, or a bug of the engine.
+    /// Code that must not panic did: a row's `Clone`, `Serialize` or `Drop`, a ticket's waker, or a bug of the engine.
     #[error("the engine panicked: {0}")]
     Panicked(String),
 }

@@ -1,6 +1,7 @@
 //! The submissions of an engine whose outcome is not known yet.
 
 use std::hash::BuildHasherDefault;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
@@ -156,7 +157,9 @@ impl InFlight {
             let cells: Vec<_> = shard.lock().expect("no panic in a short section").drain().collect();
             count += cells.len();
             for (_, cell) in cells {
-                cell.fill(Err(TicketError::Stopped(reason.to_owned())));
+                // A waker that panics has no say in whether others are woken; the engine has stopped already.
+                let fill = || cell.fill(Err(TicketError::Stopped(reason.to_owned())));
+                let _ = catch_unwind(AssertUnwindSafe(fill));
             }
         }
         self.left(count);
