@@ -134,8 +134,8 @@ pub enum OpenError {
     /// be trusted after [`Divergence::agreed`], nor is a checkpoint of it.
     #[error("{0}")]
     Diverged(Box<Divergence>),
-    /// Code that must not panic did: a row's `Clone`, `Serialize` or `Drop`, what a [`Replica`](crate::Replica) is made by when
-    /// it is made anew, or a bug of the engine.
+    /// Code that must not panic did: a row's `Clone`, `Serialize` or `Drop`, a ticket's waker, what a
+    /// [`Replica`](crate::Replica) is made by when it is made anew, or a bug of the engine.
     #[error("the engine panicked: {0}")]
     Panicked(String),
 }

@@ -363,6 +363,9 @@ impl Pipeline {
             if let Some(message) = leader.panicked.take() {
                 return Err(OpenError::Panicked(message));
             }
+            if self.is_broken() {
+                return Err(OpenError::Panicked(BROKEN.to_owned()));
+            }
             if let Some(ready) = leader.ready
                 && let Some(why) = self.why_not_share(leader, ready)
             {
@@ -441,6 +444,12 @@ impl Pipeline {
 
     fn leader(&self) -> MutexGuard<'_, Leader> {
         self.leader.lock().expect("a pipeline that panicked is not run again")
+    }
+
+    /// Whether a driver panicked: as a rule the others notice at the barrier, but not if it was at work for itself, handing
+    /// over replies, and no other window is shared.
+    fn is_broken(&self) -> bool {
+        self.barrier.broken().load(Ordering::Relaxed)
     }
 
     /// What is to be done between windows; tells how far the log was executed.

@@ -412,7 +412,9 @@ fn note_written(
     written.fill(writes().count(), writes());
 }
 
-/// Finds the rows that the window does nothing to but merge; tells how many merges are declared on them.
+/// Finds the rows that several transactions of the window merge into, and that it does nothing else to; tells how many
+/// merges are declared on them. A sole merge is in nobody's way: it is made when its transaction commits, by who ran it,
+/// and not by the leader while all others wait.
 fn pool(shared: &Shared, window: &Window, mixer: &Mixer) -> u64 {
     let chunks = &window.chunks[..window.chunk_count() as usize];
     // A row is pooled in all chunks or in none: who asks for it beside a pool takes no latch. Bounded adds alone are not.
@@ -426,7 +428,7 @@ fn pool(shared: &Shared, window: &Window, mixer: &Mixer) -> u64 {
             if access.mode == Mode::Merge
                 && access.is_row()
                 && shared.store.any(access.table).conflicts_by_row()
-                && mixer.merges_alone(KeyHash(access.key))
+                && mixer.merged_by_several(KeyHash(access.key))
             {
                 access.of = Of::PooledRow;
                 pooled += 1;

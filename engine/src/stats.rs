@@ -54,8 +54,8 @@ pub struct Stats {
     pub bounded_adds: u64,
     /// Of those, the ones that did not have to wait for the others of their row, since all of them fitted.
     pub unordered_adds: u64,
-    /// Merges that those entries declared into rows that their window does nothing else to: each driver keeps its own,
-    /// and they are made when the window is executed.
+    /// Merges that those entries declared into rows that others of their window merge into as well, and that it does nothing
+    /// else to: each driver keeps its own, and they are made when the window is executed.
     pub pooled_merges: u64,
     /// Where the drivers' time went.
     pub stages: Stages,

@@ -55,14 +55,18 @@ impl Mixer {
         }
     }
 
-    /// Whether all transactions of the window just mixed that touch `key` merge into it, and do nothing else. `false` for
-    /// a key that none touches, and where a transaction may touch anything.
+    /// Whether two or more transactions of the window just mixed merge into `key`, and none does anything else to it.
+    /// `false` also where a transaction may touch anything.
     ///
     /// Cost: a look-up in the table that the window was mixed with.
     #[must_use]
-    pub fn merges_alone(&self, key: KeyHash) -> bool {
-        let alone = |key: &Key| key.mode() == Mode::Merge && key.previous == NONE;
-        self.barrier.is_none() && self.keys.find(key).is_some_and(alone)
+    pub fn merged_by_several(&self, key: KeyHash) -> bool {
+        let several = |key: &Key| {
+            key.mode() == Mode::Merge
+                && key.previous == NONE
+                && self.keys.members[key.current as usize].count > 1
+        };
+        self.barrier.is_none() && self.keys.find(key).is_some_and(several)
     }
 
     /// Everything before goes first, everything after waits. Keys seen before are forgotten: whoever touches

@@ -35,8 +35,9 @@ impl Pipeline {
     }
 
     fn execute_up_to(&self, leader: &mut Leader, log: &dyn SharedLog, tail: Position) {
-        // Where others are to agree on digests, or something was found that cannot be executed, the leader is needed.
-        let leads = leader.free && leader.ready.is_none() && leader.watch.is_none();
+        // Where others are to agree on digests, or something was found that cannot be executed, or that panicked, the
+        // leader is needed.
+        let leads = leader.free && leader.ready.is_none() && leader.watch.is_none() && !self.is_broken();
         while leads && leader.bad_entry.is_none() && leader.panicked.is_none() && leader.next < tail {
             let window = self.config.window;
             let len = u32::try_from(tail.since(leader.next)).map_or(window, |len| len.min(window));

@@ -149,10 +149,12 @@ impl Owner {
         self.copies.last().expect("there is a current copy")
     }
 
-    /// Copies the shard's rows to slots of which they take a quarter to a half.
+    /// Copies the shard's rows to slots of which they take a sixth to a third. That makes twice as many slots of those that
+    /// are full of rows. More would lie in the caches' way; with fewer, rows that take half of the slots, and come and go,
+    /// would have them copied again soon.
     #[cold]
     fn grow(&mut self) {
-        let copy = Copy::new(((self.rows + 1) * 4).next_power_of_two().max(16));
+        let copy = Copy::new(((self.rows + 1) * 3).next_power_of_two().max(16));
         for slot in self.current().slots() {
             let slot = slot.load(Ordering::Relaxed);
             if unpack(slot).is_some() {
@@ -324,6 +326,8 @@ impl HashIndex {
 mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+    use xxhash_rust::xxh3::xxh3_64_with_seed;
+
     use super::HashIndex;
 
     fn hash(i: u32) -> u64 {
@@ -338,6 +342,27 @@ mod tests {
         for i in 0..60_000 {
             let found = index.find(hash(i), |row| row == i);
             assert_eq!(found, (i < 50_000 && i % 3 != 0).then_some(i));
+        }
+    }
+
+    /// However many rows a shard has when it is copied, the slots are neither many more than rows need nor soon used up.
+    #[test]
+    fn copies_have_room_for_changes_and_not_much_more_than_rows_need() {
+        let hash = |i: u32| xxh3_64_with_seed(&i.to_le_bytes(), 0);
+        let slots = |index: &HashIndex| (0..64).map(|s| index.own(s).current().slots().len()).sum::<usize>();
+        let copies = |index: &HashIndex| (0..64).map(|s| index.own(s).copies.len()).sum::<usize>();
+        for rows in [50_000, 57_000, 64_000, 75_000, 96_000] {
+            let index = HashIndex::new();
+            (0..rows).for_each(|i| index.insert(hash(i), i));
+            // Twice the slots of a shard that was 5/8 full.
+            assert!(slots(&index) <= rows as usize * 16 / 5, "{} slots for {rows} rows", slots(&index));
+            let before = copies(&index);
+            for i in rows..6 * rows {
+                index.remove(hash(i - rows), i - rows);
+                index.insert(hash(i), i);
+            }
+            let shards = copies(&index) - before;
+            assert!(shards <= 6 * 64, "{shards} shards of {rows} rows copied in {} changes", 5 * rows);
         }
     }
 

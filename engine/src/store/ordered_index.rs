@@ -3,6 +3,9 @@
 //! Each granule has a tree of its own. The schedule keeps writers of a granule apart from its readers and from
 //! each other, so the lock of a tree is there for snapshots only, and transactions never wait for each other
 //! at it.
+//!
+//! Granules stay when their last row is gone: snapshots keep references to them for as long as they walk, and pin the
+//! look-up only. The next rows of the same granule find it there.
 
 use std::cell::UnsafeCell;
 use std::collections::BTreeMap;

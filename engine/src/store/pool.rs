@@ -1,10 +1,11 @@
 //! Merges that wait for the end of the window's execution.
 //!
-//! A row that nobody in a window does anything to but merge ([`Mixer::merges_alone`](mixlog_mixer::Mixer)) is looked at
-//! by nobody before the window ends. Made one by one, merges into such a row would pass its cache lines from core to
-//! core, and those who merge ask the row whether it accepts that, too. So each worker keeps its own, one for each row
-//! where the operator can put two deltas together ([`Merge::combine`](crate::Merge::combine)), and the leader makes
-//! them when all workers have met. Meanwhile nobody writes to the row.
+//! A row that several transactions of a window merge into and that it does nothing else to
+//! ([`Mixer::merged_by_several`](mixlog_mixer::Mixer::merged_by_several)) is looked at by nobody before the window ends. Made
+//! one by one, merges into such a row would pass its cache lines from core to core, and those who merge ask the row whether
+//! it accepts that, too. So each worker keeps its own, one for each row where the operator can put two deltas together
+//! ([`Merge::combine`](crate::Merge::combine)), and the leader makes them when all workers have met. Meanwhile nobody
+//! writes to the row.
 
 use mixlog_log::Position;
 

@@ -194,6 +194,18 @@ impl<K, V> Row<K, V> {
         drop(key);
     }
 
+    /// Drops key and value with their table.
+    ///
+    /// # Safety
+    /// The row exists, and nobody looks at it any more, or drops it again.
+    pub(crate) unsafe fn drop_content(&self) {
+        // SAFETY: initialized since `create`; the caller excludes everybody else.
+        unsafe {
+            (*self.value.get()).assume_init_drop();
+            (*self.key.get()).assume_init_drop();
+        }
+    }
+
     /// # Safety
     /// The row exists, and cannot be given back while the reference lives: the caller is a worker between two ends of
     /// windows, or holds the latch.

@@ -21,7 +21,8 @@
 //! finds another unit of conflict there, and looks the key up again. A key that comes again gets the same row.
 //!
 //! A number given back is not used again before the second window after: a worker may have located the row for
-//! the next window already. It finds [`Stamp::FREE`] there, and looks the key up again.
+//! the next window already. It finds [`Stamp::FREE`] there, and looks the key up again. Who gave it back uses it again;
+//! what a worker has too many of is free for all, or a table in which one inserts what others delete would grow for ever.
 
 mod any;
 mod at;
@@ -30,7 +31,7 @@ mod ranges;
 
 use std::cell::UnsafeCell;
 use std::collections::VecDeque;
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 use std::sync::Mutex;
 
 use crossbeam_utils::CachePadded;
@@ -54,6 +55,8 @@ use crate::tx::{Lent, Tx};
 
 /// How many row numbers a worker takes at once.
 const NUMBERS: u32 = 64;
+/// How many numbers that it gave back a worker keeps to itself.
+const KEPT: usize = 4 * NUMBERS as usize;
 
 enum Index<K> {
     Hash(HashIndex),
@@ -67,6 +70,11 @@ struct Leaves<K> {
     by_hash: HashIndex,
     in_order: LeafIndex<K>,
     buried: Buried<K>,
+}
+
+/// Whether a number given back may be used in a window.
+const fn is_usable((given_back, _): (u64, RowId), window: u64) -> bool {
+    given_back + 2 <= window
 }
 
 /// The group of rows that a key belongs to, in a store.
@@ -105,6 +113,9 @@ pub(crate) struct TableStore<K, V, C> {
     index: Index<K>,
     locals: Locals<K, V>,
     told: Box<[CachePadded<Told>]>,
+    /// Numbers that workers gave back and have too many of, with the window in which that was. Taken and given many at
+    /// a time.
+    free: Mutex<VecDeque<(u64, RowId)>>,
     /// Held while a row is made that several transactions may miss at once.
     pub(super) creating: Mutex<()>,
     codec: std::marker::PhantomData<fn() -> C>,
@@ -164,6 +175,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             conflicts,
             locals: (0..workers).map(local).collect(),
             told: (0..workers).map(|_| CachePadded::default()).collect(),
+            free: Mutex::default(),
             creating: Mutex::new(()),
             codec: std::marker::PhantomData,
         }
@@ -342,15 +354,33 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         let window = worker.window();
         let local = self.local(worker);
         local.existing += 1;
-        match local.free.front() {
-            Some(&(given_back, id)) if given_back + 2 <= window => {
-                local.free.pop_front();
-                id
-            }
-            _ => local.numbers.next().unwrap_or_else(|| {
-                local.numbers = self.rows.reserve(NUMBERS);
-                local.numbers.next().expect("just reserved")
-            }),
+        local.free_number(window).or_else(|| local.numbers.next()).unwrap_or_else(|| {
+            self.more_numbers(local, window);
+            let number = local.free_number(window).or_else(|| local.numbers.next());
+            number.expect("some were just taken")
+        })
+    }
+
+    /// Takes numbers that others gave back, or new ones, for a worker that has none it may use.
+    #[cold]
+    fn more_numbers(&self, local: &mut Local<K, V>, window: u64) {
+        let mut free = self.free.lock().expect("no panic while numbers change hands");
+        let usable =
+            free.iter().take(NUMBERS as usize).take_while(|&&given_back| is_usable(given_back, window));
+        let count = usable.count();
+        // In front of those that it may not use yet.
+        free.drain(..count).for_each(|number| local.free.push_front(number));
+        drop(free);
+        if count == 0 {
+            local.numbers = self.rows.reserve(NUMBERS);
+        }
+    }
+
+    /// Leaves what a worker gave back to all, but for what it may need itself.
+    fn share_numbers(&self, local: &mut Local<K, V>) {
+        if local.free.len() >= KEPT + NUMBERS as usize {
+            let mut free = self.free.lock().expect("no panic while numbers change hands");
+            free.extend(local.free.drain(KEPT..));
         }
     }
 
@@ -498,10 +528,7 @@ impl<K, V, C> Drop for TableStore<K, V, C> {
             let row = self.rows.get(id);
             if row.latch.stamp() != Stamp::FREE {
                 // SAFETY: the row exists, and nobody else is here any more.
-                unsafe {
-                    ptr::drop_in_place(row.value_mut());
-                    ptr::drop_in_place(ptr::from_ref(row.key()).cast_mut());
-                }
+                unsafe { row.drop_content() };
             }
         }
     }
@@ -560,6 +587,98 @@ mod tests {
         assert!(used <= 2 * NUMBERS, "{used} rows for three keys at a time");
         assert_eq!(store.table(&TABLE).get_at(&0, Stamp::of(Position(30_000))), Some(19_998));
         assert_eq!(store.table(&TABLE).get_at(&1, Stamp::of(Position(30_000))), None);
+    }
+
+    /// One worker inserts what another one deletes: the numbers come back to the one who needs them, and none does before
+    /// the second window after.
+    #[test]
+    fn numbers_of_rows_that_one_worker_deletes_serve_another_who_inserts() {
+        let make: crate::store::MakeTable = Box::new(|number, workers, _| {
+            Box::new(TableStore::new(&TABLE, Conflicts::Rows, number, workers, Vec::new()))
+        });
+        let (store, mut workers) = Store::new(&[make], Vec::new(), 3);
+        let table = store.table(&TABLE);
+        let [inserts, deletes, both] = &mut workers[..] else { unreachable!("three workers") };
+        // In which window each number was given back.
+        let mut given_back = Vec::new();
+        for number in 0..2_000 {
+            let at = Stamp::of(Position(number));
+            let new = number * 100..(number + 1) * 100;
+            let old = |count: u64| new.start.saturating_sub(count)..new.end.saturating_sub(count);
+            let is_free = |id: RowId| table.row(id).latch.stamp() == Stamp::FREE;
+            let free_before: Vec<_> = (0..table.numbers()).map(is_free).collect();
+            for worker in [&mut *inserts, &mut *deletes, &mut *both] {
+                worker.start_window(number);
+            }
+            let put = |worker: &mut Worker, key: u64, value: Option<u64>| {
+                let hash = table.key_hash(&key);
+                let id =
+                    table.find(&key, hash).unwrap_or_else(|| table.create(worker, key, hash, hash, hash));
+                // SAFETY: this thread is the only one.
+                unsafe {
+                    table.save(worker, id, at, at);
+                    *table.row(id).value_mut() = value;
+                }
+                id
+            };
+            for key in new.clone() {
+                // A few are inserted by who deletes a few.
+                let worker = if key % 10 == 0 { &mut *both } else { &mut *inserts };
+                let id = put(worker, key, Some(key)) as usize;
+                if let Some(&Some(window)) = given_back.get(id) {
+                    assert!(window + 2 <= number, "{id}, given back in window {window}, in window {number}");
+                }
+            }
+            for key in old(300).take(if number < 3 { 0 } else { 100 }) {
+                put(if key % 10 == 1 { &mut *both } else { &mut *deletes }, key, None);
+            }
+            let end = WindowEnd { window: number, first: at, oldest_snapshot: None };
+            for worker in [&mut *inserts, &mut *deletes, &mut *both] {
+                store.keep_changes(worker);
+                // SAFETY: this thread is the only one, and no transaction runs.
+                unsafe { table.end_window(worker, &end) };
+            }
+            given_back.resize(table.numbers() as usize, None);
+            for id in 0..table.numbers() {
+                if is_free(id) && free_before.get(id as usize) == Some(&false) {
+                    given_back[id as usize] = Some(number);
+                }
+            }
+        }
+        // Three windows' rows with a value, one's without, and two's that may not be used yet; and what each keeps.
+        let most = 6 * 100 + 3 * (KEPT as u32 + 2 * NUMBERS);
+        assert!(table.numbers() <= most, "{} rows for 300 with a value", table.numbers());
+    }
+
+    #[test]
+    fn undo_space_of_one_great_transaction_is_given_back() {
+        let make: crate::store::MakeTable = Box::new(|number, workers, _| {
+            Box::new(TableStore::new(&TABLE, Conflicts::Rows, number, workers, Vec::new()))
+        });
+        let (store, mut workers) = Store::new(&[make], Vec::new(), 1);
+        let (table, worker) = (store.table(&TABLE), &mut workers[0]);
+        // The second transaction of the window saves all that the first one wrote.
+        worker.start_window(0);
+        for me in [0, 1].map(|position| Stamp::of(Position(position))) {
+            for key in 0..50_000 {
+                let hash = table.key_hash(&key);
+                let id =
+                    table.find(&key, hash).unwrap_or_else(|| table.create(worker, key, hash, hash, hash));
+                // SAFETY: this thread is the only one.
+                unsafe { table.save(worker, id, Stamp::of(Position(0)), me) };
+            }
+            store.keep_changes(worker);
+        }
+        let end = |window| WindowEnd { window, first: Stamp::of(Position(window)), oldest_snapshot: None };
+        // SAFETY: this thread is the only one, and no transaction runs.
+        unsafe { table.end_window(worker, &end(0)) };
+        let used = table.memory().undo_bytes;
+        assert!(used > 50_000 * size_of::<Version<u64>>() as u64, "{used}");
+        for number in 2..100 {
+            window(&store, worker, number, &[(0, Some(number))]);
+        }
+        let left = table.memory().undo_bytes;
+        assert!(left < used / 4, "{left} bytes of {used}");
     }
 
     /// While a snapshot is held, rows that are deleted leave the index in the second window after; the snapshot goes on

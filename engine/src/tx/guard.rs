@@ -185,8 +185,11 @@ impl InPlace<'_> {
         let granule = || store.unit_and_granule(key, key_hash).1;
         let is_part = !matches!(store.conflicts, Conflicts::Rows);
         if merges.is_none() {
-            // Who may read the row, or all of its granule, may see whether it takes merges.
-            if reads || is_part && self.declared(store.number(), granule(), Mode::Read).is_some() {
+            // Who may read the row, all of its granule, or anything, may see whether it takes merges.
+            if reads
+                || self.guard.allows_reading_anything()
+                || is_part && self.declared(store.number(), granule(), Mode::Read).is_some()
+            {
                 return None;
             }
             self.violated(store);
@@ -294,4 +297,45 @@ impl InPlace<'_> {
 
 fn store_name<K: Key, V: Value, C: Codec<K> + Codec<V>>(store: &TableStore<K, V, C>) -> &'static str {
     store.name()
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use mixlog_log::Position;
+
+    use super::*;
+    use crate::footprint::Details;
+    use crate::merge::Sum;
+    use crate::store::{MakeTable, Store};
+    use crate::table::Table;
+    use crate::tx::Tx;
+
+    const TOTALS: Table<u64, Sum> = Table::new("totals");
+    const IN_ORDER: Table<u64, Sum> = Table::new("in order").ordered();
+
+    /// What a transaction that may read anything, and declared nothing, is stopped for.
+    #[test]
+    fn who_may_read_anything_may_ask_whether_rows_take_merges_and_may_not_merge() {
+        for (table, by_range) in [(TOTALS, false), (IN_ORDER, true)] {
+            let make: MakeTable = Box::new(move |number, workers, _| {
+                let conflicts = if by_range { Conflicts::Ranges } else { Conflicts::Rows };
+                Box::new(TableStore::new(&table, conflicts, number, workers, Vec::new()))
+            });
+            let (store, mut workers) = Store::new(&[make], Vec::new(), 1);
+            let guard = Guard::Stop(Allowed { accesses: &[], reads_anything: true });
+            let nothing = Details { located: &[], bounded: &[] };
+            let (worker, at) = (&mut workers[0], Position(0));
+            // SAFETY: no other transaction runs.
+            let mut tx = unsafe { Tx::new(&store, worker, guard, nothing, at, at, 0) };
+            let mut stops = |run: &dyn Fn(&mut Tx<'_>) -> bool| {
+                catch_unwind(AssertUnwindSafe(|| run(&mut tx)))
+                    .map_err(|stopped| assert!(stopped.is::<Stopped>()))
+            };
+            assert_eq!(stops(&|tx| tx.can_merge(&table, &7)), Ok(true));
+            assert_eq!(stops(&|tx| tx.get(&table, &7).is_some()), Ok(false));
+            assert_eq!(stops(&|tx| tx.merge(&table, 7, 1)), Err(()));
+        }
+    }
 }

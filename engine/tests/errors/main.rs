@@ -2,6 +2,7 @@
 
 mod stack;
 mod unreadable;
+mod wakers;
 
 use std::future::Future;
 use std::sync::Arc;

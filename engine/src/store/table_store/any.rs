@@ -362,6 +362,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
                 local.free.push_back((end.window, id));
             }
         }
+        self.share_numbers(local);
         let told = &self.told[number];
         told.with_value.store(local.with_value, Ordering::Relaxed);
         told.existing.store(local.existing, Ordering::Relaxed);

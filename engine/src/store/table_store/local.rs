@@ -34,6 +34,14 @@ pub(super) struct Local<K, V> {
 }
 
 impl<K, V> Local<K, V> {
+    /// A number that was given back and may be used in this window.
+    pub(super) fn free_number(&mut self, window: u64) -> Option<RowId> {
+        if !self.free.front().is_some_and(|&number| super::is_usable(number, window)) {
+            return None;
+        }
+        self.free.pop_front().map(|(_, id)| id)
+    }
+
     /// Where the versions of the window at hand are.
     pub(super) fn window(&self) -> impl Iterator<Item = NonNull<Version<V>>> + use<'_, K, V> {
         self.versions.newest(self.window_len())
@@ -60,6 +68,8 @@ impl<K, V> Local<K, V> {
             self.versions.drop_oldest(count);
         }
         self.versions.shrink(count);
+        // Empty by now, and not needed by most windows.
+        self.within.shrink(0);
         if self.retained.is_empty() {
             self.retained.shrink_to(64);
         }
