@@ -19,8 +19,10 @@ const LONG: Duration = Duration::from_secs(60);
 #[derive(Serialize, Deserialize)]
 struct Hold(u64);
 
-/// By the number of who lasts: whom it tells that it runs, and what it waits for.
-static HELD: Mutex<BTreeMap<u64, (mpsc::Sender<()>, mpsc::Receiver<()>)>> = Mutex::new(BTreeMap::new());
+/// Whom it tells that it runs, and what it waits for.
+type Held = (mpsc::Sender<()>, mpsc::Receiver<()>);
+
+static HELD: Mutex<BTreeMap<u64, Held>> = Mutex::new(BTreeMap::new());
 
 impl Procedure for Hold {
     const NAME: &'static str = "hold";
@@ -100,7 +102,7 @@ fn wake_all(
     go_on.send(()).unwrap();
     hold.wait().unwrap();
     let outcome = |ticket: Ticket<Meet>| match ticket.wait_timeout(LONG).expect("nobody waits for ever") {
-        Ok(outcome) => Ok(outcome.committed().expect("it commits")),
+        Ok(outcome) => outcome.committed().ok_or_else(|| "it did not commit".to_owned()),
         Err(TicketError::Stopped(reason)) => Err(reason),
         Err(other) => panic!("{other}"),
     };
