@@ -94,7 +94,7 @@ impl<K, V, I, C> Index<K, V, I, C> {
     /// In a domain that its table is not grouped in, the index has granules of its own: a procedure that declares its rows
     /// declares their places, too, as in an index that is not grouped. Otherwise each change of a place is a violation.
     ///
-    /// What a granule costs that has no rows any more: [`Table::ordered`](Table::ordered).
+    /// What a granule costs that has no rows any more: [`Table::ordered`].
     ///
     /// Not grouped, an index is cut into leaves of some hundred rows, which are its units of conflict, and a procedure
     /// that writes rows declares their places by [`Footprint::write_by`](crate::Footprint::write_by).
