@@ -381,6 +381,43 @@ impl<'a> Footprint<'a> {
         self.write(&index.places(), &Place::new(by, key))
     }
 
+    /// The procedure may make a row `new` of the row `old` of `key`, or insert or delete it: a [`write`](Self::write), and
+    /// [`write_by`](Self::write_by) for each place that this moves the row from or to, in all indexes of the table.
+    ///
+    /// ```
+    /// use mixlog_engine::{Footprint, Index, Table};
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Clone, Serialize, Deserialize)]
+    /// struct Task { queue: String, due: u64 }
+    ///
+    /// const TASKS: Table<u64, Task> = Table::new("tasks");
+    /// const BY_DUE: Index<u64, Task, (String, u64)> =
+    ///     Index::new("tasks.due", TASKS, |_, task| Some((task.queue.clone(), task.due)));
+    ///
+    /// /// Of a procedure that puts a task off.
+    /// fn footprint(task: u64, until: u64, f: &mut Footprint<'_>) {
+    ///     if let Some(old) = f.get(&TASKS, &task) {
+    ///         f.write_row(&TASKS, &task, Some(&old), Some(&Task { due: until, ..old.clone() }));
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// Cost: the index functions, on both rows.
+    ///
+    /// # Panics
+    /// As [`read`](Self::read), and where an index function does.
+    pub fn write_row<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        key: &K,
+        old: Option<&V>,
+        new: Option<&V>,
+    ) -> &mut Self {
+        self.write(table, key).store().table(table).declare_moves(self, key, old, new);
+        self
+    }
+
     /// The procedure may read the first `rows` rows of `range`. A guess when the table changes meanwhile: if rows go
     /// away and the walk gets further than foreseen, the guard notices.
     ///
@@ -394,6 +431,29 @@ impl<'a> Footprint<'a> {
     ) -> &mut Self {
         self.leaves_in(self.store.table(table), &range, rows);
         self
+    }
+
+    /// The first `rows` rows of `range`, of an ordered table, in a state of the recent past: of it as with
+    /// [`get_range`](Self::get_range), and what the procedure may read as with [`range_first`](Self::range_first). For who
+    /// takes the best few of many, as an exchange does: declaring all of them would have it wait for whoever touches any.
+    ///
+    /// Shape: `(K, V)`, in key order.
+    ///
+    /// Cost: a descent of the tree for every 64 rows, 32 in a grouped table, cache misses, and a copy of each row.
+    ///
+    /// # Panics
+    /// As [`Tx::range`](crate::Tx::range).
+    pub fn get_first<K: Key, V: Value, C: Codec<K> + Codec<V>, R: RangeBounds<K>>(
+        &mut self,
+        table: &Table<K, V, C>,
+        range: R,
+        rows: usize,
+    ) -> impl Iterator<Item = (K, V)> + use<'a, K, V, C, R> {
+        let store = self.store.table(table);
+        self.leaves_in(store, &range, rows);
+        self.says.add(Says::LOOKED);
+        let found = self.past.map(|(at, _)| store.range_at(&range, at));
+        found.into_iter().flatten().take(rows)
     }
 
     /// Declares a walk through a range of an ordered table.

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{Codec, Serde};
+use crate::footprint::Footprint;
 use crate::store::GranuleOf;
 use crate::table::{Conflicts, Granule, Key, Table, Value};
 use crate::tx::Tx;
@@ -186,34 +187,21 @@ pub(crate) fn places<I: Clone, K>(range: &impl RangeBounds<I>) -> Places<I, K> {
 pub(crate) trait Maintain<K, V>: Send + Sync {
     /// A row changed: moves it in the index, if need be.
     fn moved(&self, tx: &mut Tx<'_>, key: &K, old: Option<&V>, new: Option<&V>);
+
+    /// A row may change: declares where it moves from and to.
+    fn declare(&self, f: &mut Footprint<'_>, key: &K, old: Option<&V>, new: Option<&V>);
 }
 
 impl<K: IndexKey, V: Value, I: IndexKey, C: Codec<K> + Codec<V>> Index<K, V, I, C> {
-    fn moved_from_to(
-        &self,
-        tx: &mut Tx<'_>,
-        key: &K,
-        old: impl IntoIterator<Item = I>,
-        new: impl IntoIterator<Item = I>,
-    ) {
-        let places = self.places();
-        for by in old {
-            tx.delete(&places, &Place::new(by, key.clone()));
-        }
-        for by in new {
-            tx.put(&places, Place::new(by, key.clone()), ());
-        }
-    }
-}
-
-impl<K: IndexKey, V: Value, I: IndexKey, C: Codec<K> + Codec<V>> Maintain<K, V> for Index<K, V, I, C> {
-    fn moved(&self, tx: &mut Tx<'_>, key: &K, old: Option<&V>, new: Option<&V>) {
+    /// What the row goes from, and then, with `true`, what it comes to.
+    fn moves(&self, key: &K, old: Option<&V>, new: Option<&V>, mut each: impl FnMut(I, bool)) {
         match self.by {
             By::One(by) => {
                 let place = |row: Option<&V>| row.and_then(|row| by(key, row));
                 let (old, new) = (place(old), place(new));
                 if old != new {
-                    self.moved_from_to(tx, key, old, new);
+                    old.into_iter().for_each(|by| each(by, false));
+                    new.into_iter().for_each(|by| each(by, true));
                 }
             }
             By::Many(by) => {
@@ -223,9 +211,30 @@ impl<K: IndexKey, V: Value, I: IndexKey, C: Codec<K> + Codec<V>> Maintain<K, V> 
                     return;
                 }
                 let [old, new] = [old, new].map(BTreeSet::from_iter);
-                let (gone, come) = (old.difference(&new).cloned(), new.difference(&old).cloned());
-                self.moved_from_to(tx, key, gone, come);
+                old.difference(&new).for_each(|by| each(by.clone(), false));
+                new.difference(&old).for_each(|by| each(by.clone(), true));
             }
         }
+    }
+}
+
+impl<K: IndexKey, V: Value, I: IndexKey, C: Codec<K> + Codec<V>> Maintain<K, V> for Index<K, V, I, C> {
+    fn moved(&self, tx: &mut Tx<'_>, key: &K, old: Option<&V>, new: Option<&V>) {
+        let places = self.places();
+        self.moves(key, old, new, |by, comes| {
+            let place = Place::new(by, key.clone());
+            if comes {
+                tx.put(&places, place, ());
+            } else {
+                tx.delete(&places, &place);
+            }
+        });
+    }
+
+    fn declare(&self, f: &mut Footprint<'_>, key: &K, old: Option<&V>, new: Option<&V>) {
+        let places = self.places();
+        self.moves(key, old, new, |by, _| {
+            f.write(&places, &Place::new(by, key.clone()));
+        });
     }
 }

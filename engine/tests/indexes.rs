@@ -497,3 +497,101 @@ fn index_without_its_table_is_refused() {
     let error = Engine::builder().table(&other).index(&BY_NAME).open(Arc::new(MemoryLog::new())).unwrap_err();
     assert!(error.to_string().contains("other types"), "{error}");
 }
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Offer {
+    owner: u32,
+    amount: u32,
+}
+
+/// By price and number.
+const OFFERS: Table<(u32, u64), Offer> = Table::new("offers").ordered();
+const BY_OWNER: Index<(u32, u64), Offer, u32> =
+    Index::new("offers.by_owner", OFFERS, |_, offer| Some(offer.owner));
+const BY_AMOUNT: Index<(u32, u64), Offer, u32> =
+    Index::many("offers.by_amount", OFFERS, |_, offer| vec![offer.amount, offer.amount / 2]);
+
+/// Takes so much of the cheapest offers, of two at most, and then offers something, at a price.
+#[derive(Debug, Serialize, Deserialize)]
+struct Trade {
+    takes: u32,
+    amount: u32,
+    owner: u32,
+    price: u32,
+}
+
+/// What becomes of an offer of which so much is wanted.
+fn taken(offer: &Offer, left: &mut u32) -> Option<Offer> {
+    let takes = offer.amount.min(*left);
+    *left -= takes;
+    (takes < offer.amount).then(|| Offer { amount: offer.amount - takes, ..offer.clone() })
+}
+
+impl Procedure for Trade {
+    const NAME: &'static str = "trade";
+    type Output = u32;
+    type Abort = ();
+
+    fn footprint(&self, f: &mut Footprint<'_>) {
+        let mut left = self.takes;
+        for (key, offer) in f.get_first(&OFFERS, .., 2) {
+            if left > 0 {
+                f.write_row(&OFFERS, &key, Some(&offer), taken(&offer, &mut left).as_ref());
+            }
+        }
+        let (key, offer) = ((self.price, f.position().0), Offer { owner: self.owner, amount: self.amount });
+        f.write_row(&OFFERS, &key, None, Some(&offer));
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<u32, ()> {
+        let mut left = self.takes;
+        let best: Vec<_> = tx.range(&OFFERS, ..).take(2).map(|(key, offer)| (key, offer.clone())).collect();
+        for (key, offer) in best {
+            match taken(&offer, &mut left) {
+                rest if rest.as_ref() == Some(&offer) => {}
+                Some(rest) => tx.put(&OFFERS, key, rest),
+                None => drop(tx.delete(&OFFERS, &key)),
+            }
+        }
+        let key = (self.price, tx.position().0);
+        tx.put(&OFFERS, key, Offer { owner: self.owner, amount: self.amount });
+        Ok(left)
+    }
+}
+
+#[test]
+fn an_indexed_row_is_declared_in_one_call_and_the_first_rows_of_many_are_looked_at_without_the_others() {
+    let engine =
+        Engine::builder().table(&OFFERS).index(&BY_OWNER).index(&BY_AMOUNT).procedure::<Trade>().threads(2);
+    let engine = engine.open(Arc::new(MemoryLog::new())).unwrap();
+    let mut state = 11;
+    let mut random = |below: u64| {
+        state = u64::wrapping_mul(state, 0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        ((state >> 33) % below) as u32
+    };
+    let trade = |random: &mut dyn FnMut(u64) -> u32| Trade {
+        takes: random(40),
+        amount: 1 + random(40),
+        owner: random(9),
+        // So that there are more offers than a leaf has.
+        price: random(1_000_000),
+    };
+    for round in 0..6 {
+        for _ in 0..200 {
+            engine.execute(&Trade { takes: 0, ..trade(&mut random) }).unwrap();
+        }
+        for _ in 0..20 {
+            let trade = trade(&mut random);
+            let report = engine.check_footprint(&trade);
+            // How many rows of the first leaf count is not known, so there may be a leaf more.
+            let is_walk = |surplus: &String| surplus.starts_with("read range");
+            assert!(report.is_complete(), "{round}: {report}");
+            assert!(
+                report.surplus.iter().map(ToString::to_string).all(|it| is_walk(&it)),
+                "{round}: {report}"
+            );
+            engine.execute(&trade).unwrap();
+        }
+    }
+    assert!(engine.snapshot().range(&OFFERS, ..).count() > 300);
+}

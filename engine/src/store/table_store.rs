@@ -49,6 +49,7 @@ use super::row::{Row, Stamp, Version};
 use super::slab::{RowId, Slab};
 use super::{Undo, Worker};
 use crate::codec::Codec;
+use crate::footprint::Footprint;
 use crate::index::Maintain;
 use crate::table::{Conflicts, Granule, Key, Table, TableId, Value};
 use crate::tx::{Lent, Tx};
@@ -202,6 +203,11 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     /// A row changed: its indexes follow.
     pub(crate) fn moved(&self, tx: &mut Tx<'_>, key: &K, old: Option<&V>, new: Option<&V>) {
         self.secondary.iter().for_each(|index| index.moved(tx, key, old, new));
+    }
+
+    /// A row may change: so may its places in indexes.
+    pub(crate) fn declare_moves(&self, f: &mut Footprint<'_>, key: &K, old: Option<&V>, new: Option<&V>) {
+        self.secondary.iter().for_each(|index| index.declare(f, key, old, new));
     }
 
     pub(crate) const fn number(&self) -> u16 {
