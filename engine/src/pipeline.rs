@@ -245,13 +245,20 @@ impl Pipeline {
         let outcomes = self.pool.broadcast(|context| {
             let mut driver = self.driver(context.index());
             driver.worker.start_window(number);
-            let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut driver)));
-            let outcome = outcome
-                .unwrap_or_else(|payload| Err(OpenError::Panicked(panic_message(&*payload).to_owned())));
+            let caught = |work: &mut dyn FnMut() -> Result<(), OpenError>| {
+                let outcome = catch_unwind(AssertUnwindSafe(work));
+                outcome
+                    .unwrap_or_else(|payload| Err(OpenError::Panicked(panic_message(&*payload).to_owned())))
+            };
+            let outcome = caught(&mut || work(&mut driver));
             self.shared.store.keep_changes(&mut driver.worker);
             self.barrier.wait();
-            self.end_window(&mut driver, &end);
-            outcome
+            // Rows are written for their digest here, by code of theirs.
+            let ended = caught(&mut || {
+                self.end_window(&mut driver, &end);
+                Ok(())
+            });
+            outcome.and(ended)
         });
         for table in self.shared.store.tables() {
             // SAFETY: the drivers are done, and no window is prepared.

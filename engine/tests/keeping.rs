@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mixlog_engine::checkpoint::{self, CheckpointError};
-use mixlog_engine::{Engine, Never, Procedure, Table, Tx};
+use mixlog_engine::{Engine, Never, OpenError, Procedure, Table, Tx};
 use mixlog_log::FileLog;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -29,16 +29,22 @@ const IN_SERIALIZE: u8 = 2;
 const IN_DESERIALIZE: u8 = 3;
 
 /// Where rows panic, and where they wait until it is [`NEVER`] again, when a checkpoint is taken of them; for each test.
-static PANICS: [AtomicU8; 2] = [const { AtomicU8::new(NEVER) }; 2];
-static WAITS: [AtomicU8; 2] = [const { AtomicU8::new(NEVER) }; 2];
+static PANICS: [AtomicU8; 3] = [const { AtomicU8::new(NEVER) }; 3];
+static WAITS: [AtomicU8; 3] = [const { AtomicU8::new(NEVER) }; 3];
 /// Whether one has waited.
-static WAITED: [AtomicBool; 2] = [const { AtomicBool::new(false) }; 2];
+static WAITED: [AtomicBool; 3] = [const { AtomicBool::new(false) }; 3];
+/// The test in which rows panic when they are loaded.
+const LOADED: usize = 2;
 
 /// The thread of tests that takes a checkpoint; the engine's own is told by its name, too.
 const TAKES: &str = "takes a checkpoint";
 
 fn awkward(test: usize, place: u8) {
-    if !matches!(thread::current().name(), Some(TAKES | "mixlog-checkpoint")) {
+    let is_meant = |name: &str| match test {
+        LOADED => name.starts_with("mixlog-driver"),
+        _ => matches!(name, TAKES | "mixlog-checkpoint"),
+    };
+    if !thread::current().name().is_some_and(is_meant) {
         return;
     }
     assert!(PANICS[test].load(Ordering::SeqCst) != place, "this row cannot be kept");
@@ -178,4 +184,26 @@ fn checkpoints_are_listed_and_transactions_go_on_while_one_is_being_written() {
     assert!(second > first);
     assert_eq!(engine.checkpoints(), [second]);
     engine.close().unwrap();
+}
+
+#[test]
+fn row_that_panics_while_it_is_loaded_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = checkpoint::Config { every_bytes: None, ..Default::default() };
+    let engine = open::<LOADED>(directory.path(), config.clone());
+    engine.execute(&Put::<LOADED>(1)).unwrap();
+    engine.checkpoint().unwrap();
+    engine.close().unwrap();
+    for place in [IN_SERIALIZE, IN_DESERIALIZE] {
+        PANICS[LOADED].store(place, Ordering::SeqCst);
+        let log = FileLog::open(directory.path().join("log"), Default::default()).unwrap();
+        let builder = Engine::builder().table(&rows::<LOADED>()).procedure::<Put<LOADED>>().threads(2);
+        match builder.open(Arc::new(log)) {
+            Err(OpenError::Panicked(message)) => assert!(message.contains("this row cannot be kept")),
+            Err(error) => panic!("{error}"),
+            Ok(_) => panic!("it is loaded"),
+        }
+    }
+    PANICS[LOADED].store(NEVER, Ordering::SeqCst);
+    assert!(open::<LOADED>(directory.path(), config).recovery().checkpoint.is_some());
 }
