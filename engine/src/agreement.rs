@@ -19,7 +19,8 @@
 //! it, and is compared at the next positions.
 //!
 //! A vote also tells sums by table and bucket of keys, so that the rows that differ can be named, and in which row formats
-//! the digest is: those in others, of a build with other [versions](crate::Table::version) of tables, are not compared.
+//! the digest is: states in others, of a build with other [versions](crate::Table::version) of tables, are not compared, but
+//! for the replies. Each build agrees by itself, with a majority of all members.
 //!
 //! What an engine has executed and nobody has agreed on is in doubt, and must not outlive it: a member takes checkpoints
 //! of agreed states only ([`AgreedState`]), and starts from none that the log's votes contradict ([`agreed_on`]).
@@ -27,7 +28,7 @@
 mod state;
 mod tally;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -39,6 +40,7 @@ use crate::checkpoint::RowFormat;
 use crate::digest::Digest;
 use crate::entry;
 use crate::error::SubmitError;
+use crate::observe;
 use crate::pipeline::WINDOW_GRID;
 use crate::snapshot::Snapshot;
 use crate::store::{AnyTable, Store};
@@ -216,6 +218,8 @@ pub struct Divergence {
     /// the others' state; or it comes to another state than they from wherever it starts. In the first case it takes another
     /// member's checkpoint to start anew, in the second one another build.
     pub hindrance: Option<String>,
+    /// Where the vote stands that told.
+    pub(crate) told_at: Position,
 }
 
 impl fmt::Display for Divergence {
@@ -349,16 +353,32 @@ fn table_sums(store: &Store, buckets: &[u128]) -> Vec<TableSums> {
     tables.map(of).collect()
 }
 
+/// What a replica voted on, and where, before its state was built anew.
+#[derive(Clone, Default)]
+pub(crate) struct Earlier {
+    /// Votes on earlier positions were cast before.
+    pub(crate) vote_from: Position,
+    /// Disputes on positions before this one are settled by a replay, this one.
+    pub(crate) settling_before: Position,
+    /// Positions on which all differed, with where the vote stands that told.
+    pub(crate) disputes: BTreeMap<Position, Position>,
+}
+
+impl Earlier {
+    /// Of who has voted on nothing, and finds all before `tail` in the log.
+    pub(crate) fn none(tail: Position) -> Self {
+        Self { vote_from: tail, settling_before: tail, disputes: BTreeMap::new() }
+    }
+}
+
 /// One engine's view of the votes. Belongs to the leader, who calls it between windows.
 pub(crate) struct Watch {
     membership: Membership,
     /// Votes on states in other formats are not compared.
     formats: Formats,
-    /// Votes on earlier positions were cast before.
-    vote_from: Position,
-    /// Disputes on positions before this one are being settled by a replay, this one. Those whose last vote stands before
-    /// it, too, stopped who was there, and are over.
-    settling_before: Position,
+    earlier: Earlier,
+    /// Members of whose votes some are on states in other formats.
+    strangers: BTreeSet<String>,
     points: VecDeque<Point>,
     tallies: BTreeMap<Position, Tally>,
     agreed: Option<Position>,
@@ -374,16 +394,15 @@ impl Watch {
     pub(crate) fn new(
         membership: Membership,
         store: &Store,
-        vote_from: Position,
-        settling_before: Position,
+        earlier: Earlier,
         agreed_state: Arc<AgreedState>,
     ) -> Self {
         let tables = store.tables().filter(|table| !table.is_derived());
         Self {
             membership,
             formats: Formats::of(tables.map(|table| (table.name(), table.row_format()))),
-            vote_from,
-            settling_before,
+            earlier,
+            strangers: BTreeSet::new(),
             points: VecDeque::new(),
             tallies: BTreeMap::new(),
             agreed: None,
@@ -413,13 +432,13 @@ impl Watch {
     }
 
     fn vote(&self, point: &Point) -> Option<Vote> {
-        let votes = self.membership.votes() && point.position >= self.vote_from;
+        let votes = self.membership.votes() && point.position >= self.earlier.vote_from;
         votes.then(|| point.vote(&self.membership.name))
     }
 
     /// Votes from `position` on; returns the vote to be cast on the state there, which was kept.
     pub(crate) fn vote_from(&mut self, position: Position) -> Option<Vote> {
-        self.vote_from = position;
+        self.earlier.vote_from = position;
         self.vote(self.points.iter().find(|point| point.position == position)?)
     }
 
@@ -445,7 +464,7 @@ impl Watch {
 
     /// Counts the vote that stands at `at`. The error is what it tells of this engine.
     pub(crate) fn count(&mut self, at: Position, vote: Vote, agreed: &Agreed) -> Result<(), Box<Divergence>> {
-        if at < self.next || !self.membership.counts(&vote) || !vote.fits(&self.formats) {
+        if at < self.next || !self.membership.counts(&vote) {
             return Ok(());
         }
         self.next = at.next();
@@ -454,8 +473,17 @@ impl Watch {
         if position.0 < at.0.saturating_sub(POINTS as u64 * WINDOW_GRID) || position >= at {
             return Ok(());
         }
+        let fits = vote.fits(&self.formats);
+        if !fits && !self.strangers.contains(&vote.member) {
+            observe::other_formats(&vote.member, at);
+            self.strangers.insert(vote.member.clone());
+        }
         let tally = self.tallies.entry(position).or_default();
-        tally.add(vote);
+        if !fits {
+            tally.add_stranger(vote);
+            return self.judge_replies(position, at);
+        }
+        tally.add(vote, at);
         // However many agree on another state, they do not stand for this one and its replies. A digest that is not at
         // hand any more was agreed before.
         let own = self.points.iter().find(|point| point.position == position);
@@ -484,21 +512,46 @@ impl Watch {
             if let Some(own) = own
                 && own.digest != most.digest()
             {
-                let expected = Some(most.digest());
-                return Err(self.divergence(own, most, expected));
+                let tables = self.tables(own, most);
+                return Err(self.divergence(own, Some(most.digest()), tables, at));
             }
             self.agree(position);
         } else if self.membership.votes()
             && tally.votes.len() == self.membership.members.len()
-            && (position >= self.settling_before || at >= self.settling_before && tally.is_settled())
+            && self.is_dispute(position, tally)
             && let Some(own) = own
         {
             let others = tally.votes.values().map(|(vote, _)| vote);
             let other = others.into_iter().find(|vote| vote.digest() != own.digest);
             let other = other.expect("no majority has the same");
-            return Err(self.divergence(own, other, None));
+            let tables = self.tables(own, other);
+            return Err(self.divergence(own, None, tables, at));
         }
         Ok(())
+    }
+
+    /// Whether it is to be settled that all members differ: when it is new, or when all have replayed it and voted again
+    /// since. What they voted before this engine was started is none of its business.
+    fn is_dispute(&self, position: Position, tally: &Tally) -> bool {
+        match self.earlier.disputes.get(&position) {
+            Some(raised) => tally.is_behind(*raised),
+            None => {
+                let start = self.earlier.settling_before;
+                position >= start || start.previous().is_none_or(|last| tally.is_behind(last))
+            }
+        }
+    }
+
+    /// What votes in other formats tell of this engine: their states cannot be compared, the replies can.
+    fn judge_replies(&self, position: Position, at: Position) -> Result<(), Box<Divergence>> {
+        let own = self.points.iter().find(|point| point.position == position);
+        let expected = self.tallies[&position].replies(self.membership.quorum());
+        match (own, expected) {
+            (Some(own), Some(expected)) if expected.replies != own.digest.replies => {
+                Err(self.divergence(own, Some(expected), Vec::new(), at))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn agree(&mut self, position: Position) {
@@ -514,13 +567,24 @@ impl Watch {
         self.pinned = self.pinned.filter(|pinned| *pinned > position);
     }
 
-    fn divergence(&self, own: &Point, other: &Vote, expected: Option<Digest>) -> Box<Divergence> {
+    /// Where the rows differ from those of a vote.
+    fn tables(&self, own: &Point, other: &Vote) -> Vec<Differing> {
         let mut tables = differing(&own.tables, &other.tables);
         match (self.agreed_state.newest(), &own.snapshot) {
             (Some((agreed, _)), Some(own)) => name_keys(&mut tables, &agreed, own),
             (None, Some(own)) => name_suspects(&mut tables, own),
             (_, None) => {}
         }
+        tables
+    }
+
+    fn divergence(
+        &self,
+        own: &Point,
+        expected: Option<Digest>,
+        tables: Vec<Differing>,
+        told_at: Position,
+    ) -> Box<Divergence> {
         Box::new(Divergence {
             member: self.membership.name.clone(),
             position: own.position,
@@ -530,6 +594,7 @@ impl Watch {
             tables,
             repaired: false,
             hindrance: None,
+            told_at,
         })
     }
 }

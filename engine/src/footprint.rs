@@ -33,7 +33,8 @@ pub(crate) enum Of {
     Granule,
     /// A row that the table's index can locate.
     Row,
-    /// A row that the window does nothing to but merge ([`store::Pool`](crate::store::Pool)).
+    /// A row that several transactions of the window merge into, and that it does nothing else to
+    /// ([`store::Pool`](crate::store::Pool)).
     PooledRow,
 }
 
@@ -435,7 +436,8 @@ impl<'a> Footprint<'a> {
 
     /// The first `rows` rows of `range`, of an ordered table, in a state of the recent past: of it as with
     /// [`get_range`](Self::get_range), and what the procedure may read as with [`range_first`](Self::range_first). For who
-    /// takes the best few of many, as an exchange does: declaring all of them would have it wait for whoever touches any.
+    /// takes the best few of many, as an exchange does: declaring all of them would have it wait for whoever touches any. In a
+    /// grouped table both declare the granule.
     ///
     /// Shape: `(K, V)`, in key order.
     ///

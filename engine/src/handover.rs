@@ -142,7 +142,8 @@ impl Barrier {
 
     /// A driver will never arrive again: nobody waits any more.
     pub(crate) fn break_up(&self) {
-        self.broken.store(true, Ordering::Relaxed);
+        // Release: who sees it sees the phase, too, that the driver had passed.
+        self.broken.store(true, Ordering::Release);
         self.wake();
     }
 
@@ -169,7 +170,8 @@ impl Barrier {
         }
         let mut looks = 0u32;
         while self.phase.load(Ordering::Acquire) == phase {
-            if self.broken.load(Ordering::Relaxed) {
+            // Whoever broke it up may have passed with all others, just now.
+            if self.broken.load(Ordering::Acquire) && self.phase.load(Ordering::Acquire) == phase {
                 std::panic::resume_unwind(Box::new(BROKEN));
             }
             looks += 1;

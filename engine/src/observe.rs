@@ -86,6 +86,11 @@ pub(crate) fn started_anew(error: &OpenError) {
     warn!(target: "mixlog", %error, "a newer checkpoint was taken meanwhile, and is tried");
 }
 
+/// A member voted on a state in other row formats than this engine's.
+pub(crate) fn other_formats(member: &str, position: Position) {
+    warn!(target: "mixlog", member, position = position.0, "not compared");
+}
+
 /// A checkpoint is on the disk for good.
 pub(crate) fn checkpointed(checkpoint: &Checkpoint) {
     let &Checkpoint { position, rows, bytes, elapsed } = checkpoint;

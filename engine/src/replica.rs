@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use mixlog_log::{Position, SharedLog};
 
-use crate::agreement::{self, Divergence, Watch, name_keys};
+use crate::agreement::{self, Divergence, Earlier, Watch, name_keys};
 use crate::checkpoint::{self, Recovery, Source};
 use crate::digest::Digest;
 use crate::engine::Builder;
@@ -95,7 +95,7 @@ impl Replica {
         log: Arc<dyn SharedLog>,
     ) -> Result<Self, OpenError> {
         let tail = log.tail()?.tail;
-        let (pipeline, recovery) = start(make(), &*log, Position::MAX, tail, tail, Position::ZERO)?;
+        let (pipeline, recovery) = start(make(), &*log, Position::MAX, &Earlier::none(tail), Position::ZERO)?;
         let stack_bytes = pipeline.config().stack_bytes;
         let state = State { pipeline: Arc::new(pipeline), recovery, divergences: Vec::new(), failed: None };
         let inner = Arc::new(Inner {
@@ -250,14 +250,12 @@ impl std::fmt::Debug for Replica {
     }
 }
 
-/// A pipeline with the state of the newest checkpoint before `before`; votes on positions from `vote_from` on, and takes
-/// disputes before `settling_before` for those that it is there to settle.
+/// A pipeline with the state of the newest checkpoint before `before`.
 fn start(
     builder: Builder,
     log: &dyn SharedLog,
     before: Position,
-    vote_from: Position,
-    settling_before: Position,
+    earlier: &Earlier,
     one_by_one_before: Position,
 ) -> Result<(Pipeline, Recovery), OpenError> {
     let builder = builder.completed();
@@ -270,7 +268,7 @@ fn start(
         let recovery = checkpoint::recover(&pipeline, &from, before, on_load.as_ref())?;
         if let Some(membership) = membership {
             let (membership, store) = (membership.clone(), &pipeline.shared().store);
-            pipeline.watch(Watch::new(membership, store, vote_from, settling_before, Arc::default()));
+            pipeline.watch(Watch::new(membership, store, earlier.clone(), Arc::default()));
         }
         Ok((pipeline, recovery))
     })
@@ -306,7 +304,9 @@ impl Inner {
             return match outcome {
                 Ok(()) => None,
                 Err(error) if error.is_trimmed() && in_vain < checkpoint::ATTEMPTS => {
-                    match self.start_anew(&pipeline, &error) {
+                    // It has not voted on what it did not reach.
+                    let reached = pipeline.shared().snapshots.tail();
+                    match self.start_anew(&pipeline, &error, reached, Position::ZERO) {
                         Ok(()) => continue,
                         Err(panicked @ OpenError::Panicked(_)) => Some(panicked),
                         Err(_) => Some(error),
@@ -321,12 +321,26 @@ impl Inner {
         }
     }
 
-    /// Goes on from a newer checkpoint, since the log was trimmed past where this is. The error is that there is none.
-    fn start_anew(&self, old: &Pipeline, trimmed: &OpenError) -> Result<(), OpenError> {
-        let reached = old.shared().snapshots.tail();
-        let tail = self.log.tail()?.tail;
-        // It has not voted on what it did not reach.
-        let (new, recovery) = start((self.make)(), &*self.log, Position::MAX, reached, tail, Position::ZERO)?;
+    /// What there was before a state that is built anew, which votes on positions from `vote_from` on.
+    fn earlier(&self, vote_from: Position) -> Result<Earlier, OpenError> {
+        let settling_before = self.log.tail()?.tail;
+        let state = self.state();
+        let disputes = state.divergences.iter().filter(|divergence| divergence.expected.is_none());
+        let disputes = disputes.map(|divergence| (divergence.position, divergence.told_at)).collect();
+        Ok(Earlier { vote_from, settling_before, disputes })
+    }
+
+    /// Goes on from a newer checkpoint, since the log was trimmed past where this is, or past what a repair starts from.
+    /// Votes on positions from `vote_from` on, and executes one by one before another one. The error is that there is none.
+    fn start_anew(
+        &self,
+        old: &Pipeline,
+        trimmed: &OpenError,
+        vote_from: Position,
+        one_by_one_before: Position,
+    ) -> Result<(), OpenError> {
+        let earlier = self.earlier(vote_from)?;
+        let (new, recovery) = start((self.make)(), &*self.log, Position::MAX, &earlier, one_by_one_before)?;
         observe::started_anew(trimmed);
         // Whoever waits there goes on to wait for the next state.
         old.shared().stop("the log was trimmed, and it goes on from a newer checkpoint");
@@ -353,12 +367,13 @@ impl Inner {
             return Err(OpenError::Diverged(Box::new(divergence)));
         }
         let rebuilt = match self.rebuild(&mut divergence) {
-            // What it was executing was trimmed: then the others have a newer state.
-            Err(error) if error.is_trimmed() => {
-                if self.start_anew(old, &error).is_ok() {
-                    return Ok(());
+            // What it starts from was trimmed: then the others have a newer state.
+            Err(error) if error.is_trimmed() || matches!(error, OpenError::TooEarly { .. }) => {
+                match self.start_anew(old, &error, position, position.next()) {
+                    Ok(()) => return Ok(()),
+                    Err(panicked @ OpenError::Panicked(_)) => return Err(panicked),
+                    Err(_) => divergence.hindrance = Some(error.to_string()),
                 }
-                divergence.hindrance = Some(error.to_string());
                 None
             }
             rebuilt => rebuilt?,
@@ -389,14 +404,21 @@ impl Inner {
     /// of it.
     fn rebuild(&self, divergence: &mut Divergence) -> Result<Option<(Pipeline, Recovery)>, OpenError> {
         let position = divergence.position;
-        let tail = self.log.tail()?.tail;
-        let mut before = divergence.agreed.unwrap_or(position).next();
+        let next = position.next();
+        // Of several states that it builds the one that it goes on with votes on the position.
+        let earlier = self.earlier(next)?;
+        let mut before = divergence.agreed.map_or(position, Position::next);
         let (mut rebuilt, mut suspect) = (None, None);
         loop {
-            let next = position.next();
-            let started = start((self.make)(), &*self.log, before, next, tail, next);
+            let started = start((self.make)(), &*self.log, before, &earlier, next);
             let (new, recovery) = match started {
                 Ok(started) => started,
+                // The others have taken a newer checkpoint meanwhile, and trimmed the log.
+                Err(error @ OpenError::TooEarly { oldest: Some(oldest), .. })
+                    if rebuilt.is_none() && oldest >= position =>
+                {
+                    return Err(error);
+                }
                 Err(error) => {
                     if rebuilt.is_none() {
                         divergence.hindrance = Some(match suspect {
@@ -423,7 +445,9 @@ impl Inner {
             let (from, agreed) = (recovery.checkpoint, recovery.agreed);
             // Without a majority any state is gone on with: the next votes tell.
             let is_of_use = came_there && (divergence.repaired || divergence.expected.is_none());
-            rebuilt = is_of_use.then_some((new, recovery));
+            if is_of_use {
+                rebuilt = Some((new, recovery));
+            }
             match from {
                 Some(from) if !divergence.repaired && !agreed => (before, suspect) = (from, Some(from)),
                 _ if rebuilt.is_some() => return Ok(rebuilt),

@@ -1,5 +1,6 @@
 //! Tickets: how the outcome of a transaction travels from the worker that ran it to whoever submitted it.
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
@@ -19,7 +20,7 @@ use crate::clients::Repeat;
 use crate::codec::{self, DecodeError};
 use crate::procedure::Procedure;
 use crate::reply::Status;
-use crate::sync::{AtomicBool, Condvar, Mutex, Ordering};
+use crate::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering};
 #[cfg(not(loom))]
 use crate::sync::{spin_loop, yield_now};
 
@@ -228,7 +229,7 @@ impl Cell {
 
     /// Hands over the outcome; who waits for it is noted down, to be woken. Only the first call counts.
     pub(crate) fn fill(self: Arc<Self>, outcome: Result<RawOutcome, TicketError>, waiting: &mut Waiting) {
-        let mut state = self.state.lock().expect("no panic in a ticket");
+        let mut state = self.state();
         let State::Pending { sleeping, waker } = &mut *state else { return };
         let (sleeping, waker) = (*sleeping, waker.take());
         *state = State::Done(outcome);
@@ -239,6 +240,10 @@ impl Cell {
         if sleeping || waker.is_some() {
             waiting.0.push((sleeping.then_some(self), waker));
         }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic in a ticket")
     }
 
     pub(crate) fn is_filled(&self) -> bool {
@@ -264,7 +269,7 @@ impl Cell {
 
     /// Sleeps until the outcome is there.
     pub(crate) fn wait(&self) -> Result<RawOutcome, TicketError> {
-        let mut state = self.state.lock().expect("no panic in a ticket");
+        let mut state = self.state();
         loop {
             if let State::Pending { sleeping, .. } = &mut *state {
                 *sleeping = true;
@@ -279,7 +284,7 @@ impl Cell {
     fn wait_for(&self, timeout: Duration) -> Option<Result<RawOutcome, TicketError>> {
         // So late a deadline that no clock can tell it is none.
         let Some(deadline) = Instant::now().checked_add(timeout) else { return Some(self.wait()) };
-        let mut state = self.state.lock().expect("no panic in a ticket");
+        let mut state = self.state();
         loop {
             let State::Pending { sleeping, .. } = &mut *state else { return Some(Self::take(&mut state)) };
             *sleeping = true;
@@ -294,10 +299,13 @@ impl Cell {
     }
 
     fn poll(&self, context: &Context<'_>) -> Poll<Result<RawOutcome, TicketError>> {
-        let mut state = self.state.lock().expect("no panic in a ticket");
+        // Wakers are copied and dropped by code of their own, which may panic: not under the lock.
+        let mut new = Some(context.waker().clone());
+        let mut state = self.state();
         match &mut *state {
             State::Pending { waker, .. } => {
-                *waker = Some(context.waker().clone());
+                std::mem::swap(waker, &mut new);
+                drop(state);
                 Poll::Pending
             }
             _ => Poll::Ready(Self::take(&mut state)),
@@ -323,21 +331,37 @@ pub(crate) struct Waiting(Vec<(Option<Arc<Cell>>, Option<Waker>)>);
 impl Waiting {
     /// # Panics
     /// With what the first waker panicked, after all were woken.
-    pub(crate) fn wake(self) {
+    pub(crate) fn wake(mut self) {
+        if let Some(payload) = self.wake_all() {
+            resume_unwind(payload);
+        }
+    }
+
+    /// Tells with what the first waker panicked.
+    fn wake_all(&mut self) -> Option<Box<dyn Any + Send>> {
         let mut panicked = None;
-        for (cell, waker) in self.0 {
+        for (cell, waker) in self.0.drain(..) {
             if let Some(cell) = cell {
                 cell.filled.notify_all();
             }
             if let Some(waker) = waker
                 && let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake()))
             {
-                panicked.get_or_insert(payload);
+                match panicked {
+                    None => panicked = Some(payload),
+                    // It may panic when it is dropped.
+                    Some(_) => std::mem::forget(payload),
+                }
             }
         }
-        if let Some(payload) = panicked {
-            resume_unwind(payload);
-        }
+        panicked
+    }
+}
+
+impl Drop for Waiting {
+    /// Whoever is not woken sleeps for ever, whatever else goes wrong.
+    fn drop(&mut self) {
+        std::mem::forget(self.wake_all());
     }
 }
 
@@ -486,6 +510,21 @@ mod loom_tests {
             let outcome = cell.wait().expect("the first outcome counts");
             assert_eq!((outcome.position, outcome.bytes), (Position(7), vec![1, 2]));
             worker.join().unwrap();
+        });
+    }
+
+    /// As for a window of two: both are handed over before anybody is woken.
+    #[test]
+    fn loom_ticket_two_sleepers_of_one_window_are_both_woken() {
+        loom::model(|| {
+            let cells = [Arc::new(Cell::new()), Arc::new(Cell::new())];
+            let waits = cells.clone().map(|cell| thread::spawn(move || drop(cell.wait())));
+            let mut waiting = Waiting::default();
+            for cell in cells {
+                cell.fill(Err(TicketError::Stopped(String::new())), &mut waiting);
+            }
+            waiting.wake();
+            waits.map(|waits| waits.join().unwrap());
         });
     }
 

@@ -1,12 +1,11 @@
 //! Procedures and wakers that wait for the engine that waits for them: an error, and nobody hangs.
 #![cfg(not(loom))]
 
-use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Wake, Waker};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
@@ -218,69 +217,5 @@ fn a_procedure_that_waits_for_its_engine_is_told_so_on_whatever_thread_it_runs()
             }
         }
         *CALLED.lock().unwrap() = None;
-    }
-}
-
-/// Submits so many transactions behind one that stands still, all of one window, and has each of them call `woken` with its
-/// number.
-fn behind_one_another(
-    engine: &Engine,
-    count: u64,
-    woken: impl Fn(u64) + Clone + Send + 'static,
-) -> Arc<Mutex<Vec<Ticket<Add>>>> {
-    let held = HELD.lock().unwrap_or_else(|held| held.into_inner());
-    let hold = engine.submit(&Hold).unwrap();
-    let tickets: Vec<_> = (0..count).map(|n| engine.submit(&Add(n)).unwrap()).collect();
-    let tickets = Arc::new(Mutex::new(tickets));
-    for (ticket, n) in tickets.lock().unwrap().iter_mut().zip(0..) {
-        let woken = woken.clone();
-        let waker = Waker::from(Arc::new(Call(Mutex::new(Some(move || woken(n))))));
-        assert!(Pin::new(ticket).poll(&mut Context::from_waker(&waker)).is_pending());
-    }
-    drop((held, hold));
-    tickets
-}
-
-#[test]
-fn who_is_woken_first_finds_all_outcomes_of_the_window() {
-    let engine = builder().threads(1).open(Arc::new(MemoryLog::new())).unwrap();
-    let (told, hears) = mpsc::channel();
-    let (show, shown) = mpsc::channel::<Arc<Mutex<Vec<Ticket<Add>>>>>();
-    let shown = Arc::new(Mutex::new(Some(shown)));
-    let look = move |_| {
-        // The first one only.
-        if let Some(shown) = shown.lock().unwrap().take() {
-            let mut ignored = Context::from_waker(Waker::noop());
-            let tickets = shown.recv().unwrap();
-            let mut tickets = tickets.lock().unwrap();
-            let there = tickets.iter_mut().filter_map(|ticket| match Pin::new(ticket).poll(&mut ignored) {
-                Poll::Ready(outcome) => outcome.unwrap().committed(),
-                Poll::Pending => None,
-            });
-            told.send(there.count()).unwrap();
-        }
-    };
-    show.send(behind_one_another(&engine, 100, look)).unwrap();
-    assert_eq!(hears.recv_timeout(LONG).expect("nobody hangs"), 100);
-}
-
-#[test]
-fn a_waker_that_panics_keeps_nobody_from_being_woken() {
-    for (threads, mode) in [(1, Mode::Auto), (2, Mode::Parallel), (2, Mode::Sequential)] {
-        let engine = builder().threads(threads).mode(mode).open(Arc::new(MemoryLog::new())).unwrap();
-        let (told, hears) = mpsc::channel();
-        let tickets = behind_one_another(&engine, 100, move |n| {
-            assert!(n % 10 != 3, "a waker that is broken");
-            told.send(n).unwrap();
-        });
-        let woken: BTreeSet<_> =
-            (0..90).map(|_| hears.recv_timeout(LONG).expect("everybody is woken")).collect();
-        assert_eq!(woken.len(), 90);
-        let tickets = std::mem::take(&mut *tickets.lock().unwrap());
-        for ticket in tickets {
-            assert!(ticket.wait().unwrap().committed().is_some());
-        }
-        let error = engine.close().unwrap_err();
-        assert!(error.to_string().contains("a waker that is broken"), "{error}");
     }
 }

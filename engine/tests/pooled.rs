@@ -177,7 +177,7 @@ fn sole_merges_into_their_rows_stay_with_their_transactions() {
     }
     engine.close().unwrap();
     let (expected, _) = replay(&log, builder().threads(1).mode(Mode::Sequential));
-    // Windows never reach so far that a key comes twice in one; those of 1024 have nothing else.
+    // Only windows of 1024 reach so far that a key comes twice in one.
     for (window, pooled) in [(64, false), (256, false), (1024, true)] {
         for threads in [1, 2, 8] {
             let builder = builder().threads(threads).window(window).mode(Mode::Parallel);

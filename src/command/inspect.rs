@@ -7,7 +7,7 @@ use std::sync::Arc;
 use mixlog::checkpoint::{self, Start, Verified};
 use mixlog::kv::{self, Json};
 use mixlog::log::{FileLog, SharedLog};
-use mixlog::{Digest, Engine, OpenError, Position, Procedure, Replay};
+use mixlog::{Builder, Digest, Engine, OpenError, Position, Procedure, Replay};
 use serde::Serialize;
 
 use super::arguments::{DumpOptions, EngineOptions, OnClusterOptions, ReplayOptions, StateOptions};
@@ -30,6 +30,16 @@ pub(super) fn procedures(log: &dyn SharedLog) -> Result<Option<Vec<String>>, Ope
     Ok(procedures.map(|procedures| procedures.into_iter().map(|(name, _)| name).collect()))
 }
 
+/// What can execute the log, none for an empty one. What replicas pad it with before any engine begins it is no
+/// transaction, so it takes no procedures.
+fn registered(log: &dyn SharedLog) -> Result<Option<Builder>, Failure> {
+    match procedures(log)? {
+        Some(procedures) => workload::register(&procedures, Engine::builder()).map(Some),
+        None if log.tail()?.tail > Position::ZERO => Ok(Some(Engine::builder())),
+        None => Ok(None),
+    }
+}
+
 /// Executes a log up to a position, or to its end. `None` for an empty log, which has no position.
 fn execute(
     log: &Arc<dyn SharedLog>,
@@ -37,13 +47,13 @@ fn execute(
     to: Option<Position>,
     start: Start,
 ) -> Result<Option<(Replay, Digest)>, Failure> {
-    let Some(procedures) = procedures(&**log)? else {
+    let Some(builder) = registered(&**log)? else {
         return match to {
             None => Ok(None),
             Some(_) => Err(Failure::Refused("the log is empty".to_owned())),
         };
     };
-    let builder = engine.apply(workload::register(&procedures, Engine::builder())?);
+    let builder = engine.apply(builder);
     let builder = builder.checkpoints(checkpoint::Config { start, ..checkpoint::Config::default() });
     let replay = show_recovery(builder).replay(Arc::clone(log))?;
     let digest = match to {
@@ -145,8 +155,8 @@ impl Row<'_> {
 /// Prints a log's entries.
 pub(crate) fn dump_entries(options: &DumpOptions) -> Result<(), Failure> {
     let log = open(&options.directory, &options.on_cluster)?;
-    let Some(procedures) = procedures(&*log)? else { return Ok(()) };
-    let replay = workload::register(&procedures, Engine::builder())?.threads(1).replay(Arc::clone(&log))?;
+    let Some(builder) = registered(&*log)? else { return Ok(()) };
+    let replay = builder.threads(1).replay(Arc::clone(&log))?;
     let tail = log.tail()?;
     let end = options.to.map_or(tail.tail, |to| to.next().min(tail.tail));
     let mut position = options.from.unwrap_or(tail.head);

@@ -68,8 +68,8 @@ impl<'a> Merged<'a> {
 enum Change {
     /// This is its value; null if there is none any more. The room is what it leaves of the limit of a value.
     Value(Json, Room),
-    /// These follow the list in the table, or are the list if there is none. It is not copied, so that to append to a
-    /// long one costs no more than to a short one. The room is what both leave.
+    /// These follow the list in the table, or are the list if there is none. It is not copied for that; to find its room it
+    /// is gone through, and the table copies it once in a window. The room is what both leave.
     Appended(Vec<Json>, Room),
     /// This is added to it, and nothing else looks at it.
     Merged(i64),

@@ -13,19 +13,36 @@ use crate::pipeline::WINDOW_GRID;
 /// The votes on one position.
 #[derive(Default)]
 pub(super) struct Tally {
-    /// The newest of each member, and how many it cast.
-    pub(super) votes: BTreeMap<String, (Vote, u32)>,
+    /// The newest of each member, and where it stands.
+    pub(super) votes: BTreeMap<String, (Vote, Position)>,
+    /// The same of those whose states are in other formats: their digests.
+    strangers: BTreeMap<String, Digest>,
 }
 
 impl Tally {
-    pub(super) fn add(&mut self, vote: Vote) {
-        let cast = self.votes.get(&vote.member).map_or(0, |(_, cast)| *cast) + 1;
-        self.votes.insert(vote.member.clone(), (vote, cast));
+    pub(super) fn add(&mut self, vote: Vote, at: Position) {
+        self.strangers.remove(&vote.member);
+        self.votes.insert(vote.member.clone(), (vote, at));
     }
 
-    /// Whether all have replayed what they differ on, and voted again.
-    pub(super) fn is_settled(&self) -> bool {
-        self.votes.values().all(|(_, cast)| *cast > 1)
+    pub(super) fn add_stranger(&mut self, vote: Vote) {
+        self.votes.remove(&vote.member);
+        let digest = vote.digest();
+        self.strangers.insert(vote.member, digest);
+    }
+
+    /// A digest with the replies that so many members have, whatever formats their states are in; of a stranger.
+    pub(super) fn replies(&self, members: usize) -> Option<Digest> {
+        let all =
+            || self.votes.values().map(|(vote, _)| vote.digest()).chain(self.strangers.values().copied());
+        let have =
+            |digest: &&Digest| all().filter(|other| other.replies == digest.replies).count() >= members;
+        self.strangers.values().find(have).copied()
+    }
+
+    /// Whether all newest votes stand behind a position.
+    pub(super) fn is_behind(&self, position: Position) -> bool {
+        self.votes.values().all(|(_, at)| *at > position)
     }
 
     /// How many members have this digest.
@@ -57,7 +74,7 @@ pub(crate) fn agreed_on(
     let (mut tally, mut next) = (Tally::default(), position.next());
     while next < end {
         let Some(block) = log.read(next)? else { break };
-        for (_, entry) in block.iter().filter(|(at, _)| *at >= next) {
+        for (at, entry) in block.iter().filter(|(at, _)| *at >= next) {
             let Entry::Data(bytes) = entry else { continue };
             if !entry::is_vote(bytes) {
                 continue;
@@ -66,7 +83,7 @@ pub(crate) fn agreed_on(
                 Ok(Content::Vote(vote))
                     if vote.position == position.0 && membership.counts(&vote) && vote.fits(formats) =>
                 {
-                    tally.add(vote);
+                    tally.add(vote, at);
                 }
                 _ => continue,
             }

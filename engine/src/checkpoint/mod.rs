@@ -201,8 +201,8 @@ pub enum CheckpointError {
     /// The checkpoint is there, but the log could not be trimmed. The next one trims it.
     #[error("the checkpoint was taken, but the log was not trimmed: {0}")]
     Trim(#[from] TrimError),
-    /// Code that must not panic did: a row's `Clone`, `Serialize` or `Deserialize`, most likely. There is no checkpoint, and
-    /// the log is not trimmed; it is tried again like after any other failure.
+    /// Code that must not panic did: a row's `Clone`, `Serialize` or `Deserialize`, most likely. There is no checkpoint; it
+    /// is tried again like after any other failure.
     #[error("taking it panicked: {0}")]
     Panicked(String),
     /// The engine was closed meanwhile, or has stopped.

@@ -11,7 +11,7 @@ use mixlog_log::{Batch, Position, SharedLog};
 
 use super::replay::Replay;
 use super::{Engine, random};
-use crate::agreement::{AgreedState, Membership, Watch};
+use crate::agreement::{AgreedState, Earlier, Membership, Watch};
 use crate::ahead;
 use crate::checkpoint::{self, Conversion, Keeper, OnLoad, Recovery, Shelf, Source};
 use crate::clients::{ANSWERS, Forget};
@@ -590,7 +590,7 @@ impl Builder {
         if let Some(membership) = membership {
             let state = agreed.insert(Arc::default());
             let store = &pipeline.shared().store;
-            pipeline.watch(Watch::new(membership.clone(), store, tail, tail, Arc::clone(state)));
+            pipeline.watch(Watch::new(membership.clone(), store, Earlier::none(tail), Arc::clone(state)));
         }
         let (start, first) = (Instant::now(), pipeline.shared().snapshots.tail());
         pipeline.run(log, &Until::Tail(log.tail()?.tail), self.progress.as_ref())?;

@@ -3,7 +3,7 @@
 //! A thread that has nothing else to do than to wait for its transaction can execute it as well as the leader can, who
 //! sleeps: to wake the leader, and to be woken by it, takes many times as long as a small transaction does. So while the
 //! leader waits for the log, the part is free, and the first to find it so takes it: always whole windows, alone, while
-//! all drivers wait at the gate.
+//! all other drivers wait at the gate, or hand over the last of their outcomes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -155,8 +155,9 @@ impl Pipeline {
         awaited.deliver(|sequence, position, status, bytes| {
             in_flight.deliver(sequence, position, status, bytes, &mut waiting);
         });
+        // Before this waits for the driver, which the leader may be adding up.
+        waiting.wake();
         // Its memory is used again.
         self.driver(number).replies.awaited = awaited;
-        waiting.wake();
     }
 }

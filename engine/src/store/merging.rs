@@ -176,7 +176,8 @@ impl<K: Key, V: crate::table::Value, C: Codec<K> + Codec<V>> TableStore<K, V, C>
     ) {
         let id = self.find(key, key_hash).unwrap_or_else(|| {
             // Two may find it missing: one makes it.
-            let _creating = self.creating.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let shard = &self.creating[key_hash as usize % self.creating.len()];
+            let _creating = shard.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             self.find(key, key_hash).unwrap_or_else(|| {
                 let (unit, granule) = self.unit_and_granule(key, key_hash);
                 self.create(worker, key.clone(), key_hash, unit, granule)

@@ -56,6 +56,8 @@ use crate::tx::{Lent, Tx};
 
 /// How many row numbers a worker takes at once.
 const NUMBERS: u32 = 64;
+/// Into how many shards keys fall whose rows are made by merges.
+const CREATING: usize = 16;
 /// How many numbers that it gave back a worker keeps to itself.
 const KEPT: usize = 4 * NUMBERS as usize;
 
@@ -117,8 +119,8 @@ pub(crate) struct TableStore<K, V, C> {
     /// Numbers that workers gave back and have too many of, with the window in which that was. Taken and given many at
     /// a time.
     free: Mutex<VecDeque<(u64, RowId)>>,
-    /// Held while a row is made that several transactions may miss at once.
-    pub(super) creating: Mutex<()>,
+    /// One of them, by the key's hash, is held while a row is made that several transactions may miss at once.
+    pub(super) creating: Box<[CachePadded<Mutex<()>>]>,
     codec: std::marker::PhantomData<fn() -> C>,
 }
 
@@ -177,7 +179,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             locals: (0..workers).map(local).collect(),
             told: (0..workers).map(|_| CachePadded::default()).collect(),
             free: Mutex::default(),
-            creating: Mutex::new(()),
+            creating: (0..CREATING).map(|_| CachePadded::default()).collect(),
             codec: std::marker::PhantomData,
         }
     }
@@ -376,6 +378,10 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         let count = usable.count();
         // In front of those that it may not use yet.
         free.drain(..count).for_each(|number| local.free.push_front(number));
+        if free.capacity() > 4 * free.len().max(KEPT) {
+            let left = 2 * free.len();
+            free.shrink_to(left);
+        }
         drop(free);
         if count == 0 {
             local.numbers = self.rows.reserve(NUMBERS);
@@ -387,6 +393,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         if local.free.len() >= KEPT + NUMBERS as usize {
             let mut free = self.free.lock().expect("no panic while numbers change hands");
             free.extend(local.free.drain(KEPT..));
+            local.free.shrink_to(4 * KEPT);
         }
     }
 

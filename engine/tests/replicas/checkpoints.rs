@@ -409,13 +409,13 @@ fn replica_of_a_trimmed_log_in_files_starts_and_repairs_itself_from_the_checkpoi
 /// The same rows, as a later build of the program has them.
 const WIDE: Table<u64, (u64, u64)> = Table::new("rows").version(2);
 
-/// As [`Add`], to rows of the later version.
+/// As [`Add`], to rows of the later version. `WRONG`: replies something else at transaction number [`AT`].
 #[derive(Serialize, Deserialize)]
-struct AddWide {
+struct AddWide<const WRONG: bool> {
     n: u64,
 }
 
-impl Procedure for AddWide {
+impl<const WRONG: bool> Procedure for AddWide<WRONG> {
     const NAME: &'static str = "add";
     type Output = u64;
     type Abort = Never;
@@ -424,16 +424,16 @@ impl Procedure for AddWide {
         let key = key_of(self.n);
         let sum = tx.get(&WIDE, &key).map_or(0, |row| row.0).wrapping_mul(3) + self.n;
         tx.put(&WIDE, key, (sum, !sum));
-        Ok(sum)
+        Ok(if WRONG && self.n == AT { sum + 1 } else { sum })
     }
 }
 
-fn later_build(name: &str, directory: &TempDir) -> Builder {
+fn later_build<const WRONG: bool>(name: &str, directory: &TempDir) -> Builder {
     Engine::builder()
         .table(&WIDE)
         .table(&OTHERS)
         .convert(&ROWS, &WIDE, |key, sum| (key, (sum, !sum)))
-        .procedure::<AddWide>()
+        .procedure::<AddWide<WRONG>>()
         .member(Membership::new(name, THREE))
         .checkpoints(keep_in(directory)())
 }
@@ -464,7 +464,7 @@ fn members_of_a_build_with_other_rows_compare_with_each_other_and_with_no_older_
     // One of three is of the later build: the two others agree without it, and it goes on without them.
     let engine = older("a").open(Arc::clone(&log)).unwrap();
     let beside = Arc::clone(&shelf);
-    let c = Replica::follow(move || later_build("c", &beside), Arc::clone(&log)).unwrap();
+    let c = Replica::follow(move || later_build::<false>("c", &beside), Arc::clone(&log)).unwrap();
     assert_eq!((c.recovery().checkpoint, c.recovery().agreed), (Some(first), true));
     submit(&engine, 9000..12_000);
     let third = settle(&engine, 2);
@@ -475,9 +475,9 @@ fn members_of_a_build_with_other_rows_compare_with_each_other_and_with_no_older_
     b.close().unwrap();
 
     // Two are.
-    let engine = later_build("a", &shelf).open(Arc::clone(&log)).unwrap();
+    let engine = later_build::<false>("a", &shelf).open(Arc::clone(&log)).unwrap();
     assert_eq!(engine.recovery().checkpoint, Some(first));
-    let tickets: Vec<_> = (12_000..15_000).map(|n| engine.submit(&AddWide { n }).unwrap()).collect();
+    let tickets: Vec<_> = (12_000..15_000).map(|n| engine.submit(&AddWide::<false> { n }).unwrap()).collect();
     tickets.into_iter().for_each(|ticket| drop(ticket.wait().unwrap()));
     let fourth = settle(&engine, 2);
     assert!(first < second && second < third && third < fourth);
@@ -485,6 +485,30 @@ fn members_of_a_build_with_other_rows_compare_with_each_other_and_with_no_older_
     assert_eq!((c.divergences(), c.snapshot().get(&WIDE, &7)), (vec![], engine.snapshot().get(&WIDE, &7)));
     assert_eq!(engine.checkpoint().unwrap().position, fourth);
     drop(engine);
-    let engine = later_build("a", &shelf).open(Arc::clone(&log)).unwrap();
+    let engine = later_build::<false>("a", &shelf).open(Arc::clone(&log)).unwrap();
     assert_eq!((engine.recovery().checkpoint, engine.recovery().agreed), (Some(fourth), true));
+}
+
+#[test]
+fn replies_are_compared_with_those_of_builds_with_other_rows() {
+    let (directory, shelf) = (tempfile::tempdir().unwrap(), Arc::new(tempfile::tempdir().unwrap()));
+    let log = in_files(&directory);
+    let config = keep_in(&shelf);
+    let engine = member::<NONE>("a", &THREE, 2).checkpoints(Config { trim: false, ..config() });
+    let engine = engine.open(Arc::clone(&log)).unwrap();
+    let b = Replica::follow(|| member::<NONE>("b", &THREE, 1), Arc::clone(&log)).unwrap();
+    submit(&engine, 0..3000);
+    let first = settle(&engine, 2);
+    engine.checkpoint().unwrap();
+    let c = Replica::follow(move || later_build::<true>("c", &shelf), Arc::clone(&log)).unwrap();
+    assert_eq!(c.recovery().checkpoint, Some(first));
+    submit(&engine, 3000..9000);
+    settle(&engine, 2);
+    wait_for("the stop", || c.failed().is_some());
+    let Some(OpenError::Diverged(divergence)) = c.failed() else { panic!("{:?}", c.failed()) };
+    assert_eq!(divergence.position, Position(2 * WINDOW_GRID - 1), "{divergence}");
+    let replies = |digest: Digest| digest.replies;
+    assert_ne!(divergence.expected.map(replies), Some(divergence.own.replies));
+    assert!(!divergence.repaired && divergence.to_string().contains("replies differ"), "{divergence}");
+    assert_eq!(b.divergences(), []);
 }

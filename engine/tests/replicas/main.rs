@@ -53,10 +53,11 @@ const FLIP_BESIDE: Fault = 31;
 /// The same, at the second time that [`AT`] comes in the log.
 const FLIP_LATER: Fault = 32;
 const FLIP_WHILE_TRIMMED: Fault = 33;
+const FLIP_AFTER_TRIM: Fault = 34;
 
 const HELD_AT: [u64; 2] = [100, 4500];
 
-static ONCE: [AtomicBool; 34] = [const { AtomicBool::new(false) }; 34];
+static ONCE: [AtomicBool; 35] = [const { AtomicBool::new(false) }; 35];
 
 const AT: u64 = 5000;
 /// Writes the same row, in the same window.

@@ -249,6 +249,12 @@ fn who_starts_on_a_trimmed_log_gives_up_when_there_is_no_newer_checkpoint_or_aga
 
 #[test]
 fn replica_whose_repair_is_overtaken_by_a_trim_goes_on_from_the_newer_checkpoint() {
+    overtaken::<FLIP_WHILE_TRIMMED>(false);
+    overtaken::<FLIP_AFTER_TRIM>(true);
+}
+
+/// The log is trimmed before the repair has found what it starts from, or right after that.
+fn overtaken<const FAULT: Fault>(before_it_starts: bool) {
     let (directory, log) = (tempfile::tempdir().unwrap(), memory());
     let racing = Racing::new(&log, directory.path());
     let config =
@@ -259,15 +265,20 @@ fn replica_whose_repair_is_overtaken_by_a_trim_goes_on_from_the_newer_checkpoint
     let diverged_at = Position(2 * WINDOW_GRID - 1);
     let (made, keeper, trimmed) = (AtomicU32::new(0), Arc::clone(&engine), Arc::clone(&racing));
     let faulty = move || {
-        // The second time, for the repair: what it is going to read is trimmed right before it does.
+        // The second time, for the repair: what it starts from, or is going to read, is trimmed right before it does.
         if made.fetch_add(1, Ordering::Relaxed) == 1 {
             let keeper = Arc::clone(&keeper);
-            trimmed.before_reads(1, move || {
+            let trim = move || {
                 assert!(keeper.wait_agreed(diverged_at, 2, PATIENCE));
                 keeper.checkpoint().unwrap();
-            });
+            };
+            if before_it_starts {
+                trim();
+            } else {
+                trimmed.before_reads(1, trim);
+            }
         }
-        member::<FLIP_WHILE_TRIMMED>("c", &THREE, 1)
+        member::<FAULT>("c", &THREE, 1)
     };
     let c = Replica::follow(faulty, Arc::<Racing>::clone(&racing)).unwrap();
     submit(&engine, 0..10_000);

@@ -21,7 +21,7 @@ pub(super) struct Local<K, V> {
     /// Rows that the window had changed before, as they were before the running transaction.
     pub(super) within: Arena<Version<V>>,
     pub(super) numbers: Range<RowId>,
-    /// Numbers given back, with the window in which that was; oldest first.
+    /// Numbers given back, with the window in which that was. Those that may be used already are in front.
     pub(super) free: VecDeque<(u64, RowId)>,
     /// Rows in the index without a value that a snapshot may need, or that were not looked at yet.
     pub(super) absent: VecDeque<RowId>,
