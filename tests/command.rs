@@ -2,12 +2,15 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 #[path = "support/run.rs"]
 mod run;
 #[path = "support/small_disk.rs"]
 mod small_disk;
 
+use mixlog::log::{FileLog, file};
+use mixlog::{Engine, Position, Replica};
 use run::{path, refused, run};
 use small_disk::SmallDisk;
 
@@ -222,6 +225,23 @@ fn log_dump_prints_one_decoded_entry_a_line() {
     assert!(last["arguments"]["amount"].is_number(), "{last}");
     let (_, some, _) = run(&["log", "dump", path(&log), "--from", "10", "--to", "12"]);
     assert_eq!(some.lines().count(), 3);
+}
+
+/// Whoever follows a log may be there before any engine begins it.
+#[test]
+fn a_log_of_nothing_but_padding_is_not_taken_for_an_empty_one() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let log = FileLog::open(directory.path(), file::Config::default()).expect("it opens");
+    let replica = Replica::follow(Engine::builder, Arc::new(log)).expect("it follows");
+    assert_eq!(replica.pad().expect("it is padded"), Position(4095));
+    replica.close().expect("nothing is wrong with it");
+    let (code, stdout, stderr) = run(&["log", "dump", path(directory.path())]);
+    assert_eq!((code, stdout.lines().count()), (0, 4096), "{stderr}");
+    for command in ["replay", "digest"] {
+        let (code, stdout, stderr) = run(&[command, "--log", path(directory.path())]);
+        assert_eq!(code, 0, "{stderr}");
+        assert!(stdout.contains("4095"), "{command}: {stdout}");
+    }
 }
 
 #[test]
