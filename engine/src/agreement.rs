@@ -494,7 +494,7 @@ impl Watch {
             },
             |own| (own.digest, tally.like(&own.digest)),
         );
-        let judged = self.judge(position, at);
+        let judged = self.judge(position, at).and_then(|()| self.judge_replies(position, at));
         // Whoever is woken by it finds the state that was agreed.
         agreed.note(digest, count);
         judged
