@@ -208,7 +208,8 @@ pub struct Divergence {
     pub agreed: Option<Position>,
     /// Its digest.
     pub own: Digest,
-    /// The digest that was agreed; `None` when no majority has the same.
+    /// The digest that was agreed; `None` when no majority has the same. Of members whose tables have other
+    /// [versions](crate::Table::version) only the replies count.
     pub expected: Option<Digest>,
     /// Where the rows differ. Empty when only the replies do.
     pub tables: Vec<Differing>,
@@ -220,6 +221,19 @@ pub struct Divergence {
     pub hindrance: Option<String>,
     /// Where the vote stands that told.
     pub(crate) told_at: Position,
+    /// The others have rows in other formats: only replies were compared, and of `expected` only they count.
+    pub(crate) only_replies: bool,
+}
+
+impl Divergence {
+    /// Whether this is what was agreed, or, if nothing was, another state than before.
+    pub(crate) fn is_settled_by(&self, digest: &Digest) -> bool {
+        match &self.expected {
+            Some(expected) if self.only_replies => digest.replies == expected.replies,
+            Some(expected) => digest == expected,
+            None => *digest != self.own,
+        }
+    }
 }
 
 impl fmt::Display for Divergence {
@@ -233,7 +247,9 @@ impl fmt::Display for Divergence {
             Some(expected) => write!(f, "its digest is {}, and {expected} is agreed", self.own)?,
             None => write!(f, "its digest is {}, and no majority has the same", self.own)?,
         }
-        if self.tables.is_empty() {
+        if self.only_replies {
+            f.write_str("; replies differ, and the rows of the others are in other formats")?;
+        } else if self.tables.is_empty() {
             f.write_str("; the rows are the same, replies differ")?;
         }
         for Differing { table, buckets, keys, suspects } in &self.tables {
@@ -358,7 +374,7 @@ fn table_sums(store: &Store, buckets: &[u128]) -> Vec<TableSums> {
 pub(crate) struct Earlier {
     /// Votes on earlier positions were cast before.
     pub(crate) vote_from: Position,
-    /// Disputes on positions before this one are settled by a replay, this one.
+    /// Votes on positions before this one may be of states that were built anew since.
     pub(crate) settling_before: Position,
     /// Positions on which all differed, with where the vote stands that told.
     pub(crate) disputes: BTreeMap<Position, Position>,
@@ -369,14 +385,22 @@ impl Earlier {
     pub(crate) fn none(tail: Position) -> Self {
         Self { vote_from: tail, settling_before: tail, disputes: BTreeMap::new() }
     }
+
+    /// Whether a vote on a position, which stands at `at`, was cast since the last dispute, which was on that position.
+    fn renews(&self, position: Position, at: Position) -> bool {
+        let last = self.disputes.iter().max_by_key(|&(_, told_at)| told_at);
+        last.is_some_and(|(disputed, told_at)| *disputed == position && at > *told_at)
+    }
 }
 
 /// One engine's view of the votes. Belongs to the leader, who calls it between windows.
 pub(crate) struct Watch {
     membership: Membership,
-    /// Votes on states in other formats are not compared.
+    /// Of votes on states in other formats only the replies are compared.
     formats: Formats,
     earlier: Earlier,
+    /// Where each member voted anew on what the last dispute was on: what it votes from there on is of a new state.
+    renewed: BTreeMap<String, Position>,
     /// Members of whose votes some are on states in other formats.
     strangers: BTreeSet<String>,
     points: VecDeque<Point>,
@@ -402,6 +426,7 @@ impl Watch {
             membership,
             formats: Formats::of(tables.map(|table| (table.name(), table.row_format()))),
             earlier,
+            renewed: BTreeMap::new(),
             strangers: BTreeSet::new(),
             points: VecDeque::new(),
             tallies: BTreeMap::new(),
@@ -478,6 +503,9 @@ impl Watch {
             observe::other_formats(&vote.member, at);
             self.strangers.insert(vote.member.clone());
         }
+        if self.earlier.renews(position, at) {
+            self.renewed.entry(vote.member.clone()).or_insert(at);
+        }
         let tally = self.tallies.entry(position).or_default();
         if !fits {
             tally.add_stranger(vote);
@@ -530,14 +558,17 @@ impl Watch {
         Ok(())
     }
 
-    /// Whether it is to be settled that all members differ: when it is new, or when all have replayed it and voted again
-    /// since. What they voted before this engine was started is none of its business.
+    /// Whether it is to be settled that all members differ: when it is new, or when all have replayed the last thing that
+    /// they differed on, and voted since. What they voted before this engine was started is none of its business. A
+    /// function of the log, but for when it was started.
     fn is_dispute(&self, position: Position, tally: &Tally) -> bool {
         match self.earlier.disputes.get(&position) {
-            Some(raised) => tally.is_behind(*raised),
+            Some(told_at) => tally.votes.values().all(|(_, at)| at > told_at),
             None => {
-                let start = self.earlier.settling_before;
-                position >= start || start.previous().is_none_or(|last| tally.is_behind(last))
+                let is_new = |(member, (_, at)): (&String, &(Vote, Position))| {
+                    self.renewed.get(member).is_some_and(|renewed| at > renewed)
+                };
+                position >= self.earlier.settling_before || tally.votes.iter().all(is_new)
             }
         }
     }
@@ -548,7 +579,9 @@ impl Watch {
         let expected = self.tallies[&position].replies(self.membership.quorum());
         match (own, expected) {
             (Some(own), Some(expected)) if expected.replies != own.digest.replies => {
-                Err(self.divergence(own, Some(expected), Vec::new(), at))
+                let mut divergence = self.divergence(own, Some(expected), Vec::new(), at);
+                divergence.only_replies = true;
+                Err(divergence)
             }
             _ => Ok(()),
         }
@@ -595,6 +628,7 @@ impl Watch {
             repaired: false,
             hindrance: None,
             told_at,
+            only_replies: false,
         })
     }
 }
@@ -677,4 +711,47 @@ fn name_suspects(tables: &mut [Differing], own: &Snapshot) {
 #[inline]
 pub(crate) const fn bucket(key: u64) -> u32 {
     (key % BUCKETS as u64) as u32
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn vote(member: &str, position: Position, state: u128) -> Vote {
+        Vote { member: member.to_owned(), position: position.0, state, replies: 0, tables: Vec::new() }
+    }
+
+    /// Two that differed on one position, and have both voted on later ones before they knew.
+    #[test]
+    fn later_votes_are_disputed_when_both_were_cast_by_states_that_were_built_anew() {
+        let (store, _) = Store::new(&[], Vec::new(), 1);
+        let grid = |n: u64| Position(n * WINDOW_GRID - 1);
+        let (disputed, later, told_at) = (grid(2), grid(3), Position(12_290));
+        let earlier = Earlier {
+            vote_from: disputed,
+            settling_before: told_at.next(),
+            disputes: BTreeMap::from([(disputed, told_at)]),
+        };
+        let membership = Membership::new("a", ["a", "b"]);
+        let mut watch = Watch::new(membership, &store, earlier, Arc::default());
+        let agreed = Agreed::default();
+        let mut cast = |at: u64, vote: Vote| {
+            let position = Position(vote.position);
+            watch.count(Position(at), vote, &agreed).unwrap();
+            let tally = &watch.tallies[&position];
+            tally.votes.len() == 2 && watch.is_dispute(position, tally)
+        };
+        // What was voted before the dispute, and what told of it.
+        for (at, member, position) in [(12_288, "a", disputed), (12_289, "a", later), (12_290, "b", disputed)]
+        {
+            assert!(!cast(at, vote(member, position, u128::from(at))), "{at}");
+        }
+        // One has replayed; the other one does not know of it yet, and votes on what comes next.
+        assert!(!cast(12_291, vote("a", disputed, 1)));
+        assert!(!cast(12_292, vote("b", later, 2)));
+        assert!(!cast(12_293, vote("a", later, 3)));
+        // Now it has.
+        assert!(cast(12_294, vote("b", disputed, 4)), "all have replayed, and differ again");
+        assert!(cast(12_295, vote("b", later, 5)));
+    }
 }

@@ -323,8 +323,10 @@ impl Inner {
 
     /// What there was before a state that is built anew, which votes on positions from `vote_from` on.
     fn earlier(&self, vote_from: Position) -> Result<Earlier, OpenError> {
-        let settling_before = self.log.tail()?.tail;
+        let tail = self.log.tail()?.tail;
         let state = self.state();
+        // Nobody has executed what stands behind the vote that told, so all votes on that are of new states.
+        let settling_before = state.divergences.last().map_or(tail, |divergence| divergence.told_at.next());
         let disputes = state.divergences.iter().filter(|divergence| divergence.expected.is_none());
         let disputes = disputes.map(|divergence| (divergence.position, divergence.told_at)).collect();
         Ok(Earlier { vote_from, settling_before, disputes })
@@ -440,8 +442,7 @@ impl Inner {
                 Err(error) => return Err(error),
             };
             let digest = new.shared().digest();
-            divergence.repaired =
-                came_there && divergence.expected.map_or(digest != divergence.own, |agreed| digest == agreed);
+            divergence.repaired = came_there && divergence.is_settled_by(&digest);
             let (from, agreed) = (recovery.checkpoint, recovery.agreed);
             // Without a majority any state is gone on with: the next votes tell.
             let is_of_use = came_there && (divergence.repaired || divergence.expected.is_none());

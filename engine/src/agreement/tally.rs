@@ -40,11 +40,6 @@ impl Tally {
         self.strangers.values().find(have).copied()
     }
 
-    /// Whether all newest votes stand behind a position.
-    pub(super) fn is_behind(&self, position: Position) -> bool {
-        self.votes.values().all(|(_, at)| *at > position)
-    }
-
     /// How many members have this digest.
     pub(super) fn like(&self, digest: &Digest) -> usize {
         self.votes.values().filter(|(vote, _)| vote.digest() == *digest).count()

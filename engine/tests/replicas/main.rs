@@ -55,6 +55,9 @@ const FLIP_LATER: Fault = 32;
 const FLIP_WHILE_TRIMMED: Fault = 33;
 const FLIP_AFTER_TRIM: Fault = 34;
 
+/// Of a build with other rows: replies something else, the first time that it runs.
+const REPLY_IN_WIDE: Fault = 15;
+
 const HELD_AT: [u64; 2] = [100, 4500];
 
 static ONCE: [AtomicBool; 35] = [const { AtomicBool::new(false) }; 35];
