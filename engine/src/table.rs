@@ -173,7 +173,7 @@ impl<K, V, C> Table<K, V, C> {
     ///
     /// Cost, if not grouped: a second index, and one more key for the mixer for every declared write.
     ///
-    /// Cost, if grouped: some 100 bytes for each granule that ever had a row, and about 1 KiB more for one of which a row was
+    /// Cost, if grouped: some 300 bytes for each granule that ever had a row, and about 1.5 KiB more for one of which a row was
     /// deleted that a snapshot still saw. They are kept for the granule's next rows until the engine is closed, though there
     /// may be none: where groups come and go without end, as sessions do, let granules stand for many of them, say by the
     /// number modulo some thousand.

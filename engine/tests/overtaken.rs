@@ -2,16 +2,18 @@
 //! a newer one.
 #![cfg(not(loom))]
 
-use std::io;
-use std::path::Path;
+#[path = "support/opening.rs"]
+mod opening;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mixlog_engine::checkpoint::{Config, Recovery};
 use mixlog_engine::{Builder, Digest, Engine, Never, OpenError, Procedure, Replica, Table, Tx};
-use mixlog_log::file::{Access, FsStorage, Lock, LockMode, Storage, StorageFile};
+use mixlog_log::file::{FsStorage, Storage};
 use mixlog_log::{MemoryLog, SharedLog};
+use opening::Opening;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
@@ -135,85 +137,29 @@ fn checkpoint_that_is_written_over_while_it_is_loaded_is_passed_over_for_a_newer
     }
 }
 
-/// A directory in which something happens when a checkpoint is first opened, before or after.
-struct Meanwhile {
-    storage: FsStorage,
-    is_before: bool,
-    happens: Mutex<Option<Arc<Keeps>>>,
-}
-
-impl Meanwhile {
-    fn happen(&self) {
-        if let Some(others) = self.happens.lock().unwrap().take() {
-            others.take_two();
-        }
-    }
-}
-
-impl Storage for Meanwhile {
-    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
-        if self.is_before {
-            self.happen();
-        }
-        let opened = self.storage.open(name, access);
-        self.happen();
-        opened
-    }
-
-    fn path(&self) -> &Path {
-        self.storage.path()
-    }
-
-    fn directory(&self, name: &str) -> Arc<dyn Storage> {
-        self.storage.directory(name)
-    }
-
-    fn exists(&self) -> io::Result<bool> {
-        self.storage.exists()
-    }
-
-    fn create_directory(&self) -> io::Result<()> {
-        self.storage.create_directory()
-    }
-
-    fn lock(&self, mode: LockMode) -> io::Result<Option<Lock>> {
-        self.storage.lock(mode)
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.storage.list()
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.storage.rename(from, to)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.storage.remove(name)
-    }
-
-    fn sync_directory(&self) -> io::Result<()> {
-        self.storage.sync_directory()
-    }
-}
-
 #[test]
 fn checkpoint_that_is_given_up_before_it_is_read_is_passed_over_for_a_newer_one() {
     // Where the log is not trimmed no space is kept: what is removed can be read to its end by who has it open.
     for (trim, is_before) in [(true, true), (true, false), (false, true)] {
         for start in STARTS {
             let keeps = Keeps::new(trim);
-            let storage = Arc::new(Meanwhile {
-                storage: FsStorage::new(keeps.directory.path()),
-                is_before,
-                happens: Mutex::new(Some(Arc::clone(&keeps))),
-            });
-            let make = {
-                let storage = Arc::clone(&storage);
-                move || builder().checkpoints(looks(Arc::<Meanwhile>::clone(&storage)))
+            let others = Arc::new(Mutex::new(Some(Arc::clone(&keeps))));
+            let happens = {
+                let others = Arc::clone(&others);
+                // When a checkpoint is first opened.
+                move |is_open: bool| {
+                    if is_open != is_before
+                        && let Some(others) = others.lock().unwrap().take()
+                    {
+                        others.take_two();
+                    }
+                }
             };
+            let storage: Arc<dyn Storage> =
+                Arc::new(Opening { storage: FsStorage::new(keeps.directory.path()), happens });
+            let make = move || builder().checkpoints(looks(Arc::clone(&storage)));
             let started = start(Box::new(make), Arc::clone(&keeps.log));
-            assert!(storage.happens.lock().unwrap().is_none());
+            assert!(others.lock().unwrap().is_none());
             starts_from_the_newest(&keeps, started);
         }
     }

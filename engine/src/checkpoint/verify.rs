@@ -54,16 +54,19 @@ fn verify_each(shelf: &Shelf, positions: Vec<Position>) -> Vec<Result<Verified, 
 }
 
 #[cfg(all(test, not(loom)))]
+#[path = "../../tests/support/opening.rs"]
+mod opening;
+
+#[cfg(all(test, not(loom)))]
 mod tests {
-    use std::io;
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::sync::{Arc, Mutex};
 
-    use mixlog_log::file::{Access, Lock, LockMode, StorageFile};
     use mixlog_log::{MemoryLog, SharedLog};
     use serde::{Deserialize, Serialize};
 
     use super::super::Config;
+    use super::opening::Opening;
     use super::*;
     use crate::{Engine, Never, Procedure, Table, Tx};
 
@@ -83,63 +86,9 @@ mod tests {
         }
     }
 
-    /// A directory in which checkpoints are taken right after the second time that a file was opened.
-    struct Busy {
-        storage: FsStorage,
-        opened: AtomicU32,
-        engine: Mutex<Engine>,
-    }
-
     fn take(engine: &Engine, n: u64) {
         engine.execute(&Write(n)).unwrap();
         engine.checkpoint().unwrap();
-    }
-
-    impl Storage for Busy {
-        fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
-            let file = self.storage.open(name, access);
-            if self.opened.fetch_add(1, Ordering::Relaxed) == 1 {
-                let engine = self.engine.lock().unwrap();
-                (1..=2).for_each(|n| take(&engine, n));
-            }
-            file
-        }
-
-        fn path(&self) -> &Path {
-            self.storage.path()
-        }
-
-        fn directory(&self, name: &str) -> Arc<dyn Storage> {
-            self.storage.directory(name)
-        }
-
-        fn exists(&self) -> io::Result<bool> {
-            self.storage.exists()
-        }
-
-        fn create_directory(&self) -> io::Result<()> {
-            self.storage.create_directory()
-        }
-
-        fn lock(&self, mode: LockMode) -> io::Result<Option<Lock>> {
-            self.storage.lock(mode)
-        }
-
-        fn list(&self) -> io::Result<Vec<String>> {
-            self.storage.list()
-        }
-
-        fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-            self.storage.rename(from, to)
-        }
-
-        fn remove(&self, name: &str) -> io::Result<()> {
-            self.storage.remove(name)
-        }
-
-        fn sync_directory(&self) -> io::Result<()> {
-            self.storage.sync_directory()
-        }
     }
 
     #[test]
@@ -151,16 +100,23 @@ mod tests {
         let engine = Engine::builder().table(&TEXTS).procedure::<Write>().threads(1).checkpoints(config);
         let engine = engine.open(Arc::<MemoryLog>::clone(&log)).unwrap();
         take(&engine, 0);
-        let storage = Arc::new(Busy {
-            storage: FsStorage::new(directory.path()),
-            opened: AtomicU32::new(0),
-            engine: Mutex::new(engine),
-        });
-        let shelf = Shelf { storage: Arc::<Busy>::clone(&storage), log: log.id() };
+        let (engine, opened) = (Arc::new(Mutex::new(engine)), Arc::new(AtomicU32::new(0)));
+        let happens = {
+            let (engine, opened) = (Arc::clone(&engine), Arc::clone(&opened));
+            // Right after the second time.
+            move |is_open| {
+                if is_open && opened.fetch_add(1, Ordering::Relaxed) == 1 {
+                    let engine = engine.lock().unwrap();
+                    (1..=2).for_each(|n| take(&engine, n));
+                }
+            }
+        };
+        let storage = Arc::new(Opening { storage: FsStorage::new(directory.path()), happens });
+        let shelf = Shelf { storage, log: log.id() };
         assert_eq!(verify_each(&shelf, shelf.list().unwrap()), []);
-        assert_eq!(storage.opened.load(Ordering::Relaxed), 2);
+        assert_eq!(opened.load(Ordering::Relaxed), 2);
         let [Ok(verified)] = verify_each(&shelf, shelf.list().unwrap())[..] else { panic!("it is whole") };
-        assert_eq!(verified.position, storage.engine.lock().unwrap().position().unwrap());
+        assert_eq!(verified.position, engine.lock().unwrap().position().unwrap());
         // Damage is damage still.
         let name = directory.path().join(file_name(verified.position));
         let mut bytes = std::fs::read(&name).unwrap();
