@@ -2,12 +2,12 @@
 //!
 //! All contenders of a comparison run in one directory; what is printed, and how often it is run, says `comparison`.
 //! `DIR=/mnt/disk` chooses the disk (a file system in memory proves nothing),
-//! `ONLY=flushed|alone|zeros|cache|buffered|checkpoints|replay|replicas` what is run, `IN_FLIGHT=2048` how many transactions
-//! wait for groups, `MANY=500000` how many there are of them, `COMMITS=4000` how many are committed one by one,
+//! `ONLY=flushed|alone|zeros|cache|buffered|checkpoints|replay|replicas` what is run, `IN_FLIGHT="8 32 128 512 2048"` how many
+//! transactions wait for groups, `MANY=500000` how many there are of them, `COMMITS=4000` how many are committed one by one,
 //! `THREADS="1 2 8 32"` by how many threads, `MIB=64` how long the files of `zeros` and `cache` are, `TRANSFERS=1000000` how many
 //! transfers replicas follow.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::ops::Range;
@@ -224,35 +224,72 @@ fn flushed(scratch: &Scratch) {
         }
         f64::from(commits) / start.elapsed().as_secs_f64()
     };
-    // Transactions and frames per second, and bytes per frame.
-    let in_flight = |in_flight: usize, transactions: u64| {
-        let path = scratch.path("engine");
-        let engine = open(&path);
-        runner::prepare(&engine, &workload, &mut |_, _| ()).expect("it is populated");
-        engine.close().expect("it ran well");
-        let before = FileLog::verify(&path).expect("a log");
-        let engine = open(&path);
-        let mut client = workload.client(&engine.snapshot(), 1, 0).expect("it is populated");
-        let mut waiting = VecDeque::new();
-        let start = Instant::now();
-        for _ in 0..transactions {
-            if waiting.len() == in_flight {
-                client.settle(waiting.pop_front().expect("some wait")).expect("it commits");
-            }
-            waiting.push_back(client.submit(&engine).expect("it is taken"));
+    compare(
+        &format!("flushed commits, {commits} one by one"),
+        "/s",
+        vec![
+            Contender::new("raw loop: pwrite and fdatasync of a frame", || {
+                raw_flushes(scratch, frame, commits as usize)
+            }),
+            Contender::new("log, one append at a time", log_alone),
+            Contender::new("engine, one transaction at a time", one_by_one),
+        ],
+        &[Aim::Ratio(1, 0, 0.8), Aim::Ratio(2, 0, 0.8)],
+    );
+    let asked: String = setting("IN_FLIGHT", "8 32 128 512 2048".to_owned());
+    for many in asked.split_whitespace().map(|many| many.parse().expect("IN_FLIGHT holds numbers")) {
+        groups(scratch, &workload, many, commits as usize);
+    }
+}
+
+/// As many transactions a second as a client commits who has so many in flight.
+fn in_flight(engine: &Engine, workload: &Transfers<Exact>, in_flight: usize, transactions: u64) -> f64 {
+    let mut client = workload.client(&engine.snapshot(), 1, 0).expect("it is populated");
+    let mut waiting = VecDeque::new();
+    let start = Instant::now();
+    for _ in 0..transactions {
+        if waiting.len() == in_flight {
+            client.settle(waiting.pop_front().expect("some wait")).expect("it commits");
         }
-        waiting.drain(..).for_each(|pending| drop(client.settle(pending).expect("it commits")));
-        let seconds = start.elapsed().as_secs_f64();
+        waiting.push_back(client.submit(engine).expect("it is taken"));
+    }
+    waiting.drain(..).for_each(|pending| drop(client.settle(pending).expect("it commits")));
+    transactions as f64 / start.elapsed().as_secs_f64()
+}
+
+/// What a disk gives to a raw loop, and to an engine that commits in groups. As long as the disk is what limits, it should be
+/// kept busy; from some number in flight on the processors are, and the disk has time to rest.
+fn groups(scratch: &Scratch, workload: &Transfers<Exact>, many: usize, flushes: usize) {
+    let transactions = run_length().min(many as u64 * 4000);
+    let populate = |log: Arc<dyn SharedLog>| {
+        let engine = workload.register(Engine::builder()).open(log).expect("it opens");
+        runner::prepare(&engine, workload, &mut |_, _| ()).expect("it is populated");
+        engine
+    };
+    // Groups of different sizes are flushed at different rates: what a round's engine wrote, its raw loops write.
+    let group = Cell::new(0);
+    let rates = RefCell::new((Vec::new(), Vec::new()));
+    let flushed = || {
+        let path = scratch.path("engine");
+        populate(open_log(&path, Durability::Flushed)).close().expect("it ran well");
+        let before = FileLog::verify(&path).expect("a log");
+        let engine = workload.register(Engine::builder());
+        let engine = engine.open(open_log(&path, Durability::Flushed)).expect("it opens");
+        let rate = in_flight(&engine, workload, many, transactions);
         engine.close().expect("it ran well");
         let after = FileLog::verify(&path).expect("a log");
         let frames = (after.frames - before.frames) as f64;
-        let bytes = (after.frame_bytes - before.frame_bytes) as f64;
-        (transactions as f64 / seconds, frames / seconds, bytes / frames)
+        group.set(((after.frame_bytes - before.frame_bytes) as f64 / frames) as usize);
+        rates.borrow_mut().0.push(rate);
+        rates.borrow_mut().1.push(group.get() as f64);
+        rate / transactions as f64 * frames
     };
-    let many: usize = setting("IN_FLIGHT", 2048);
-    let name = format!("engine, {many} in flight: groups");
-    let group = in_flight(many, run_length()).2 as usize;
-    let mut last = 0.0;
+    let raw = || {
+        if group.get() == 0 {
+            flushed();
+        }
+        raw_flushes(scratch, group.get(), flushes)
+    };
     // As who submits all the time: what of the difference is the machine's.
     let beside_a_busy_thread = || {
         let done = AtomicBool::new(false);
@@ -263,40 +300,35 @@ fn flushed(scratch: &Scratch) {
                     n = std::hint::black_box(n.wrapping_add(1));
                 }
             });
-            let flushes = raw_flushes(scratch, group, commits as usize);
+            let flushes = raw();
             done.store(true, Ordering::Relaxed);
             flushes
         })
     };
+    let in_memory = || in_flight(&populate(Arc::new(MemoryLog::new())), workload, many, transactions);
+    let is_disk_bound = many <= DISK_BOUND;
+    let aim = |a, b| if is_disk_bound { Aim::Ratio(a, b, 0.8) } else { Aim::Told(a, b) };
     compare(
-        &format!("flushed commits, {commits} one by one; then groups of {group} bytes on average"),
+        &format!("flushed commits, {many} in flight, in groups"),
         "/s",
         vec![
-            Contender::new("raw loop: pwrite and fdatasync of a frame", || {
-                raw_flushes(scratch, frame, commits as usize)
-            }),
-            Contender::new("log, one append at a time", log_alone),
-            Contender::new("engine, one transaction at a time", one_by_one),
-            Contender::new("raw loop with writes of a group", || {
-                raw_flushes(scratch, group, commits as usize)
-            }),
-            Contender::new(&name, || {
-                let (transactions, groups, _) = in_flight(many, run_length());
-                last = transactions;
-                groups
-            }),
+            Contender::new("engine: groups", &flushed),
+            Contender::new("raw loop with writes of a group", &raw),
             Contender::new("raw loop with writes of a group, beside a busy thread", beside_a_busy_thread),
+            Contender::new("engine with a log in memory: transactions", in_memory),
         ],
-        &[
-            Aim::Ratio(4, 3, 0.8),
-            Aim::Ratio(4, 5, 0.8),
-            Aim::Told(5, 3),
-            Aim::Ratio(1, 0, 0.8),
-            Aim::Ratio(2, 0, 0.8),
-        ],
+        &[aim(0, 1), aim(0, 2), Aim::Told(2, 1)],
     );
-    println!("  those groups held {last:.0} transactions/s in the last round\n");
+    let (rates, sizes) = rates.take();
+    println!(
+        "  {:.0} transactions/s on a log that is flushed, groups of {:.0} bytes, medians\n",
+        median(rates),
+        median(sizes)
+    );
 }
+
+/// With up to so many transfers in flight, a disk that flushes in 100 us limits two processors.
+const DISK_BOUND: usize = 128;
 
 /// Threads with one transaction at a time each: what is left is who does the work, and who has to be woken for it.
 fn alone(scratch: &Scratch) {

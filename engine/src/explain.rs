@@ -467,6 +467,7 @@ impl Explainer {
                 serial: since(stats.one_by_one.serial, before.one_by_one.serial),
                 after_serial: since(stats.one_by_one.after_serial, before.one_by_one.after_serial),
                 crowded: since(stats.one_by_one.crowded, before.one_by_one.crowded),
+                slower: since(stats.one_by_one.slower, before.one_by_one.slower),
             },
             footprint_panics: since(stats.footprint_panics, before.footprint_panics),
             violations: since(stats.violations, before.violations),

@@ -291,14 +291,14 @@ const LINES: usize = 10;
 
 impl Explanation {
     fn windows(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let OneByOne { asked_for, small, serial, after_serial, crowded } = self.one_by_one;
+        let OneByOne { asked_for, small, serial, after_serial, crowded, slower } = self.one_by_one;
         writeln!(
             f,
             "{} windows, {} mixed, {} of them explained; {} executed one by one{}",
             self.windows,
             self.mixed_windows,
             self.explained_windows,
-            asked_for + small + serial + after_serial + crowded,
+            asked_for + small + serial + after_serial + crowded + slower,
             if asked_for > 0 { " as asked for" } else { "" }
         )?;
         if small + serial + after_serial > 0 {
@@ -309,6 +309,9 @@ impl Explanation {
         }
         if crowded > 0 {
             writeln!(f, "  ({crowded} since other programs wanted the processors)")?;
+        }
+        if slower > 0 {
+            writeln!(f, "  ({slower} since that was measured to be faster)")?;
         }
         if self.explained_windows == 0 {
             return writeln!(f, "no window was mixed, so nothing is known of conflicts: see mode parallel");

@@ -30,6 +30,7 @@ mod caller;
 mod commit;
 mod leader;
 mod mode;
+mod pace;
 mod shared;
 
 use std::io;
@@ -365,6 +366,7 @@ impl Pipeline {
         progress: Option<&Progress>,
     ) -> Result<(), OpenError> {
         let mut guard = self.leader();
+        guard.pace.go_on(self.shared.snapshots.tail());
         loop {
             let leader = &mut *guard;
             if let Some(message) = leader.panicked.take() {
@@ -382,7 +384,9 @@ impl Pipeline {
                 continue;
             }
             let slot = leader.ready.map_or(0, |ready| 1 - ready);
-            let loaded = if self.adapt(leader) {
+            // What is prepared for all drivers is executed by all, before windows go another way.
+            let holds_back = leader.ready.is_some() && leader.pace.is_alone();
+            let loaded = if !holds_back && self.adapt(leader) {
                 match self.load(leader, log, until, slot) {
                     // What is prepared is executed before the error is told.
                     Err(_) if leader.ready.is_some() => false,
@@ -412,12 +416,14 @@ impl Pipeline {
                             return Ok(());
                         }
                         let next = leader.next;
+                        leader.pace.pause(self.shared.snapshots.tail());
                         leader.free = true;
                         drop(guard);
                         let waited = catch_unwind(AssertUnwindSafe(|| wait_for_entries(log, next)));
                         guard = self.leader();
                         // Also when the log panicked: nobody leads an engine that has failed.
                         guard.free = false;
+                        guard.pace.go_on(self.shared.snapshots.tail());
                         waited.unwrap_or_else(|payload| resume_unwind(payload))?;
                     }
                 },
@@ -443,6 +449,10 @@ impl Pipeline {
             self.compare(&mut guard, log)?;
             let tail = log.tail()?.tail;
             let executed = self.look_around(tail);
+            if self.config.mode == Mode::Auto {
+                let is_ready = guard.ready.is_some();
+                guard.pace.look(executed, is_ready);
+            }
             if let Some(progress) = progress {
                 progress(executed, tail);
             }

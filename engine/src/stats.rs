@@ -76,6 +76,8 @@ pub struct OneByOne {
     pub after_serial: u64,
     /// Not shared, since other programs want the processors.
     pub crowded: u64,
+    /// Not shared, since windows went faster one by one when both ways were measured last, or in order to measure it.
+    pub slower: u64,
 }
 
 /// Time spent in each stage, added up over all drivers; waiting is not included but in `wait`.

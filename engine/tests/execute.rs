@@ -14,12 +14,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::task::{Context, Wake, Waker};
 use std::thread::{self, ThreadId};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use count::Count;
 use mixlog_engine::{
     Builder, ClientId, CommitError, Engine, ExecuteError, Footprint, Mode, OpenError, Outcome, Position,
-    Procedure, SubmitError, Table, Ticket, TicketError, Tx,
+    Procedure, Stats, SubmitError, Table, Ticket, TicketError, Tx,
 };
 use mixlog_log::{
     self as log, AppendError, Batch, Block, Durability, FileLog, LogId, MemoryLog, ReadError, SealError,
@@ -524,4 +524,64 @@ fn a_submitter_is_not_forgotten_beside_callers() {
         }
     });
     assert_eq!(engine.snapshot().get(&COUNTS, &1), Some(Count(20_000)));
+}
+
+/// Does something that one driver does quickly, and two do slowly, or the other way round.
+#[derive(Debug, Serialize, Deserialize)]
+struct Limp {
+    row: u64,
+    /// The thread that is slow, and how long it takes, in us. All are, when it is empty.
+    slow: String,
+    micros: u64,
+}
+
+impl Procedure for Limp {
+    const NAME: &'static str = "limp";
+    type Output = ();
+    type Abort = Odd;
+
+    fn footprint(&self, f: &mut Footprint<'_>) {
+        f.write(&COUNTS, &self.row);
+    }
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<(), Odd> {
+        if thread::current().name().is_some_and(|name| name.starts_with(&self.slow)) {
+            // Without a processor, of which there may be one.
+            thread::sleep(Duration::from_micros(self.micros));
+        }
+        tx.put(&COUNTS, self.row, Count(1));
+        Ok(())
+    }
+}
+
+/// Runs until more than half of the windows of a while went that way.
+fn run_until_mostly(slow: &str, micros: u64, goes: fn(&Stats) -> u64) {
+    let builder = builder().procedure::<Limp>().mode(Mode::Auto).window(64).threads(2);
+    let engine = builder.open(memory()).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let before = engine.stats();
+        for _ in 0..20 {
+            let limp = |row| Limp { row, slow: slow.to_owned(), micros };
+            let tickets: Vec<_> = (0..256).map(|row| engine.submit(&limp(row)).unwrap()).collect();
+            tickets.into_iter().for_each(|ticket| drop(ticket.wait().unwrap()));
+        }
+        let stats = engine.stats();
+        // The other way was tried at least.
+        let (went, windows) = (goes(&stats) - goes(&before), stats.windows - before.windows);
+        if stats.one_by_one.slower > 0 && went * 2 > windows {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{stats:?}");
+    }
+}
+
+#[test]
+fn windows_go_one_by_one_where_that_is_faster() {
+    run_until_mostly("mixlog-driver-1", 200, |stats| stats.sequential_windows);
+}
+
+#[test]
+fn windows_are_shared_where_that_is_faster() {
+    run_until_mostly("", 100, |stats| stats.windows - stats.sequential_windows);
 }

@@ -306,7 +306,12 @@ fn explain_of_windows_that_go_one_by_one_tells_why() {
     let reasons = explanation.one_by_one;
     assert!(reasons.serial > 0 && reasons.after_serial > reasons.serial, "{reasons:?}");
     assert_eq!(
-        reasons.asked_for + reasons.small + reasons.serial + reasons.after_serial + reasons.crowded,
+        reasons.asked_for
+            + reasons.small
+            + reasons.serial
+            + reasons.after_serial
+            + reasons.crowded
+            + reasons.slower,
         stats.sequential_windows
     );
     assert_eq!(explanation.mixed_windows, explanation.explained_windows);

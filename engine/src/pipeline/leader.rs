@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use mixlog_log::{Batch, Block, Position, SharedLog};
 
 use super::mode::Abstinence;
+use super::pace::Pace;
 use super::{Lap, Pipeline, Until, WINDOW_GRID};
 use crate::agreement::{Point, Vote, Watch};
 use crate::entry;
@@ -38,6 +39,8 @@ pub(super) struct Leader {
     /// Windows that are not to be mixed: nearly everything conflicts, or other programs want the processors.
     pub(super) serial: Abstinence,
     pub(super) crowded: Abstinence,
+    /// Which way others go.
+    pub(super) pace: Pace,
     /// The leader waits for the log: somebody else may lead meanwhile.
     pub(super) free: bool,
     /// What somebody panicked with who led meanwhile.

@@ -21,7 +21,7 @@ pub enum Mode {
     /// One by one in log order. Footprints serve to fetch rows ahead, and nothing else.
     Sequential,
     /// Parallel where that wins: windows with little work, and stretches in which nearly everything conflicts, go one
-    /// by one.
+    /// by one, and so do all as long as that is faster, which is measured now and then.
     #[default]
     Auto,
 }
@@ -62,6 +62,7 @@ pub(super) enum Why {
     Serial,
     AfterSerial,
     Crowded,
+    Slower,
 }
 
 impl Why {
@@ -72,6 +73,7 @@ impl Why {
             Self::Serial => "serial",
             Self::AfterSerial => "after_serial",
             Self::Crowded => "crowded",
+            Self::Slower => "slower",
         }
     }
 
@@ -82,6 +84,7 @@ impl Why {
             Self::Serial => &mut counts.serial,
             Self::AfterSerial => &mut counts.after_serial,
             Self::Crowded => &mut counts.crowded,
+            Self::Slower => &mut counts.slower,
         } += 1;
     }
 }
@@ -146,7 +149,9 @@ impl Pipeline {
                 let work = Duration::from_nanos(u64::from(len) * self.cost.ns());
                 let is_full = len == self.config.window && len >= WORTH_MIXING;
                 // One entry has none to run beside, which says nothing of the windows after it.
-                (len < 2 || work < WORTH_WAKING && !is_full).then_some(Why::Small)
+                let is_small = len < 2 || work < WORTH_WAKING && !is_full;
+                let is_slower = leader.pace.is_alone().then_some(Why::Slower);
+                if is_small { Some(Why::Small) } else { is_slower }
             }
         }
     }
