@@ -77,12 +77,12 @@ pub struct Config {
     /// How long an operation may take before it fails; default 30 s, more than 0. More: longer outages are survived
     /// without an error. Less: errors come sooner.
     pub patience: Duration,
-    /// How many bytes may wait to be appended before [`append`](SharedLog::append) blocks; default 16 MiB.
+    /// How many bytes may wait to be appended before [`append`](SharedLog::append) blocks; default 8 MiB.
     pub queue_bytes: usize,
     /// The largest batch, in bytes, its entries' bytes and 4 for each; default 4 MiB, at least 4, at most
     /// 32 MiB. Units must take as much.
     pub max_batch_bytes: usize,
-    /// How many bytes of blocks that were read lately, or appended, are kept for other readers; default 8
+    /// How many bytes of blocks that were read lately, or appended, are kept for other readers; default 4
     /// MiB.
     pub cache_bytes: usize,
     /// How often the janitor looks for holes; default every second, `None` for never. At least 1 ms.
@@ -98,9 +98,9 @@ impl Default for Config {
             durability: Durability::Memory,
             timing: Timing::default(),
             patience: Duration::from_secs(30),
-            queue_bytes: 16 << 20,
+            queue_bytes: 8 << 20,
             max_batch_bytes: 4 << 20,
-            cache_bytes: 8 << 20,
+            cache_bytes: 4 << 20,
             janitor: Some(Duration::from_secs(1)),
             beside: None,
         }

@@ -59,7 +59,7 @@ pub struct UnitFiles {
     pub segment_bytes: u64,
     /// The largest run, in bytes: its entries' bytes and 4 for each. No client's largest batch may be larger.
     pub run_bytes: usize,
-    /// How many bytes of the newest entries are kept in memory; 8 MiB is a good size. More: readers further behind are
+    /// How many bytes of the newest entries are kept in memory; 4 MiB is a good size. More: readers further behind are
     /// served without touching the disk. Less: what is appended goes through memory that is in the processor's caches.
     pub cache_bytes: usize,
 }
@@ -73,7 +73,7 @@ impl UnitFiles {
             durability,
             segment_bytes: 64 << 20,
             run_bytes: 8 << 20,
-            cache_bytes: 8 << 20,
+            cache_bytes: 4 << 20,
         }
     }
 }
