@@ -249,6 +249,8 @@ struct Begun {
     /// What of it is there, and space for more of it.
     body: Vec<u8>,
     there: usize,
+    /// The checksum of what is there.
+    sum: u32,
 }
 
 impl Begun {
@@ -262,22 +264,33 @@ impl Begun {
             None => vec![0; length.min(longest.max(BUFFER))],
         };
         body[..there.len()].copy_from_slice(there);
-        Self { header, length, checksum, body, there: there.len() }
+        Self { header, length, checksum, body, there: there.len(), sum: crc32c::crc32c(there) }
     }
 
-    /// Where more of it goes.
+    /// Where more of it goes: not so much at once that it is gone from the nearest caches before it is summed up.
     fn space(&mut self) -> &mut [u8] {
         if self.there == self.body.len() {
             let more = (self.length - self.there).min(self.there.max(BUFFER));
             self.body.reserve_exact(more);
             self.body.resize(self.there + more, 0);
         }
-        &mut self.body[self.there..]
+        let end = self.body.len().min(self.there + PIECE);
+        &mut self.body[self.there..end]
+    }
+
+    /// So much more of it is there.
+    fn add(&mut self, count: usize) {
+        let more = &self.body[self.there..self.there + count];
+        self.sum = crc32c::crc32c_append(self.sum, more);
+        self.there += count;
     }
 }
 
 /// The buffer of a connection on which something came in.
 const BUFFER: usize = 128 << 10;
+
+/// What is read of a long body at once, at most.
+const PIECE: usize = 256 << 10;
 
 /// A longer body than this gets memory of its own. With its header it fits in the buffer.
 const LONG: usize = 64 << 10;
@@ -334,8 +347,11 @@ impl Incoming {
         };
         self.since = None;
         self.longest = self.longest.max(begun.length);
+        if begun.sum != begun.checksum {
+            return Err(FrameError::Checksum);
+        }
         let body = self.taken.insert(Arc::new(begun.body.into()));
-        checked(begun.header, FrameBody::from(&*body), begun.checksum)
+        Ok(Some((begun.header, FrameBody { checksum: Some(begun.checksum), ..FrameBody::from(&*body) })))
     }
 
     /// Whether a part of a frame has come, and the rest has not.
@@ -359,7 +375,7 @@ impl Incoming {
                 Ok(count) => {
                     match &mut self.begun {
                         None => self.end += count,
-                        Some(begun) => begun.there += count,
+                        Some(begun) => begun.add(count),
                     }
                     return Ok(true);
                 }
