@@ -48,7 +48,7 @@ pub use mode::Mode;
 use mode::{Cost, PARALLEL};
 pub(crate) use shared::Shared;
 
-use crate::agreement::BUCKETS;
+use crate::agreement::{BUCKETS, Watch};
 use crate::ahead::Stacks;
 use crate::at_work;
 use crate::digest::Digest;
@@ -296,6 +296,11 @@ impl Pipeline {
     /// Executes the log on a thread of its own until told to stop, or until something fails; then nobody is left
     /// waiting.
     ///
+    /// From which position on it votes. While the pipeline does not run.
+    pub(crate) fn votes_from(&self) -> Position {
+        self.leader().watch.as_ref().map_or(Position::ZERO, Watch::votes_from)
+    }
+
     /// # Errors
     /// The operating system starts no thread.
     pub(crate) fn follow(

@@ -202,8 +202,8 @@ fn replica_from_a_wrong_state_that_nobody_voted_on_is_repaired_from_the_start_of
 }
 
 /// How many votes a member has cast on a position.
-fn votes_of(log: &Arc<dyn SharedLog>, member: &str, on: Position) -> usize {
-    let (mut found, mut next) = (0, Position::ZERO);
+pub(super) fn votes_of(log: &Arc<dyn SharedLog>, member: &str, on: Position) -> usize {
+    let (mut found, mut next) = (0, log.tail().unwrap().head);
     while let Some(block) = log.read(next).unwrap() {
         for (_, entry) in block.iter() {
             // A vote, in postcard's format: the name of a member, and the position.
