@@ -501,6 +501,38 @@ fn members_of_a_build_with_other_rows_compare_with_each_other_and_with_no_older_
     assert_eq!((engine.recovery().checkpoint, engine.recovery().agreed), (Some(fourth), true));
 }
 
+#[test]
+fn checkpoint_that_is_converted_to_a_state_that_the_members_voted_against_is_refused_by_name() {
+    let (directory, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let log = in_files(&directory);
+    let engine = alone().checkpoints(keep()).open(Arc::clone(&log)).unwrap();
+    submit(&engine, 4000..6000);
+    engine.close().unwrap();
+    drop(log);
+    let wrong = keep_wrong::<FLIP_BEFORE_CONVERSION>(&directory, &copy, true);
+    let right = tempfile::tempdir().unwrap();
+    assert_eq!(keep_wrong::<NONE>(&directory, &right, true).position, wrong.position);
+    let padded = wrong.position.unwrap();
+
+    let (log, empty) = (in_files(&directory), Arc::new(tempfile::tempdir().unwrap()));
+    let engine = later_build::<NONE>("a", &empty).open(Arc::clone(&log)).unwrap();
+    let b = Replica::follow(move || later_build::<NONE>("b", &empty), Arc::clone(&log)).unwrap();
+    assert_eq!(settle(&engine, 2), padded);
+    let opened = later_build::<NONE>("c", &copy).open(Arc::clone(&log)).unwrap();
+    let [rejected] = &opened.recovery().rejected[..] else { panic!("{}", opened.recovery()) };
+    assert_eq!(rejected.name, format!("checkpoint-{:016x}", padded.0));
+    assert!(rejected.reason.starts_with("converted, its digest is"), "{rejected}");
+    assert_eq!(opened.recovery().checkpoint, None);
+    is_like(&opened, &b);
+    opened.close().unwrap();
+    // One that is theirs is taken for that.
+    let opened = later_build::<NONE>("c", &right).open(Arc::clone(&log)).unwrap();
+    assert_eq!((opened.recovery().checkpoint, opened.recovery().agreed), (Some(padded), true));
+    assert_eq!(opened.recovery().rejected, []);
+    is_like(&opened, &b);
+    assert_eq!(b.divergences(), []);
+}
+
 /// What becomes of a later build whose replies differ from those of two older ones.
 fn reply_otherwise<const FAULT: Fault>() -> (Replica, Divergence, Engine, Replica, TempDir) {
     let (directory, shelf) = (tempfile::tempdir().unwrap(), Arc::new(tempfile::tempdir().unwrap()));
