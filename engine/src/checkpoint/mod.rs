@@ -37,7 +37,7 @@ use mixlog_log::{FlushError, Position, SharedLog, TrimError};
 use thiserror::Error;
 
 use crate::codec::DecodeError;
-use layout::MOST_BODY;
+use layout::too_large;
 use read::Bad;
 use shelf::BESIDE;
 
@@ -188,10 +188,7 @@ pub enum CheckpointError {
     },
     /// A row takes more bytes than a checkpoint can hold of one, so there is no checkpoint, and the log is not trimmed: see
     /// [`Value`](crate::Value).
-    #[error(
-        "a row of table {table:?} takes {bytes} bytes with its key, and a checkpoint holds none of more than {}",
-        MOST_BODY
-    )]
+    #[error("{}", too_large(table, *bytes))]
     TooLarge {
         /// The table.
         table: String,
