@@ -72,7 +72,8 @@ pub struct Config {
     /// unless the disk is full.
     pub keep: usize,
     /// Takes one whenever so many bytes of entries were executed since the last, also one on
-    /// [request](crate::Engine::checkpoint). Default: 256 MiB; `None` for never, at most 2^50. Less makes opening faster and the log smaller, and costs the writing of all rows more often.
+    /// [request](crate::Engine::checkpoint). Default: 256 MiB; `None` for never, at most 2^50. Less makes opening faster and
+    /// the log smaller, and costs the writing of all rows more often.
     pub every_bytes: Option<u64>,
     /// Takes one whenever so much time has passed since the last that it took or tried, or that was taken on request, if
     /// anything was executed; beside `every_bytes`, whichever comes first. Default: `None`, never. Not zero.
