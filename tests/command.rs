@@ -242,6 +242,22 @@ fn a_log_of_nothing_but_padding_is_not_taken_for_an_empty_one() {
         assert_eq!(code, 0, "{stderr}");
         assert!(stdout.contains("4095"), "{command}: {stdout}");
     }
+    assert_eq!(run(&["dump", "--log", path(directory.path())]), (0, String::new(), String::new()));
+    for command in ["checkpoint", "replica"] {
+        let (code, stdout, stderr) = run(&[command, "--log", path(directory.path())]);
+        assert_eq!(code, 0, "{command}: {stderr}");
+        assert!(stdout.starts_with("position "), "{command}: {stdout}");
+    }
+    // Whoever begins it afterwards is known by what was registered, also when the start is gone.
+    let run_on = |arguments: &[&str]| {
+        let (code, stdout, stderr) = run(&[arguments, &["--log", path(directory.path())]].concat());
+        assert_eq!(code, 0, "{arguments:?}: {stderr}");
+        stdout
+    };
+    run_on(&["checkpoint", "--keep-checkpoints", "1"]);
+    run_on(&["run", "transfer", "--accounts", "500", "--transactions", "10"]);
+    assert!(run_on(&["replay", "--from-checkpoint"]).starts_with("position "));
+    assert!(run_on(&["checkpoint"]).starts_with("position "));
 }
 
 #[test]

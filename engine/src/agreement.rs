@@ -461,6 +461,11 @@ impl Watch {
         votes.then(|| point.vote(&self.membership.name))
     }
 
+    /// From which position on it votes.
+    pub(crate) const fn votes_from(&self) -> Position {
+        self.earlier.vote_from
+    }
+
     /// Votes from `position` on; returns the vote to be cast on the state there, which was kept.
     pub(crate) fn vote_from(&mut self, position: Position) -> Option<Vote> {
         self.earlier.vote_from = position;

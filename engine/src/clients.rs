@@ -12,8 +12,9 @@
 //!   its place holds a higher sequence               it does not run: its answer is forgotten
 //! ```
 //!
-//! Of an interactive transaction only that it committed is kept: one that conflicts is begun again under its number, with
-//! another intention.
+//! Of an interactive transaction only that it committed is kept, and which one it was: one that conflicts is begun again
+//! under its number, with another intention. Once one has committed, its number is used up: the same intention is told
+//! where it did, and any other one that it did not, and why.
 //!
 //! Since answers are rows, all that holds for rows holds for them: guard and mixer keep a retry behind its original,
 //! a replay puts them back, digests count them, checkpoints keep them, replicas agree on them, and whoever follows the
@@ -26,7 +27,7 @@ use mixlog_log::bytes::{put, u64_at};
 use mixlog_log::{Position, SharedLog};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::codec::{self, Codec, DecodeError};
 use crate::engine::Engine;
@@ -74,7 +75,8 @@ impl Place {
 ///  8  8  hash of the procedure and its arguments
 /// 16  8  position of the entry that ran
 /// 24  1  how it ended: 1 committed, 2 aborted, 3 panicked
-/// 25  .. reply, empty for a panic, whose message is no property of the log
+/// 25  .. reply, empty for a panic, whose message is no property of the log; of an interactive transaction, which
+///        replies nothing, the hash of its intention
 /// ```
 ///
 /// All little-endian.
@@ -93,7 +95,15 @@ impl Kept {
     const REPLY: usize = 25;
 
     fn new(once: &Once, position: Position, status: Status, reply: &[u8]) -> Self {
-        let reply = if status == Status::Panicked { &[] } else { reply };
+        let intention;
+        let reply: &[u8] = match once.keeps {
+            Keeps::Committed { intention: hash } => {
+                intention = hash.to_le_bytes();
+                &intention
+            }
+            Keeps::All if status == Status::Panicked => &[],
+            Keeps::All => reply,
+        };
         let mut head = [0; Self::REPLY];
         for (offset, number) in [(0, once.sequence), (8, once.called), (16, position.0)] {
             put(&mut head, offset, &number.to_le_bytes());
@@ -194,8 +204,8 @@ enum Keeps {
     /// Those of procedures: the same arguments have one answer.
     All,
     /// Those of interactive transactions: one that conflicts is begun again and intends something else, so only what
-    /// committed counts, and all intentions are the same.
-    Committed,
+    /// committed counts. With the intention's hash.
+    Committed { intention: u64 },
 }
 
 /// The reply of a transaction that did not run, since its client had used the sequence number before.
@@ -207,12 +217,17 @@ pub(crate) enum Repeat {
     Forgotten { newer: u64 },
     /// The sequence number was used for something else.
     Reused { position: u64 },
+    /// Another interactive transaction committed under the sequence number.
+    CommittedBefore { position: u64 },
 }
 
 impl Once {
     pub(crate) fn new(client: ClientId, sequence: u64, procedure: ProcedureId, arguments: &[u8]) -> Self {
-        let (called, keeps) =
-            if procedure == Intention::ID { (&[][..], Keeps::Committed) } else { (arguments, Keeps::All) };
+        let (called, keeps) = if procedure == Intention::ID {
+            (&[][..], Keeps::Committed { intention: xxh3_64(arguments) })
+        } else {
+            (arguments, Keeps::All)
+        };
         Self { client, sequence, called: xxh3_64_with_seed(called, u64::from(procedure.0)), keeps }
     }
 
@@ -240,14 +255,22 @@ impl Once {
             Some(kept) if kept.sequence() < self.sequence => return false,
             Some(kept) if kept.sequence() > self.sequence => Repeat::Forgotten { newer: kept.sequence() },
             Some(kept) if kept.called() != self.called => Repeat::Reused { position: kept.position() },
-            Some(kept) => Repeat::Answer {
-                position: kept.position(),
-                status: kept.status(),
-                reply: kept.reply().to_vec(),
-            },
+            Some(kept) => self.answer(kept),
         };
         codec::encode(&repeat, reply);
         true
+    }
+
+    /// What a call is told under whose number this was kept, of the same procedure.
+    fn answer(&self, kept: &Kept) -> Repeat {
+        let (position, status) = (kept.position(), kept.status());
+        match self.keeps {
+            Keeps::All => Repeat::Answer { position, status, reply: kept.reply().to_vec() },
+            Keeps::Committed { intention } if kept.reply() == intention.to_le_bytes() => {
+                Repeat::Answer { position, status, reply: Vec::new() }
+            }
+            Keeps::Committed { .. } => Repeat::CommittedBefore { position },
+        }
     }
 
     /// Keeps the answer of the call, which ran at the transaction's position.
@@ -369,9 +392,10 @@ impl<'a> Client<'a> {
     }
 
     /// Begins an interactive transaction that commits at most once under this sequence number: when one has committed,
-    /// all others end with [`CommittedBefore`](crate::CommitError::CommittedBefore). One that conflicts does not use the
-    /// number up, so that it can be begun again under it, and so can one of which nobody knows how it ended. As
-    /// [`Engine::begin`] for the rest.
+    /// all others end with [`CommittedBefore`](crate::CommitError::CommittedBefore), or, if they were
+    /// [submitted](Transaction::submit), their tickets with the [same](crate::TicketError::CommittedBefore). One that
+    /// conflicts does not use the number up, so that it can be begun again under it, and so can one of which nobody knows
+    /// how it ended. As [`Engine::begin`] for the rest.
     ///
     /// ```
     /// # use std::sync::Arc;

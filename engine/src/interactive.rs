@@ -221,6 +221,9 @@ impl From<ExecuteError> for CommitError {
     fn from(error: ExecuteError) -> Self {
         match error {
             ExecuteError::Submit(error) => Self::Submit(error),
+            ExecuteError::Ticket(TicketError::CommittedBefore { position, .. }) => {
+                Self::CommittedBefore { position }
+            }
             ExecuteError::Ticket(error) => Self::Ticket(error),
         }
     }
@@ -509,7 +512,10 @@ impl<'e> Transaction<'e> {
         }
     }
 
-    /// Appends the intention, and gives a ticket for the decision; also when nothing was written.
+    /// Appends the intention, and gives a ticket for the decision; also when nothing was written. Where one of its client
+    /// had committed under its sequence number ([`Client::begin`](crate::Client::begin)), the ticket's error is
+    /// [`CommittedBefore`](TicketError::CommittedBefore); but one that read and wrote the very same is taken for that one
+    /// itself, and told where it committed.
     ///
     /// # Errors
     /// [`SubmitError`].

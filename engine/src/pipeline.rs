@@ -49,7 +49,7 @@ pub use mode::Mode;
 use mode::{Cost, PARALLEL};
 pub(crate) use shared::Shared;
 
-use crate::agreement::BUCKETS;
+use crate::agreement::{BUCKETS, Watch};
 use crate::ahead::Stacks;
 use crate::at_work;
 use crate::digest::Digest;
@@ -235,7 +235,7 @@ impl Pipeline {
     /// entry at `position`. For a state that comes from elsewhere; not while the pipeline runs.
     ///
     /// # Errors
-    /// The first driver's that failed or panicked. The state is then of no use.
+    /// The first driver's that failed or panicked, or that tables panicked at the end. The state is then of no use.
     pub(crate) fn round(
         &self,
         number: u64,
@@ -243,14 +243,13 @@ impl Pipeline {
         work: impl Fn(&mut Driver) -> Result<(), OpenError> + Sync,
     ) -> Result<(), OpenError> {
         let end = WindowEnd { window: number, first: Stamp::of(position), oldest_snapshot: None };
+        let caught = |work: &mut dyn FnMut() -> Result<(), OpenError>| {
+            let outcome = catch_unwind(AssertUnwindSafe(work));
+            outcome.unwrap_or_else(|payload| Err(OpenError::Panicked(panic_message(&*payload).to_owned())))
+        };
         let outcomes = self.pool.broadcast(|context| {
             let mut driver = self.driver(context.index());
             driver.worker.start_window(number);
-            let caught = |work: &mut dyn FnMut() -> Result<(), OpenError>| {
-                let outcome = catch_unwind(AssertUnwindSafe(work));
-                outcome
-                    .unwrap_or_else(|payload| Err(OpenError::Panicked(panic_message(&*payload).to_owned())))
-            };
             let outcome = caught(&mut || work(&mut driver));
             self.shared.store.keep_changes(&mut driver.worker);
             self.barrier.wait();
@@ -261,14 +260,18 @@ impl Pipeline {
             });
             outcome.and(ended)
         });
-        for table in self.shared.store.tables() {
-            // SAFETY: the drivers are done, and no window is prepared.
-            unsafe {
-                table.reclaim();
-                table.adapt();
+        // Keys are cloned here.
+        let adapted = caught(&mut || {
+            for table in self.shared.store.tables() {
+                // SAFETY: the drivers are done, and no window is prepared.
+                unsafe {
+                    table.reclaim();
+                    table.adapt();
+                }
             }
-        }
-        outcomes.into_iter().collect()
+            Ok(())
+        });
+        outcomes.into_iter().chain([adapted]).collect()
     }
 
     /// Lets all drivers do something that has nothing to do with the state. Not while the pipeline runs.
@@ -292,6 +295,11 @@ impl Pipeline {
         self.shared.snapshots.advance(tail);
         self.shared.publish_digest(digest.position, found, digest.replies);
         Ok(())
+    }
+
+    /// From which position on it votes. While the pipeline does not run.
+    pub(crate) fn votes_from(&self) -> Position {
+        self.leader().watch.as_ref().map_or(Position::ZERO, Watch::votes_from)
     }
 
     /// Executes the log on a thread of its own until told to stop, or until something fails; then nobody is left

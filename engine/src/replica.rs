@@ -304,9 +304,10 @@ impl Inner {
             return match outcome {
                 Ok(()) => None,
                 Err(error) if error.is_trimmed() && in_vain < checkpoint::ATTEMPTS => {
-                    // It has not voted on what it did not reach.
-                    let reached = pipeline.shared().snapshots.tail();
-                    match self.start_anew(&pipeline, &error, reached, Position::ZERO) {
+                    // It has not voted on what it did not reach, but its last process may have on what was there when it
+                    // was started.
+                    let vote_from = pipeline.shared().snapshots.tail().max(pipeline.votes_from());
+                    match self.start_anew(&pipeline, &error, vote_from, Position::ZERO) {
                         Ok(()) => continue,
                         Err(panicked @ OpenError::Panicked(_)) => Some(panicked),
                         Err(_) => Some(error),

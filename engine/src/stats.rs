@@ -109,7 +109,7 @@ pub struct Stages {
 pub struct Memory {
     /// Rows that have a value.
     pub rows: u64,
-    /// Space for rows, whether or not they have a value.
+    /// Space for rows, whether or not they have a value, and the list of those that are free for others.
     pub rows_bytes: u64,
     /// Earlier values of rows that are retained for snapshots.
     pub versions: u64,
@@ -118,7 +118,8 @@ pub struct Memory {
     /// Space for earlier values, `versions_bytes` included: what the running window needs, and what is kept for
     /// reuse.
     pub undo_bytes: u64,
-    /// Indexes. Trees of ordered tables are counted by their entries: the tree itself takes up to as much again.
+    /// Indexes. Trees of ordered tables are counted by their entries: the tree itself takes up to as much again. Those of
+    /// granules ([`Table::grouped`](crate::Table::grouped)) count for no less than what each takes that ever had a row.
     pub indexes_bytes: u64,
     /// Open snapshots.
     pub snapshots: usize,
@@ -137,7 +138,7 @@ pub struct TableMemory {
     pub name: &'static str,
     /// Rows that have a value.
     pub rows: u64,
-    /// Space for rows, whether or not they have a value.
+    /// Space for rows, whether or not they have a value, and the list of those that are free for others.
     pub rows_bytes: u64,
     /// Earlier values of rows that are retained for snapshots.
     pub versions: u64,

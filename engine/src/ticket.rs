@@ -193,6 +193,17 @@ pub enum TicketError {
         /// Where it was used.
         position: Position,
     },
+    /// Another interactive transaction of the client committed under the sequence number before: see
+    /// [`Client::begin`](crate::Client::begin). This one had no effect.
+    #[error(
+        "another transaction with sequence number {sequence} of this client had committed before, at position {position}"
+    )]
+    CommittedBefore {
+        /// The sequence number.
+        sequence: u64,
+        /// Where the one stands that committed.
+        position: Position,
+    },
 }
 
 /// An outcome before its types are restored.
@@ -458,6 +469,9 @@ fn restore<P: Procedure>(raw: RawOutcome, sequence: u64) -> Result<Outcome<P>, T
             Repeat::Forgotten { newer } => return Err(TicketError::Forgotten { sequence, newer }),
             Repeat::Reused { position } => {
                 return Err(TicketError::Reused { sequence, position: Position(position) });
+            }
+            Repeat::CommittedBefore { position } => {
+                return Err(TicketError::CommittedBefore { sequence, position: Position(position) });
             }
         },
     })

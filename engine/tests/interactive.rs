@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mixlog_engine::{
-    Appended, Backoff, ClientId, CommitError, Conflict, Engine, Fixed, Mode, Never, Outcome, Procedure, Sum,
-    Table, TicketError, TransactError, Transaction, Tx,
+    Appended, Backoff, ClientId, CommitError, Conflict, Engine, Fixed, Intention, Mode, Never, Outcome,
+    Procedure, Sum, Table, TicketError, TransactError, Transaction, Tx,
 };
 use mixlog_log::{MemoryLog, Position, SharedLog};
 use serde::{Deserialize, Serialize};
@@ -362,6 +362,51 @@ fn client_commits_once_under_a_number_also_after_the_engine_was_opened_again() {
     };
     let expected = digest(1, Mode::Sequential);
     assert!([1, 2, 4, 8].iter().all(|&threads| digest(threads, Mode::Parallel) == expected));
+}
+
+#[test]
+fn other_intention_under_a_number_with_which_one_committed_is_told_so_by_its_ticket() {
+    let (log, engine) = open();
+    let put = |engine: &Engine, key, amount| {
+        let mut transaction = engine.client(ClientId(5)).begin(1);
+        transaction.put(&ROWS, key, amount);
+        transaction.submit().unwrap()
+    };
+    // On their way at once, and later.
+    let [one, other, same] = [(1, 10), (1, 11), (1, 10)].map(|(key, amount)| put(&engine, key, amount));
+    let first = one.wait().unwrap().position();
+    let is_first = |again: Result<Outcome<Intention>, TicketError>| match again {
+        Ok(Outcome::Committed { position, .. }) => assert_eq!(position, first),
+        told => panic!("{told:?}"),
+    };
+    let is_told = |other: Result<Outcome<Intention>, TicketError>| {
+        let before = TicketError::CommittedBefore { sequence: 1, position: first };
+        assert_eq!(other.map(|outcome| outcome.position()), Err(before));
+    };
+    is_told(other.wait());
+    is_first(same.wait());
+    is_told(put(&engine, 2, 10).wait());
+    is_first(put(&engine, 1, 10).wait());
+    // Who waits at once is told the same of both.
+    for amount in [10, 11] {
+        let mut transaction = engine.client(ClientId(5)).begin(1);
+        transaction.put(&ROWS, 1, amount);
+        assert_before(transaction.commit(), Some(first));
+    }
+    assert_eq!((engine.snapshot().get(&ROWS, &1), engine.snapshot().get(&ROWS, &2)), (Some(10), None));
+    engine.close().unwrap();
+
+    let engine = builder().threads(1).open(Arc::clone(&log) as Arc<dyn SharedLog>).unwrap();
+    is_told(put(&engine, 1, 11).wait());
+    is_first(put(&engine, 1, 10).wait());
+    let digest = engine.digest();
+    engine.close().unwrap();
+    for (threads, window, mode) in [(1, 1, Mode::Sequential), (2, 4, Mode::Parallel), (4, 64, Mode::Parallel)]
+    {
+        let log = Arc::clone(&log) as Arc<dyn SharedLog>;
+        let replay = builder().threads(threads).window(window).mode(mode).replay(log).unwrap();
+        assert_eq!(replay.to_end().unwrap(), digest);
+    }
 }
 
 #[test]

@@ -191,6 +191,61 @@ fn checkpoints_are_listed_and_transactions_go_on_while_one_is_being_written() {
     engine.close().unwrap();
 }
 
+/// A key that cannot be copied on a thread of this name.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+struct AwkwardKey(u64);
+
+const OPENS: &str = "opens an engine";
+
+impl Clone for AwkwardKey {
+    fn clone(&self) -> Self {
+        assert!(thread::current().name() != Some(OPENS), "this key cannot be copied");
+        Self(self.0)
+    }
+}
+
+const IN_ORDER: Table<AwkwardKey, u64> = Table::new("in order").ordered();
+
+/// Enough rows for several leaves.
+#[derive(Serialize, Deserialize)]
+struct Fill;
+
+impl Procedure for Fill {
+    const NAME: &'static str = "fill";
+    type Output = ();
+    type Abort = Never;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<(), Never> {
+        (0..2000).for_each(|n| tx.put(&IN_ORDER, AwkwardKey(n), n));
+        Ok(())
+    }
+}
+
+#[test]
+fn key_that_panics_when_leaves_are_cut_while_it_is_loaded_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = || {
+        let log = FileLog::open(directory.path(), Default::default()).unwrap();
+        let config = checkpoint::Config { every_bytes: None, ..Default::default() };
+        let builder = Engine::builder().table(&IN_ORDER).procedure::<Fill>().threads(2);
+        builder.checkpoints(config).open(Arc::new(log))
+    };
+    let engine = open().unwrap();
+    engine.submit(&Fill).unwrap().wait().unwrap();
+    engine.checkpoint().unwrap();
+    engine.close().unwrap();
+    let opened = thread::scope(|scope| {
+        let opening = thread::Builder::new().name(OPENS.to_owned()).spawn_scoped(scope, open).unwrap();
+        opening.join().expect("a key that panics is an error")
+    });
+    match opened {
+        Err(OpenError::Panicked(message)) => assert!(message.contains("this key cannot be copied")),
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("it is loaded"),
+    }
+    assert!(open().unwrap().recovery().checkpoint.is_some());
+}
+
 #[test]
 fn row_that_panics_while_it_is_loaded_is_an_error() {
     let directory = tempfile::tempdir().unwrap();

@@ -389,6 +389,53 @@ fn memory_with_a_snapshot_held_over_many_windows_is_proportional_to_the_versions
     }
 }
 
+const GROUPS_OF_ONE: Table<(u64, u64), u64> =
+    Table::new("groups of one").grouped("groups of one", |key: &(u64, u64)| key.0).ordered();
+const ONE_GROUP: Table<(u64, u64), u64> =
+    Table::new("one group").grouped("one group", |_: &(u64, u64)| 0).ordered();
+
+#[test]
+fn memory_counts_what_each_granule_takes_and_numbers_that_are_free() {
+    const ROWS: u64 = 4000;
+    let engine = numbers().table(&GROUPS_OF_ONE).table(&ONE_GROUP).threads(1);
+    let engine = engine.open(Arc::new(MemoryLog::new())).unwrap();
+    let memory = || {
+        // So that windows end in which rows of before can go.
+        (0..10).for_each(|n| add(&engine, n..n + 1));
+        let tables = engine.memory().tables;
+        let of = |name| tables.iter().find(|table| table.name == name).unwrap().clone();
+        (of("groups of one"), of("one group"))
+    };
+    let mut transaction = engine.begin();
+    for n in 0..ROWS {
+        transaction.put(&GROUPS_OF_ONE, (n, 0), n);
+        transaction.put(&ONE_GROUP, (n, 0), n);
+    }
+    transaction.commit().unwrap();
+    let (groups, one) = memory();
+    assert_eq!((groups.rows, one.rows), (ROWS, ROWS));
+    // A tree with a node, and a place in the directory.
+    assert!(groups.indexes_bytes > one.indexes_bytes + 250 * ROWS, "{groups:?}, {one:?}");
+    let snapshot = engine.snapshot();
+    let mut transaction = engine.begin();
+    for n in 0..ROWS {
+        transaction.delete(&GROUPS_OF_ONE, &(n, 0));
+        transaction.delete(&ONE_GROUP, &(n, 0));
+    }
+    transaction.commit().unwrap();
+    let (buried, one_buried) = memory();
+    assert!(buried.indexes_bytes > groups.indexes_bytes + 1000 * ROWS, "{buried:?}");
+    assert!(one_buried.indexes_bytes < one.indexes_bytes + 200 * ROWS, "{one_buried:?}");
+    drop(snapshot);
+    let (free, one_free) = memory();
+    assert!(free.rows_bytes > groups.rows_bytes + 8 * ROWS, "{free:?}");
+    assert!(one_free.rows_bytes > one.rows_bytes + 8 * ROWS, "{one_free:?}");
+    // What was made once stays.
+    assert!(free.indexes_bytes > groups.indexes_bytes + 1000 * ROWS, "{free:?}");
+    assert!(one_free.indexes_bytes < one.indexes_bytes, "{one_free:?}");
+    engine.close().unwrap();
+}
+
 #[test]
 fn memory_with_snapshots_that_always_overlap_is_that_of_the_newest_windows() {
     let log = Arc::new(MemoryLog::new());

@@ -30,14 +30,24 @@ pub(super) fn procedures(log: &dyn SharedLog) -> Result<Option<Vec<String>>, Ope
     Ok(procedures.map(|procedures| procedures.into_iter().map(|(name, _)| name).collect()))
 }
 
-/// What can execute the log, none for an empty one. What replicas pad it with before any engine begins it is no
-/// transaction, so it takes no procedures.
-fn registered(log: &dyn SharedLog) -> Result<Option<Builder>, Failure> {
+/// The names of the procedures that it takes to execute a log; `None` for an empty one. What replicas pad it with before
+/// any engine begins it is no transaction, so it takes none.
+pub(super) fn needed(log: &dyn SharedLog) -> Result<Option<Vec<String>>, OpenError> {
     match procedures(log)? {
-        Some(procedures) => workload::register(&procedures, Engine::builder()).map(Some),
-        None if log.tail()?.tail > Position::ZERO => Ok(Some(Engine::builder())),
-        None => Ok(None),
+        None if log.tail()?.tail > Position::ZERO => Ok(Some(Vec::new())),
+        procedures => Ok(procedures),
     }
+}
+
+/// What has these procedures.
+pub(super) fn with_procedures(procedures: &[String]) -> Result<Builder, Failure> {
+    let builder = Engine::builder();
+    if procedures.is_empty() { Ok(builder) } else { workload::register(procedures, builder) }
+}
+
+/// What can execute the log, none for an empty one.
+pub(super) fn registered(log: &dyn SharedLog) -> Result<Option<Builder>, Failure> {
+    needed(log)?.map(|procedures| with_procedures(&procedures)).transpose()
 }
 
 /// Executes a log up to a position, or to its end. `None` for an empty log, which has no position.
@@ -115,7 +125,8 @@ pub(crate) fn digest(options: &StateOptions) -> Result<(), Failure> {
 pub(crate) fn dump_state(options: &StateOptions) -> Result<(), Failure> {
     let log = open(&options.log, &options.on_cluster)?;
     // Before a long log is executed in vain.
-    if let Some(procedures) = procedures(&*log)?
+    let procedures = procedures(&*log)?;
+    if let Some(procedures) = &procedures
         && !procedures.iter().any(|name| name == kv::Transaction::NAME)
     {
         return Err(Failure::Refused(format!(
@@ -126,6 +137,10 @@ pub(crate) fn dump_state(options: &StateOptions) -> Result<(), Failure> {
     let Some((replay, _)) = execute(&log, &options.engine, options.at, Start::Newest)? else { return Ok(()) };
     // Beside what programs read.
     show(options.engine.explained(|| replay.explain()));
+    // Nobody has put anything, nor does the engine have a table for it.
+    if procedures.is_none() {
+        return Ok(());
+    }
     let mut rows = Vec::new();
     replay.snapshot().for_each(&kv::ROWS, |key, value| rows.push((key.clone(), value.clone())));
     rows.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));

@@ -10,10 +10,9 @@ use mixlog::log::{FileLog, SharedLog, file};
 use super::arguments::{BackupOptions, CheckpointOptions, OnClusterOptions};
 use super::cluster;
 use super::failure::Failure;
-use super::inspect::procedures;
+use super::inspect::registered;
 use super::run::{open_engine, print_to_stdout};
 use super::say::say;
-use super::workload;
 
 /// A log to go on with.
 pub(super) fn open_existing(
@@ -43,10 +42,10 @@ pub(crate) fn checkpoint(options: &CheckpointOptions) -> Result<(), Failure> {
         ));
     }
     let log = open_existing(&options.log, file::Config::default(), &options.on_cluster)?;
-    let Some(procedures) = procedures(&*log)? else {
+    let Some(builder) = registered(&*log)? else {
         return Err(CheckpointError::Empty.into());
     };
-    let builder = options.engine.apply(workload::register(&procedures, Engine::builder())?);
+    let builder = options.engine.apply(builder);
     let engine = open_engine(options.retain.apply(builder), Arc::clone(&log), "checkpoint")?;
     let taken = engine.checkpoint()?;
     let kept: Vec<_> = engine.checkpoints().iter().map(ToString::to_string).collect();

@@ -5,17 +5,16 @@ use std::time::{Duration, Instant};
 
 use mixlog::checkpoint::Recovery;
 use mixlog::log::{ReadError, SharedLog};
-use mixlog::{Builder, Engine, Membership, OpenError, Position, Replica};
+use mixlog::{Builder, Membership, OpenError, Position, Replica};
 
 use super::agree::{Asking, End, LONG, LOOK};
 use super::arguments::{Place, ReplicaOptions};
 use super::cluster;
 use super::failure::Failure;
-use super::inspect::procedures;
+use super::inspect::{needed, procedures, with_procedures};
 use super::keep::open_existing;
 use super::run::{open_engine, print_rejected, print_to_stdout};
 use super::say::say;
-use super::workload;
 
 /// How often a follower says how far it is, at most.
 const SAY: Duration = Duration::from_secs(1);
@@ -58,19 +57,19 @@ fn empty() -> Failure {
 
 /// What executes procedures that were registered before: they are known.
 fn again(procedures: &[String]) -> Builder {
-    workload::register(procedures, Engine::builder()).unwrap_or_default()
+    with_procedures(procedures).unwrap_or_default()
 }
 
 /// Runs replicas in this process until they agree or cannot.
 fn several(options: &ReplicaOptions) -> Result<(), Failure> {
     let log = open(options)?;
-    let Some(procedures) = procedures(&*log)? else {
+    let Some(procedures) = needed(&*log)? else {
         return Err(empty());
     };
     let count = usize::from(options.replicas);
     let names: Vec<_> = (1..=count).map(|number| format!("replica-{number}")).collect();
     let membership = |number: usize| Membership::new(names[number].clone(), names.clone());
-    let builder = options.engine.apply(workload::register(&procedures, Engine::builder())?);
+    let builder = options.engine.apply(with_procedures(&procedures)?);
     let builder = options.keep.apply(builder).member(membership(0));
     let engine = open_engine(builder, Arc::clone(&log), "replica")?;
     let mut replicas = Vec::new();
@@ -112,13 +111,15 @@ fn one(options: &ReplicaOptions, membership: &Membership) -> Result<(), Failure>
     let log = open(options)?;
     let end = End::of(options.within);
     let shared = cluster::named(&options.log).is_some();
-    let names = match procedures(&*log).map_err(cannot_go_on)? {
+    // On a cluster there are others, who may begin a log that holds nothing but padding: with what, nobody knows.
+    let names = if shared { procedures(&*log) } else { needed(&*log) };
+    let names = match names.map_err(cannot_go_on)? {
         Some(names) => names,
         None if shared => first_procedures(&*log, &end)?,
         None => return Err(empty()),
     };
     // Refuses what no replica could execute.
-    drop(workload::register(&names, Engine::builder())?);
+    drop(with_procedures(&names)?);
     let (engine, keep, own) = (options.engine, options.keep, membership.clone());
     let make = move || keep.apply(engine.apply(again(&names))).member(own.clone());
     let replica = Replica::follow(make, log).map_err(cannot_go_on)?;
@@ -167,7 +168,9 @@ fn first_procedures(log: &dyn SharedLog, end: &End) -> Result<Vec<String>, Failu
             return Ok(names);
         }
         if !waits {
-            say(format_args!("the log is empty; waiting for its first entry"));
+            let is_empty = log.tail()?.tail == Position::ZERO;
+            let holds = if is_empty { "the log is empty" } else { "the log holds nothing but padding" };
+            say(format_args!("{holds}; waiting for its first transaction"));
             waits = true;
         }
         end.look(|| "the log is empty still".to_owned())?;

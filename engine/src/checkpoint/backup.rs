@@ -14,7 +14,7 @@ use mixlog_log::file::{self, Access, FsStorage, Storage, read_full, write_full};
 use mixlog_log::{self as log, Durability, FileLog, Position, SharedLog, Tail};
 use thiserror::Error;
 
-use super::layout::{FileHeader, MOST_BODY, file_name};
+use super::layout::{FileHeader, file_name, too_large};
 use super::read::Bad;
 use super::shelf::{BESIDE, Shelf, WRITING};
 use super::write::{self, WriteError};
@@ -83,10 +83,7 @@ pub enum BackupError {
         source: DecodeError,
     },
     /// A row takes more bytes than a checkpoint can hold of one, so there is no backup of a running engine.
-    #[error(
-        "a row of table {table:?} takes {bytes} bytes with its key, and a checkpoint holds none of more than {}",
-        MOST_BODY
-    )]
+    #[error("{}", too_large(table, *bytes))]
     TooLarge {
         /// The table.
         table: String,

@@ -59,6 +59,34 @@ pub(crate) struct Keeper {
     listed: Mutex<Vec<Position>>,
     /// Why the newest attempt failed.
     failure: Mutex<Option<String>>,
+    /// The last one that was taken, by whomever.
+    taken: Mutex<Option<Taken>>,
+}
+
+/// When a checkpoint was taken, and how many bytes had been executed then.
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    at: Instant,
+    executed: u64,
+}
+
+/// What the thread that takes them knows of the last one.
+struct Last {
+    /// How many bytes had been executed then.
+    executed: u64,
+    /// When one was last taken or tried, or was due by the clock and there was nothing to keep. The thread wakes for other
+    /// reasons in between, which must not have the time begin anew.
+    tried: Instant,
+    failed: bool,
+}
+
+impl Last {
+    /// One on request counts as well.
+    fn hear(&mut self, taken: Option<Taken>) {
+        if let Some(Taken { at, executed }) = taken.filter(|taken| taken.at > self.tried) {
+            *self = Self { executed, tried: at, failed: false };
+        }
+    }
 }
 
 /// What lies on the shelf, oldest first.
@@ -105,6 +133,7 @@ impl Keeper {
             listed: Mutex::new(kept.good.clone()),
             kept: Mutex::new(kept),
             failure: Mutex::default(),
+            taken: Mutex::default(),
         })
     }
 
@@ -133,7 +162,11 @@ impl Keeper {
         let taken = self.take_one();
         let set = |failure| *self.failure.lock().expect("no panic in a short section") = failure;
         match &taken {
-            Ok(_) => set(None),
+            Ok(_) => {
+                set(None);
+                *self.taken.lock().expect("no panic in a short section") =
+                    Some(Taken { at: Instant::now(), executed: self.shared.due.executed() });
+            }
             Err(CheckpointError::Empty | CheckpointError::NotAgreed | CheckpointError::Stopped) => {}
             Err(error) => {
                 set(Some(error.to_string()));
@@ -146,6 +179,11 @@ impl Keeper {
     /// Why the newest attempt failed, if it did.
     pub(crate) fn failure(&self) -> Option<String> {
         self.failure.lock().expect("no panic in a short section").clone()
+    }
+
+    /// The last one that was taken since the engine was opened.
+    fn taken(&self) -> Option<Taken> {
+        *self.taken.lock().expect("no panic in a short section")
     }
 
     /// The newest state that may be kept: the newest committed one, or for a member the newest that was agreed.
@@ -428,15 +466,12 @@ impl Keeper {
         // Somebody else's turn comes first: a checkpoint is in no hurry, and drivers wait for each other.
         let _ = rustix::process::nice(10);
         let due = &self.shared.due;
-        // How many bytes had been executed at the last checkpoint.
-        let (mut failed, mut taken_at) = (false, 0);
+        let mut last = Last { executed: 0, tried: Instant::now(), failed: false };
         // For the members to agree on a state to keep.
         let mut waits = false;
         let (mut pause, mut looked_at) = (Instant::now(), 0);
-        // When one was last taken or tried, or was due by the clock and there was nothing to keep. It wakes for other
-        // reasons in between, which must not have the time begin anew.
-        let mut tried = Instant::now();
         loop {
+            last.hear(self.taken());
             let mut scarce = false;
             if let Some(bytes) = self.config.every_bytes {
                 let executed = due.executed();
@@ -444,17 +479,19 @@ impl Keeper {
                 // Space that is about to end is a reason to free some, once in a while.
                 let kept = self.kept();
                 // Two steps ahead: when it fails, what was reserved before is still enough for what is there now.
-                if self.reserve(&kept, executed - taken_at + 2 * step).is_err()
+                if self.reserve(&kept, executed - last.executed + 2 * step).is_err()
                     && executed >= looked_at + step
                 {
                     (scarce, looked_at) = (true, executed);
                 }
-                let (enough, next) = (taken_at.saturating_add(bytes), executed.saturating_add(step));
+                let (enough, next) = (last.executed.saturating_add(bytes), executed.saturating_add(step));
                 due.wake_at(if enough > executed { next.min(enough) } else { next });
             }
-            let share = if failed { RETRY_SHARE } else { 1 };
-            let deadline = self.config.every.and_then(|every| tried.checked_add(every / share));
-            match if scarce { Wake::Due } else { due.wait(deadline) } {
+            let deadline = |last: &Last| {
+                let share = if last.failed { RETRY_SHARE } else { 1 };
+                self.config.every.and_then(|every| last.tried.checked_add(every / share))
+            };
+            match if scarce { Wake::Due } else { due.wait(deadline(&last)) } {
                 Wake::Stop => return,
                 Wake::Space => {
                     let begun = Instant::now();
@@ -462,7 +499,9 @@ impl Keeper {
                         continue;
                     }
                     match self.make_space() {
-                        Ok(true) => (failed, taken_at, tried) = (false, due.executed(), Instant::now()),
+                        Ok(true) => {
+                            last = Last { executed: due.executed(), tried: Instant::now(), failed: false };
+                        }
                         Err(CheckpointError::Stopped) => return,
                         Ok(false) | Err(_) => pause = Instant::now() + PAUSE.max(4 * begun.elapsed()),
                     }
@@ -470,10 +509,11 @@ impl Keeper {
                 }
                 Wake::Due => {}
             }
-            let since = due.executed() - taken_at;
-            let timed = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            last.hear(self.taken());
+            let since = due.executed() - last.executed;
+            let timed = deadline(&last).is_some_and(|deadline| Instant::now() >= deadline);
             let enough = self.config.every_bytes.is_some_and(|bytes| since >= bytes);
-            if !(scarce || timed || enough || failed || waits) {
+            if !(scarce || timed || enough || last.failed || waits) {
                 continue;
             }
             self.want_agreement();
@@ -481,17 +521,17 @@ impl Keeper {
             waits = up_to_date && self.agreed.is_some();
             if up_to_date {
                 if timed {
-                    tried = Instant::now();
+                    last.tried = Instant::now();
                 }
                 continue;
             }
             let taken = self.take();
-            tried = Instant::now();
+            last.hear(self.taken());
+            last.tried = Instant::now();
             match taken {
-                Ok(_) => (failed, taken_at) = (false, due.executed()),
-                Err(CheckpointError::Empty) => {}
+                Ok(_) | Err(CheckpointError::Empty) => {}
                 Err(CheckpointError::Stopped) => return,
-                Err(_) => failed = true,
+                Err(_) => last.failed = true,
             }
         }
     }
@@ -546,5 +586,46 @@ mod tests {
             }
         }
         engine.close().unwrap();
+    }
+
+    #[test]
+    fn checkpoint_on_request_puts_off_the_next_ones_that_time_and_bytes_ask_for() {
+        let every = Duration::from_secs(1);
+        // Each entry takes more than 32 bytes.
+        for (every, every_bytes) in [(Some(every), None), (None, Some(10_000))] {
+            let directory = tempfile::tempdir().unwrap();
+            let storage = Some(Arc::new(FsStorage::new(directory.path())) as _);
+            let config = Config { storage, every, every_bytes, ..Config::default() };
+            let engine = Engine::builder().table(&NUMBERS).procedure::<Put>().threads(1).checkpoints(config);
+            let engine = engine.open(Arc::new(MemoryLog::new())).unwrap();
+            let put = |numbers: std::ops::Range<u64>| {
+                for n in numbers {
+                    engine.execute(&Put(n)).unwrap();
+                }
+            };
+            let bytes = || engine.snapshot().due().executed();
+            if let Some(every) = every {
+                thread::sleep(every / 2);
+            } else {
+                while bytes() < 7_000 {
+                    put(0..1);
+                }
+            }
+            put(0..1);
+            let (begun, before) = (Instant::now(), bytes());
+            let position = engine.checkpoint().unwrap().position;
+            let mut next = 0;
+            while engine.checkpoints().last() == Some(&position) {
+                assert!(begun.elapsed() < Duration::from_secs(60), "it never comes");
+                put(next..next + 1);
+                next += 1;
+                thread::sleep(Duration::from_millis(1));
+            }
+            match every {
+                Some(every) => assert!(begun.elapsed() >= every, "{:?}", begun.elapsed()),
+                None => assert!(bytes() >= before + 10_000, "{} after {before}", bytes()),
+            }
+            engine.close().unwrap();
+        }
     }
 }

@@ -42,6 +42,13 @@ pub(crate) const BLOCK_HEADER: usize = 48;
 /// and its lengths.
 pub(crate) const MOST_BODY: usize = 1 << 30;
 
+/// Says that a row is longer.
+pub(super) fn too_large(table: &str, bytes: usize) -> String {
+    format!(
+        "a row of table {table:?} takes {bytes} bytes with its key, and a checkpoint holds none of more than {MOST_BODY}"
+    )
+}
+
 const MAGIC: &[u8; 8] = b"MIXLOGCP";
 const BLOCK_MAGIC: &[u8; 4] = b"MXCB";
 

@@ -2,7 +2,8 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -21,7 +22,7 @@ use crate::error::OpenError;
 use crate::footprint::Details;
 use crate::observe;
 use crate::pipeline::{Driver, Pipeline};
-use crate::store::{RowId, Stamp};
+use crate::store::{AnyTable, RowId, Stamp};
 use crate::tx::{Guard, Tx};
 
 /// How many blocks a driver loads before all meet: what they changed takes undo space until then.
@@ -44,11 +45,36 @@ pub(crate) struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// What the members' votes in the log say of the state after a checkpoint's position.
-    fn agreed_on(&self, opened: &Opened) -> Result<Option<Digest>, OpenError> {
-        let Some(membership) = self.membership else { return Ok(None) };
-        let formats = opened.tables.iter().map(|table| (table.name.as_str(), table.format.clone()));
-        agreed_on(self.log, opened.header.position, membership, &Formats::of(formats))
+    /// Compares a checkpoint's state with what the members' votes in the log say of it, as it is written, and as it is
+    /// converted. Tells whether they say that it is theirs; the inner error is why it is not.
+    fn compare(&self, pipeline: &Pipeline, opened: &Opened) -> Result<Result<bool, String>, OpenError> {
+        let Some(membership) = self.membership else { return Ok(Ok(false)) };
+        let position = opened.header.position;
+        let agreed_on = |formats: &Formats| agreed_on(self.log, position, membership, formats);
+        let own = opened.header.digest();
+        let written = opened.tables.iter().map(|table| (table.name.as_str(), table.format.clone()));
+        let agreed = agreed_on(&Formats::of(written))?;
+        if let Some(agreed) = agreed.filter(|agreed| *agreed != own) {
+            return Ok(Err(format!(
+                "its digest is {own}, and the members agreed on {agreed} after its position"
+            )));
+        }
+        let is_converted = |target: &Target<'_>| target.conversion.is_some();
+        // What it cannot be converted for is told when it is loaded.
+        let Some(targets) = targets(pipeline, opened).ok().filter(|all| all.iter().any(is_converted)) else {
+            return Ok(Ok(agreed.is_some()));
+        };
+        let tables = pipeline.shared().store.tables().filter(|table| !table.is_derived());
+        let registered = Formats::of(tables.map(|table| (table.name(), table.row_format())));
+        // Not left to the next votes: where it starts from a wrong state it would vote for it until then.
+        let Some(expected) = agreed_on(&registered)? else { return Ok(Ok(agreed.is_some())) };
+        Ok(match Loading::new(opened, targets).converted(pipeline) {
+            Some(own) if own != expected => Err(format!(
+                "converted, its digest is {own}, and the members agreed on {expected} after its position"
+            )),
+            Some(_) => Ok(true),
+            None => Ok(agreed.is_some()),
+        })
     }
 }
 
@@ -105,16 +131,15 @@ pub(crate) fn recover(
             }
         };
         // Every byte of it is as it was written; that does not make its state the right one.
-        let (own, agreed) = (opened.header.digest(), from.agreed_on(&opened)?);
-        if let Some(agreed) = agreed.filter(|agreed| *agreed != own) {
-            let name = file_name(position);
-            let reason =
-                format!("its digest is {own}, and the members agreed on {agreed} after its position");
-            observe::rejected(&name, &reason);
-            recovery.rejected.push(Rejected { name, reason, unreadable: false });
-            continue;
-        }
-        recovery.agreed = agreed.is_some();
+        recovery.agreed = match from.compare(pipeline, &opened)? {
+            Ok(agreed) => agreed,
+            Err(reason) => {
+                let name = file_name(position);
+                observe::rejected(&name, &reason);
+                recovery.rejected.push(Rejected { name, reason, unreadable: false });
+                continue;
+            }
+        };
         recovery.rows = load(pipeline, &opened, on_load)?;
         recovery.checkpoint = Some(position);
         recovery.load = begun.elapsed();
@@ -203,8 +228,19 @@ struct Target<'a> {
 
 /// Loads a checkpoint that was verified; tells how many rows it has.
 fn load(pipeline: &Pipeline, opened: &Opened, on_load: Option<&OnLoad>) -> Result<u64, OpenError> {
-    let source = Loading { opened, tables: tables(pipeline, opened)?, change: Mutex::new(0) };
     let position = opened.header.position;
+    if opened.catalog.format != entry::FORMAT {
+        return Err(OpenError::Checkpoint {
+            name: opened.name.clone(),
+            detail: format!(
+                "its log has entry format {}, this program reads format {}",
+                opened.catalog.format,
+                entry::FORMAT
+            ),
+        });
+    }
+    pipeline.shared().note_catalog(position, &opened.catalog)?;
+    let source = Loading::new(opened, targets(pipeline, opened)?);
     let (blocks, loaded, mut number) = (opened.blocks(), AtomicU64::new(0), 0);
     loop {
         let before = loaded.load(Ordering::Relaxed);
@@ -237,19 +273,10 @@ fn load(pipeline: &Pipeline, opened: &Opened, on_load: Option<&OnLoad>) -> Resul
     Ok(end.rows.iter().sum())
 }
 
-/// The numbers of the checkpoint's tables, if this engine can read them all.
-fn tables<'a>(pipeline: &'a Pipeline, opened: &Opened) -> Result<Vec<Target<'a>>, OpenError> {
+/// Where the rows of the checkpoint's tables go, if this engine can read them all.
+fn targets<'a>(pipeline: &'a Pipeline, opened: &Opened) -> Result<Vec<Target<'a>>, OpenError> {
     let (shared, position) = (pipeline.shared(), opened.header.position);
     let refuse = |detail| OpenError::Checkpoint { name: opened.name.clone(), detail };
-    let catalog = &opened.catalog;
-    if catalog.format != entry::FORMAT {
-        return Err(refuse(format!(
-            "its log has entry format {}, this program reads format {}",
-            catalog.format,
-            entry::FORMAT
-        )));
-    }
-    shared.note_catalog(position, catalog)?;
     let number = |entry: &TableEntry| {
         let missing = || OpenError::MissingTable { name: entry.name.clone(), position };
         let number = shared.store.number_of(&entry.name).ok_or_else(missing)?;
@@ -272,7 +299,11 @@ fn tables<'a>(pipeline: &'a Pipeline, opened: &Opened) -> Result<Vec<Target<'a>>
     opened.tables.iter().map(number).collect()
 }
 
-impl Loading<'_> {
+impl<'a> Loading<'a> {
+    const fn new(opened: &'a Opened, tables: Vec<Target<'a>>) -> Self {
+        Self { opened, tables, change: Mutex::new(0) }
+    }
+
     fn error(&self, detail: &impl ToString) -> OpenError {
         OpenError::Checkpoint { name: self.opened.name.clone(), detail: detail.to_string() }
     }
@@ -297,7 +328,26 @@ impl Loading<'_> {
         let target = self.tables[block.header.table as usize];
         let table = store.any(target.number);
         let at = Stamp::of(self.opened.header.position);
-        let mut converter = target.conversion.map(|conversion| Converter::new(conversion, table.id()));
+        let rows = self.each_row(table, target.conversion, block, |key, value| {
+            // SAFETY: the pipeline does not run, and all drivers load.
+            let loaded = unsafe { table.load_row(&mut driver.worker, key, value, at) };
+            loaded.map_err(|error| self.decode_error(table.name(), &error))?;
+            store.keep_changes(&mut driver.worker);
+            Ok(())
+        })?;
+        if rows == block.header.rows { Ok(()) } else { Err(self.error(&"the counts of rows differ")) }
+    }
+
+    /// Shows the rows of a block, as this engine writes them, and keeps what that makes to the digest; tells how many there
+    /// are.
+    fn each_row(
+        &self,
+        table: &dyn AnyTable,
+        conversion: Option<&Conversion>,
+        block: &Block,
+        mut see: impl FnMut(&[u8], &[u8]) -> Result<(), OpenError>,
+    ) -> Result<u32, OpenError> {
+        let mut converter = conversion.map(|conversion| Converter::new(conversion, table.id()));
         let mut rows = 0;
         for row in Rows(&block.body) {
             let (key, value) = row.map_err(|flaw| self.error(&block.bad(flaw)))?;
@@ -307,17 +357,40 @@ impl Loading<'_> {
                     converter.convert(key, value).map_err(|error| self.decode_error(table.name(), &error))?
                 }
             };
-            // SAFETY: the pipeline does not run, and all drivers load.
-            let loaded = unsafe { table.load_row(&mut driver.worker, key, value, at) };
-            loaded.map_err(|error| self.decode_error(table.name(), &error))?;
-            store.keep_changes(&mut driver.worker);
+            see(key, value)?;
             rows += 1;
         }
         if let Some(converter) = converter {
             let mut change = self.change.lock().expect("no panic in a short section");
             *change = change.wrapping_add(converter.change);
         }
-        if rows == block.header.rows { Ok(()) } else { Err(self.error(&"the counts of rows differ")) }
+        Ok(rows)
+    }
+
+    /// The digest of the state when it is converted, or `None` if that fails: it will once more, and be told, when the
+    /// state is loaded.
+    fn converted(&self, pipeline: &Pipeline) -> Option<Digest> {
+        let (blocks, has_failed) = (self.opened.blocks(), AtomicBool::new(false));
+        pipeline.share(|| {
+            let convert = || {
+                while let Some(block) = blocks.next() {
+                    let target = self.tables[block.header.table as usize];
+                    if target.conversion.is_some() {
+                        block.check().map_err(|bad| self.bad(bad))?;
+                        let table = pipeline.shared().store.any(target.number);
+                        self.each_row(table, target.conversion, &block, |_, _| Ok(()))?;
+                    }
+                }
+                Ok::<(), OpenError>(())
+            };
+            if !matches!(catch_unwind(AssertUnwindSafe(convert)), Ok(Ok(()))) {
+                has_failed.store(true, Ordering::Relaxed);
+            }
+        });
+        let Digest { position, state, replies } = self.opened.header.digest();
+        let change = *self.change.lock().expect("no panic in a short section");
+        let state = state.wrapping_add(change);
+        (!has_failed.into_inner()).then_some(Digest { position, state, replies })
     }
 
     /// Rebuilds the indexes of a table whose rows were loaded, and looks for keys that a conversion made of several.

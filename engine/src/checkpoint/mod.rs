@@ -37,7 +37,7 @@ use mixlog_log::{FlushError, Position, SharedLog, TrimError};
 use thiserror::Error;
 
 use crate::codec::DecodeError;
-use layout::MOST_BODY;
+use layout::too_large;
 use read::Bad;
 use shelf::BESIDE;
 
@@ -71,11 +71,12 @@ pub struct Config {
     /// cost disk space, also of the log, which is kept from the oldest one on, and until there are so many from its start,
     /// unless the disk is full.
     pub keep: usize,
-    /// Takes one whenever so many bytes of entries were executed since the last. Default: 256 MiB; `None` for never, at
-    /// most 2^50. Less makes opening faster and the log smaller, and costs the writing of all rows more often.
+    /// Takes one whenever so many bytes of entries were executed since the last, also one on
+    /// [request](crate::Engine::checkpoint). Default: 256 MiB; `None` for never, at most 2^50. Less makes opening faster and
+    /// the log smaller, and costs the writing of all rows more often.
     pub every_bytes: Option<u64>,
-    /// Takes one whenever so much time has passed since the last that it took or tried, if anything was executed; beside
-    /// `every_bytes`, whichever comes first. Default: `None`, never. Not zero.
+    /// Takes one whenever so much time has passed since the last that it took or tried, or that was taken on request, if
+    /// anything was executed; beside `every_bytes`, whichever comes first. Default: `None`, never. Not zero.
     ///
     /// Without `every_bytes`, what is logged between two has no bound but the time, and the space that is kept for the next
     /// one (where `keep` is 1: otherwise an older one is given up for it) is that of the last, however much is logged
@@ -188,10 +189,7 @@ pub enum CheckpointError {
     },
     /// A row takes more bytes than a checkpoint can hold of one, so there is no checkpoint, and the log is not trimmed: see
     /// [`Value`](crate::Value).
-    #[error(
-        "a row of table {table:?} takes {bytes} bytes with its key, and a checkpoint holds none of more than {}",
-        MOST_BODY
-    )]
+    #[error("{}", too_large(table, *bytes))]
     TooLarge {
         /// The table.
         table: String,

@@ -4,13 +4,16 @@ use mixlog_log::{Entry, Position, SharedLog};
 use serde_json::{Value, json};
 
 use crate::checkpoint::{self, Shelf};
-use crate::entry::{self, Call};
+use crate::clients::{ANSWERS, Forget};
+use crate::entry::{self, Call, Catalog};
 use crate::error::OpenError;
-use crate::procedure::Procedures;
+use crate::interactive::Intention;
+use crate::procedure::{Procedure, Procedures};
 
 /// The procedures, name and version, that the first entry of a log names, or, if that was trimmed, the newest checkpoint
 /// beside it that can be read; `None` for an empty log. Enough to know which program wrote it. Entries that are nobody's
-/// transactions do not count: junk, and what replicas append to a log before any engine does, padding and votes.
+/// transactions do not count: junk, and what replicas append to a log before any engine does, padding and votes. Nor do
+/// engines in which nothing was registered: what all engines have of their own tells of no program.
 ///
 /// # Errors
 /// [`OpenError::Entry`] when the log was not begun by an engine, [`OpenError::Read`] when it cannot be read, and those of
@@ -25,8 +28,13 @@ fn first_procedures(
     shelf: Option<&Shelf>,
 ) -> Result<Option<Vec<(String, u32)>>, OpenError> {
     let mut position = log.tail()?.head;
+    let mut is_begun = false;
     if position > Position::ZERO {
-        return checkpoint::catalog_of(log, shelf).map(|catalog| Some(catalog.procedures));
+        let catalog = checkpoint::catalog_of(log, shelf)?;
+        if is_of_a_program(&catalog) {
+            return Ok(Some(catalog.procedures));
+        }
+        is_begun = true;
     }
     loop {
         let Some(block) = log.read(position)? else { return Ok(None) };
@@ -35,8 +43,12 @@ fn first_procedures(
             let Entry::Data(bytes) = entry else { continue };
             let bad = |detail: String| Err(OpenError::Entry { position: at, detail });
             match entry::decode(bytes) {
-                Ok(entry::Content::Catalog(catalog)) => return Ok(Some(catalog.procedures)),
+                Ok(entry::Content::Catalog(catalog)) if is_of_a_program(&catalog) => {
+                    return Ok(Some(catalog.procedures));
+                }
+                Ok(entry::Content::Catalog(_)) => is_begun = true,
                 Ok(entry::Content::Padding | entry::Content::Vote(_)) => {}
+                Ok(entry::Content::Call(_)) if is_begun => {}
                 Ok(entry::Content::Call(_)) => {
                     return bad("it is no catalog, where one was expected".to_owned());
                 }
@@ -45,6 +57,13 @@ fn first_procedures(
         }
         position = block.end();
     }
+}
+
+/// Whether it names anything but what all engines have.
+fn is_of_a_program(catalog: &Catalog) -> bool {
+    let own = [Intention::NAME, Forget::NAME];
+    catalog.procedures.iter().any(|(name, _)| !own.contains(&name.as_str()))
+        || catalog.tables.iter().any(|name| name != ANSWERS.name())
 }
 
 pub(super) fn describe(procedures: &Procedures, position: Position, entry: Entry<'_>) -> Value {

@@ -13,11 +13,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{OnceLock, RwLock};
 
+use crossbeam_utils::CachePadded;
 use crossbeam_utils::sync::ShardedLock;
 
+use super::bytes_of_node;
 use super::leaf_index::{is_empty, narrow};
 use super::row::Stamp;
 use super::slab::RowId;
@@ -30,6 +32,14 @@ const UNPOISONED: &str = "no panic among buried rows";
 
 /// See the module's documentation.
 pub(crate) struct Buried<K>(OnceLock<Box<Graves<K>>>);
+
+/// What the first row that is buried makes, in bytes, and what stays: the shards of a lock, and a node of a tree.
+pub(crate) const fn bytes_when_used<K>() -> usize {
+    size_of::<Graves<K>>() + SHARDS * size_of::<CachePadded<RwLock<()>>>() + bytes_of_node::<K, Grave>()
+}
+
+/// Of a [`ShardedLock`].
+const SHARDS: usize = 8;
 
 /// What stands here for a row that is buried, in bytes.
 pub(crate) const fn bytes_of_row<K>() -> usize {
@@ -194,9 +204,11 @@ impl<K: Key> Buried<K> {
         Self(OnceLock::new())
     }
 
-    /// Enters rows that are in the index, each with the stamp of its deletion.
-    pub(crate) fn enter(&self, rows: impl Iterator<Item = (K, RowId, Stamp)>) {
+    /// Enters rows that are in the index, each with the stamp of its deletion. Tells whether they are the first.
+    pub(crate) fn enter(&self, rows: impl Iterator<Item = (K, RowId, Stamp)>) -> bool {
+        let mut is_first = false;
         let graves = self.0.get_or_init(|| {
+            is_first = true;
             let lists = Lists { rows: BTreeMap::new(), first: Part::EMPTY, further: BTreeMap::new() };
             Box::new(Graves {
                 entered: AtomicU64::new(0),
@@ -214,6 +226,7 @@ impl<K: Key> Buried<K> {
             graves.newest.fetch_max(stamp.bits(), Ordering::Release);
             graves.entered.fetch_add(1, Ordering::Release);
         }
+        is_first
     }
 
     /// The row of a key that comes again and is not in the index: it goes back there, says the caller, who may write it.

@@ -68,6 +68,12 @@ pub(crate) fn prefetch_many(address: *const u8) {
     prefetch_into::<2>(address);
 }
 
+/// What a leaf of a [`BTreeMap`] takes, in bytes: room for 11 entries, the place in its parent, and a length. A map that has
+/// had an entry keeps one.
+pub(crate) const fn bytes_of_node<K, V>() -> usize {
+    size_of::<(usize, [K; 11], [V; 11], [u16; 2])>()
+}
+
 /// The hint is one of `_mm_prefetch`: 3 is `_MM_HINT_T0`, 2 is `_MM_HINT_T1`.
 #[inline]
 fn prefetch_into<const HINT: i32>(address: *const u8) {

@@ -11,10 +11,13 @@ use std::cell::UnsafeCell;
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, RwLock};
 
-use super::buried::Buried;
+use super::buried::{Buried, bytes_when_used};
+use super::bytes_of_node;
 use super::hash_index::HashIndex;
+use super::row::Stamp;
 use super::slab::{RowId, Slab, ZeroValid};
 use crate::table::Key;
 
@@ -41,6 +44,8 @@ pub(crate) struct OrderedIndex<K> {
     count: Mutex<u32>,
     /// Granule numbers reserved and not used yet.
     spare: Mutex<Range<u32>>,
+    /// Granules of which a row was ever buried.
+    with_buried: AtomicU32,
 }
 
 // SAFETY: granules are initialized once, before they are published in the directory, and are locks from then on.
@@ -55,6 +60,7 @@ impl<K: Key> OrderedIndex<K> {
             granules: Slab::new(),
             count: Mutex::new(0),
             spare: Mutex::default(),
+            with_buried: AtomicU32::new(0),
         }
     }
 
@@ -78,10 +84,25 @@ impl<K: Key> OrderedIndex<K> {
         Some(self.at(number))
     }
 
-    /// What the directory and the granules take, in bytes, without what stands in the trees.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.directory.bytes() + u64::from(self.granules.len()) * size_of::<Cell<K>>() as u64
+    /// Buries a row of a granule that has it, with the stamp of its deletion.
+    pub(crate) fn bury(&self, granule: u64, row: (K, RowId, Stamp)) {
+        let granule = self.granule(granule).expect("the granule of a row");
+        if granule.buried.enter([row].into_iter()) {
+            self.with_buried.fetch_add(1, Ordering::Relaxed);
+        }
     }
+
+    /// What the directory and the granules take, in bytes, with so many rows in the trees: these by what stands in them, or
+    /// by the node that each has, also an empty one. Without what stands for rows that are buried.
+    pub(crate) fn bytes(&self, rows: u64) -> u64 {
+        let count = *self.count.lock().expect("no panic while a granule is made");
+        let trees = (u64::from(count) * bytes_of_node::<K, RowId>() as u64).max(rows * Self::BYTES_OF_ROW);
+        let buried = u64::from(self.with_buried.load(Ordering::Relaxed)) * bytes_when_used::<K>() as u64;
+        let granules = u64::from(self.granules.len()) * size_of::<Cell<K>>() as u64;
+        self.directory.bytes() + granules + trees + buried
+    }
+
+    const BYTES_OF_ROW: u64 = size_of::<(K, RowId)>() as u64;
 
     /// The granule with this hash, made on first use. Writers of one granule conflict, so transactions never make one at
     /// the same time; drivers that load a checkpoint do.

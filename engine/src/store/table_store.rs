@@ -516,10 +516,12 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         );
         // Entered first: see `buried`.
         match &self.index {
-            Index::Leaves(leaves) if !rows.is_empty() => leaves.buried.enter(list.range(start..).cloned()),
-            Index::Ordered(_) => {
+            Index::Leaves(leaves) if !rows.is_empty() => {
+                leaves.buried.enter(list.range(start..).cloned());
+            }
+            Index::Ordered(index) => {
                 for row in list.range(start..) {
-                    self.buried_with(&row.0).enter([row.clone()].into_iter());
+                    index.bury(self.granule_of(&row.0), row.clone());
                 }
             }
             Index::Leaves(_) | Index::Hash(_) => {}

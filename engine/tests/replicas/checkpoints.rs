@@ -202,8 +202,8 @@ fn replica_from_a_wrong_state_that_nobody_voted_on_is_repaired_from_the_start_of
 }
 
 /// How many votes a member has cast on a position.
-fn votes_of(log: &Arc<dyn SharedLog>, member: &str, on: Position) -> usize {
-    let (mut found, mut next) = (0, Position::ZERO);
+pub(super) fn votes_of(log: &Arc<dyn SharedLog>, member: &str, on: Position) -> usize {
+    let (mut found, mut next) = (0, log.tail().unwrap().head);
     while let Some(block) = log.read(next).unwrap() {
         for (_, entry) in block.iter() {
             // A vote, in postcard's format: the name of a member, and the position.
@@ -499,6 +499,38 @@ fn members_of_a_build_with_other_rows_compare_with_each_other_and_with_no_older_
     drop(engine);
     let engine = later_build::<NONE>("a", &shelf).open(Arc::clone(&log)).unwrap();
     assert_eq!((engine.recovery().checkpoint, engine.recovery().agreed), (Some(fourth), true));
+}
+
+#[test]
+fn checkpoint_that_is_converted_to_a_state_that_the_members_voted_against_is_refused_by_name() {
+    let (directory, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let log = in_files(&directory);
+    let engine = alone().checkpoints(keep()).open(Arc::clone(&log)).unwrap();
+    submit(&engine, 4000..6000);
+    engine.close().unwrap();
+    drop(log);
+    let wrong = keep_wrong::<FLIP_BEFORE_CONVERSION>(&directory, &copy, true);
+    let right = tempfile::tempdir().unwrap();
+    assert_eq!(keep_wrong::<NONE>(&directory, &right, true).position, wrong.position);
+    let padded = wrong.position.unwrap();
+
+    let (log, empty) = (in_files(&directory), Arc::new(tempfile::tempdir().unwrap()));
+    let engine = later_build::<NONE>("a", &empty).open(Arc::clone(&log)).unwrap();
+    let b = Replica::follow(move || later_build::<NONE>("b", &empty), Arc::clone(&log)).unwrap();
+    assert_eq!(settle(&engine, 2), padded);
+    let opened = later_build::<NONE>("c", &copy).open(Arc::clone(&log)).unwrap();
+    let [rejected] = &opened.recovery().rejected[..] else { panic!("{}", opened.recovery()) };
+    assert_eq!(rejected.name, format!("checkpoint-{:016x}", padded.0));
+    assert!(rejected.reason.starts_with("converted, its digest is"), "{rejected}");
+    assert_eq!(opened.recovery().checkpoint, None);
+    is_like(&opened, &b);
+    opened.close().unwrap();
+    // One that is theirs is taken for that.
+    let opened = later_build::<NONE>("c", &right).open(Arc::clone(&log)).unwrap();
+    assert_eq!((opened.recovery().checkpoint, opened.recovery().agreed), (Some(padded), true));
+    assert_eq!(opened.recovery().rejected, []);
+    is_like(&opened, &b);
+    assert_eq!(b.divergences(), []);
 }
 
 /// What becomes of a later build whose replies differ from those of two older ones.

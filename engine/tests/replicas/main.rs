@@ -54,13 +54,14 @@ const FLIP_BESIDE: Fault = 31;
 const FLIP_LATER: Fault = 32;
 const FLIP_WHILE_TRIMMED: Fault = 33;
 const FLIP_AFTER_TRIM: Fault = 34;
+const FLIP_BEFORE_CONVERSION: Fault = 35;
 
 /// Of a build with other rows: replies something else, the first time that it runs.
 const REPLY_IN_WIDE: Fault = 15;
 
 const HELD_AT: [u64; 2] = [100, 4500];
 
-static ONCE: [AtomicBool; 35] = [const { AtomicBool::new(false) }; 35];
+static ONCE: [AtomicBool; 36] = [const { AtomicBool::new(false) }; 36];
 
 const AT: u64 = 5000;
 /// Writes the same row, in the same window.

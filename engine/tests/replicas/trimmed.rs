@@ -11,6 +11,7 @@ use mixlog_log::{
 };
 use tempfile::TempDir;
 
+use super::checkpoints::votes_of;
 use super::*;
 
 /// What happens meanwhile, and before how many more reads of the log it does.
@@ -221,6 +222,35 @@ fn replica_that_starts_or_follows_while_the_log_is_trimmed_goes_on_from_the_newe
     assert_eq!(replica.recovery().checkpoint, scene.newest());
     assert_eq!(replica.digest(), scene.engine.digest());
     replica.close().unwrap();
+}
+
+#[test]
+fn replica_that_goes_on_from_a_newer_checkpoint_votes_on_nothing_that_was_there_when_it_was_started() {
+    let (directory, log) = (tempfile::tempdir().unwrap(), memory());
+    let racing = Racing::new(&log, directory.path());
+    // Where the replica does not look yet.
+    let elsewhere = racing.beside("elsewhere");
+    let config = Config { storage: elsewhere, trim: false, every_bytes: None, ..Config::default() };
+    let engine = builder().checkpoints(config).open(Arc::clone(&log)).unwrap();
+    submit(&engine, 0..5000);
+    let position = engine.checkpoint().unwrap().position;
+    submit(&engine, 5000..10_000);
+    let (there, trimmed) = (directory.path().to_path_buf(), Arc::clone(&log));
+    racing.before_reads(1, move || {
+        let name = format!("checkpoint-{:016x}", position.0);
+        std::fs::create_dir(there.join("checkpoints")).unwrap();
+        std::fs::copy(there.join("elsewhere").join(&name), there.join("checkpoints").join(&name)).unwrap();
+        trimmed.trim(position.next()).unwrap();
+    });
+    let c = Replica::follow(|| member::<NONE>("c", &THREE, 1), Arc::<Racing>::clone(&racing)).unwrap();
+    wait_for("the newer state", || c.recovery().checkpoint.is_some() || c.failed().is_some());
+    assert_eq!(c.recovery().checkpoint, Some(position));
+    let padded = engine.pad().unwrap();
+    wait_for("its vote", || votes_of(&log, "c", padded) == 1);
+    let before = Position(2 * WINDOW_GRID - 1);
+    assert!(position < before && before < padded);
+    assert_eq!(votes_of(&log, "c", before), 0);
+    c.close().unwrap();
 }
 
 #[test]

@@ -398,19 +398,24 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
             self.told.iter().map(|told| of(told).load(Ordering::Relaxed)).sum()
         };
         let versions = total(|told| &told.versions);
-        let in_order = sum(|told| &told.existing) * size_of::<(K, RowId)>() as u64
-            + total(|told| &told.buried) * (size_of::<(K, RowId, Stamp)>() + bytes_of_row::<K>()) as u64;
+        let existing = sum(|told| &told.existing);
+        let buried =
+            total(|told| &told.buried) * (size_of::<(K, RowId, Stamp)>() + bytes_of_row::<K>()) as u64;
+        // What workers keep of them to themselves is little.
+        let free = self.free.lock().expect("no panic while numbers change hands").capacity();
         TableMemory {
             name: self.name,
             rows: sum(|told| &told.with_value),
-            rows_bytes: self.rows.bytes(),
+            rows_bytes: self.rows.bytes() + (free * size_of::<(u64, RowId)>()) as u64,
             versions,
             versions_bytes: versions * size_of::<Version<V>>() as u64,
             undo_bytes: total(|told| &told.undo_bytes),
             indexes_bytes: match &self.index {
                 Index::Hash(index) => index.bytes(),
-                Index::Ordered(index) => index.bytes() + in_order,
-                Index::Leaves(leaves) => leaves.by_hash.bytes() + in_order,
+                Index::Ordered(index) => index.bytes(existing) + buried,
+                Index::Leaves(leaves) => {
+                    leaves.by_hash.bytes() + existing * size_of::<(K, RowId)>() as u64 + buried
+                }
             },
         }
     }
