@@ -423,8 +423,8 @@ struct State {
     fitful: Option<u64>,
     /// What a failed sync lost is forgotten now and then.
     forgetful: Option<Random>,
-    shared_locks: usize,
-    exclusive_lock: bool,
+    /// By directory: how many have it shared, and whether somebody has it alone.
+    locks: BTreeMap<String, (usize, bool)>,
 }
 
 /// The disk as a log sees it.
@@ -605,6 +605,7 @@ impl State {
 
 struct Held {
     state: Weak<Mutex<State>>,
+    directory: String,
     mode: LockMode,
 }
 
@@ -612,9 +613,10 @@ impl Drop for Held {
     fn drop(&mut self) {
         if let Some(state) = self.state.upgrade() {
             let mut state = state.lock().unwrap();
+            let (shared, alone) = state.locks.entry(self.directory.clone()).or_default();
             match self.mode {
-                LockMode::Shared => state.shared_locks -= 1,
-                LockMode::Exclusive => state.exclusive_lock = false,
+                LockMode::Shared => *shared -= 1,
+                LockMode::Exclusive => *alone = false,
             }
         }
     }
@@ -649,14 +651,16 @@ impl Storage for Sim {
     fn lock(&self, mode: LockMode) -> io::Result<Option<Lock>> {
         let mut state = self.state();
         state.check(Kind::Lock)?;
-        if state.exclusive_lock || mode == LockMode::Exclusive && state.shared_locks > 0 {
+        let (shared, alone) = state.locks.entry(self.directory.clone()).or_default();
+        if *alone || mode == LockMode::Exclusive && *shared > 0 {
             return Ok(None);
         }
         match mode {
-            LockMode::Shared => state.shared_locks += 1,
-            LockMode::Exclusive => state.exclusive_lock = true,
+            LockMode::Shared => *shared += 1,
+            LockMode::Exclusive => *alone = true,
         }
-        Ok(Some(Box::new(Held { state: Arc::downgrade(&self.state), mode })))
+        let (state, directory) = (Arc::downgrade(&self.state), self.directory.clone());
+        Ok(Some(Box::new(Held { state, directory, mode })))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {

@@ -10,12 +10,13 @@
 //!
 //! Over them, and not beside them after they were removed: what is free for a moment is won by whoever asks first.
 
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
+use std::{fmt, io};
 
+use mixlog_log::file::{Lock, LockMode};
 use mixlog_log::{Position, SharedLog, TrimError};
 
 use super::due::{Closed, Wake};
@@ -100,6 +101,33 @@ struct Kept {
     rows: Option<u64>,
     /// Whether it is certain that the newest one's name is durable.
     synced: bool,
+    /// No other engine changes what lies there.
+    lock: Option<Held>,
+}
+
+/// What is held as long as the directory is this engine's.
+struct Held(#[allow(dead_code, reason = "dropping it ends the lock")] Lock);
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Held")
+    }
+}
+
+impl Kept {
+    /// Looks at what lies there.
+    fn look(&mut self, shelf: &Shelf) -> io::Result<()> {
+        let mut good = shelf.list()?;
+        self.bad.retain(|position| good.contains(position));
+        good.retain(|position| !self.bad.contains(position));
+        if self.good.last() != good.last() {
+            let newest = good.last().and_then(|position| shelf.open(*position).ok());
+            self.bytes = newest.map_or(0, |opened| opened.bytes);
+            (self.rows, self.synced) = (None, false);
+        }
+        self.good = good;
+        Ok(())
+    }
 }
 
 impl Keeper {
@@ -115,14 +143,15 @@ impl Keeper {
         recovery: &Recovery,
     ) -> io::Result<Self> {
         let head = log.tail().map_err(|error| io::Error::new(io::ErrorKind::TimedOut, error))?.head;
-        let (bad, good): (_, Vec<_>) = shelf.list()?.into_iter().partition(|&position| {
+        let is_rejected = |&position: &Position| {
             let name = file_name(position);
             position.next() < head || recovery.rejected.iter().any(|rejected| rejected.name == name)
-        });
-        let newest = good.last().and_then(|position| shelf.open(*position).ok());
-        let bytes = newest.map_or(0, |opened| opened.bytes);
-        let is_loaded = recovery.checkpoint.is_some() && recovery.checkpoint == good.last().copied();
-        let kept = Kept { good, bad, bytes, rows: is_loaded.then_some(recovery.rows), synced: false };
+        };
+        let bad = shelf.list()?.into_iter().filter(is_rejected).collect();
+        let mut kept = Kept { bad, ..Kept::default() };
+        kept.look(&shelf)?;
+        let is_loaded = recovery.checkpoint.is_some() && recovery.checkpoint == kept.good.last().copied();
+        kept.rows = is_loaded.then_some(recovery.rows);
         Ok(Self {
             shared,
             log,
@@ -206,6 +235,31 @@ impl Keeper {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Makes the directory this engine's as long as it lives: who takes checkpoints there gives up older ones, uses their
+    /// space, and trims the log, and two who do so leave none that is of use.
+    ///
+    /// # Errors
+    /// It is another engine's; nothing in it may be changed.
+    fn own(&self, kept: &mut Kept) -> Result<(), CheckpointError> {
+        if kept.lock.is_some() {
+            return Ok(());
+        }
+        let storage = &self.shelf.storage;
+        let exists = storage.exists().map_err(self.error("look at", ""))?;
+        if !exists {
+            storage.create_directory().map_err(self.error("create", ""))?;
+        }
+        let lock = storage.lock(LockMode::Exclusive).map_err(self.error("lock", ""))?;
+        let Some(lock) = lock else {
+            return Err(CheckpointError::InUse { path: storage.path().to_path_buf() });
+        };
+        // Whoever had it meanwhile kept others in it.
+        kept.look(&self.shelf).map_err(self.error("look at", ""))?;
+        self.show(kept);
+        kept.lock = Some(Held(lock));
+        Ok(())
+    }
+
     /// Takes a checkpoint of the newest state that may be kept, gives up those that are too many, and trims the log. Rows
     /// are copied and written by code of theirs: that it panics must not be the end of all checkpoints.
     fn take_one(&self) -> Result<Checkpoint, CheckpointError> {
@@ -214,7 +268,9 @@ impl Keeper {
         let taken = catch_unwind(AssertUnwindSafe(|| self.take_with(&mut kept, begun)));
         taken.unwrap_or_else(|payload| {
             // As after any failure but that of a full disk; before anybody else writes one.
-            let _ = self.shelf.remove(WRITING);
+            if kept.lock.is_some() {
+                let _ = self.shelf.remove(WRITING);
+            }
             Err(CheckpointError::Panicked(panic_message(&*payload).to_owned()))
         })
     }
@@ -223,6 +279,7 @@ impl Keeper {
         let mut closed = None;
         let (snapshot, digest) = self.newest()?;
         let position = snapshot.position().ok_or(CheckpointError::Empty)?;
+        self.own(kept)?;
         if kept.good.last() > Some(&position) {
             self.want_agreement();
             return Err(CheckpointError::NotAgreed);
@@ -447,6 +504,7 @@ impl Keeper {
         }
         self.want_agreement();
         let mut kept = self.kept();
+        self.own(&mut kept)?;
         if kept.good.is_empty() {
             return Ok(false);
         }
@@ -459,7 +517,9 @@ impl Keeper {
     pub(crate) fn run(&self) {
         self.run_until_stopped();
         // A log that nobody writes to does not grow. After a crash it stays, and is used again.
-        let _ = self.shelf.give_back();
+        if self.kept().lock.is_some() {
+            let _ = self.shelf.give_back();
+        }
     }
 
     fn run_until_stopped(&self) {
@@ -470,28 +530,33 @@ impl Keeper {
         // For the members to agree on a state to keep.
         let mut waits = false;
         let (mut pause, mut looked_at) = (Instant::now(), 0);
+        // How many bytes had been executed when one was due last.
+        let mut due_at = None;
         loop {
             last.hear(self.taken());
-            let mut scarce = false;
+            let (mut scarce, mut overdue) = (false, false);
             if let Some(bytes) = self.config.every_bytes {
                 let executed = due.executed();
                 let step = (bytes / u64::from(RETRY_SHARE)).max(1);
                 // Space that is about to end is a reason to free some, once in a while.
-                let kept = self.kept();
+                let mut kept = self.kept();
                 // Two steps ahead: when it fails, what was reserved before is still enough for what is there now.
-                if self.reserve(&kept, executed - last.executed + 2 * step).is_err()
+                if self.own(&mut kept).is_ok()
+                    && self.reserve(&kept, executed - last.executed + 2 * step).is_err()
                     && executed >= looked_at + step
                 {
                     (scarce, looked_at) = (true, executed);
                 }
                 let (enough, next) = (last.executed.saturating_add(bytes), executed.saturating_add(step));
                 due.wake_at(if enough > executed { next.min(enough) } else { next });
+                // Also at once, after a process that ended before it had taken one: the next may be as short.
+                overdue = enough <= executed && due_at.is_none_or(|at| executed >= step.saturating_add(at));
             }
             let deadline = |last: &Last| {
                 let share = if last.failed { RETRY_SHARE } else { 1 };
                 self.config.every.and_then(|every| last.tried.checked_add(every / share))
             };
-            match if scarce { Wake::Due } else { due.wait(deadline(&last)) } {
+            match if scarce || overdue { Wake::Due } else { due.wait(deadline(&last)) } {
                 Wake::Stop => return,
                 Wake::Space => {
                     let begun = Instant::now();
@@ -510,6 +575,7 @@ impl Keeper {
                 Wake::Due => {}
             }
             last.hear(self.taken());
+            due_at = Some(due.executed());
             let since = due.executed() - last.executed;
             let timed = deadline(&last).is_some_and(|deadline| Instant::now() >= deadline);
             let enough = self.config.every_bytes.is_some_and(|bytes| since >= bytes);

@@ -64,8 +64,9 @@ pub use verify::{Verified, verify};
 #[derive(Clone)]
 pub struct Config {
     /// The directory in which they lie. Default: `None`, which means `checkpoints` beside a log that has a directory, and
-    /// no checkpoints for others. One directory serves one engine at a time; for the one beside the log the log's lock
-    /// sees to that.
+    /// no checkpoints for others. One directory serves one engine at a time: the first that needs it
+    /// [locks](Storage::lock) it until it is closed, and others, which may follow the same log, take no checkpoints
+    /// ([`CheckpointError::InUse`]) and do not trim it. Nothing else locks it: not the directory of a log.
     pub storage: Option<Arc<dyn Storage>>,
     /// How many are kept, at least 1. Default: 2, so that there is another one when the newest cannot be read. More
     /// cost disk space, also of the log, which is kept from the oldest one on, and until there are so many from its start,
@@ -164,6 +165,13 @@ pub enum CheckpointError {
     /// Nothing was executed yet.
     #[error("there is nothing to keep: the log is empty")]
     Empty,
+    /// Another engine, of this process or another one, takes checkpoints in this directory. It is tried again like after any
+    /// other failure, and works once that engine is closed.
+    #[error("another engine keeps its checkpoints in {path}")]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The log's entries are not known to be durable, so what follows from them must not be.
     #[error("the log cannot be flushed: {0}")]
     Flush(#[from] FlushError),
