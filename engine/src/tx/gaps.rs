@@ -48,7 +48,7 @@ impl InPlace<'_> {
         store: &TableStore<K, V, C>,
         key: &K,
     ) {
-        if !self.gaps.borrow().is_empty() {
+        if !self.gaps.is_empty() {
             self.gaps_of(store, |gaps| gaps.split(key));
         }
     }
@@ -59,11 +59,6 @@ impl InPlace<'_> {
         store: &TableStore<K, V, C>,
         then: impl FnOnce(&mut Gaps<K>) -> R,
     ) -> R {
-        let mut all = self.gaps.borrow_mut();
-        let at = all.iter().position(|(number, _)| *number == store.number()).unwrap_or_else(|| {
-            all.push((store.number(), Box::<Gaps<K>>::default()));
-            all.len() - 1
-        });
-        then(all[at].1.downcast_mut().expect("a table's number goes with its types"))
+        then(&mut self.gaps.of(store.number()))
     }
 }
