@@ -7,17 +7,18 @@
 #![allow(unsafe_code)]
 
 mod bounded;
+mod by_table;
 mod gaps;
 mod guard;
 mod keyed;
 mod ranges;
 mod rows;
 
-use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 
 use mixlog_log::Position;
 
+use by_table::ByTable;
 use guard::CURSORS;
 pub(crate) use guard::{Allowed, Guard};
 use keyed::{Keyed, List};
@@ -88,8 +89,10 @@ struct InPlace<'a> {
     violation: Cell<Option<&'static str>>,
     /// Merges to be made at the end.
     merges: List<Vec<Noted>>,
-    /// By a table's number: where it found no rows.
-    gaps: RefCell<Vec<(u16, Box<dyn Any + Send>)>>,
+    /// The keys that they are of, once there are many and ranges are read.
+    merged_keys: ByTable,
+    /// Where it found no rows.
+    gaps: ByTable,
     position: Position,
     window: Stamp,
     me: Stamp,
@@ -121,7 +124,8 @@ impl<'a> Tx<'a> {
             merged: Cell::new(0),
             violation: Cell::new(None),
             merges: List::new(Vec::new()),
-            gaps: RefCell::new(Vec::new()),
+            merged_keys: ByTable::new(),
+            gaps: ByTable::new(),
             position,
             window: Stamp::of(window),
             me: Stamp::of(position),

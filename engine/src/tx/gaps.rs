@@ -1,46 +1,33 @@
 //! Where a transaction at its position found no rows, by table; see [`crate::gaps`].
 
+use std::cell::RefMut;
+
 use super::InPlace;
 use crate::codec::Codec;
 use crate::gaps::{Gaps, Run};
 use crate::store::{RowIds, TableStore};
 use crate::table::{Key, Value};
 
-impl InPlace<'_> {
-    /// A walk meets a row without a value: goes on behind others that are known to have none.
-    #[inline]
-    pub(super) fn pass<K: Key, V: Value, C: Codec<K> + Codec<V>>(
-        &self,
-        store: &TableStore<K, V, C>,
-        run: &mut Run<K>,
-        key: &K,
-        rows: &mut RowIds<'_, K>,
-        from_back: bool,
-    ) {
-        if run.meet_early() {
-            return;
-        }
-        self.gaps_of(store, |gaps| {
-            if let Some(end) = run.meet(key, from_back, gaps) {
-                rows.skip_to(end, from_back, |id| {
-                    // SAFETY: rows in the index exist until the window ends.
-                    let key = unsafe { store.row(id).key() };
-                    if from_back { key > end } else { key < end }
-                });
-            }
+/// A walk meets a row without a value, not one of the first few: goes on behind others that are known to have none.
+#[inline]
+pub(super) fn pass<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+    store: &TableStore<K, V, C>,
+    gaps: &Gaps<K>,
+    run: &mut Run<K>,
+    key: &K,
+    rows: &mut RowIds<'_, K>,
+    from_back: bool,
+) {
+    if let Some(end) = run.meet(key, from_back, gaps) {
+        rows.skip_to(end, from_back, |id| {
+            // SAFETY: rows in the index exist until the window ends.
+            let key = unsafe { store.row(id).key() };
+            if from_back { key > end } else { key < end }
         });
     }
+}
 
-    /// A walk met so many rows without a value.
-    #[cold]
-    pub(super) fn remember<K: Key, V: Value, C: Codec<K> + Codec<V>>(
-        &self,
-        store: &TableStore<K, V, C>,
-        run: Run<K>,
-    ) {
-        self.gaps_of(store, |gaps| gaps.add(run));
-    }
-
+impl InPlace<'_> {
     /// A row of its own may be there now.
     #[inline]
     pub(super) fn put_at<K: Key, V: Value, C: Codec<K> + Codec<V>>(
@@ -48,22 +35,17 @@ impl InPlace<'_> {
         store: &TableStore<K, V, C>,
         key: &K,
     ) {
-        if !self.gaps.borrow().is_empty() {
-            self.gaps_of(store, |gaps| gaps.split(key));
+        if !self.gaps.is_empty() {
+            self.gaps_of(store).split(key);
         }
     }
 
+    /// Nothing else may be asked for gaps meanwhile.
     #[cold]
-    fn gaps_of<K: Key, V: Value, C: Codec<K> + Codec<V>, R>(
+    pub(super) fn gaps_of<K: Key, V: Value, C: Codec<K> + Codec<V>>(
         &self,
         store: &TableStore<K, V, C>,
-        then: impl FnOnce(&mut Gaps<K>) -> R,
-    ) -> R {
-        let mut all = self.gaps.borrow_mut();
-        let at = all.iter().position(|(number, _)| *number == store.number()).unwrap_or_else(|| {
-            all.push((store.number(), Box::<Gaps<K>>::default()));
-            all.len() - 1
-        });
-        then(all[at].1.downcast_mut().expect("a table's number goes with its types"))
+    ) -> RefMut<'_, Gaps<K>> {
+        self.gaps.of(store.number())
     }
 }

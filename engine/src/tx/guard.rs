@@ -1,14 +1,14 @@
 //! The guard: compares every access with the footprint, and finds the row that it is of.
 
-use std::any::Any;
 use std::cell::Cell;
-use std::ops::RangeBounds;
+use std::collections::BTreeSet;
+use std::ops::{Bound, RangeBounds};
 use std::panic::resume_unwind;
 
 use mixlog_mixer::Mode;
 
-use super::InPlace;
 use super::keyed::FEW;
+use super::{InPlace, Noted};
 use crate::codec::Codec;
 use crate::footprint::{Access, NOWHERE, Of};
 use crate::store::{AnyTable, RowId, Stamp, TableStore};
@@ -61,6 +61,19 @@ pub(super) struct Found {
     pub(super) unit: u64,
     /// The hash of its granule; the unit's where that is not asked for.
     pub(super) granule: u64,
+}
+
+/// The keys of a table's rows that noted merges are into.
+struct MergedKeys<K> {
+    keys: BTreeSet<K>,
+    /// How many noted merges, of all tables, were looked at.
+    seen: usize,
+}
+
+impl<K> Default for MergedKeys<K> {
+    fn default() -> Self {
+        Self { keys: BTreeSet::new(), seen: 0 }
+    }
 }
 
 impl InPlace<'_> {
@@ -159,8 +172,18 @@ impl InPlace<'_> {
         store: &TableStore<K, V, C>,
         range: &impl RangeBounds<K>,
     ) -> bool {
-        let keys = self.merges.items().iter().filter_map(|noted| noted.merging.key_in(store.number()));
-        keys.filter_map(<dyn Any>::downcast_ref).any(|key| range.contains(key))
+        let (merges, table) = (self.merges.items(), store.number());
+        if merges.len() <= FEW {
+            return keys_in(merges, table).any(|key| range.contains(key));
+        }
+        // So that each merge is looked at once, and not again for each range.
+        let mut merged = self.merged_keys.of::<MergedKeys<K>>(table);
+        let MergedKeys { keys, seen } = &mut *merged;
+        keys.extend(keys_in(&merges[*seen..], table).cloned());
+        *seen = merges.len();
+        // If the least key behind the start is behind the end, so are all others. A range may end before it starts.
+        let least = keys.range((range.start_bound(), Bound::Unbounded)).next();
+        least.is_some_and(|key| range.contains(key))
     }
 
     /// Whether the transaction may merge into the row, and nothing else: then others may, too, at the same time, or, if
@@ -293,6 +316,11 @@ impl InPlace<'_> {
             resume_unwind(Box::new(Stopped));
         }
     }
+}
+
+/// The keys of those that are of a table.
+fn keys_in<K: Key>(merges: &[Noted], table: u16) -> impl Iterator<Item = &K> {
+    merges.iter().filter_map(move |noted| noted.merging.key_in(table)?.downcast_ref())
 }
 
 fn store_name<K: Key, V: Value, C: Codec<K> + Codec<V>>(store: &TableStore<K, V, C>) -> &'static str {

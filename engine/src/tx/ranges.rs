@@ -4,6 +4,7 @@ use std::ops::RangeBounds;
 
 use mixlog_mixer::Mode;
 
+use super::gaps::pass;
 use super::{InPlace, Tx, Way};
 use crate::codec::Codec;
 use crate::gaps::Run;
@@ -150,6 +151,8 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Range<'a, K, V, C> {
             Self::Speculative(rows) => return rows.next(),
         };
         let mut empty = Run::new();
+        // Looked up once a walk, and only if that gets so far.
+        let mut gaps = None;
         let found = loop {
             let visit = &mut |entered: u64| {
                 if tx.declared(store.number(), entered, Mode::Read).is_none() {
@@ -172,11 +175,14 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Range<'a, K, V, C> {
                 if let Some(value) = row.value().as_ref() {
                     break Some((row.key().clone(), value));
                 }
-                tx.pass(store, &mut empty, row.key(), rows, from_back);
+                if !empty.meet_early() {
+                    let gaps = gaps.get_or_insert_with(|| tx.gaps_of(store));
+                    pass(store, gaps, &mut empty, row.key(), rows, from_back);
+                }
             }
         };
-        if empty.is_long() {
-            tx.remember(store, empty);
+        if let Some(mut gaps) = gaps {
+            gaps.add(empty);
         }
         found
     }
