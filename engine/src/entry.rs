@@ -44,8 +44,8 @@ use crate::clients::ClientId;
 use crate::codec;
 use crate::procedure::ProcedureId;
 
-/// The version of the format drawn above.
-pub(crate) const FORMAT: u32 = 1;
+/// The version of the format drawn above, and of what the engine's own procedures have for arguments.
+pub(crate) const FORMAT: u32 = 2;
 
 const CALL: u8 = 1;
 const CATALOG: u8 = 2;

@@ -39,6 +39,24 @@ pub enum OpenError {
         /// The catalog that names it.
         position: Position,
     },
+    /// The log holds an interactive transaction ([`Engine::begin`](crate::Engine::begin)) whose keys and rows are of another
+    /// [version](crate::Table::version) of a table. Everything before it was executed. Conversions are of checkpoints and
+    /// not of what stands in the log: only a checkpoint of its position or a later one leads past it.
+    #[error(
+        "the interactive transaction at position {position} has rows of table {table:?} version {written}, and version \
+         {registered} is registered: take a checkpoint after the last such transaction with a program that has version \
+         {written}, to start from it, or go on with that program"
+    )]
+    RowVersion {
+        /// The name of the table, or of an index of it that the transaction read.
+        table: String,
+        /// Where the transaction stands in the log.
+        position: Position,
+        /// The version that wrote to the log.
+        written: u32,
+        /// The version that is registered.
+        registered: u32,
+    },
     /// An entry is not one that this engine can execute: other software wrote it, or an incompatible version.
     #[error("the entry at position {position} cannot be executed: {detail}")]
     Entry {

@@ -116,9 +116,9 @@ impl<K, V, I, C> Index<K, V, I, C> {
         &self.table
     }
 
-    /// The table that holds it.
+    /// The table that holds it. Keys of rows are part of it, so it has the version of the rows.
     pub(crate) const fn places(&self) -> Table<Place<I, K>, ()> {
-        Table::new(self.name).ordered().derived()
+        Table::new(self.name).ordered().derived().version(self.table.row_version())
     }
 
     /// What conflicts with what in it.

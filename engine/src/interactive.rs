@@ -10,6 +10,11 @@
 //! What an intention writes are rows of tables. Their places in indexes follow from them, on each replica by the indexes
 //! that it has, so no log depends on an index, except by those ranges of it that a transaction read.
 //!
+//! Keys, rows and hashes of rows stand in the log as bytes of their types, and another version of a table has others. So an
+//! intention tells the versions of all tables that it touches, and who has another one executes nothing from there on: what
+//! was committed would conflict, or be read as what it is not. That is found where entries are decoded, so it depends on the
+//! log and the registered tables alone.
+//!
 //! Strictly serializable: at its position the transaction would have read the same, ranges included.
 
 use std::cell::Cell;
@@ -27,7 +32,7 @@ use crate::bounded::Counter;
 use crate::clients::ClientId;
 use crate::codec::Codec;
 use crate::engine::Engine;
-use crate::error::{ExecuteError, SubmitError};
+use crate::error::{ExecuteError, OpenError, SubmitError};
 use crate::footprint::Footprint;
 use crate::index::{Index, IndexKey, places};
 use crate::merge::Merge;
@@ -41,6 +46,8 @@ use crate::tx::{Lent, Tx};
 /// What an interactive transaction read and will write: the procedure that commits it.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Intention {
+    /// What the others name by its place here.
+    pub(crate) tables: Vec<Named>,
     pub(crate) reads: Vec<Read>,
     pub(crate) scans: Vec<Scanned>,
     pub(crate) writes: Vec<Written>,
@@ -48,10 +55,17 @@ pub struct Intention {
     pub(crate) places: Vec<Placed>,
 }
 
+/// A table, or an index of which a range was read, and the version of its rows: of an index, of those that it finds.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Named {
+    pub(crate) id: u64,
+    pub(crate) version: u32,
+}
+
 /// A row, and the hash of what it held, if it was there.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Read {
-    pub(crate) table: u64,
+    pub(crate) table: u32,
     pub(crate) key: Vec<u8>,
     pub(crate) hash: Option<u128>,
 }
@@ -59,7 +73,7 @@ pub(crate) struct Read {
 /// A range, and the hash of its rows in order.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Scanned {
-    pub(crate) table: u64,
+    pub(crate) table: u32,
     pub(crate) from: Bound<Vec<u8>>,
     pub(crate) to: Bound<Vec<u8>>,
     pub(crate) hash: u128,
@@ -68,7 +82,7 @@ pub(crate) struct Scanned {
 /// A row, and what it shall hold.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Written {
-    pub(crate) table: u64,
+    pub(crate) table: u32,
     pub(crate) key: Vec<u8>,
     pub(crate) value: Option<Vec<u8>>,
 }
@@ -102,38 +116,63 @@ fn find(store: &Store, id: u64) -> Option<&dyn AnyTable> {
     store.tables().find(|table| table.id() == TableId(id))
 }
 
-fn table(store: &Store, id: u64) -> &dyn AnyTable {
-    find(store, id).expect("an intention was checked when it was read")
-}
+const CHECKED: &str = "an intention was checked when it was read";
 
-/// The bytes were written by an engine with the same tables.
+/// The bytes were written by an engine with the same tables, in the same versions.
 const FOREIGN: &str = "keys and rows of an intention have the types of their tables";
 
 impl Intention {
     pub(crate) const ID: ProcedureId = ProcedureId::of(Self::NAME, Self::VERSION);
 
-    /// Whether this engine has all that the intention names. Catalogs tell of tables, and not of indexes.
-    pub(crate) fn check(&self, store: &Store) -> Result<(), String> {
-        let reads = self.reads.iter().map(|read| read.table);
-        let ids = reads.chain(self.scans.iter().map(|scan| scan.table));
-        let mut ids = ids.chain(self.writes.iter().map(|write| write.table));
-        if let Some(id) = ids.find(|id| find(store, *id).is_none()) {
-            return Err(format!(
-                "an interactive transaction names a table, or an index that it read, with id {id:016x}, which is not \
-                 registered"
-            ));
+    /// The number by which it names a table, which is put among those that it touches.
+    pub(crate) fn name(&mut self, table: &dyn AnyTable) -> u32 {
+        let TableId(id) = table.id();
+        let known = self.tables.iter().position(|named| named.id == id);
+        let number = known.unwrap_or_else(|| {
+            self.tables.push(Named { id, version: table.row_version() });
+            self.tables.len() - 1
+        });
+        u32::try_from(number).expect("an engine has fewer tables")
+    }
+
+    fn table<'s>(&self, store: &'s Store, number: u32) -> &'s dyn AnyTable {
+        find(store, self.tables[number as usize].id).expect(CHECKED)
+    }
+
+    /// Whether this engine has all that the intention at `position` names, as it was then. Catalogs tell of tables, and
+    /// neither of indexes nor of versions.
+    pub(crate) fn check(&self, store: &Store, position: Position) -> Result<(), OpenError> {
+        let bad = |detail: String| Err(OpenError::Entry { position, detail });
+        for &Named { id, version: written } in &self.tables {
+            let Some(table) = find(store, id) else {
+                return bad(format!(
+                    "an interactive transaction names a table, or an index that it read, with id {id:016x}, which is \
+                     not registered"
+                ));
+            };
+            let registered = table.row_version();
+            if written != registered {
+                let table = table.name().to_owned();
+                return Err(OpenError::RowVersion { table, position, written, registered });
+            }
         }
-        for Scanned { table: id, from, to, .. } in &self.scans {
-            let index = table(store, *id);
+        let reads = self.reads.iter().map(|read| read.table);
+        let numbers = reads.chain(self.scans.iter().map(|scan| scan.table));
+        let mut numbers = numbers.chain(self.writes.iter().map(|write| write.table));
+        if numbers.any(|number| number as usize >= self.tables.len()) {
+            return bad("an interactive transaction touches a table that it does not name".to_owned());
+        }
+        for Scanned { table, from, to, .. } in &self.scans {
+            let index = self.table(store, *table);
             if !index.is_derived() {
                 continue;
             }
-            index.check_range(from.as_ref(), to.as_ref()).map_err(|error| {
+            if let Err(error) = index.check_range(from.as_ref(), to.as_ref()) {
                 let name = index.name();
-                format!(
+                return bad(format!(
                     "an interactive transaction read a range of index {name:?}, then of another type: {error}"
-                )
-            })?;
+                ));
+            }
         }
         Ok(())
     }
@@ -147,13 +186,15 @@ impl Procedure for Intention {
     fn footprint(&self, f: &mut Footprint<'_>) {
         let store = f.store();
         for read in &self.reads {
-            table(store, read.table).declare_bytes(&read.key, Mode::Read, f).expect(FOREIGN);
+            self.table(store, read.table).declare_bytes(&read.key, Mode::Read, f).expect(FOREIGN);
         }
         for scan in &self.scans {
-            table(store, scan.table).declare_range(scan.from.as_ref(), scan.to.as_ref(), f).expect(FOREIGN);
+            self.table(store, scan.table)
+                .declare_range(scan.from.as_ref(), scan.to.as_ref(), f)
+                .expect(FOREIGN);
         }
         for write in &self.writes {
-            table(store, write.table).declare_bytes(&write.key, Mode::Write, f).expect(FOREIGN);
+            self.table(store, write.table).declare_bytes(&write.key, Mode::Write, f).expect(FOREIGN);
         }
         for Placed { index, key } in &self.places {
             // As good as it gets: the index may be gone, or another one by now.
@@ -164,19 +205,21 @@ impl Procedure for Intention {
     fn run(&self, tx: &mut Tx<'_>) -> Result<(), Conflict> {
         let store = tx.store();
         for read in &self.reads {
-            let table = table(store, read.table);
+            let table = self.table(store, read.table);
             if table.hash_of(tx, &read.key).expect(FOREIGN) != read.hash {
                 return Err(Conflict::Row { table: table.name().to_owned() });
             }
         }
         for scan in &self.scans {
-            let table = table(store, scan.table);
+            let table = self.table(store, scan.table);
             if table.hash_of_range(tx, scan.from.as_ref(), scan.to.as_ref()).expect(FOREIGN) != scan.hash {
                 return Err(Conflict::Range { table: table.name().to_owned() });
             }
         }
         for write in &self.writes {
-            table(store, write.table).write_bytes(tx, &write.key, write.value.as_deref()).expect(FOREIGN);
+            self.table(store, write.table)
+                .write_bytes(tx, &write.key, write.value.as_deref())
+                .expect(FOREIGN);
         }
         Ok(())
     }

@@ -131,7 +131,7 @@ fn decode(
             if procedure == Intention::ID
                 && let Some(intention) = calls.intention(call)
             {
-                intention.check(&shared.store).map_err(bad)?;
+                intention.check(&shared.store, position)?;
             }
             let beside =
                 past.map(|past| (past.at, Beside::Window { written: past.written, pause: Pause::NEVER }));

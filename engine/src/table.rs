@@ -195,6 +195,10 @@ impl<K, V, C> Table<K, V, C> {
     /// The version of the row type; 1 unless told. To be raised when the bytes of keys or rows come to mean something else:
     /// checkpoints of another version are converted while they are loaded, if [`Builder::convert`](crate::Builder::convert)
     /// told how, and refused by name and version otherwise, instead of being read as what they are not.
+    ///
+    /// Interactive transactions put keys and rows into the log, with their versions. Those of another version are refused
+    /// ([`OpenError::RowVersion`](crate::OpenError::RowVersion)), also where there is a conversion: start from a checkpoint
+    /// after the last one.
     #[must_use]
     pub const fn version(self, version: u32) -> Self {
         Self { version, ..self }

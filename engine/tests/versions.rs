@@ -1,10 +1,13 @@
 //! Logs and checkpoints of other versions are refused by name and version; new versions go beside old ones.
 #![cfg(not(loom))]
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use mixlog_engine::{
-    Builder, Digest, Engine, Index, Never, OpenError, Position, Procedure, Table, Tx, checkpoint,
+    Builder, Digest, Engine, Index, Never, OpenError, Position, Procedure, Replica, Snapshot, Table,
+    Transaction, Tx, checkpoint,
 };
 use mixlog_log::{FileLog, MemoryLog, SharedLog, file};
 use serde::{Deserialize, Serialize};
@@ -248,4 +251,202 @@ fn conversions_that_make_no_sense_are_refused_and_missing_ones_named() {
     let flat = Engine::builder().procedure::<Count<3>>().table(&FLAT);
     let error = open(flat.convert(&SUMS, &FLAT, |_, sum| ("all".to_owned(), (sum, 0))));
     assert!(error.contains("a key comes twice"), "{error}");
+}
+
+/// Accounts in cents, and later with a currency in front: bytes of the one can be read as the other.
+const CENTS: Table<u64, (u64, u64)> = Table::new("accounts").ordered();
+const MONEY: Table<u64, (u64, u64, u64)> = Table::new("accounts").ordered().version(2);
+const BY_CENTS: Index<u64, (u64, u64), u64> = Index::new("accounts.by", CENTS, |_, (cents, _)| Some(*cents));
+const BY_MONEY: Index<u64, (u64, u64, u64), u64> =
+    Index::new("accounts.by", MONEY, |_, (_, cents, _)| Some(*cents));
+/// Has one version in both.
+const NOTES: Table<u64, u64> = Table::new("notes");
+
+#[derive(Serialize, Deserialize)]
+struct Deposit<const GENERATION: u32> {
+    account: u64,
+    cents: u64,
+}
+
+impl<const GENERATION: u32> Procedure for Deposit<GENERATION> {
+    const NAME: &'static str = "deposit";
+    type Output = ();
+    type Abort = Never;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<(), Never> {
+        if GENERATION == 1 {
+            let (cents, count) = tx.get(&CENTS, &self.account).copied().unwrap_or_default();
+            tx.put(&CENTS, self.account, (cents + self.cents, count + 1));
+        } else {
+            let (_, cents, count) = tx.get(&MONEY, &self.account).copied().unwrap_or_default();
+            tx.put(&MONEY, self.account, (978, cents + self.cents, count + 1));
+        }
+        Ok(())
+    }
+}
+
+fn bank<const GENERATION: u32>() -> Builder {
+    let builder = Engine::builder().table(&NOTES).procedure::<Deposit<GENERATION>>().threads(2);
+    match GENERATION {
+        1 => builder.table(&CENTS).index(&BY_CENTS),
+        _ => builder
+            .table(&MONEY)
+            .index(&BY_MONEY)
+            .convert(&CENTS, &MONEY, |account, (cents, count)| (account, (978, cents, count))),
+    }
+}
+
+fn deposit<const GENERATION: u32>(engine: &Engine) {
+    for account in 0..20 {
+        engine.execute(&Deposit::<GENERATION> { account, cents: 100 + account }).unwrap();
+    }
+}
+
+fn money(snapshot: &Snapshot) -> Vec<(u64, (u64, u64, u64))> {
+    snapshot.range(&MONEY, ..).collect()
+}
+
+/// All accounts, after so many deposits into each.
+fn after(deposits: u64) -> Vec<(u64, (u64, u64, u64))> {
+    (0..20).map(|account| (account, (978, deposits * (100 + account), deposits))).collect()
+}
+
+/// The table, the position, the version in the log and the registered one.
+fn row_version(error: &OpenError) -> (&str, Position, u32, u32) {
+    match error {
+        OpenError::RowVersion { table, position, written, registered } => {
+            (table, *position, *written, *registered)
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn interactive_transaction_on_rows_of_another_version_is_refused_before_it_is_executed() {
+    type Touch = fn(&mut Transaction<'_>);
+    let touches: [(&str, Touch); 5] = [
+        ("accounts", |tx| tx.put(&CENTS, 77, (500, 1))),
+        ("accounts", |tx| assert!(tx.delete(&CENTS, &3))),
+        ("accounts", |tx| assert!(tx.get(&CENTS, &3).is_some())),
+        ("accounts", |tx| assert_eq!(tx.range(&CENTS, 3..6).count(), 3)),
+        ("accounts.by", |tx| assert_eq!(tx.range_by(&BY_CENTS, 103..106).count(), 3)),
+    ];
+    for (named, touch) in touches {
+        let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new());
+        let engine = bank::<1>().open(Arc::clone(&log)).unwrap();
+        let replica = Replica::follow(bank::<2>, Arc::clone(&log)).unwrap();
+        deposit::<1>(&engine);
+        // What touches no rows of another version is in nobody's way.
+        let mut other = engine.begin();
+        other.put(&NOTES, 1, 1);
+        other.commit().unwrap();
+        let before = engine.position();
+        let mut transaction = engine.begin();
+        transaction.put(&NOTES, 2, 2);
+        touch(&mut transaction);
+        let position = transaction.commit().unwrap().unwrap();
+        deposit::<1>(&engine);
+        engine.close().unwrap();
+
+        let refused = (named, position, 1, 2);
+        for threads in [1, 4] {
+            let error = bank::<2>().threads(threads).open(Arc::clone(&log)).unwrap_err();
+            assert_eq!(row_version(&error), refused);
+            let text = error.to_string();
+            for part in
+                [&format!("{named:?} version 1"), &format!("position {position}"), "version 2", "checkpoint"]
+            {
+                assert!(text.contains(part), "{text}");
+            }
+            let replay = bank::<2>().threads(threads).replay(Arc::clone(&log)).unwrap();
+            assert_eq!(row_version(&replay.to_end().unwrap_err()), refused);
+            let snapshot = replay.snapshot();
+            assert_eq!(snapshot.position(), before, "all before it is executed");
+            assert_eq!(money(&snapshot), after(1));
+            assert_eq!((snapshot.get(&NOTES, &1), snapshot.get(&NOTES, &2)), (Some(1), None));
+        }
+        let begun = Instant::now();
+        while replica.failed().is_none() && begun.elapsed() < Duration::from_secs(20) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(row_version(&replica.failed().expect("it stops")), refused);
+        assert_eq!((replica.position(), money(&replica.snapshot())), (before, after(1)));
+        bank::<1>().open(log).unwrap().close().unwrap();
+    }
+}
+
+#[test]
+fn interactive_transaction_of_a_newer_version_is_refused_by_the_older_program() {
+    let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new());
+    let engine = bank::<2>().open(Arc::clone(&log)).unwrap();
+    let mut transaction = engine.begin();
+    transaction.put(&MONEY, 3, (978, 1, 1));
+    let position = transaction.commit().unwrap().unwrap();
+    engine.close().unwrap();
+    let error = bank::<1>().open(log).unwrap_err();
+    assert_eq!(row_version(&error), ("accounts", position, 2, 1));
+}
+
+#[test]
+fn checkpoint_after_the_last_interactive_transaction_leads_past_it_and_one_before_does_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = |builder: Builder, start| {
+        let log = Arc::new(FileLog::open(directory.path(), file::Config::default()).unwrap());
+        let config =
+            checkpoint::Config { trim: false, every_bytes: None, start, keep: 9, ..Default::default() };
+        builder.checkpoints(config).open(log)
+    };
+    use checkpoint::Start::{Newest, Oldest};
+    let engine = open(bank::<1>(), Newest).unwrap();
+    deposit::<1>(&engine);
+    let older = engine.checkpoint().unwrap().position;
+    let mut transaction = engine.begin();
+    let (cents, count) = *transaction.get(&CENTS, &3).unwrap();
+    transaction.put(&CENTS, 3, (cents + 103, count + 1));
+    let position = transaction.commit().unwrap().unwrap();
+    engine.close().unwrap();
+    // The one that there is was taken too early.
+    let error = open(bank::<2>(), Newest).unwrap_err();
+    assert_eq!(row_version(&error), ("accounts", position, 1, 2));
+
+    let engine = open(bank::<1>(), Newest).unwrap();
+    engine.checkpoint().unwrap();
+    engine.close().unwrap();
+    let mut expected = after(1);
+    expected[3].1 = (978, 206, 2);
+    let engine = open(bank::<2>(), Newest).unwrap();
+    assert!(engine.recovery().checkpoint.is_some_and(|newer| newer >= position));
+    assert_eq!(money(&engine.snapshot()), expected);
+    let mut transaction = engine.begin();
+    transaction.put(&MONEY, 3, (978, 0, 0));
+    transaction.commit().unwrap();
+    engine.close().unwrap();
+    expected[3].1 = (978, 0, 0);
+    let engine = open(bank::<2>(), Newest).unwrap();
+    assert_eq!(money(&engine.snapshot()), expected);
+    engine.close().unwrap();
+
+    // Neither the log's start nor an older checkpoint goes on past it, whatever is damaged.
+    let error = open(bank::<2>(), Oldest).unwrap_err();
+    assert_eq!(row_version(&error), ("accounts", position, 1, 2));
+    damage_newest(&directory.path().join("checkpoints"));
+    let error = open(bank::<2>(), Newest).unwrap_err();
+    assert_eq!(row_version(&error), ("accounts", position, 1, 2));
+    let replay = bank::<2>()
+        .replay(Arc::new(FileLog::open(directory.path(), file::Config::default()).unwrap()))
+        .unwrap();
+    assert_eq!(row_version(&replay.to_end().unwrap_err()), ("accounts", position, 1, 2));
+    assert_eq!(replay.snapshot().position(), position.previous());
+    assert_eq!(money(&replay.snapshot()), after(1));
+    assert_eq!(replay.recovery().unwrap().checkpoint, Some(older), "it started from the older one");
+}
+
+fn damage_newest(checkpoints: &Path) {
+    let files = std::fs::read_dir(checkpoints).unwrap().map(|file| file.unwrap().path());
+    let is_one = |file: &PathBuf| file.extension().is_none();
+    let newest = files.filter(is_one).max().unwrap();
+    let mut bytes = std::fs::read(&newest).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(newest, bytes).unwrap();
 }

@@ -157,6 +157,8 @@ impl Builder {
     /// program would have made of the log up to there: then the state is the same, and has the same digest, whether it
     /// was loaded or executed. Checkpoints taken from then on have the new rows.
     ///
+    /// Rows in the log, which interactive transactions put there, are not converted: see [`Table::version`].
+    ///
     /// ```
     /// # use mixlog_engine::{Engine, Table};
     /// const OLD: Table<u64, i64> = Table::new("accounts");

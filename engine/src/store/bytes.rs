@@ -118,11 +118,11 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         intention: &mut Intention,
     ) {
         let looked = overlays.of::<K, V>(self.number()).get(touched.number);
-        let (table, key) = (self.id().0, to_bytes::<K, C>(&looked.key));
+        let key = to_bytes::<K, C>(&looked.key);
         if self.derived {
             // It follows from the indexed row, which was read.
             if touched.did.has(Did::WRITTEN) {
-                intention.places.push(Placed { index: table, key });
+                intention.places.push(Placed { index: self.id().0, key });
             }
             return;
         }
@@ -131,6 +131,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             let before = self.find_at(&looked.key, touched.key_hash, at);
             is_known_to_be_absent = before.is_none();
             let hash = before.map(|(_, _, value)| Self::hash_value(&value));
+            let table = intention.name(self);
             intention.reads.push(Read { table, key: key.clone(), hash });
         }
         if touched.did.has(Did::WRITTEN)
@@ -138,6 +139,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             // To delete what is not there changes nothing.
             && !(is_known_to_be_absent && value.is_none())
         {
+            let table = intention.name(self);
             intention.writes.push(Written { table, key, value: value.as_ref().map(to_bytes::<V, C>) });
         }
     }
@@ -166,7 +168,8 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
                 hash.add::<K, V, C>(&key, &value);
             }
             let [from, to] = [range.0, range.1].map(|bound| bound.map(|key| to_bytes::<K, C>(&key)));
-            intention.scans.push(Scanned { table: self.id().0, from, to, hash: hash.hash.digest128() });
+            let table = intention.name(self);
+            intention.scans.push(Scanned { table, from, to, hash: hash.hash.digest128() });
         }
     }
 }

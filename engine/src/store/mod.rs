@@ -296,6 +296,8 @@ pub(crate) trait AnyTable: Any + Send + Sync {
     /// snapshots.
     fn visit_hashes_at(&self, at: Stamp, see: &mut SeeHashes<'_>);
 
+    /// The version of its rows; of an index, of those that it finds.
+    fn row_version(&self) -> u32;
     /// How its rows become bytes.
     fn row_format(&self) -> RowFormat;
     /// Shows `see` the bytes of key and value of all rows at `at`, in no order, until it breaks off. For registered

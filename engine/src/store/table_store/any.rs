@@ -453,6 +453,10 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
         sum
     }
 
+    fn row_version(&self) -> u32 {
+        self.row_version
+    }
+
     fn row_format(&self) -> RowFormat {
         Self::row_format(self)
     }
