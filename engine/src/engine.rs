@@ -139,6 +139,9 @@ impl Engine {
     /// ([`SubmitError::WaitsForItself`]), as with [`Ticket::wait`]. Threads that these start, or wait for in other ways,
     /// are not told.
     ///
+    /// Nor for asynchronous tasks, whose thread it takes away from others for as long as it lasts, with what it executes and
+    /// wakes for them: there, await the ticket of [`submit`](Self::submit), or tell the runtime that the task blocks.
+    ///
     /// ```
     /// # use std::sync::Arc;
     /// # use mixlog_engine::{Engine, Never, Procedure, Table, Tx};

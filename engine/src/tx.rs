@@ -28,7 +28,7 @@ use crate::footprint::{Access, Details, Located};
 use crate::store::{AnyMerging, Beside, Overlays, Speculative, Stamp, Store, Worker};
 
 /// What remains to be done when a row of an indexed table was lent to be changed.
-pub(crate) type Lent<'a> = Box<dyn for<'t> FnOnce(&mut Tx<'t>) + 'a>;
+pub(crate) type Lent<'a> = Box<dyn for<'t> FnOnce(&mut Tx<'t>) + Send + 'a>;
 
 /// A transaction while it runs: the procedure's only way to data.
 ///

@@ -480,3 +480,22 @@ fn merges_are_made_behind_what_is_seen_and_before_what_comes_later() {
     engine.close().unwrap();
     assert_eq!(builder().mode(Mode::Sequential).threads(1).open(log).unwrap().digest(), digest);
 }
+
+#[test]
+fn a_transaction_may_go_on_in_another_thread_as_tasks_do() {
+    let (_log, engine) = open();
+    std::thread::scope(|scope| {
+        let mut transaction = engine.begin();
+        transaction.put(&ROWS, 1, 10);
+        // A row that is lent out goes along.
+        *transaction.get_or_put(&ROWS, 2, || 0) += 5;
+        let moved = scope.spawn(move || {
+            let two = transaction.get(&ROWS, &2).copied().unwrap_or(0);
+            transaction.put(&ROWS, 3, two + 1);
+            transaction.commit()
+        });
+        moved.join().unwrap().unwrap();
+    });
+    let snapshot = engine.snapshot();
+    assert_eq!([1, 2, 3].map(|row| snapshot.get(&ROWS, &row)), [Some(10), Some(5), Some(6)]);
+}
