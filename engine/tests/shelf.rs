@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use count::Count;
 use mixlog_engine::checkpoint::{self, CheckpointError};
-use mixlog_engine::{Engine, Never, Position, Procedure, Table, Tx};
+use mixlog_engine::{Engine, Never, Procedure, Table, Tx};
 use mixlog_log::{FileLog, SharedLog};
 use serde::{Deserialize, Serialize};
 
@@ -42,11 +42,10 @@ fn open(log: &Arc<dyn SharedLog>, every_bytes: Option<u64>, keep: usize) -> Engi
     builder.open(Arc::clone(log)).unwrap()
 }
 
-/// Until it has executed what is in the log.
-fn catch_up(engine: &Engine, position: Position) {
+fn wait_until(is: impl Fn() -> bool) {
     let begun = Instant::now();
-    while engine.position() < Some(position) {
-        assert!(begun.elapsed() < Duration::from_secs(60), "it does not follow");
+    while !is() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it never comes");
         thread::sleep(Duration::from_millis(1));
     }
 }
@@ -59,7 +58,7 @@ fn one_engine_takes_checkpoints_and_the_next_one_when_it_is_closed() {
     first.execute(&Add(1)).unwrap();
     let one = first.checkpoint().unwrap().position;
     let outcome = first.execute(&Add(1)).unwrap();
-    catch_up(&second, outcome.position());
+    wait_until(|| second.position() >= Some(outcome.position()));
     let refused = second.checkpoint().unwrap_err();
     assert!(matches!(refused, CheckpointError::InUse { .. }), "{refused}");
     assert!(refused.to_string().contains("checkpoints"), "{refused}");
@@ -112,9 +111,5 @@ fn a_checkpoint_that_is_overdue_is_taken_when_the_engine_opens() {
     session.execute(&Add(0)).unwrap();
     session.close().unwrap();
     let next = open(&log, Some(20_000), 2);
-    let begun = Instant::now();
-    while next.checkpoints().is_empty() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "it never comes");
-        thread::sleep(Duration::from_millis(1));
-    }
+    wait_until(|| !next.checkpoints().is_empty());
 }

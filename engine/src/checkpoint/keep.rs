@@ -10,11 +10,11 @@
 //!
 //! Over them, and not beside them after they were removed: what is free for a moment is won by whoever asks first.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
-use std::{fmt, io};
 
 use mixlog_log::file::{Lock, LockMode};
 use mixlog_log::{Position, SharedLog, TrimError};
@@ -91,7 +91,7 @@ impl Last {
 }
 
 /// What lies on the shelf, oldest first.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Kept {
     good: Vec<Position>,
     /// Found to be damaged, or to lie before the log's head.
@@ -101,17 +101,8 @@ struct Kept {
     rows: Option<u64>,
     /// Whether it is certain that the newest one's name is durable.
     synced: bool,
-    /// No other engine changes what lies there.
-    lock: Option<Held>,
-}
-
-/// What is held as long as the directory is this engine's.
-struct Held(#[allow(dead_code, reason = "dropping it ends the lock")] Lock);
-
-impl fmt::Debug for Held {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Held")
-    }
+    /// Held as long as the directory is this engine's: no other one changes what lies there.
+    lock: Option<Lock>,
 }
 
 impl Kept {
@@ -256,7 +247,7 @@ impl Keeper {
         // Whoever had it meanwhile kept others in it.
         kept.look(&self.shelf).map_err(self.error("look at", ""))?;
         self.show(kept);
-        kept.lock = Some(Held(lock));
+        kept.lock = Some(lock);
         Ok(())
     }
 

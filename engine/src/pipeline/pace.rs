@@ -85,8 +85,10 @@ impl Pace {
 
     /// The leader waits for the log, at this position.
     pub(super) fn pause(&mut self, at: Position) {
-        self.busy += self.since.elapsed();
+        let now = Instant::now();
+        self.busy += now - self.since;
         self.entries += at.since(self.from);
+        (self.since, self.from) = (now, at);
     }
 
     /// It goes on. Others may have led meanwhile, up to this position.
@@ -98,7 +100,6 @@ impl Pace {
     /// After each window: the leader has executed up to this position, and has or has not prepared one more.
     pub(super) fn look(&mut self, at: Position, is_ready: bool) {
         self.pause(at);
-        self.go_on(at);
         if self.turns {
             // A window that is shared is prepared while the one before it is executed.
             self.turns = is_ready == self.is_alone();
