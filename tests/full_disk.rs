@@ -120,11 +120,29 @@ impl Store {
             if self.put().is_err() {
                 refused += 1;
                 self.look();
-                assert!(begun.elapsed() < PATIENCE, "space never comes back");
+                assert!(begun.elapsed() < PATIENCE, "space never comes back: {}", self.describe());
                 thread::sleep(Duration::from_millis(1));
             }
         }
         refused
+    }
+
+    /// What takes space, and what the engine says of it.
+    fn describe(&self) -> String {
+        let mut text = format!(
+            "{:?}, checkpoints {:?}, failure {:?}, free {} bytes;",
+            self.engine.log().tail(),
+            self.engine.checkpoints(),
+            self.engine.checkpoint_failure(),
+            rustix::fs::statvfs(&self.log).map_or(0, |disk| disk.f_bavail * disk.f_frsize),
+        );
+        for directory in [self.log.parent().expect("the disk"), &self.log, &self.log.join("checkpoints")] {
+            for file in fs::read_dir(directory).expect("a directory").map(|file| file.expect("a file")) {
+                let bytes = file.metadata().map_or(0, |metadata| metadata.blocks() * 512);
+                text.push_str(&format!(" {} {bytes},", file.file_name().display()));
+            }
+        }
+        text
     }
 
     /// The space that is kept for a checkpoint, in bytes.
@@ -199,10 +217,13 @@ fn recovers(keep: usize, puts_before: u64, fits_two: bool) {
     hog(disk.path());
     store.fill();
     let begun = Instant::now();
-    // A checkpoint may have been under way, and trim the log late.
+    // A checkpoint may have been under way, and trim the log late. What that gives may be taken by then, so that no more
+    // can be put until there is space for the next one.
     while store.engine.checkpoints().is_empty() || store.head() == Position(0) {
-        store.go_on(1);
-        assert!(begun.elapsed() < PATIENCE, "the log is never trimmed");
+        let _ = store.put();
+        store.look();
+        assert!(begun.elapsed() < PATIENCE, "the log is never trimmed: {}", store.describe());
+        thread::sleep(Duration::from_millis(1));
     }
     let before = store.head();
     if fits_two {

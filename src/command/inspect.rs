@@ -31,10 +31,16 @@ pub(super) fn procedures(log: &dyn SharedLog) -> Result<Option<Vec<String>>, Ope
 }
 
 /// The names of the procedures that it takes to execute a log; `None` for an empty one. What replicas pad it with before
-/// any engine begins it is no transaction, so it takes none.
+/// any engine begins it is no transaction, so it takes none, as far as it goes now.
 pub(super) fn needed(log: &dyn SharedLog) -> Result<Option<Vec<String>>, OpenError> {
+    let tail = log.tail()?.tail;
+    needed_to(log, tail)
+}
+
+/// The same for what was there when it ended at `tail`: an engine may begin it meanwhile.
+fn needed_to(log: &dyn SharedLog, tail: Position) -> Result<Option<Vec<String>>, OpenError> {
     match procedures(log)? {
-        None if log.tail()?.tail > Position::ZERO => Ok(Some(Vec::new())),
+        None if tail > Position::ZERO => Ok(Some(Vec::new())),
         procedures => Ok(procedures),
     }
 }
@@ -57,13 +63,16 @@ fn execute(
     to: Option<Position>,
     start: Start,
 ) -> Result<Option<(Replay, Digest)>, Failure> {
-    let Some(builder) = registered(&**log)? else {
+    let tail = log.tail()?.tail;
+    let Some(procedures) = needed_to(&**log, tail)? else {
         return match to {
             None => Ok(None),
             Some(_) => Err(Failure::Refused("the log is empty".to_owned())),
         };
     };
-    let builder = engine.apply(builder);
+    // What an engine puts behind padding meanwhile takes procedures that are not known here.
+    let to = if procedures.is_empty() { to.or(tail.previous()) } else { to };
+    let builder = engine.apply(with_procedures(&procedures)?);
     let builder = builder.checkpoints(checkpoint::Config { start, ..checkpoint::Config::default() });
     let replay = show_recovery(builder).replay(Arc::clone(log))?;
     let digest = match to {
@@ -254,4 +263,109 @@ pub(crate) fn verify(directory: &Path) -> Result<(), Failure> {
     let Some(first) = flaws.next() else { return Ok(()) };
     flaws.for_each(say);
     Err(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use clap::Parser;
+    use mixlog::Replica;
+    use mixlog::log::{
+        AppendError, Batch, Block, Durability, LogId, MemoryLog, ReadError, SealError, Tail, TailError,
+        Ticket, TrimError,
+    };
+
+    use super::*;
+
+    /// A log that an engine begins right before the `left`th look at it.
+    struct Begun {
+        log: Arc<dyn SharedLog>,
+        left: Mutex<usize>,
+    }
+
+    impl Begun {
+        fn look(&self) {
+            let mut left = self.left.lock().expect("no panic");
+            *left = left.saturating_sub(1);
+            if *left > 0 {
+                return;
+            }
+            *left = usize::MAX;
+            let builder = with_procedures(&[kv::Transaction::NAME.to_owned()]).expect("it is known");
+            let engine = builder.threads(1).open(Arc::clone(&self.log)).expect("it opens");
+            let put: kv::Transaction = r#"{"ops":[["put","t","k",1]]}"#.parse().expect("it is one");
+            engine.execute(&put).expect("it is committed");
+            engine.close().expect("it ran");
+        }
+    }
+
+    impl SharedLog for Begun {
+        fn append(&self, batch: &Batch) -> Result<Ticket, AppendError> {
+            self.log.append(batch)
+        }
+
+        fn read(&self, position: Position) -> Result<Option<Arc<Block>>, ReadError> {
+            self.look();
+            self.log.read(position)
+        }
+
+        fn tail(&self) -> Result<Tail, TailError> {
+            self.look();
+            self.log.tail()
+        }
+
+        fn wait_past(&self, position: Position, timeout: Option<Duration>) -> Result<Tail, ReadError> {
+            self.log.wait_past(position, timeout)
+        }
+
+        fn trim(&self, before: Position) -> Result<(), TrimError> {
+            self.log.trim(before)
+        }
+
+        fn seal(&self) -> Result<Position, SealError> {
+            self.log.seal()
+        }
+
+        fn durability(&self) -> Durability {
+            self.log.durability()
+        }
+
+        fn id(&self) -> LogId {
+            self.log.id()
+        }
+    }
+
+    #[derive(Debug, Parser)]
+    struct Options {
+        #[command(flatten)]
+        engine: EngineOptions,
+    }
+
+    #[test]
+    fn log_that_is_begun_while_it_is_looked_into_is_executed_as_it_was_or_as_it_is() {
+        let engine = Options::parse_from(["mixlog", "--threads", "1"]).engine;
+        for padded in [false, true] {
+            let mut ends = Vec::new();
+            for left in 1..12 {
+                let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new());
+                if padded {
+                    let replica = Replica::follow(Engine::builder, Arc::clone(&log)).expect("it follows");
+                    replica.pad().expect("it is padded");
+                    replica.close().expect("it ran");
+                }
+                let before = log.tail().expect("it is there").tail;
+                let begun: Arc<dyn SharedLog> =
+                    Arc::new(Begun { log: Arc::clone(&log), left: Mutex::new(left) });
+                let executed = execute(&begun, &engine, None, Start::Newest)
+                    .unwrap_or_else(|error| panic!("padded {padded}, begun at look {left}: {error}"));
+                let end = executed.and_then(|(_, digest)| digest.position);
+                let after = log.tail().expect("it is there").tail;
+                assert!([before.previous(), after.previous()].contains(&end), "{end:?}");
+                ends.push(end > before.previous());
+            }
+            assert!(ends.contains(&true) && ends.contains(&false), "{padded}: {ends:?}");
+        }
+    }
 }
