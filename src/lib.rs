@@ -11,4 +11,5 @@ pub use mixlog_log as log;
 /// The mixer: footprints in, schedule out.
 pub use mixlog_mixer as mixer;
 /// TPC-C, YCSB, SmallBank, transfers and list-append, and the runner that reports on them.
+#[cfg(feature = "workloads")]
 pub use mixlog_workloads as workloads;

@@ -215,6 +215,44 @@ fn rows_of_older_versions_are_converted_from_checkpoints_to_what_a_replay_of_the
 }
 
 #[test]
+fn checkpoint_on_request_takes_the_place_of_a_converted_one_though_nothing_was_executed_since() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    live::<1>(path, generation::<1>(), checkpoint::Start::Newest);
+    let open = |builder: Builder, keep| {
+        let log = FileLog::open(path, file::Config::default()).unwrap();
+        let config = checkpoint::Config { every_bytes: None, keep, ..Default::default() };
+        builder.checkpoints(config).open(Arc::new(log)).unwrap()
+    };
+    let plain = || Engine::builder().procedure::<Count<3>>().table(&NAMED).index(&BY_SUM).threads(1);
+    // The only one, of which nothing is left in the log.
+    let engine = open(generation::<1>(), 1);
+    engine.checkpoint().unwrap();
+    engine.close().unwrap();
+    let engine = open(generation::<3>(), 1);
+    let (digest, loaded) = (engine.digest(), engine.recovery().checkpoint);
+    let taken = engine.checkpoint().unwrap();
+    assert_eq!((Some(taken.position), taken.rows), (loaded, KEYS));
+    assert_eq!(engine.checkpoints(), [taken.position]);
+    let names = || {
+        let files = std::fs::read_dir(path.join("checkpoints")).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| !name.ends_with("lock")).collect::<Vec<_>>()
+    };
+    assert_eq!(names().len(), 1, "{:?}", names());
+    // Taken again it is left alone.
+    let at = || std::fs::metadata(path.join("checkpoints").join(&names()[0])).unwrap().modified().unwrap();
+    let before = at();
+    assert_eq!(engine.checkpoint().unwrap().bytes, taken.bytes);
+    assert_eq!(at(), before);
+    engine.close().unwrap();
+    let engine = open(plain(), 1);
+    assert_eq!((engine.digest(), engine.recovery().checkpoint), (digest, loaded));
+    assert_eq!(engine.snapshot().state_digest(), digest.state);
+    engine.close().unwrap();
+}
+
+#[test]
 fn conversions_that_make_no_sense_are_refused_and_missing_ones_named() {
     let directory = tempfile::tempdir().unwrap();
     live::<1>(directory.path(), generation::<1>(), checkpoint::Start::Newest);

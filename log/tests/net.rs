@@ -10,12 +10,13 @@ use std::time::Duration;
 use mixlog_log::corfu::{
     Change, ClientId, Config, ConnectError, CorfuLog, EntryId, Epoch, Home, Instance, Listing, Member,
     NetError, Node, Reconfigured, Reply, ReplyTo, Request, Run, SequencerNumber, SequencerReply,
-    SequencerRequest, SequencerVerb, Server, StoreBehind, TcpTransport, Timing, Transport, UnitNumber,
-    UnitReply, UnitRequest, UnitServer, UnitStorage, UnitVerb, announce, found, latest, reconfigure,
+    SequencerRequest, SequencerVerb, Server, StoreBehind, TcpTransport, Timing, Transport, UnitFiles,
+    UnitNumber, UnitReply, UnitRequest, UnitServer, UnitStorage, UnitVerb, announce, found, latest,
+    reconfigure,
 };
 use mixlog_log::{
-    AppendError, Batch, Block, FlushError, LogId, Position, ReadError, SealError, SharedLog, TailError,
-    TrimError,
+    AppendError, Batch, Block, Durability, FlushError, LogId, Position, ReadError, SealError, SharedLog,
+    TailError, TrimError,
 };
 
 /// Longer than any step takes on a busy machine, so that a hang fails instead of hanging.
@@ -390,6 +391,44 @@ fn copy(from: &Path, to: &Path) {
         let path = entry.unwrap().path();
         std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
     }
+}
+
+#[test]
+fn log_is_opened_by_the_name_of_its_cluster_which_need_not_be_up_yet() {
+    let directory = tempfile::tempdir().unwrap();
+    // Nobody is there.
+    let address = listener().local_addr().unwrap();
+    let home: Home = format!("corfu://{address}").parse().unwrap();
+    let little = Config { patience: Duration::from_millis(300), ..Config::default() };
+    let error = CorfuLog::open(&home, little.clone()).unwrap_err();
+    assert!(matches!(error, NetError::Unreachable { .. }), "{error}");
+    let none = Config { patience: Duration::ZERO, ..Config::default() };
+    let error = CorfuLog::open(&home, none).unwrap_err();
+    assert!(matches!(error, NetError::Log(ConnectError::Configuration(_))), "{error}");
+    // A store, and no projection.
+    let store = Server::store(listener(), directory.path()).unwrap();
+    let home = Home::servers(&[store.address()]);
+    let error = CorfuLog::open(&home, little).unwrap_err();
+    assert!(matches!(error, NetError::Log(ConnectError::NotSetUp)), "{error}");
+    // It is founded while it is waited for.
+    let waiting = std::thread::spawn({
+        let home = home.clone();
+        move || CorfuLog::open(&home, Config { patience: PATIENCE, ..Config::default() })
+    });
+    let sequencer = Server::sequencer(listener(), SEQUENCER).unwrap();
+    list(&home, Node::Sequencer(SEQUENCER), sequencer.address());
+    let number = UnitNumber(1);
+    let storage = UnitStorage::Files(UnitFiles::new(directory.path().join("unit"), Durability::Flushed));
+    let unit = Server::unit(listener(), UnitServer::open(number, u64::MAX, &storage).unwrap()).unwrap();
+    let listing = Listing { address: unit.address(), durability: Some(Durability::Flushed) };
+    announce(&home, None, Node::Unit(number), listing, &Timing::default()).unwrap();
+    let transport: Arc<dyn Transport> = TcpTransport::connect(&home, &Timing::default()).unwrap();
+    let chains = vec![vec![number]];
+    found(&transport, &Timing::default(), LogId(9), chains, SEQUENCER, 16, Some(PATIENCE)).unwrap();
+    let log = waiting.join().unwrap().unwrap();
+    assert_eq!((log.id(), log.durability()), (LogId(9), Durability::Flushed));
+    log.append(&batch(b"a")).unwrap().wait().unwrap();
+    drop((store, sequencer, unit));
 }
 
 #[test]

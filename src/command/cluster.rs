@@ -8,10 +8,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mixlog::log::corfu::{
-    self, Change, Config, ConnectError, CorfuLog, Home, Join, Listings, Member, Monitor, MonitorConfig,
-    MonitorError, NetError, Node, Projection, Reconfigured, Reply, ReplyTo, Request, SequencerNumber,
-    SequencerReply, SequencerRequest, SequencerVerb, StoreBehind, TcpTransport, Timing, TransferError,
-    Transport, UnitNumber, UnitReply, UnitRequest, UnitVerb,
+    self, Change, Config, CorfuLog, Home, Join, Listings, Member, Monitor, MonitorConfig, MonitorError,
+    NetError, Node, Projection, Reconfigured, Reply, ReplyTo, Request, SequencerNumber, SequencerReply,
+    SequencerRequest, SequencerVerb, StoreBehind, TcpTransport, Timing, TransferError, Transport, UnitNumber,
+    UnitReply, UnitRequest, UnitVerb,
 };
 use mixlog::log::{LogId, SharedLog};
 
@@ -244,12 +244,7 @@ fn log(home: &Home, config: Config) -> Result<Arc<dyn SharedLog>, Failure> {
     let cluster = Cluster::connect(home, config.patience)?;
     let durability = cluster.tcp.durability(&*cluster.awaited()?);
     let config = Config { durability, ..config };
-    let log = CorfuLog::connect(cluster.transport, config).map_err(|error| match error {
-        ConnectError::NotSetUp | ConnectError::Configuration(_) => Failure::Refused(error.to_string()),
-        ConnectError::StoreBehind(_) => Failure::Corrupt(error.to_string()),
-        _ => Failure::Io(error.to_string()),
-    })?;
-    Ok(Arc::new(log))
+    Ok(Arc::new(CorfuLog::connect(cluster.transport, config)?))
 }
 
 fn open(options: &ClusterOptions) -> Result<Cluster, Failure> {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use mixlog::checkpoint::{BackupError, CheckpointError};
-use mixlog::log::corfu::{HomeError, NetError, StoreError};
+use mixlog::log::corfu::{ConnectError, HomeError, NetError, StoreError};
 use mixlog::log::{self, AppendError, ReadError, TailError, TrimError};
 use mixlog::workloads::workload::DriveError;
 use mixlog::{OpenError, SubmitError};
@@ -181,6 +181,18 @@ impl From<NetError> for Failure {
             | NetError::InUse { .. }
             | NetError::NoEtcd => Self::Refused(text),
             NetError::Store(error) => error.into(),
+            NetError::Log(error) => error.into(),
+            _ => Self::Io(text),
+        }
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        let text = error.to_string();
+        match error {
+            ConnectError::NotSetUp | ConnectError::Configuration(_) => Self::Refused(text),
+            ConnectError::StoreBehind(_) => Self::Corrupt(text),
             _ => Self::Io(text),
         }
     }

@@ -71,7 +71,7 @@ fn execute(
         };
     };
     // What an engine puts behind padding meanwhile takes procedures that are not known here.
-    let to = if procedures.is_empty() { to.or(tail.previous()) } else { to };
+    let to = if procedures.is_empty() { to.or_else(|| tail.previous()) } else { to };
     let builder = engine.apply(with_procedures(&procedures)?);
     let builder = builder.checkpoints(checkpoint::Config { start, ..checkpoint::Config::default() });
     let replay = show_recovery(builder).replay(Arc::clone(log))?;

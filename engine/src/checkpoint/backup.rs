@@ -340,7 +340,8 @@ fn copy_checkpoint(from: &Shelf, to: &Shelf, position: Position) -> Result<u64, 
         blocks.finish().map(|_| ())
     };
     let written = (|| {
-        to.clear(position)?;
+        to.clear()?;
+        to.remove(&file_name(position))?;
         let file = to.storage.open(WRITING, Access::CreateNew)?;
         let mut buffer = vec![0; 1 << 20];
         let mut offset = 0;

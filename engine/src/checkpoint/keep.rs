@@ -21,7 +21,7 @@ use mixlog_log::{Position, SharedLog, TrimError};
 
 use super::due::{Closed, Wake};
 use super::layout::{FileHeader, file_name};
-use super::read::Bad;
+use super::read::{Bad, Opened};
 use super::shelf::{SPARE, Shelf, WRITING};
 use super::write::WriteError;
 use super::{Checkpoint, CheckpointError, Config, Recovery};
@@ -69,6 +69,15 @@ pub(crate) struct Keeper {
 struct Taken {
     at: Instant,
     executed: u64,
+}
+
+/// Whether the rows in it are written as those that the snapshot sees would be.
+fn has_formats_of(opened: &Opened, snapshot: &Snapshot) -> bool {
+    let store = snapshot.store();
+    opened.tables.iter().all(|table| {
+        let of_now = store.tables().find(|now| now.name() == table.name).map(|now| now.row_format());
+        of_now.is_none_or(|format| format == table.format)
+    })
 }
 
 /// What the thread that takes them knows of the last one.
@@ -275,9 +284,16 @@ impl Keeper {
             self.want_agreement();
             return Err(CheckpointError::NotAgreed);
         }
-        let checkpoint = if kept.good.last() == Some(&position) {
-            let bad = |bad: Bad| self.error("read", &file_name(position))(io::Error::other(bad.to_string()));
-            let bytes = self.shelf.open(position).map_err(bad)?.bytes;
+        let bad = |bad: Bad| self.error("read", &file_name(position))(io::Error::other(bad.to_string()));
+        let there = match kept.good.last() {
+            Some(newest) if *newest == position => Some(self.shelf.open(position).map_err(bad)?),
+            _ => None,
+        };
+        let is_there = there.is_some();
+        // One with rows that were converted when it was loaded is replaced, by one that takes no conversion.
+        let checkpoint = if let Some(Opened { bytes, .. }) =
+            there.filter(|there| has_formats_of(there, &snapshot))
+        {
             let rows = match kept.rows {
                 Some(rows) => rows,
                 None => self.shelf.verify(position).map_err(bad)?,
@@ -297,9 +313,13 @@ impl Keeper {
                 replies: digest.replies,
                 taken_us: now_us(),
             };
+            // Whatever comes of it, another name is there, or the same one anew.
+            kept.synced = false;
             let (rows, bytes) = self.write_in_any_space(kept, &mut closed, &header, &catalog, &snapshot)?;
-            kept.good.push(position);
-            self.show(kept);
+            if !is_there {
+                kept.good.push(position);
+                self.show(kept);
+            }
             (kept.bytes, kept.rows, kept.synced) = (bytes, Some(rows), true);
             let taken = Checkpoint { position, rows, bytes, elapsed: begun.elapsed() };
             observe::checkpointed(&taken);
@@ -332,7 +352,8 @@ impl Keeper {
         snapshot: &Snapshot,
     ) -> Result<(u64, u64), CheckpointError> {
         loop {
-            let written = self.write(header, catalog, snapshot);
+            let is_there = kept.good.last() == Some(&header.position);
+            let written = self.write(header, catalog, snapshot, is_there);
             let Err(error) = &written else { return written };
             let Some(full) = error.no_space() else {
                 // If that fails, too, the next attempt finds it.
@@ -404,9 +425,14 @@ impl Keeper {
         header: &FileHeader,
         catalog: &Catalog,
         snapshot: &Snapshot,
+        replaces: bool,
     ) -> Result<(u64, u64), CheckpointError> {
         let (shelf, position) = (&self.shelf, header.position);
-        shelf.clear(position).map_err(self.error("prepare", ""))?;
+        shelf.clear().map_err(self.error("prepare", ""))?;
+        if !replaces {
+            // It is no good, or it would not be written again.
+            self.remove(position)?;
+        }
         let stop = || self.stop.load(Ordering::Relaxed);
         let written = super::write::write(&*shelf.storage, WRITING, header, catalog, snapshot, &stop)
             .map_err(|error| match error {
@@ -416,8 +442,10 @@ impl Keeper {
             })?
             .ok_or(CheckpointError::Stopped)?;
         if let Err(error) = shelf.install(position) {
-            // Whether it is there for good is not known, so it is not there.
-            let _ = shelf.remove(&file_name(position));
+            // Whether it is there for good is not known, so it is not there. In place of a good one either is good.
+            if !replaces {
+                let _ = shelf.remove(&file_name(position));
+            }
             return Err(self.error("name", &file_name(position))(error));
         }
         Ok((written.rows, written.bytes))

@@ -90,14 +90,12 @@ impl Shelf {
         self.remove(SPARE)
     }
 
-    /// Makes room for a new file, which has the space that was kept for it: removes a file in its place, which is no
-    /// good or it would not be replaced.
-    pub(crate) fn clear(&self, position: Position) -> io::Result<()> {
+    /// Makes room for a new file, which has the space that was kept for it.
+    pub(crate) fn clear(&self) -> io::Result<()> {
         if !self.storage.exists()? {
             return self.storage.create_directory();
         }
-        self.hand_over(SPARE, WRITING)?;
-        self.remove(&file_name(position))
+        self.hand_over(SPARE, WRITING)
     }
 
     /// Gives the file `from` up, if it is there. Its space is that of `to`, at no moment anybody else's, unless that has

@@ -109,7 +109,7 @@ impl Default for Config {
 
 impl Config {
     /// The error says what makes no sense.
-    fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), String> {
         self.timing.check()?;
         if self.max_batch_bytes < BATCH_BYTES_MIN {
             return Err(format!(

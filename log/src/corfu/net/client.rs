@@ -16,6 +16,7 @@ use thiserror::Error;
 
 use crate::{Durability, LogId};
 
+use super::super::log::ConnectError;
 use super::super::message::{
     Epoch, Member, Node, Reply, Request, SequencerRequest, SequencerVerb, StoreReply, UnitRequest, UnitVerb,
 };
@@ -83,6 +84,9 @@ pub enum NetError {
     /// The cluster is found through etcd, and this program was built without the feature for that.
     #[error("this program was built without etcd: build it with --features etcd, which needs protoc")]
     NoEtcd,
+    /// The cluster was found, and there is no log on it that could be opened.
+    #[error(transparent)]
+    Log(#[from] ConnectError),
 }
 
 impl NetError {

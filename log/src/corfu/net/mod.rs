@@ -8,6 +8,7 @@ mod client;
 mod connections;
 mod frame;
 mod home;
+mod open;
 mod outgoing;
 mod question;
 mod server;
