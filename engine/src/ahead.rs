@@ -25,7 +25,7 @@ use crate::prepare::Past;
 use crate::procedure::Calls;
 use crate::reply::Status;
 use crate::store::{Beside, Overlays};
-use crate::tx::Tx;
+use crate::tx::{ByTable, Tx};
 use crate::window::{Chunk, Prepared, Speculation, Window};
 
 /// How many transactions a driver runs ahead at a time, unless it was told.
@@ -113,12 +113,19 @@ pub(crate) struct Stacks {
     /// Of each stack. Pages that are never touched take nothing.
     bytes: usize,
     stacks: Vec<Shifted>,
+    /// Where what ran on them found no rows, since the window that it is for began to be prepared.
+    absent: ByTable,
 }
 
 impl Stacks {
     /// For so many transactions at a time. Stacks are made when they are needed first.
     pub(crate) const fn new(lanes: usize, bytes: usize) -> Self {
-        Self { lanes, bytes, stacks: Vec::new() }
+        Self { lanes, bytes, stacks: Vec::new(), absent: ByTable::new() }
+    }
+
+    /// A window begins to be prepared, on a state that may be another one.
+    pub(crate) fn start_window(&mut self) {
+        self.absent.clear();
     }
 
     /// How many lanes there are for so many transactions: one needs no stack.
@@ -140,6 +147,8 @@ pub(crate) fn run(shared: &Shared, window: &Window, chunk: &mut Chunk, past: Pas
     let Chunk { transactions, calls, to_find, lanes, speculations, onces, first, .. } = chunk;
     // Without memory for stacks it takes longer.
     let count = stacks.prepare(to_find.len()).unwrap_or(1);
+    let Stacks { stacks, absent, .. } = stacks;
+    let absent = &*absent;
     if lanes.len() < count {
         lanes.resize_with(count, Lane::default);
     }
@@ -152,7 +161,7 @@ pub(crate) fn run(shared: &Shared, window: &Window, chunk: &mut Chunk, past: Pas
             let (procedure, call) = call.expect("it is a call");
             let calls = calls[usize::from(procedure)].as_deref().expect("the call was decoded");
             let Lane { overlays, replies } = &mut *lane;
-            let beside = Beside::Window { written: past.written, pause };
+            let beside = Beside::Window { written: past.written, pause, absent: Some(absent) };
             let position = window.first().plus(u64::from(first + index));
             let found = {
                 let mut tx = Tx::speculative(&shared.store, overlays, past.at, position, time_us, beside);
@@ -165,7 +174,7 @@ pub(crate) fn run(shared: &Shared, window: &Window, chunk: &mut Chunk, past: Pas
     if count == 1 {
         body(0, &mut lanes[0], Pause::NEVER);
     } else {
-        interleave(0, &mut lanes[..count], &mut stacks.stacks, &body, &mut || false);
+        interleave(0, &mut lanes[..count], stacks, &body, &mut || false);
     }
     speculations.sort_unstable_by_key(|speculation| speculation.index);
 }

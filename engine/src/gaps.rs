@@ -2,8 +2,9 @@
 //!
 //! A transaction that takes rows from the front of a queue leaves a run of rows without a value that grows, and each walk
 //! that looked for the first row would go all through it. So a walk that meets more than a few such keys one after
-//! another remembers from where to where they stood, and one that comes there later goes on at the end. Runs belong to one
-//! transaction: all that it may look at stays as it is meanwhile, but for what it changes itself ([`Gaps::split`]).
+//! another remembers from where to where they stood, and one that comes there later goes on at the end. That holds as long
+//! as nobody changes what they look at without telling ([`Gaps::split`]): for one transaction, or for those that run one by
+//! one and commit.
 #![doc(hidden)]
 
 use std::collections::BTreeMap;
@@ -29,20 +30,30 @@ impl<K: Ord + Clone> Gaps<K> {
     /// Remembers what a walk met since it met a row: there is a row now, or the end.
     #[inline]
     pub fn add(&mut self, run: Run<K>) {
-        // Few that are new are not worth it.
-        if run.met > 2 * FEW
+        if run.is_worth_it()
             && let Some((first, last)) = run.ends
         {
             let (from, to) = if first <= last { (first, last) } else { (last, first) };
-            self.join(from, to);
+            // Nor is there one at these.
+            self.join(from, to, |last, from| last >= from);
         }
     }
 
-    /// There is no row between these keys, nor at them.
-    fn join(&mut self, mut from: K, mut to: K) {
+    /// Remembers what is in another one.
+    fn add_all(&mut self, other: Self) {
+        for (from, to) in other.0 {
+            // There may be a row where one ends and the next one begins.
+            self.join(from, to, |last, from| last > from);
+        }
+    }
+
+    /// There is no row between these keys. One pair that ends where another one begins goes on as far as they meet.
+    fn join(&mut self, mut from: K, mut to: K, meet: impl Fn(&K, &K) -> bool) {
         if let Some((first, last)) = self.0.range(..=&from).next_back()
-            && *last >= from
+            && meet(last, &from)
         {
+            // What is known may reach further.
+            to = to.max(last.clone());
             from = first.clone();
         }
         while let Some((first, _)) = self.0.range(&from..).next()
@@ -81,6 +92,52 @@ impl<K: Ord + Clone> Default for Gaps<K> {
     }
 }
 
+/// Gaps by space: keys that have one order with each other. Those of a grouped table have one in each granule.
+#[derive(Debug)]
+pub(crate) struct Spaces<K>(BTreeMap<u64, Gaps<K>>);
+
+impl<K: Ord + Clone> Spaces<K> {
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// See [`Gaps::add`].
+    #[inline]
+    pub(crate) fn add(&mut self, space: impl FnOnce() -> u64, run: Run<K>) {
+        if run.is_worth_it() {
+            self.0.entry(space()).or_default().add(run);
+        }
+    }
+
+    /// See [`Gaps::add_all`].
+    pub(crate) fn add_all(&mut self, other: Self) {
+        for (space, gaps) in other.0 {
+            self.0.entry(space).or_default().add_all(gaps);
+        }
+    }
+
+    /// See [`Gaps::split`].
+    #[inline]
+    pub(crate) fn split(&mut self, space: impl FnOnce() -> u64, key: &K) {
+        if !self.0.is_empty()
+            && let Some(gaps) = self.0.get_mut(&space())
+        {
+            gaps.split(key);
+        }
+    }
+
+    /// See [`Gaps::end`].
+    pub(crate) fn end(&self, space: u64, key: &K, from_back: bool) -> Option<&K> {
+        self.0.get(&space)?.end(key, from_back)
+    }
+}
+
+impl<K> Default for Spaces<K> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
 /// A run of keys without rows, as a walk meets one after another.
 #[derive(Debug)]
 pub struct Run<K> {
@@ -112,18 +169,23 @@ impl<K: Ord + Clone> Run<K> {
 
     #[cold]
     fn meet_one_more<'g>(&mut self, key: &K, from_back: bool, gaps: &'g Gaps<K>) -> Option<&'g K> {
+        self.meet_late(key);
+        gaps.end(key, from_back)
+    }
+
+    /// The same for one after the first few. Where to go on is looked up by the caller.
+    pub(crate) fn meet_late(&mut self, key: &K) {
         self.met += 1;
         match &mut self.ends {
             Some((_, newest)) => newest.clone_from(key),
             none => *none = Some((key.clone(), key.clone())),
         }
-        gaps.end(key, from_back)
     }
 
-    /// Whether so many were met that the next one may be known.
+    /// Whether it is to be remembered: few that are new are not worth it.
     #[must_use]
-    pub const fn is_long(&self) -> bool {
-        self.met >= FEW
+    pub(crate) const fn is_worth_it(&self) -> bool {
+        self.met > 2 * FEW
     }
 }
 
@@ -194,6 +256,68 @@ mod tests {
             }
         }
         assert!(all_steps > 20_000, "rows are rare: {all_steps} steps");
+    }
+
+    #[test]
+    fn what_transactions_leave_that_commit_is_right_and_others_leave_nothing() {
+        const KEYS: u64 = 400;
+        let mut seed = 7u64;
+        let mut random = |below: u64| {
+            seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            (seed >> 33) % below
+        };
+        let (mut all, mut rows) = (Gaps::new(), BTreeSet::new());
+        let mut skipped = 0;
+        for _ in 0..10_000 {
+            let (mut own, before) = (Gaps::new(), rows.clone());
+            for _ in 0..random(6) {
+                let key = random(KEYS);
+                match random(8) {
+                    0 if random(4) == 0 => {
+                        rows.insert(key);
+                        [&mut all, &mut own].into_iter().for_each(|gaps| gaps.split(&key));
+                    }
+                    0..=3 => {
+                        rows.remove(&key);
+                    }
+                    kind => {
+                        let from_back = kind > 5;
+                        let expected =
+                            if from_back { rows.range(..=key).next_back() } else { rows.range(key..).next() };
+                        let (expected, mut run, mut at) = (expected.copied(), Run::new(), key);
+                        let found = loop {
+                            if rows.contains(&at) {
+                                break Some(at);
+                            }
+                            let next = if from_back {
+                                at.checked_sub(1)
+                            } else {
+                                Some(at + 1).filter(|&next| next < KEYS)
+                            };
+                            let end = if run.meet_early() {
+                                None
+                            } else {
+                                run.meet_late(&at);
+                                all.end(&at, from_back).or_else(|| own.end(&at, from_back)).copied()
+                            };
+                            skipped += u64::from(end.is_some());
+                            match end.or(next) {
+                                Some(next) => at = next,
+                                None => break None,
+                            }
+                        };
+                        assert_eq!(found, expected);
+                        own.add(run);
+                    }
+                }
+            }
+            if random(3) > 0 {
+                all.add_all(own);
+            } else {
+                rows = before;
+            }
+        }
+        assert!(skipped > 10_000, "{skipped}");
     }
 
     #[test]

@@ -46,7 +46,7 @@ use mixlog_mixer::Mixer;
 
 use leader::Leader;
 pub use mode::Mode;
-use mode::{Cost, PARALLEL};
+use mode::{Cost, PARALLEL, Why};
 pub(crate) use shared::Shared;
 
 use crate::agreement::{BUCKETS, Watch};
@@ -387,7 +387,11 @@ impl Pipeline {
                 && let Some(why) = self.why_not_share(leader, ready)
             {
                 leader.ready = None;
+                let begun = Instant::now();
                 self.execute_alone(leader, ready, why);
+                if matches!(why, Why::Serial) {
+                    Self::note_serial(leader, begun.elapsed());
+                }
                 self.compare(leader, log)?;
                 continue;
             }
@@ -440,8 +444,10 @@ impl Pipeline {
                     let prepare = loaded.then_some(slot);
                     *self.round.write().expect("no panic between rounds") = Round { execute, prepare };
                     self.first_violation.reset();
+                    let begun = Instant::now();
                     gate.open(Call::Round);
                     let part = self.take_part(0);
+                    leader.preparing = if execute.is_none() { begun.elapsed() } else { Duration::ZERO };
                     self.note_crowd(leader);
                     if let Err(found) = part {
                         let executed = execute.expect("something was executed");
@@ -455,7 +461,9 @@ impl Pipeline {
                 }
             }
             self.compare(&mut guard, log)?;
-            let tail = log.tail()?.tail;
+            // Where others keep the log it would take a while to ask them, each time.
+            let known = log.known_tail();
+            let tail = if let Until::Tail(tail) = until { known.max(*tail) } else { known };
             let executed = self.look_around(tail);
             if self.config.mode == Mode::Auto {
                 let is_ready = guard.ready.is_some();
@@ -513,6 +521,7 @@ impl Pipeline {
             let plan = executing.as_ref().map(|executing| executing.plan.read().expect("it was mixed"));
             let nothing = Written::NOTHING;
             let past = Past { at, written: plan.as_ref().map_or(&nothing, |plan| &plan.written) };
+            driver.stacks.start_window();
             while let Some(chunk) = window.claim_chunk() {
                 prepare::chunk(&self.shared, &window, chunk, Some(past), &mut driver.stacks);
                 lap.add_to(&mut driver.stages.prepare);

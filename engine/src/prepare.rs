@@ -133,8 +133,9 @@ fn decode(
             {
                 intention.check(&shared.store, position)?;
             }
-            let beside =
-                past.map(|past| (past.at, Beside::Window { written: past.written, pause: Pause::NEVER }));
+            let beside = past.map(|past| {
+                (past.at, Beside::Window { written: past.written, pause: Pause::NEVER, absent: None })
+            });
             let mut footprint =
                 Footprint::new(&shared.store, &mut chunk.declarations, position, time_us, beside);
             // A footprint that panics says nothing; its procedure then runs alone, and speaks for itself.

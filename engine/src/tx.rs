@@ -18,7 +18,8 @@ use std::cell::Cell;
 
 use mixlog_log::Position;
 
-use by_table::ByTable;
+pub(crate) use by_table::ByTable;
+pub(crate) use gaps::leave_in as leave_gaps;
 use guard::CURSORS;
 pub(crate) use guard::{Allowed, Guard};
 use keyed::{Keyed, List};
@@ -177,6 +178,7 @@ impl<'a> Tx<'a> {
     pub(crate) fn finish(self, keep: bool) -> Option<&'static str> {
         let Way::InPlace(tx) = self.way else { return None };
         let mut stopped = matches!(tx.guard, Guard::Stop(_)) && tx.violation.get().is_some();
+        let merges = !tx.merges.items().is_empty();
         if !stopped {
             for Noted { merging, pooled, .. } in tx.merges.into_items() {
                 let made = if keep && pooled {
@@ -199,6 +201,12 @@ impl<'a> Tx<'a> {
         }
         if keep && !stopped {
             self.store.keep_changes(tx.worker);
+            if merges {
+                // Of the rows that came of them the gaps know nothing.
+                tx.worker.gaps.clear();
+            } else {
+                gaps::leave(self.store, tx.worker, tx.gaps);
+            }
         } else {
             self.store.roll_back(tx.worker);
         }

@@ -4,17 +4,22 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use mixlog_engine::{Engine, Footprint, Index, Mode, Never, Outcome, Procedure, Snapshot, Sum, Table, Tx};
-use mixlog_log::MemoryLog;
+use mixlog_log::{MemoryLog, SharedLog};
 use serde::{Deserialize, Serialize};
 
 const PLAIN: Table<u64, Sum> = Table::new("plain").ordered();
 const GROUPED: Table<u64, Sum> = Table::new("grouped").grouped("all", |_| 0).ordered();
+/// Two granules, in the middle of each other.
+const SPLIT: Table<u64, Sum> = Table::new("split").grouped("parity", |key| key % 2).ordered();
 const JOBS: Table<u64, u64> = Table::new("jobs");
 const BY_PRIORITY: Index<u64, u64, u64> = Index::new("jobs.by_priority", JOBS, |_, &priority| Some(priority));
 
 const KEYS: u64 = 400;
+
+const PLANNED: &str = "panic as planned: ";
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 enum Op {
@@ -31,8 +36,43 @@ enum Op {
 
 type Found = Vec<(u64, i64)>;
 
+/// What an operation does in the granule of the bound that it begins at, where there are two of them: as far as that goes.
+const fn split(op: Op) -> Op {
+    match op {
+        Op::First(from, _) => Op::First(from, u64::MAX),
+        Op::Last(_, to) => Op::Last(0, to),
+        Op::Ends(from, _) => Op::Ends(from, u64::MAX),
+        other => other,
+    }
+}
+
 /// Does an operation with what looks like a transaction.
 macro_rules! operate {
+    ($tx:expr, SPLIT, $op:expr) => {{
+        let (tx, table) = ($tx, &SPLIT);
+        match split($op) {
+            Op::First(from, _) => {
+                tx.first(table, from..).map(|(key, sum)| (key, sum.0)).into_iter().collect()
+            }
+            Op::Last(_, to) => tx.last(table, ..=to).map(|(key, sum)| (key, sum.0)).into_iter().collect(),
+            Op::Ends(from, _) => {
+                let mut rows = tx.range(table, from..);
+                let mut found = Found::new();
+                for _ in 0..3 {
+                    found.extend(rows.next().map(|(key, sum)| (key, sum.0)));
+                    found.extend(rows.next_back().map(|(key, sum)| (key, sum.0)));
+                }
+                found
+            }
+            Op::TakeFirst(from) => {
+                tx.pop_first(table, from..).map(|(key, sum)| (key, sum.0)).into_iter().collect()
+            }
+            Op::TakeLast(to) => {
+                tx.pop_last(table, ..=to).map(|(key, sum)| (key, sum.0)).into_iter().collect()
+            }
+            other => operate!(tx, table, other),
+        }
+    }};
     ($tx:expr, $table:expr, $op:expr) => {{
         let (tx, table) = ($tx, $table);
         match $op {
@@ -76,6 +116,24 @@ macro_rules! operate {
     }};
 }
 
+/// The same in a map of which those keys are looked at that the table's range has.
+fn model_of(which: Which, map: &mut BTreeMap<u64, i64>, op: Op) -> Found {
+    let Which::Split = which else { return model(map, op) };
+    let op = split(op);
+    let bound = match op {
+        Op::First(key, _) | Op::Last(_, key) | Op::Ends(key, _) | Op::TakeFirst(key) | Op::TakeLast(key) => {
+            key
+        }
+        Op::Delete(_) | Op::Put(_) | Op::Merge(_) => return model(map, op),
+    };
+    let (mut granule, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        std::mem::take(map).into_iter().partition(|(key, _)| key % 2 == bound % 2);
+    let found = model(&mut granule, op);
+    map.extend(granule);
+    map.extend(others);
+    found
+}
+
 fn model(map: &mut BTreeMap<u64, i64>, op: Op) -> Found {
     let own = |(&key, &sum): (&u64, &i64)| (key, sum);
     let take = |map: &mut BTreeMap<u64, i64>, found: Option<(u64, i64)>| {
@@ -117,33 +175,71 @@ fn model(map: &mut BTreeMap<u64, i64>, op: Op) -> Found {
     }
 }
 
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Declares {
+    Nothing,
+    /// Less than it touches.
+    Little,
+    All,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum End {
+    Commits,
+    Aborts,
+    Panics,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Which {
+    Plain,
+    Grouped,
+    Split,
+}
+
+const ALL: [Which; 3] = [Which::Plain, Which::Grouped, Which::Split];
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Operate {
-    grouped: bool,
-    declares: bool,
+    which: Which,
+    declares: Declares,
     ops: Vec<Op>,
+    end: End,
 }
 
 impl Procedure for Operate {
     const NAME: &'static str = "operate";
     type Output = Vec<Found>;
-    type Abort = Never;
+    type Abort = Vec<Found>;
 
     fn footprint(&self, f: &mut Footprint<'_>) {
-        let table = if self.grouped { &GROUPED } else { &PLAIN };
-        if !self.declares {
-            f.reconnoitre();
-            return;
-        }
-        f.range(table, 0..=KEYS);
-        for key in 0..=KEYS {
-            f.write(table, &key);
+        match (self.declares, self.which) {
+            (Declares::Nothing, _) => drop(f.reconnoitre()),
+            (Declares::Little, Which::Plain) => drop(f.range(&PLAIN, 0..=KEYS).write(&PLAIN, &0)),
+            (Declares::Little, Which::Grouped | Which::Split) => {}
+            (Declares::All, Which::Plain) => {
+                f.range(&PLAIN, 0..=KEYS);
+                for key in 0..=KEYS {
+                    f.write(&PLAIN, &key);
+                }
+            }
+            (Declares::All, Which::Grouped) => drop(f.write(&GROUPED, &0)),
+            (Declares::All, Which::Split) => drop(f.write(&SPLIT, &0).write(&SPLIT, &1)),
         }
     }
 
-    fn run(&self, tx: &mut Tx<'_>) -> Result<Vec<Found>, Never> {
-        let table = if self.grouped { &GROUPED } else { &PLAIN };
-        Ok(self.ops.iter().map(|&op| operate!(&mut *tx, table, op)).collect())
+    fn run(&self, tx: &mut Tx<'_>) -> Result<Vec<Found>, Vec<Found>> {
+        let operate = |&op: &Op| match self.which {
+            Which::Plain => operate!(&mut *tx, &PLAIN, op),
+            Which::Grouped => operate!(&mut *tx, &GROUPED, op),
+            Which::Split => operate!(&mut *tx, SPLIT, op),
+        };
+        let found = self.ops.iter().map(operate).collect();
+        match self.end {
+            End::Commits => Ok(found),
+            End::Aborts => Err(found),
+            End::Panics => panic!("{PLANNED}{found:?}"),
+        }
     }
 }
 
@@ -180,7 +276,11 @@ impl Random {
 }
 
 /// A snapshot shows what the maps held, from both ends in any turn.
-fn look(snapshot: &Snapshot, maps: &[BTreeMap<u64, i64>; 2], random: &mut Random) {
+fn look(snapshot: &Snapshot, maps: &[BTreeMap<u64, i64>; 3], random: &mut Random) {
+    for (key, sum) in &maps[2] {
+        assert_eq!(snapshot.get(&SPLIT, key).map(|sum| sum.0), Some(*sum));
+    }
+    assert_eq!(snapshot.len(&SPLIT), maps[2].len());
     for (table, map) in [&PLAIN, &GROUPED].into_iter().zip(maps) {
         let (from, to) = (random.below(KEYS), random.below(KEYS + 1));
         for (from, to) in [(0, KEYS), (from.min(to), from.max(to))] {
@@ -207,31 +307,70 @@ fn look(snapshot: &Snapshot, maps: &[BTreeMap<u64, i64>; 2], random: &mut Random
 
 #[test]
 fn walks_among_own_changes_find_what_a_map_holds_on_all_ways() {
+    std::panic::set_hook(Box::new(|info| {
+        if !info.to_string().contains(PLANNED) {
+            eprintln!("{info}");
+        }
+    }));
     let ways = [(Mode::Sequential, 1), (Mode::Parallel, 1), (Mode::Parallel, 2), (Mode::Parallel, 4)];
     let seeds = std::env::var("MIXLOG_SEEDS").map_or(3, |seeds| seeds.parse().unwrap());
     for (seed, (mode, threads)) in (0..seeds).flat_map(|seed| ways.map(|way| (seed, way))) {
-        let engine = Engine::builder().table(&PLAIN).table(&GROUPED).procedure::<Operate>();
+        let engine = Engine::builder().table(&PLAIN).table(&GROUPED).table(&SPLIT).procedure::<Operate>();
         let engine =
             engine.mode(mode).threads(threads).infer(false).open(Arc::new(MemoryLog::new())).unwrap();
         let mut random = Random(seed);
-        let mut maps = [BTreeMap::new(), BTreeMap::new()];
+        let mut maps = [const { BTreeMap::new() }; 3];
         // Rows without a value stay while a snapshot needs them.
-        let mut held: VecDeque<(Snapshot, [BTreeMap<u64, i64>; 2])> = VecDeque::new();
+        let mut held: VecDeque<(Snapshot, [BTreeMap<u64, i64>; 3])> = VecDeque::new();
         for round in 0..40 {
             let mut expected = Vec::new();
-            let tickets: Vec<_> = (0..4)
+            // A few large ones, or many in a window.
+            let (count, most) = if round % 2 == 0 { (4, 800) } else { (100, 24) };
+            let tickets: Vec<_> = (0..count)
                 .map(|_| {
-                    let (grouped, declares) = (random.below(2) == 0, random.below(3) == 0);
-                    let count = random.below(800);
-                    let call = Operate { grouped, declares, ops: random.ops(count) };
-                    let map = &mut maps[usize::from(grouped)];
-                    expected.push(call.ops.iter().map(|&op| model(map, op)).collect::<Vec<_>>());
-                    engine.submit(&call).unwrap()
+                    let which = ALL[random.below(3) as usize];
+                    let declares = match random.below(24) {
+                        0 => Declares::Little,
+                        1..8 => Declares::All,
+                        _ => Declares::Nothing,
+                    };
+                    let end = match random.below(12) {
+                        0 => End::Panics,
+                        1..4 => End::Aborts,
+                        _ => End::Commits,
+                    };
+                    let length = random.below(most);
+                    let call = Operate { which, declares, ops: random.ops(length), end };
+                    let map = &mut maps[which as usize];
+                    let before = map.clone();
+                    let found: Vec<_> = call.ops.iter().map(|&op| model_of(which, map, op)).collect();
+                    if end != End::Commits {
+                        *map = before;
+                    }
+                    expected.push((end, found));
+                    (engine.submit(&call).unwrap(), call)
                 })
                 .collect();
-            for (ticket, expected) in tickets.into_iter().zip(expected) {
-                let Outcome::Committed { output, .. } = ticket.wait().unwrap() else { panic!("it commits") };
-                assert!(output == expected, "{mode}, {threads} threads, seed {seed}, round {round}");
+            for ((ticket, call), expected) in tickets.into_iter().zip(expected) {
+                let ended = match ticket.wait().unwrap() {
+                    Outcome::Committed { output, .. } => (End::Commits, output),
+                    Outcome::Aborted { reason, .. } => (End::Aborts, reason),
+                    Outcome::Panicked { message, .. } => {
+                        assert_eq!(message, format!("{PLANNED}{:?}", expected.1));
+                        (End::Panics, expected.1.clone())
+                    }
+                };
+                assert!(
+                    ended == expected,
+                    "{mode}, {threads} threads, seed {seed}, round {round}: {call:?} {:?}",
+                    ended
+                        .1
+                        .iter()
+                        .zip(&expected.1)
+                        .zip(&call.ops)
+                        .enumerate()
+                        .find(|(_, ((one, other), _))| one != other)
+                );
             }
             if round % 7 == 5 {
                 held.push_back((engine.snapshot(), maps.clone()));
@@ -242,9 +381,14 @@ fn walks_among_own_changes_find_what_a_map_holds_on_all_ways() {
             held.iter().for_each(|(snapshot, maps)| look(snapshot, maps, &mut random));
             // The same on a snapshot, which commits.
             let mut tx = engine.begin();
-            for op in random.ops(400) {
-                let found: Found = operate!(&mut tx, &PLAIN, op);
-                assert_eq!(found, model(&mut maps[0], op), "interactive, seed {seed}, round {round}, {op:?}");
+            for (n, op) in random.ops(400).into_iter().enumerate() {
+                let which = if n % 2 == 0 { Which::Plain } else { Which::Split };
+                let found: Found = match which {
+                    Which::Split => operate!(&mut tx, SPLIT, op),
+                    _ => operate!(&mut tx, &PLAIN, op),
+                };
+                let expected = model_of(which, &mut maps[which as usize], op);
+                assert_eq!(found, expected, "interactive, seed {seed}, round {round}, {which:?}, {op:?}");
             }
             tx.commit().unwrap();
         }
@@ -395,6 +539,68 @@ fn queues_are_worked_off_by_many_transactions_while_a_snapshot_is_held() {
     assert!(held.range_by(&BY_PRIORITY, ..).map(|(_, key)| key).eq(0..ROWS));
     drop(held);
     engine.close().unwrap();
+}
+
+/// A key that counts how often it is copied.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+struct Counted(u64);
+
+static COPIES: AtomicU64 = AtomicU64::new(0);
+
+impl Clone for Counted {
+    fn clone(&self) -> Self {
+        COPIES.fetch_add(1, Ordering::Relaxed);
+        Self(self.0)
+    }
+}
+
+const COUNTED: Table<Counted, u64> = Table::new("counted").ordered();
+
+/// Puts so many rows, or takes the first one.
+#[derive(Debug, Serialize, Deserialize)]
+enum Count {
+    Put(u64),
+    Take,
+}
+
+impl Procedure for Count {
+    const NAME: &'static str = "count";
+    type Output = Option<u64>;
+    type Abort = Never;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<Option<u64>, Never> {
+        Ok(match self {
+            Self::Put(rows) => {
+                (0..*rows).for_each(|row| tx.put(&COUNTED, Counted(row), row));
+                None
+            }
+            Self::Take => tx.pop_first(&COUNTED, ..).map(|(key, _)| key.0),
+        })
+    }
+}
+
+/// A walk copies the keys without rows that it goes through, but for the first few.
+#[test]
+fn transactions_of_one_window_that_take_the_first_row_do_not_go_over_what_the_others_took() {
+    const ROWS: u64 = 20_000;
+    let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new());
+    let builder = || Engine::builder().table(&COUNTED).procedure::<Count>().window(4096);
+    let engine = builder().threads(1).open(Arc::clone(&log)).unwrap();
+    engine.execute(&Count::Put(ROWS)).unwrap();
+    let tickets: Vec<_> = (0..ROWS).map(|_| engine.submit(&Count::Take).unwrap()).collect();
+    for (row, ticket) in (0..).zip(tickets) {
+        assert_eq!(ticket.wait().unwrap().committed(), Some(Some(row)));
+    }
+    let digest = engine.digest();
+    engine.close().unwrap();
+    // In windows that are full. The first ones find no rows ahead, and are replayed, with an eye on footprints.
+    for (mode, most) in [(Mode::Sequential, 40), (Mode::Auto, 100)] {
+        let replay = builder().threads(2).mode(mode).replay(Arc::clone(&log)).unwrap();
+        COPIES.store(0, Ordering::Relaxed);
+        assert_eq!(replay.to_end().unwrap(), digest);
+        let copies = COPIES.load(Ordering::Relaxed) / ROWS;
+        assert!(copies <= most, "{mode}: {copies} copies of keys for each row; {:?}", replay.stats());
+    }
 }
 
 /// Puts rows with the first keys into all queues.

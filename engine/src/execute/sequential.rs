@@ -27,6 +27,7 @@ pub(crate) fn execute(
     mut violated: impl FnMut(Violation),
 ) {
     driver.worker.start_window(window.number);
+    driver.worker.is_alone = true;
     for number in 0..window.chunk_count() {
         let chunk = window.chunks[number as usize].read().expect("no panic with a chunk");
         let count = chunk.transactions.len();

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use mixlog_log::{Batch, Block, Position, SharedLog};
 
@@ -39,6 +40,8 @@ pub(super) struct Leader {
     /// Windows that are not to be mixed: nearly everything conflicts, or other programs want the processors.
     pub(super) serial: Abstinence,
     pub(super) crowded: Abstinence,
+    /// How long the drivers prepared the window that is ready, if they did nothing else.
+    pub(super) preparing: Duration,
     /// Which way others go.
     pub(super) pace: Pace,
     /// The leader waits for the log: somebody else may lead meanwhile.

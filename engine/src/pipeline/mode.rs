@@ -46,7 +46,8 @@ const FIRST_COST_NS: u64 = WORTH_WAKING.as_nanos() as u64 / WORTH_MIXING as u64;
 const COST_OVER: u64 = 8;
 /// In [`Mode::Auto`], windows with less parallelism than this go one by one.
 const WORTH_SHARING: f64 = 1.3;
-/// After a window that was not worth mixing, how many are not even mixed, at most.
+/// After a window that was not worth mixing, how many are not even mixed, at most; where that took long in vain, so many
+/// times what would have been executed meanwhile, if that is more.
 const LONGEST_SERIAL: u32 = 32;
 /// And after one in which drivers waited for processors that other programs had: a window like that takes as long as
 /// dozens of others.
@@ -97,9 +98,9 @@ pub(super) struct Abstinence {
 }
 
 impl Abstinence {
-    /// It was in vain, as it was before: the next one lasts twice as long, up to `longest`.
-    fn begin(&mut self, longest: u32) {
-        self.length = (self.length * 2).clamp(1, longest);
+    /// It was in vain, as it was before: the next one lasts twice as long, from `least` up to `longest`.
+    fn begin(&mut self, least: u32, longest: u32) {
+        self.length = (self.length * 2).clamp(least, longest);
         self.left = self.length;
     }
 
@@ -109,6 +110,14 @@ impl Abstinence {
         self.left -= u32::from(skips);
         skips
     }
+}
+
+/// How many windows are not even mixed after one that was not worth it, at least and at most, when all drivers prepared it
+/// for so long and it took so long by itself: how often it could have been executed meanwhile.
+fn in_vain(preparing: Duration, alone: Duration) -> (u32, u32) {
+    let times = preparing.as_nanos() / alone.as_nanos().max(1);
+    let least = times.clamp(1, u128::from(LONGEST_CROWDED)) as u32;
+    (least, (least * LONGEST_SERIAL).min(LONGEST_CROWDED))
 }
 
 /// What an entry takes to prepare and execute, on average over the last windows. Written by who leads.
@@ -168,15 +177,20 @@ impl Pipeline {
             leader.serial.length = 0;
             return leader.crowded.skips().then_some(Why::Crowded);
         }
-        leader.serial.begin(LONGEST_SERIAL);
         Some(Why::Serial)
+    }
+
+    /// After a mixed window that was not worth it took so long by itself.
+    pub(super) fn note_serial(leader: &mut Leader, alone: Duration) {
+        let (least, longest) = in_vain(leader.preparing, alone);
+        leader.serial.begin(least, longest);
     }
 
     /// After a round of all drivers: where other programs want the processors, some drivers have none at times, and the
     /// others wait for them, stage after stage. One alone waits for nobody.
     pub(super) fn note_crowd(&self, leader: &mut Leader) {
         if self.barrier.was_crowded() {
-            leader.crowded.begin(LONGEST_CROWDED);
+            leader.crowded.begin(1, LONGEST_CROWDED);
         } else {
             leader.crowded.length /= 2;
         }
@@ -237,11 +251,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_was_prepared_in_vain_for_long_is_not_tried_again_soon() {
+        let ms = Duration::from_millis;
+        for (preparing, alone, expected) in [
+            (Duration::ZERO, ms(7), (1, 32)),
+            (ms(64), ms(256), (1, 32)),
+            (ms(20), ms(7), (2, 64)),
+            (ms(250), ms(7), (35, 512)),
+            (ms(10_000), ms(1), (512, 512)),
+            (ms(10), Duration::ZERO, (512, 512)),
+        ] {
+            assert_eq!(in_vain(preparing, alone), expected, "{preparing:?}, {alone:?}");
+        }
+    }
+
+    #[test]
     fn abstinence_lasts_twice_as_long_each_time_up_to_the_longest() {
         let mut abstinence = Abstinence::default();
         assert!(!abstinence.skips());
         for length in [1, 2, 4, 5, 5] {
-            abstinence.begin(5);
+            abstinence.begin(1, 5);
             assert_eq!((0..100).take_while(|_| abstinence.skips()).count(), length);
         }
     }

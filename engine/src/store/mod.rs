@@ -52,7 +52,7 @@ use crate::infer::Leaves;
 use crate::interactive::Intention;
 use crate::stats::TableMemory;
 use crate::table::{Key, Table, TableId, Value};
-use crate::tx::Tx;
+use crate::tx::{ByTable, Tx};
 
 /// Asks for the line at an address, which need not be valid, to come into all caches: for what is looked at soon.
 #[inline]
@@ -105,6 +105,10 @@ pub(crate) struct Worker {
     undo: Vec<Undo>,
     /// Merges to be made when the window is executed.
     pub(crate) pool: Pool,
+    /// Whether it executes all of the window, one by one.
+    pub(crate) is_alone: bool,
+    /// Where the transactions of the window found no rows, if so; see [`crate::gaps`].
+    pub(crate) gaps: ByTable,
     scratch: Vec<u8>,
     /// What it changed in the digest of the state so far, by table and bucket of keys; empty unless somebody compares.
     pub(crate) buckets: Vec<u128>,
@@ -125,6 +129,8 @@ impl Worker {
     pub(crate) fn start_window(&mut self, window: u64) {
         self.window = window;
         self.pool.clear();
+        self.is_alone = false;
+        self.gaps.clear();
     }
 }
 
@@ -300,6 +306,8 @@ pub(crate) trait AnyTable: Any + Send + Sync {
     fn row_version(&self) -> u32;
     /// How its rows become bytes.
     fn row_format(&self) -> RowFormat;
+    /// Adds where a transaction found no rows to what is known of the window.
+    fn leave_gaps(&self, all: &ByTable, found: Box<dyn Any + Send>);
     /// Shows `see` the bytes of key and value of all rows at `at`, in no order, until it breaks off. For registered
     /// snapshots. Fails at a row that cannot be loaded again.
     fn visit_rows_at(&self, at: Stamp, see: &mut SeeRow<'_>) -> Result<(), DecodeError>;
@@ -366,6 +374,8 @@ impl Store {
             window: 0,
             undo: Vec::new(),
             pool: Pool::default(),
+            is_alone: false,
+            gaps: ByTable::new(),
             scratch: Vec::new(),
             buckets: Vec::new(),
         };

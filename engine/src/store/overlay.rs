@@ -8,6 +8,7 @@
 //! it read has changed since ([`TouchedRow::is_current`], [`TableStore::adopt`](super::TableStore::adopt)).
 #![allow(unsafe_code)]
 
+mod absent;
 mod did;
 mod look;
 mod speculative;

@@ -272,6 +272,11 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
 
     /// The hash of the granule that the key lies in.
     #[inline]
+    /// Which keys have one order with this one: in a grouped table those of its granule.
+    pub(crate) fn space_of(&self, key: &K) -> u64 {
+        if matches!(self.conflicts, Conflicts::Grouped { .. }) { self.granule_of(key) } else { 0 }
+    }
+
     pub(crate) fn granule_of(&self, key: &K) -> u64 {
         match &self.conflicts {
             Conflicts::Rows => self.domain.0,

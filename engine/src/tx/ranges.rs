@@ -4,7 +4,6 @@ use std::ops::RangeBounds;
 
 use mixlog_mixer::Mode;
 
-use super::gaps::pass;
 use super::{InPlace, Tx, Way};
 use crate::codec::Codec;
 use crate::gaps::Run;
@@ -131,6 +130,7 @@ impl Tx<'_> {
 }
 
 /// See [`Tx::range`].
+#[expect(clippy::large_enum_variant, reason = "lives on the stack of a walk, and is not moved")]
 enum Range<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> {
     InPlace {
         tx: &'a InPlace<'a>,
@@ -176,13 +176,13 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Range<'a, K, V, C> {
                     break Some((row.key().clone(), value));
                 }
                 if !empty.meet_early() {
-                    let gaps = gaps.get_or_insert_with(|| tx.gaps_of(store));
-                    pass(store, gaps, &mut empty, row.key(), rows, from_back);
+                    let gaps = gaps.get_or_insert_with(|| tx.gaps_of(store, row.key()));
+                    gaps.pass(tx, store, &mut empty, row.key(), rows, from_back);
                 }
             }
         };
-        if let Some(mut gaps) = gaps {
-            gaps.add(empty);
+        if let Some(space) = gaps.take().map(|gaps| gaps.space()) {
+            tx.add_gap(store, space, empty);
         }
         found
     }

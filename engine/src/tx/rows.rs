@@ -218,6 +218,9 @@ impl Tx<'_> {
     /// Merges into the row of `key`, which need not exist; tells whether it
     /// [accepts](Merge::accepts) that. Transactions that merge one row do not wait for each other; one that also
     /// looks at it does.
+    ///
+    /// # Panics
+    /// As [`get`](Self::get), and when the table has an index.
     pub fn merge<K: Key, V: Merge, C: Codec<K> + Codec<V>>(
         &mut self,
         table: &Table<K, V, C>,

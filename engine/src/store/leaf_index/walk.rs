@@ -1,6 +1,6 @@
 //! Walks over the rows of a range, from both ends.
 
-use std::ops::Bound;
+use std::ops::{Bound, RangeBounds};
 
 use super::{LeafId, LeafIndex, narrow};
 use crate::store::slab::RowId;
@@ -132,6 +132,11 @@ impl<'a, K: Key> Walk<'a, K> {
         }
         self.take(true, visit);
         self.back.taken.pop_front().or_else(|| self.front.taken.pop_back())
+    }
+
+    /// Whether there may be rows at `key` that were not taken yet.
+    pub(crate) fn reaches(&self, key: &K) -> bool {
+        self.rest.as_ref().is_some_and(|rest| rest.contains(key))
     }
 
     /// Goes on at `key` from one end: no row before it, as `is_before` tells of those that were taken, is wanted, and

@@ -30,7 +30,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             return overlay.get(number);
         }
         let found = match tx.beside {
-            Beside::Window { written, pause } => {
+            Beside::Window { written, pause, .. } => {
                 let hint = if pause.is_possible() { self.fetch_and_pause(key_hash, pause) } else { None };
                 self.look_in_window(key, key_hash, hint, tx.at, written)
             }

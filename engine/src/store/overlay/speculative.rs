@@ -17,6 +17,7 @@ use crate::store::merging::Merging;
 use crate::store::row::Stamp;
 use crate::store::written::Written;
 use crate::table::{Key, Table, Value};
+use crate::tx::ByTable;
 
 /// Who runs beside a speculation.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +26,8 @@ pub(crate) enum Beside<'a> {
     Anybody,
     /// A driver speculates, beside the execution of a window that writes no more than this: no index gives back what it
     /// looks at, and what is not written can be looked at in place.
-    Window { written: &'a Written, pause: Pause<'a> },
+    /// Where those before it found no rows, `absent` knows, if it is looked for ([`super::absent`]).
+    Window { written: &'a Written, pause: Pause<'a>, absent: Option<&'a ByTable> },
 }
 
 /// A transaction that runs on the state as of `at`, and keeps its changes in the overlays.
@@ -60,7 +62,7 @@ impl<'a> Speculative<'a> {
             let overlay = self.overlays.table::<K, V>(store.number());
             overlay.changed.borrow_mut().push(self.overlays.at(looked.touched, |row| row.number));
             if is_put {
-                overlay.gaps.borrow_mut().split(&looked.key);
+                overlay.gaps.borrow_mut().split(|| store.space_of(&looked.key), &looked.key);
             }
         }
     }

@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 
 use hashbrown::HashTable;
 
-use crate::gaps::Gaps;
+use crate::gaps::Spaces;
 use crate::store::arena::Arena;
 use crate::table::{Key, Value};
 
@@ -97,7 +97,7 @@ pub(crate) struct Overlay<K, V> {
     pub(super) changed: RefCell<Vec<u32>>,
     own: RefCell<BTreeSet<K>>,
     /// Where it found no rows.
-    pub(super) gaps: RefCell<Gaps<K>>,
+    pub(super) gaps: RefCell<Spaces<K>>,
 }
 
 impl<K: Key, V: Value> Overlay<K, V> {

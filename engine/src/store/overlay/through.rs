@@ -3,6 +3,7 @@
 use std::ops::{Bound, RangeBounds};
 use std::ptr::NonNull;
 
+use super::absent::{Absent, Walk};
 use super::did::{Did, TouchedRow};
 use super::speculative::{Beside, Speculative};
 use super::table::{Held, Overlay, Scan};
@@ -24,6 +25,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         let own = (!overlay.own().is_empty())
             .then(bounds)
             .filter(|(from, to)| !is_empty(from.as_ref(), to.as_ref()));
+        let space = own.as_ref().map(|_| self.space_of_range(range));
         // A driver is not asked which rows its speculation saw.
         let scan = matches!(tx.beside, Beside::Anybody).then(|| {
             let (from, to) = bounds();
@@ -35,7 +37,19 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
             Beside::Window { .. } => State::Window(self.row_ids(range)),
             Beside::Anybody => State::Past(self.range_at(range, tx.at)),
         };
-        Through { store: self, tx, rows, front: None, back: None, own, own_front: None, own_back: None, scan }
+        Through {
+            store: self,
+            tx,
+            rows,
+            front: None,
+            back: None,
+            own,
+            own_front: None,
+            own_back: None,
+            scan,
+            walk: Walk::new(),
+            space,
+        }
     }
 }
 
@@ -64,6 +78,10 @@ pub(crate) struct Through<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> {
     own_front: Option<K>,
     own_back: Option<K>,
     scan: Option<usize>,
+    /// On its way through keys at which the state has no rows.
+    walk: Walk<K>,
+    /// See [`Spaces`](crate::gaps::Spaces); once it was asked for, and where there are own keys.
+    space: Option<u64>,
 }
 
 impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Through<'a, K, V, C> {
@@ -82,28 +100,35 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Through<'a, K, V, C> {
 
     fn pull_in_window(&mut self, from_back: bool, empty: &mut Run<K>) -> Option<Pulled<K, V>> {
         let (store, tx) = (self.store, self.tx);
-        loop {
+        let found = loop {
             let (State::Window(rows), Beside::Window { written, .. }) = (&mut self.rows, tx.beside) else {
                 unreachable!("only who speculates beside a window looks at its rows in place")
             };
+            let walk = &mut self.walk;
+            walk.step(from_back);
             let visit = &mut |granule| {
                 tx.overlays.read_granule(store.number(), granule, !written.may_hold(granule));
+                walk.enter(granule);
             };
-            let id = if from_back { rows.next_back(visit) } else { rows.next(visit) }?;
+            let Some(id) = (if from_back { rows.next_back(visit) } else { rows.next(visit) }) else {
+                break None;
+            };
             rows.ahead(from_back).iter().for_each(|&id| store.fetch_row(id));
             if let Some((value, _)) = store.still(id, tx.at, written) {
                 // SAFETY: nobody writes it while the speculation runs; the row exists until the window ends.
                 let (key, value) = unsafe { (store.row(id).key(), value.as_ref()) };
                 if let Some(value) = value {
-                    return Some(Pulled { key: key.clone(), value: Some(NonNull::from(value)) });
+                    break Some(Pulled { key: key.clone(), value: Some(NonNull::from(value)) });
                 }
                 self.pass_in_state(empty, key, from_back);
             } else if let Some((key, stamp, value)) = store.copy_at(id, tx.at) {
-                return Some(self.pulled((id, key, stamp, value)));
+                break Some(self.pulled((id, key, stamp, value)));
             } else if let Some(key) = store.key_of(id) {
                 self.pass_in_state(empty, &key, from_back);
             }
-        }
+        };
+        self.leave_absent();
+        found
     }
 
     /// A copy of a row of the state, which the overlay keeps unless it knows the row.
@@ -118,8 +143,15 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Through<'a, K, V, C> {
 
     /// Meets a key without a row: goes on behind others that are known to have none.
     fn pass(&mut self, empty: &mut Run<K>, key: &K, from_back: bool) {
-        let gaps = self.overlay().gaps.borrow();
-        if let Some(end) = empty.meet(key, from_back, &gaps) {
+        if empty.meet_early() {
+            return;
+        }
+        empty.meet_late(key);
+        let (overlay, space) = (self.overlay(), self.space(key));
+        let gaps = overlay.gaps.borrow();
+        if let Some(end) = gaps.end(space, key, from_back) {
+            // The state has rows there that the transaction deleted.
+            self.leave_absent();
             let is_before = |key: &K| if from_back { key > end } else { key < end };
             let store = self.store;
             match &mut self.rows {
@@ -139,11 +171,53 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Through<'a, K, V, C> {
     /// The same for a key at which the state has no row. The transaction may have put one there, or at one before it that
     /// did not come yet.
     fn pass_in_state(&mut self, empty: &mut Run<K>, key: &K, from_back: bool) {
+        if self.pass_absent(key, from_back) {
+            return;
+        }
         self.peek_own(from_back);
         let own = if from_back { &self.own_back } else { &self.own_front };
         if own.as_ref().is_none_or(|own| if from_back { own < key } else { own > key }) {
             self.pass(empty, key, from_back);
         }
+    }
+
+    /// Goes on behind others at which the state has no rows either, if another speculation of the lane has gone that way;
+    /// tells whether it did. What the transaction put there comes all the same.
+    #[inline]
+    fn pass_absent(&mut self, key: &K, from_back: bool) -> bool {
+        if !self.walk.is_long() {
+            return false;
+        }
+        let space = self.space(key);
+        let (State::Window(rows), Beside::Window { written, absent: Some(absent), .. }) =
+            (&mut self.rows, self.tx.beside)
+        else {
+            return false;
+        };
+        let (store, overlays) = (self.store, self.tx.overlays);
+        let absent = absent.of::<Absent<K>>(store.number());
+        let walk = &mut self.walk;
+        let reads = |granule| overlays.read_granule(store.number(), granule, !written.may_hold(granule));
+        let wanted = |last: &K| rows.reaches(last);
+        let Some(end) = walk.meet(key, space, &absent, wanted, reads) else { return false };
+        let is_before = |key: &K| if from_back { *key > end } else { *key < end };
+        rows.skip_to(&end, from_back, |id| store.key_of(id).is_some_and(|key| is_before(&key)));
+        true
+    }
+
+    /// Leaves to others where the state had no rows so far: there is one now, or the end.
+    #[inline]
+    fn leave_absent(&mut self) {
+        if let Some(left) = self.walk.end()
+            && let Beside::Window { absent: Some(absent), .. } = self.tx.beside
+        {
+            left.to(|key| self.store.space_of(key), &mut absent.of::<Absent<K>>(self.store.number()));
+        }
+    }
+
+    /// The space that the walk is in.
+    fn space(&mut self, key: &K) -> u64 {
+        *self.space.get_or_insert_with(|| self.store.space_of(key))
     }
 
     fn overlay(&self) -> &'a Overlay<K, V> {
@@ -157,7 +231,9 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Through<'a, K, V, C> {
             && let Some((from, to)) = &self.own
         {
             let own = self.tx.overlays.table::<K, V>(self.store.number()).own();
-            let mut own = own.range((from.as_ref(), to.as_ref()));
+            let own = own.range((from.as_ref(), to.as_ref()));
+            // Those of other granules may lie in between.
+            let mut own = own.filter(|key| self.space == Some(self.store.space_of(key)));
             *next = if from_back { own.next_back() } else { own.next() }.cloned();
             if next.is_none() {
                 self.own = None;
@@ -223,9 +299,7 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Through<'a, K, V, C> {
             }
             self.pass(&mut empty, &key, from_back);
         };
-        if empty.is_long() {
-            self.overlay().gaps.borrow_mut().add(empty);
-        }
+        self.overlay().gaps.borrow_mut().add(|| self.space.unwrap_or_default(), empty);
         found
     }
 

@@ -1,7 +1,7 @@
 //! A table without its types: what the store, the footprints and the end of a window ask of any of them.
 #![allow(unsafe_code)]
 
-use std::any::TypeId;
+use std::any::{Any, TypeId};
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow, Range};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -23,7 +23,7 @@ use crate::store::row::{Stamp, Version};
 use crate::store::slab::RowId;
 use crate::store::{AnyTable, SeeHashes, SeeRow, Undo, Unit, WindowEnd, Worker};
 use crate::table::{Conflicts, Key, TableId, Value};
-use crate::tx::Tx;
+use crate::tx::{ByTable, Tx, leave_gaps};
 
 impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> {
     fn name(&self) -> &'static str {
@@ -459,6 +459,10 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> AnyTable for TableStore<K, V, C> 
 
     fn row_format(&self) -> RowFormat {
         Self::row_format(self)
+    }
+
+    fn leave_gaps(&self, all: &ByTable, found: Box<dyn Any + Send>) {
+        leave_gaps::<K>(self.number, all, found);
     }
 
     fn visit_rows_at(&self, at: Stamp, see: &mut SeeRow<'_>) -> Result<(), DecodeError> {

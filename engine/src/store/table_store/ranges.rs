@@ -14,7 +14,7 @@ use crate::store::leaf_index::{self, is_empty, narrow};
 use crate::store::ordered_index::Granule;
 use crate::store::row::Stamp;
 use crate::store::slab::RowId;
-use crate::table::{Key, TableId, Value};
+use crate::table::{Conflicts, Key, TableId, Value};
 
 impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     /// The rows of `range` at `at`, in key order. For registered snapshots, longer than the iterator lives.
@@ -49,6 +49,14 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         self.leaves().leaves_of(range.start_bound(), range.end_bound(), |leaf, rows| {
             see(leaf, self.leaf_hash(leaf), rows)
         });
+    }
+
+    /// Which keys have one order with those of the range; see [`space_of`](Self::space_of).
+    ///
+    /// # Panics
+    /// As [`granule_of_range`](Self::granule_of_range).
+    pub(crate) fn space_of_range(&self, range: &impl RangeBounds<K>) -> u64 {
+        if matches!(self.conflicts, Conflicts::Grouped { .. }) { self.granule_of_range(range) } else { 0 }
     }
 
     /// The hash of the granule that a range lies in.
@@ -234,6 +242,16 @@ impl<'a, K: Key> RowIds<'a, K> {
 }
 
 impl<K: Key> RowIds<'_, K> {
+    /// Whether there may be rows up to `key` and behind it that were not taken yet.
+    pub(crate) fn reaches(&self, key: &K) -> bool {
+        match self {
+            Self::Granule { rows, .. } => {
+                rows.as_ref().and_then(|rows| rows.bounds.as_ref()).is_some_and(|bounds| bounds.contains(key))
+            }
+            Self::Leaves { walk, .. } => walk.reaches(key),
+        }
+    }
+
     /// Goes on at `key` from one end: no row before it, as `is_before` tells of those that were taken, is wanted, and
     /// granules were told before.
     pub(crate) fn skip_to(&mut self, key: &K, from_back: bool, is_before: impl Fn(RowId) -> bool) {
