@@ -416,7 +416,8 @@ impl<'a> Client<'a> {
     /// assert_eq!(engine.snapshot().get(&SEATS, &1), None);
     /// ```
     ///
-    /// What writes nothing appends nothing, and uses no number up.
+    /// One that writes nothing uses the number up as well, and is appended: a retry whose body finds nothing left to do is
+    /// told that it had committed before.
     #[must_use]
     pub fn begin(&self, sequence: u64) -> Transaction<'a> {
         Transaction::new(self.engine, Some((self.id, sequence)))

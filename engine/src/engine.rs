@@ -4,6 +4,7 @@ mod builder;
 mod describe;
 mod replay;
 
+use std::any::Any;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::path::Path;
@@ -97,14 +98,21 @@ pub struct Engine {
     /// See [`SharedLog::refuses_late`].
     refuses_late: bool,
     stop: Arc<AtomicBool>,
-    thread: Mutex<Option<JoinHandle<Result<(), OpenError>>>>,
+    threads: Mutex<Threads>,
     sequence: AtomicU64,
     /// `None` for a log without a place for checkpoints, when none was named.
     keeper: Option<Arc<Keeper>>,
-    /// The thread that takes them when they are due.
-    keeping: Mutex<Option<JoinHandle<()>>>,
     recovery: Recovery,
     full_disk: FullDisk,
+}
+
+/// Those that run as long as the engine does.
+#[derive(Default)]
+struct Threads {
+    /// Leads the drivers.
+    executes: Option<JoinHandle<Result<(), OpenError>>>,
+    /// Takes checkpoints when they are due.
+    keeps: Option<JoinHandle<()>>,
 }
 
 impl Engine {
@@ -121,7 +129,7 @@ impl Engine {
     /// flight, up to [`Builder::max_in_flight`], where it blocks (but for wakers and procedures of this engine, for which it
     /// is an error). Submissions of one thread keep their order.
     ///
-    /// Cost: one allocation, a copy of the arguments, and the log's queue; some 200 ns.
+    /// Cost: one allocation, a copy of the arguments and reading them once, and the log's queue; some 200 ns.
     ///
     /// # Errors
     /// [`SubmitError`]: the transaction is not in the log, and will not be.
@@ -133,7 +141,8 @@ impl Engine {
     /// [`Ticket::wait`], for threads that have one transaction at a time. Where nobody else is at it, such a thread writes
     /// the log and executes the transaction itself, with all that others submitted before: to wake threads that do, and to
     /// be woken by them, takes about as long as a fast disk, and many times as long as a transaction. So a procedure may
-    /// run on any thread that calls this, but for those of rayon pools, which leave it to the engine's own.
+    /// run on any thread that calls this, but for those of rayon pools, which leave it to the engine's own; so does everybody in
+    /// [`Mode::Parallel`] and with a [`Builder::member`].
     ///
     /// Not for procedures, nor for wakers of tickets: what executes them would wait for itself, and is told so
     /// ([`SubmitError::WaitsForItself`]), as with [`Ticket::wait`]. Threads that these start, or wait for in other ways,
@@ -278,7 +287,8 @@ impl Engine {
 
     /// Takes a checkpoint of the newest committed state now, gives up those that are too many, and trims the log as
     /// [`Builder::checkpoints`] says. Transactions go on meanwhile. It includes every transaction whose ticket was filled
-    /// before. Where nothing was executed since the last one, that one is told.
+    /// before. Where nothing was executed since the last one, that one is told, unless its rows were converted when it was
+    /// loaded: then it is replaced.
     ///
     /// A [`member`](Builder::member) keeps what a majority agreed on and nothing later: the newest such state, which ends
     /// at a multiple of [`WINDOW_GRID`](crate::WINDOW_GRID). To have all that was acknowledged in it, [`pad`](Self::pad)
@@ -437,10 +447,16 @@ impl Engine {
         self.shared.in_flight.len()
     }
 
-    /// Whether it takes no more submissions, since something failed; [`close`](Self::close) tells what.
+    /// Whether it takes no more submissions; [`stopped`](Self::stopped) tells why, and [`close`](Self::close).
     #[must_use]
     pub fn has_stopped(&self) -> bool {
         self.shared.in_flight.stopped().is_some()
+    }
+
+    /// Why it takes no more submissions, if so: something failed, or it was shut down.
+    #[must_use]
+    pub fn stopped(&self) -> Option<&str> {
+        self.shared.in_flight.stopped()
     }
 
     /// How many threads execute.
@@ -482,28 +498,27 @@ impl Engine {
         self.shut_down()
     }
 
-    fn shut_down(&self) -> Result<(), OpenError> {
+    /// The same for an engine that others hold, too: what they submit from now on is refused
+    /// ([`SubmitError::Stopped`]), snapshots go on. Who calls it again waits for the first call. The log, and
+    /// its lock, are held until the last of them has dropped the engine.
+    ///
+    /// # Errors
+    /// Why the engine had stopped before, if it had; told to the first who calls this.
+    pub fn shut_down(&self) -> Result<(), OpenError> {
         self.stop.store(true, Ordering::Relaxed);
         self.shared.due.stop();
         // The engine's threads end when this one is done here.
         if at_work::is_for(self.shared.origin) {
             return Ok(());
         }
-        let keeping = self.keeping.lock().expect("no panic in a short section").take();
-        let kept = keeping.map(JoinHandle::join);
-        let thread = self.thread.lock().expect("no panic in a short section").take();
-        match thread.map(JoinHandle::join) {
-            None | Some(Ok(Ok(()))) => match kept {
-                Some(Err(payload)) => {
-                    Err(OpenError::Panicked(crate::execute::panic_message(&*payload).to_owned()))
-                }
-                _ => Ok(()),
-            },
-            Some(Ok(outcome)) => outcome,
-            Some(Err(payload)) => {
-                Err(OpenError::Panicked(crate::execute::panic_message(&*payload).to_owned()))
-            }
-        }
+        let panicked = |payload: Box<dyn Any + Send>| {
+            OpenError::Panicked(crate::execute::panic_message(&*payload).to_owned())
+        };
+        // Held while they end: whoever comes second waits for that.
+        let mut threads = self.threads.lock().expect("threads that panic do so where they are joined");
+        let kept = threads.keeps.take().map_or(Ok(()), |thread| thread.join().map_err(panicked));
+        let executed = threads.executes.take().map_or(Ok(Ok(())), |thread| thread.join().map_err(panicked));
+        executed?.and(kept)
     }
 }
 

@@ -66,10 +66,13 @@ pub enum OpenError {
         detail: String,
     },
     /// The start of the log is gone, so the state cannot be rebuilt from it.
-    #[error("the log was trimmed up to position {head}: its state cannot be rebuilt from it alone")]
+    #[error("the log starts at position {head}, and {}", newest_checkpoint(.newest))]
     Trimmed {
         /// The first position that is left.
         head: Position,
+        /// The last position of the newest checkpoint, which ends before what is left of the log; `None` where there is
+        /// none.
+        newest: Option<Position>,
     },
     /// The start of the log is gone, and no checkpoint reaches what is left of it.
     #[error(
@@ -183,6 +186,13 @@ fn all_rejected(rejected: &[Rejected]) -> String {
     rejected.iter().map(|rejected| format!("; {rejected}")).collect()
 }
 
+fn newest_checkpoint(newest: &Option<Position>) -> String {
+    match newest {
+        Some(position) => format!("the newest checkpoint ends before that, at position {position}"),
+        None => "there is no checkpoint to start from".to_owned(),
+    }
+}
+
 fn oldest_checkpoint(oldest: &Option<Position>) -> String {
     oldest.map_or_else(
         || "there is no checkpoint".to_owned(),
@@ -215,7 +225,8 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Why a transaction was not submitted. Nothing was appended.
+/// Why a transaction was not submitted. Nothing of it was appended; of what stands for no transaction, see
+/// [`Engine::pad`](crate::Engine::pad).
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum SubmitError {

@@ -3,8 +3,8 @@
 //! An index is an ordered table that the engine writes: one row without a value for each entry of a row of the indexed
 //! table, under what the index orders by and the row's key. So everything that holds for tables holds for indexes: the guard
 //! and the mixer keep them serializable, ranges have no phantoms, aborts put them back, snapshots see their past. What
-//! does not hold: an index is derived, so it counts in no digest, and no log depends on it; it can be added to or
-//! left out of a program at any time.
+//! does not hold: an index is derived, so it counts in no digest, and no log depends on it, but for interactive
+//! transactions that read it; it can be added to a program at any time, and left out unless such ones are executed again.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;

@@ -416,6 +416,9 @@ impl<'e> Transaction<'e> {
     /// Merges into the row of `key`, as a read and a write of it: who wants merges that do not conflict writes a
     /// procedure. The operator is told the first position that this transaction does not see: what it merges comes behind all
     /// that is there, and before all that is merged after it commits.
+    ///
+    /// # Panics
+    /// When the table is not registered with the engine, or has an index.
     pub fn merge<K: Key, V: Merge, C: Codec<K> + Codec<V>>(
         &mut self,
         table: &Table<K, V, C>,
@@ -427,6 +430,9 @@ impl<'e> Transaction<'e> {
 
     /// Adds `delta` to the row of `key`, unless that would take it below `floor`, as [`Tx::add_bounded`] does; as a
     /// read and a write of it.
+    ///
+    /// # Panics
+    /// When the table is not registered with the engine, or has an index.
     pub fn add_bounded<K: Key, V: Counter, C: Codec<K> + Codec<V>>(
         &mut self,
         table: &Table<K, V, C>,
@@ -535,13 +541,14 @@ impl<'e> Transaction<'e> {
     }
 
     /// Appends the intention, and waits for the decision. Returns the position at which the transaction took
-    /// place; one that wrote nothing took place where it began, and appends nothing.
+    /// place; one that wrote nothing took place where it began, and appends nothing, unless it has a sequence number
+    /// ([`Client::begin`](crate::Client::begin)): it has to be told whether one before it had committed.
     ///
     /// # Errors
     /// [`CommitError`].
     pub fn commit(mut self) -> Result<Option<Position>, CommitError> {
         let intention = self.intention();
-        if intention.writes.is_empty() {
+        if intention.writes.is_empty() && self.once.is_none() {
             return Ok(self.position());
         }
         let (outcome, is_first) = self.engine.execute_as(&intention, self.once)?;

@@ -2,6 +2,7 @@
 #![cfg(not(loom))]
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,8 +11,8 @@ use std::thread;
 
 use mixlog_engine::checkpoint::{self, Start};
 use mixlog_engine::{
-    ANSWERS_KEPT, Builder, ClientId, Digest, Engine, Footprint, Mode, Outcome, Position, Procedure, Table,
-    TicketError, Tx,
+    ANSWERS_KEPT, Backoff, Builder, ClientId, CommitError, Digest, Engine, Footprint, Mode, Outcome,
+    Position, Procedure, Table, TicketError, TransactError, Transaction, Tx,
 };
 use mixlog_log::{Durability, FileLog, MemoryLog, SharedLog, file};
 use serde::{Deserialize, Serialize};
@@ -124,6 +125,40 @@ fn numbers_that_are_too_old_or_used_for_something_else_are_refused_without_effec
     assert_eq!(engine.memory().rows, 1 + ANSWERS_KEPT);
     assert_eq!(client.forget().unwrap().wait().unwrap().committed(), Some(ANSWERS_KEPT));
     assert_eq!(client.last(), None);
+}
+
+#[test]
+fn retry_of_an_interactive_transaction_that_finds_nothing_left_to_do_is_told_that_it_had_committed() {
+    let engine = builder(2, Mode::Auto).open(memory()).unwrap();
+    let me = engine.client(ClientId(7));
+    let take_the_seat = |transaction: &mut Transaction<'_>| {
+        let is_free = !transaction.contains(&SUMS, &3);
+        if is_free {
+            transaction.put(&SUMS, 3, 7);
+        }
+        Ok::<_, Infallible>(is_free)
+    };
+    let (took, first) = me.transact(1, Backoff::default(), take_the_seat).unwrap();
+    assert!(took);
+    let again = me.transact(1, Backoff::default(), take_the_seat);
+    let Err(TransactError::Commit(CommitError::CommittedBefore { position })) = again else {
+        panic!("{again:?}")
+    };
+    assert_eq!(Some(position), first);
+    // So is one that wrote nothing at first and would now.
+    let (took, first) = me.transact(2, Backoff::default(), take_the_seat).unwrap();
+    assert!(!took && first > Some(position));
+    let mut transaction = me.begin(2);
+    transaction.delete(&SUMS, &3);
+    let again = transaction.commit();
+    assert!(
+        matches!(again, Err(CommitError::CommittedBefore { position }) if Some(position) == first),
+        "{again:?}"
+    );
+    // Without a number nothing is appended.
+    let (took, at) = engine.transact(Backoff::default(), take_the_seat).unwrap();
+    assert_eq!((took, at), (false, engine.position()));
+    engine.close().unwrap();
 }
 
 #[test]

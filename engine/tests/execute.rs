@@ -418,6 +418,21 @@ struct Breaking {
     is_armed: AtomicBool,
     is_broken: AtomicBool,
     has_stopped: AtomicBool,
+    /// How often somebody asked for the tail.
+    asked: AtomicU64,
+}
+
+impl Breaking {
+    fn new() -> Arc<Self> {
+        let flag = || AtomicBool::new(false);
+        Arc::new(Self {
+            log: MemoryLog::new(),
+            is_armed: flag(),
+            is_broken: flag(),
+            has_stopped: flag(),
+            asked: AtomicU64::new(0),
+        })
+    }
 }
 
 impl SharedLog for Breaking {
@@ -440,7 +455,12 @@ impl SharedLog for Breaking {
         self.log.read(position)
     }
 
+    fn known_tail(&self) -> Position {
+        self.log.known_tail()
+    }
+
     fn tail(&self) -> Result<Tail, TailError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         self.log.tail()
     }
 
@@ -462,15 +482,27 @@ impl SharedLog for Breaking {
 }
 
 #[test]
+fn nobody_asks_for_the_tail_of_a_log_window_by_window() {
+    let log = Breaking::new();
+    let open = || builder().window(4).open(Arc::<Breaking>::clone(&log)).unwrap();
+    let engine = open();
+    let tickets: Vec<_> = (0..4_000).map(|_| engine.submit(&Add::one(1)).unwrap()).collect();
+    tickets.into_iter().for_each(|ticket| drop(ticket.wait().unwrap()));
+    engine.close().unwrap();
+    // On a cluster each answer takes as long as what others append at the time.
+    let asked = log.asked.load(Ordering::Relaxed);
+    let engine = open();
+    assert!(engine.stats().windows >= 1_000, "{:?}", engine.stats());
+    assert_eq!(engine.recovery().entries, 4_001);
+    engine.close().unwrap();
+    let again = log.asked.load(Ordering::Relaxed) - asked;
+    assert!(asked < 50 && again < 50, "{asked} and {again} times");
+}
+
+#[test]
 fn an_engine_whose_log_panics_stops_and_no_caller_executes_anything_in_its_place() {
     expect_panics("the log is broken");
-    let flag = || AtomicBool::new(false);
-    let log = Arc::new(Breaking {
-        log: MemoryLog::new(),
-        is_armed: flag(),
-        is_broken: flag(),
-        has_stopped: flag(),
-    });
+    let log = Breaking::new();
     let engine = builder().open(Arc::<Breaking>::clone(&log)).unwrap();
     engine.execute(&Add::one(1)).unwrap();
     let digest = engine.digest();

@@ -78,12 +78,15 @@ pub trait SharedLog: Send + Sync + 'static {
     /// Appends the entries of `batch`, in order, at consecutive positions.
     ///
     /// Returns as soon as the entries are queued; the [`Ticket`] tells when they are durable. Batches of one
-    /// thread keep their order. An empty batch is a bug.
+    /// thread keep their order.
     ///
     /// Cost: a copy of the bytes, no allocation per entry; blocks while too many bytes wait to be written.
     ///
     /// # Errors
     /// [`AppendError`]: nothing of the batch was or will be appended.
+    ///
+    /// # Panics
+    /// When the batch is empty.
     fn append(&self, batch: &Batch) -> Result<Ticket, AppendError>;
 
     /// As [`append`](Self::append), for who has nothing else to do than to wait for this: a backend that can writes what
@@ -112,8 +115,17 @@ pub trait SharedLog: Send + Sync + 'static {
     /// Cost: a shared pointer for recent blocks, else one or two reads of the disk.
     ///
     /// # Errors
-    /// [`ReadError::Trimmed`] below the head, [`ReadError::Corrupt`] where the bytes are damaged.
+    /// [`ReadError::Trimmed`] below the head, [`ReadError::Corrupt`] where the bytes are damaged; [`ReadError::Io`],
+    /// [`ReadError::Unavailable`] and [`ReadError::Failed`] where they cannot be read.
     fn read(&self, position: Position) -> Result<Option<Arc<Block>>, ReadError>;
+
+    /// A tail that was seen, asking nobody else: the log may reach further by now. For metrics and progress.
+    ///
+    /// Cost: a look at what is in this process, which only a backend knows; the default asks for the
+    /// [`tail`](Self::tail).
+    fn known_tail(&self) -> Position {
+        self.tail().map_or(Position::ZERO, |tail| tail.tail)
+    }
 
     /// How far the log reaches now (CORFU's check). Linearizable: sees every append acknowledged before the
     /// call.

@@ -43,7 +43,7 @@ pub(crate) enum Command {
     Apply(ApplyOptions),
     /// Prints the values in a generic store, as one JSON object a line.
     Dump(StateOptions),
-    /// Prints the position and the digest of the state and of all replies, for logs of any kind.
+    /// Prints the position and the digest of the state and of all replies of a store, or of what a workload left.
     Digest(StateOptions),
     /// Executes a log from its start, and prints the position and the digest where it ended.
     Replay(ReplayOptions),
@@ -368,7 +368,7 @@ pub(crate) struct WorkloadOptions {
     /// ycsb: records [default: 1000000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=1 << 32))]
     pub(crate) records: Option<u64>,
-    /// ycsb: bytes per record, a multiple of 10 [default: 1000]
+    /// ycsb: bytes per record, a multiple of 10; ycsb-e has 100 or 1000 [default: 1000]
     #[arg(long, value_name = "BYTES")]
     pub(crate) value_size: Option<u32>,
     /// ycsb: operations per transaction [default: 1]

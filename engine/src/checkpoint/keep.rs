@@ -277,6 +277,9 @@ impl Keeper {
 
     fn take_with(&self, kept: &mut Kept, begun: Instant) -> Result<Checkpoint, CheckpointError> {
         let mut closed = None;
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(CheckpointError::Stopped);
+        }
         let (snapshot, digest) = self.newest()?;
         let position = snapshot.position().ok_or(CheckpointError::Empty)?;
         self.own(kept)?;

@@ -158,7 +158,7 @@ pub(crate) fn recover(
             let position = before.previous().unwrap_or_default();
             Err(OpenError::TooEarly { position, head, oldest })
         }
-        (_, None) => Err(OpenError::Trimmed { head }),
+        (_, None) => Err(OpenError::Trimmed { head, newest: all.last().copied() }),
     }
 }
 
@@ -172,16 +172,16 @@ fn was_given_up(shelf: &Shelf, position: Position, all: &[Position]) -> Result<b
 /// The names in a log that was trimmed, from the newest checkpoint whose beginning is whole.
 pub(crate) fn catalog_of(log: &dyn SharedLog, shelf: Option<&Shelf>) -> Result<Catalog, OpenError> {
     let head = log.tail()?.head;
-    let Some(shelf) = shelf else { return Err(OpenError::Trimmed { head }) };
-    let mut rejected = Vec::new();
-    for position in list(shelf)?.into_iter().rev().filter(|position| position.next() >= head) {
+    let Some(shelf) = shelf else { return Err(OpenError::Trimmed { head, newest: None }) };
+    let (all, mut rejected) = (list(shelf)?, Vec::new());
+    for &position in all.iter().rev().filter(|position| position.next() >= head) {
         match shelf.open(position) {
             Ok(opened) => return Ok(opened.catalog),
             Err(bad) => rejected.push(Rejected::new(file_name(position), &bad)),
         }
     }
     if rejected.is_empty() {
-        Err(OpenError::Trimmed { head })
+        Err(OpenError::Trimmed { head, newest: all.last().copied() })
     } else {
         Err(OpenError::NoCheckpoint { head, rejected })
     }

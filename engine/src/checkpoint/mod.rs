@@ -86,6 +86,9 @@ pub struct Config {
     pub every: Option<Duration>,
     /// Whether the log is trimmed before the oldest one that is kept. Default: yes. Without, the log grows for ever, and
     /// every state of the past can be rebuilt.
+    ///
+    /// On a cluster it is trimmed for all who use it: an engine or replica that is further behind than that stops, and is
+    /// started anew from a newer checkpoint.
     pub trim: bool,
     /// Where an engine or a replay starts. Default: [`Start::Newest`].
     pub start: Start,

@@ -13,6 +13,7 @@ use super::replay::Replay;
 use super::{Engine, random};
 use crate::agreement::{AgreedState, Earlier, Membership, Watch};
 use crate::ahead;
+use crate::at_work;
 use crate::checkpoint::{self, Conversion, Keeper, OnLoad, Recovery, Shelf, Source};
 use crate::clients::{ANSWERS, Forget};
 use crate::codec::Codec;
@@ -107,7 +108,7 @@ impl Default for Builder {
 
 impl Builder {
     /// Adds a table. What its description says here holds; other descriptions of the same name and types, in procedures for
-    /// example, only name it.
+    /// example, only name it. There may be 2,048, indexes and the engine's own among them.
     pub fn table<K: Key, V: Value, C: Codec<K> + Codec<V>>(mut self, table: &Table<K, V, C>) -> Self {
         let description = *table;
         self.add_table(table, move || description.conflicts().map(GranuleOf::Key));
@@ -184,13 +185,13 @@ impl Builder {
         self
     }
 
-    /// Adds a procedure.
+    /// Adds a procedure. There may be 65,535.
     pub fn procedure<P: Procedure>(mut self) -> Self {
         self.procedures.push(Registered::new::<P>());
         self
     }
 
-    /// How many threads execute. Default: one per core. More than there are cores cost speed, nothing else.
+    /// How many threads execute, 1 to 1024. Default: one per core. More than there are cores cost speed, nothing else.
     pub const fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
         self
@@ -222,7 +223,7 @@ impl Builder {
     /// The stack of every thread of the engine, and of every [lane](Self::lanes): what procedures may use of it. Default: 16
     /// MiB, twice what a program's first thread has. A procedure that needs more ends the process, as ever, and so does
     /// whoever opens its log: [`Engine::execute`] may run it on a caller's thread that has more, and where the log is executed
-    /// again it has this. At least 64 KiB.
+    /// again it has this. From 64 KiB to 1 TiB.
     ///
     /// Units: bytes of address space, of which what is used takes memory.
     pub const fn stack_size(mut self, bytes: usize) -> Self {
@@ -524,14 +525,14 @@ impl Builder {
         let shelf = builder.checkpoints.shelf(&*log);
         observe::describe();
         let begun = Instant::now();
-        let (pipeline, recovery, agreed) =
+        let (pipeline, mut recovery, agreed) =
             checkpoint::start(shelf.as_ref(), || builder.caught_up(&*log, shelf.as_ref()))?;
         let Self { progress, checkpoints, full_disk, .. } = builder;
         let shared = Arc::clone(pipeline.shared());
-        observe::opened(shared.snapshots.tail(), begun.elapsed());
         append_catalog(&shared, &*log)?;
         // So that the state after opening does not depend on how soon the catalog is read.
-        pipeline.run(&*log, &Until::Tail(log.tail()?.tail), progress.as_ref())?;
+        execute_to_tail(&pipeline, &*log, progress.as_ref(), &mut recovery)?;
+        observe::opened(shared.snapshots.tail(), begun.elapsed());
         let pipeline = Arc::new(pipeline);
         let stop = Arc::new(AtomicBool::new(false));
         let no_thread =
@@ -551,28 +552,35 @@ impl Builder {
             let made = made.map_err(|error| OpenError::Checkpoints { path, source: Arc::new(error) })?;
             keeper = Some(Arc::new(made));
         }
-        let mut engine = Engine {
+        let engine = Engine {
             shared,
             pipeline,
             refuses_late: log.refuses_late(),
             log,
             stop,
-            thread: Mutex::default(),
+            threads: Mutex::default(),
             sequence: AtomicU64::new(0),
             keeper,
-            keeping: Mutex::default(),
             recovery,
             full_disk,
         };
+        let mut threads = engine.threads.lock().expect("nobody had it");
         if let Some(keeper) = engine.keeper.clone()
             && (checkpoints.every_bytes.is_some() || checkpoints.every.is_some())
         {
-            let thread = pipeline::spawn("mixlog-checkpoint", builder.stack_bytes, move || keeper.run())
-                .map_err(no_thread)?;
-            engine.keeping = Mutex::new(Some(thread));
+            let origin = engine.shared.origin;
+            let keep = move || {
+                // The engine waits for it when it is shut down.
+                at_work::start(origin);
+                keeper.run();
+            };
+            let thread =
+                pipeline::spawn("mixlog-checkpoint", builder.stack_bytes, keep).map_err(no_thread)?;
+            threads.keeps = Some(thread);
         }
         let thread = Pipeline::follow(&engine.pipeline, &engine.log, &engine.stop).map_err(no_thread)?;
-        engine.thread = Mutex::new(Some(thread));
+        threads.executes = Some(thread);
+        drop(threads);
         Ok(engine)
     }
 
@@ -594,10 +602,7 @@ impl Builder {
             let store = &pipeline.shared().store;
             pipeline.watch(Watch::new(membership.clone(), store, Earlier::none(tail), Arc::clone(state)));
         }
-        let (start, first) = (Instant::now(), pipeline.shared().snapshots.tail());
-        pipeline.run(log, &Until::Tail(log.tail()?.tail), self.progress.as_ref())?;
-        recovery.entries = pipeline.shared().snapshots.tail().since(first);
-        recovery.replay = start.elapsed();
+        execute_to_tail(&pipeline, log, self.progress.as_ref(), &mut recovery)?;
         Ok((pipeline, recovery, agreed))
     }
 
@@ -612,6 +617,20 @@ impl Builder {
         let pipeline = Mutex::new(Arc::new(builder.build(Position::ZERO)?));
         Ok(Replay { builder, pipeline, log, recovery: Mutex::default() })
     }
+}
+
+/// Executes what is in the log by now; the recovery tells what it was.
+fn execute_to_tail(
+    pipeline: &Pipeline,
+    log: &dyn SharedLog,
+    progress: Option<&Progress>,
+    recovery: &mut Recovery,
+) -> Result<(), OpenError> {
+    let (start, first) = (Instant::now(), pipeline.shared().snapshots.tail());
+    pipeline.run(log, &Until::Tail(log.tail()?.tail), progress)?;
+    recovery.entries += pipeline.shared().snapshots.tail().since(first);
+    recovery.replay += start.elapsed();
+    Ok(())
 }
 
 /// Tells the log which procedures and tables stand behind the hashes, unless it knows.

@@ -5,4 +5,5 @@ mod bounds;
 mod damage;
 mod faults;
 mod power;
+mod replaced;
 mod script;

@@ -4,6 +4,7 @@ mod stack;
 mod unreadable;
 mod wakers;
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -248,6 +249,62 @@ fn tickets_of_a_closed_engine_fail_and_those_that_are_done_do_not() {
     let stopped = outcomes.by_ref().find_map(Result::err);
     assert!(stopped.is_none_or(|error| error == TicketError::Stopped("it was closed".into())));
     assert!(outcomes.all(|outcome| outcome.is_err()), "acknowledged in log order");
+}
+
+#[test]
+fn engine_that_others_hold_is_shut_down_and_refuses_what_they_submit() {
+    let log = log();
+    let engine = Arc::new(builder().max_in_flight(10).open(Arc::<MemoryLog>::clone(&log)).unwrap());
+    let barrier = std::sync::Barrier::new(4);
+    let committed: u64 = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..3)
+            .map(|client| {
+                let (engine, barrier) = (Arc::clone(&engine), &barrier);
+                scope.spawn(move || {
+                    let mut committed = 0;
+                    let mut tickets = VecDeque::new();
+                    for i in 0.. {
+                        if i == 100 {
+                            barrier.wait();
+                        }
+                        match engine.submit(&Set(client, i + 100)) {
+                            Ok(ticket) => tickets.push_back(ticket),
+                            Err(error) => {
+                                assert!(
+                                    matches!(&error, SubmitError::Stopped(why) if why == "it was closed"),
+                                    "{error}"
+                                );
+                                break;
+                            }
+                        }
+                        if tickets.len() > 3 {
+                            committed += u64::from(tickets.pop_front().unwrap().wait().is_ok());
+                        }
+                    }
+                    committed + tickets.into_iter().filter_map(|ticket| ticket.wait().ok()).count() as u64
+                })
+            })
+            .collect();
+        barrier.wait();
+        // Whoever comes second waits as well.
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| engine.shut_down().unwrap());
+            }
+        });
+        assert_eq!(engine.stopped(), Some("it was closed"));
+        clients.into_iter().map(|client| client.join().unwrap()).sum()
+    });
+    assert!(committed >= 300);
+    // What was committed can be read still.
+    let (digest, state) = (engine.digest(), engine.snapshot().state_digest());
+    assert_eq!(digest.state, state);
+    assert!(engine.execute(&Set(0, 100)).is_err());
+    engine.shut_down().unwrap();
+    drop(engine);
+    let engine = builder().open(log).unwrap();
+    assert!(engine.stats().transactions >= committed);
+    engine.close().unwrap();
 }
 
 #[test]

@@ -598,6 +598,10 @@ impl SharedLog for CorfuLog {
         self.shared.tail().map_err(|Silent| TailError::Unavailable)
     }
 
+    fn known_tail(&self) -> Position {
+        self.shared.progress.known().mark
+    }
+
     fn wait_past(&self, position: Position, timeout: Option<Duration>) -> Result<Tail, ReadError> {
         self.shared.wait_past(position, timeout)
     }

@@ -128,7 +128,7 @@ impl Run {
     /// Junk in `[first, end)`.
     ///
     /// # Panics
-    /// When there is no position between, or more than 2^32.
+    /// When there is no position between, or 2^32 or more.
     #[must_use]
     pub fn junk(first: Position, end: Position) -> Self {
         let count = u32::try_from(end.since(first)).expect("a run holds less than 2^32 entries");
@@ -271,7 +271,7 @@ pub enum UnitVerb {
 /// A storage unit's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum UnitReply {
-    /// It is so, durably.
+    /// It is so, as durably as the unit promises.
     Done,
     /// What is written, in order and without a gap, from the run that holds the first position asked for.
     /// None: nothing is written there (which is a hint, and never a proof).

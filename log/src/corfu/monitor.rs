@@ -44,7 +44,8 @@ pub struct MonitorConfig {
     pub misses: u32,
     /// How many units a chain should have; default 2, at least 1.
     pub replicas: usize,
-    /// How long a change may take, or a copy come no further, before it is begun again; default 30 s, more than 0.
+    /// How long a change may take, or a copy come no further, before it is begun again; default 30 s, at least
+    /// 1 ms.
     pub patience: Duration,
     /// How long is waited for what else.
     pub timing: Timing,

@@ -55,7 +55,8 @@ pub struct UnitFiles {
     /// When a write is acknowledged: `Buffered` or `Flushed`. A unit that buffers and whose machine went down
     /// under it comes back as damaged, and has to join anew.
     pub durability: Durability,
-    /// The length of a segment file, in bytes; 64 MiB is a good size. At least twice `run_bytes`.
+    /// The length of a segment file, in bytes; 64 MiB is a good size. It is raised to twice `run_bytes` and
+    /// a little more.
     pub segment_bytes: u64,
     /// The largest run, in bytes: its entries' bytes and 4 for each. No client's largest batch may be larger.
     pub run_bytes: usize,
@@ -150,7 +151,7 @@ impl UnitServer {
     }
 
     /// Like [`open`](Self::open), with its journal on a file system of the caller's making; `files.directory` has only
-    /// what tells whether a machine was booted since.
+    /// what tells whether a machine was booted since. A journal that is damaged is looked for in the directory at its path.
     ///
     /// # Errors
     /// Like [`open`](Self::open).

@@ -35,7 +35,7 @@
 //! 40  8  head
 //! 48  8  durable: positions below it were durable; of a sealed log its final tail
 //! 56  8  number of the first segment
-//! 64  8  number after the last segment that was put to use
+//! 64  8  number after the last segment that is certainly there
 //! 72  4  generation
 //! 76  .. zeros
 //! 508 4  checksum of bytes 0..508

@@ -1,4 +1,4 @@
-//! The log in files: segments on a local disk, written by one thread, flushed by groups.
+//! The log in files: segments on a local disk, written by one thread at a time, flushed by groups.
 //!
 //! ```text
 //! append --> commit queue --> writer (log thread) --> segment files --> published tail, cache --> read

@@ -92,7 +92,8 @@ pub trait Storage: Send + Sync + 'static {
     /// What the operating system says.
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>>;
 
-    /// Renames a file; no file is named `to`.
+    /// Renames a file. A file that was named `to` loses that name, and at each moment, also after a crash, one of both has
+    /// it.
     ///
     /// # Errors
     /// What the operating system says.

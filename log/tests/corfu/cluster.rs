@@ -428,6 +428,8 @@ fn cluster_that_does_not_answer_is_an_error_after_a_while() {
     assert!(cluster.stop_sequencer(LOCAL_SEQUENCER));
     let error = append(&log, "c").unwrap_err();
     assert!(matches!(error, AppendError::Unavailable), "{error}");
+    // Nobody has to be asked for what is known.
+    assert_eq!(log.known_tail(), Position(1));
 }
 
 #[test]

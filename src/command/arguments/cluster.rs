@@ -176,7 +176,7 @@ const UP_EXAMPLES: &str = "Examples:
   mixlog run tpcc --log corfu://127.0.0.1:4500
 
 It runs until it is ended, with Ctrl-C for example, and so do all its processes. The same directory can be used
-again later: the log is still there.";
+again later: the log is still there, but for units that keep it in memory (--durability memory).";
 
 #[derive(Debug, Args)]
 #[command(after_help = UP_EXAMPLES)]

@@ -52,8 +52,8 @@ pub(crate) struct KeepOptions {
     pub(crate) checkpoint_seconds: Option<f64>,
     #[command(flatten)]
     pub(crate) retain: RetainOptions,
-    /// Length of new files of the log: what trimming gives back at a time, and twice the largest transaction
-    /// [default: 67108864]
+    /// Length of new files of the log, at least 65536: what trimming gives back at a time. A transaction has at most half
+    /// of that, less 4096, and never more than 4 MiB [default: 67108864]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(64 << 10..1 << 40))]
     pub(crate) segment_bytes: Option<u64>,
     /// Refuse transactions while the process uses more memory than that, 0 for no limit [default: 0]

@@ -13,7 +13,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 impl CorfuLog {
     /// The log of the cluster at `home`, over TCP, with the [`durability`](Config::durability) that its units promise;
     /// what `config` says of that does not count. A cluster that is not up yet, or has no projection yet, is waited
-    /// for as long as there is [`patience`](Config::patience).
+    /// for as long as there is [`patience`](Config::patience); then each question may take as long.
     ///
     /// ```no_run
     /// use mixlog_log::corfu::{Config, CorfuLog};
@@ -52,7 +52,12 @@ impl CorfuLog {
             }
         };
         // Its units may have been announced since.
-        transport.listings()?;
+        loop {
+            match transport.listings() {
+                Err(error) if error.may_pass() && waits() => {}
+                listed => break drop(listed?),
+            }
+        }
         let durability = transport.durability(&projection);
         Ok(Self::connect(transport, Config { durability, ..config })?)
     }
