@@ -66,7 +66,7 @@ pub enum OpenError {
         detail: String,
     },
     /// The start of the log is gone, so the state cannot be rebuilt from it.
-    #[error("the log starts at position {head}, and {}", newest_checkpoint(.newest))]
+    #[error("the log was trimmed, it starts at position {head}, and {}", newest_checkpoint(.newest))]
     Trimmed {
         /// The first position that is left.
         head: Position,

@@ -529,9 +529,10 @@ impl Builder {
             checkpoint::start(shelf.as_ref(), || builder.caught_up(&*log, shelf.as_ref()))?;
         let Self { progress, checkpoints, full_disk, .. } = builder;
         let shared = Arc::clone(pipeline.shared());
-        append_catalog(&shared, &*log)?;
+        let own = append_catalog(&shared, &*log)?;
         // So that the state after opening does not depend on how soon the catalog is read.
         execute_to_tail(&pipeline, &*log, progress.as_ref(), &mut recovery)?;
+        recovery.entries -= own;
         observe::opened(shared.snapshots.tail(), begun.elapsed());
         let pipeline = Arc::new(pipeline);
         let stop = Arc::new(AtomicBool::new(false));
@@ -633,8 +634,8 @@ fn execute_to_tail(
     Ok(())
 }
 
-/// Tells the log which procedures and tables stand behind the hashes, unless it knows.
-fn append_catalog(shared: &Shared, log: &dyn SharedLog) -> Result<(), OpenError> {
+/// Tells the log which procedures and tables stand behind the hashes, unless it knows; returns how many entries that took.
+fn append_catalog(shared: &Shared, log: &dyn SharedLog) -> Result<u64, OpenError> {
     let own = shared.own_catalog();
     let known = shared.catalog.lock().expect("no panic in a short section").clone();
     let complete = known.is_some_and(|known| {
@@ -643,10 +644,10 @@ fn append_catalog(shared: &Shared, log: &dyn SharedLog) -> Result<(), OpenError>
     });
     // A sealed log can still be opened, and read.
     if complete || log.tail()?.sealed {
-        return Ok(());
+        return Ok(0);
     }
     let mut batch = Batch::new();
     batch.push_with(|out| entry::encode_catalog(out, &own));
     log.append(&batch)?.wait()?;
-    Ok(())
+    Ok(1)
 }

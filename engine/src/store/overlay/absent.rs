@@ -133,10 +133,13 @@ impl<K: Ord + Clone> Left<K> {
         let Self { run, from_back } = self;
         let place = (space(&run.last), from_back);
         match absent.0.get_mut(&place) {
-            Some(longest) if longest.last == run.first && longest.met > 0 => {
-                longest.last = run.last;
-                longest.met += run.met;
-                longest.granules.extend(run.granules);
+            // It went on where the other one ended.
+            Some(longest) if longest.last == run.first => {
+                if run.last != run.first {
+                    longest.last = run.last;
+                    longest.met += run.met;
+                    longest.granules.extend(run.granules);
+                }
             }
             Some(longest) if longest.met >= run.met => {}
             _ => _ = absent.0.insert(place, *run),
