@@ -450,7 +450,7 @@ impl Engine {
     /// Whether it takes no more submissions; [`stopped`](Self::stopped) tells why, and [`close`](Self::close).
     #[must_use]
     pub fn has_stopped(&self) -> bool {
-        self.shared.in_flight.stopped().is_some()
+        self.stopped().is_some()
     }
 
     /// Why it takes no more submissions, if so: something failed, or it was shut down.

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 /// How many keys without rows are gone through before anything is remembered or looked up.
-const FEW: usize = 16;
+pub(crate) const FEW: usize = 16;
 
 /// Pairs of keys between which there is no row. Of those themselves nothing is said; no two pairs overlap.
 #[derive(Debug)]
@@ -196,10 +196,18 @@ impl<K: Ord + Clone> Default for Run<K> {
 }
 
 #[cfg(all(test, not(loom)))]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    /// Numbers below the one that each call names.
+    pub(crate) fn random_from(mut seed: u64) -> impl FnMut(u64) -> u64 {
+        move |below| {
+            seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            (seed >> 33) % below
+        }
+    }
 
     /// Walks from `key`, from a row or not, over keys below `keys`; returns the row it finds and the steps it takes.
     fn walk(
@@ -228,11 +236,7 @@ mod tests {
     #[test]
     fn walks_that_skip_gaps_find_the_same_rows() {
         const KEYS: u64 = 400;
-        let mut seed = 1u64;
-        let mut random = |below: u64| {
-            seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
-            (seed >> 33) % below
-        };
+        let mut random = random_from(1);
         let (mut gaps, mut rows) = (Gaps::new(), BTreeSet::new());
         let mut all_steps = 0;
         for _ in 0..40_000 {
@@ -261,11 +265,7 @@ mod tests {
     #[test]
     fn what_transactions_leave_that_commit_is_right_and_others_leave_nothing() {
         const KEYS: u64 = 400;
-        let mut seed = 7u64;
-        let mut random = |below: u64| {
-            seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
-            (seed >> 33) % below
-        };
+        let mut random = random_from(7);
         let (mut all, mut rows) = (Gaps::new(), BTreeSet::new());
         let mut skipped = 0;
         for _ in 0..10_000 {

@@ -3,6 +3,7 @@
 #![cfg(not(loom))]
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -36,54 +37,31 @@ enum Op {
 
 type Found = Vec<(u64, i64)>;
 
-/// What an operation does in the granule of the bound that it begins at, where there are two of them: as far as that goes.
-const fn split(op: Op) -> Op {
-    match op {
-        Op::First(from, _) => Op::First(from, u64::MAX),
-        Op::Last(_, to) => Op::Last(0, to),
-        Op::Ends(from, _) => Op::Ends(from, u64::MAX),
-        other => other,
+/// Which keys an operation looks at. Where there are two granules, one bound tells in which.
+const fn bounds(op: Op, which: Which) -> (Bound<u64>, Bound<u64>) {
+    use Bound::{Included, Unbounded};
+    match (which, op) {
+        (Which::Split, Op::First(from, _) | Op::Ends(from, _) | Op::TakeFirst(from)) => {
+            (Included(from), Unbounded)
+        }
+        (Which::Split, Op::Last(_, to) | Op::TakeLast(to)) => (Unbounded, Included(to)),
+        (_, Op::First(from, to) | Op::Last(from, to) | Op::Ends(from, to)) => (Included(from), Included(to)),
+        (_, Op::TakeFirst(from)) => (Included(from), Included(KEYS)),
+        (_, Op::TakeLast(to)) => (Included(0), Included(to)),
+        (_, Op::Delete(key) | Op::Put(key) | Op::Merge(key)) => (Included(key), Included(key)),
     }
 }
 
 /// Does an operation with what looks like a transaction.
 macro_rules! operate {
-    ($tx:expr, SPLIT, $op:expr) => {{
-        let (tx, table) = ($tx, &SPLIT);
-        match split($op) {
-            Op::First(from, _) => {
-                tx.first(table, from..).map(|(key, sum)| (key, sum.0)).into_iter().collect()
-            }
-            Op::Last(_, to) => tx.last(table, ..=to).map(|(key, sum)| (key, sum.0)).into_iter().collect(),
-            Op::Ends(from, _) => {
-                let mut rows = tx.range(table, from..);
-                let mut found = Found::new();
-                for _ in 0..3 {
-                    found.extend(rows.next().map(|(key, sum)| (key, sum.0)));
-                    found.extend(rows.next_back().map(|(key, sum)| (key, sum.0)));
-                }
-                found
-            }
-            Op::TakeFirst(from) => {
-                tx.pop_first(table, from..).map(|(key, sum)| (key, sum.0)).into_iter().collect()
-            }
-            Op::TakeLast(to) => {
-                tx.pop_last(table, ..=to).map(|(key, sum)| (key, sum.0)).into_iter().collect()
-            }
-            other => operate!(tx, table, other),
-        }
-    }};
-    ($tx:expr, $table:expr, $op:expr) => {{
-        let (tx, table) = ($tx, $table);
+    ($tx:expr, $which:expr, $op:expr) => {{
+        let (tx, table) = ($tx, $which.table());
+        let bounds = bounds($op, $which);
         match $op {
-            Op::First(from, to) => {
-                tx.first(table, from..=to).map(|(key, sum)| (key, sum.0)).into_iter().collect()
-            }
-            Op::Last(from, to) => {
-                tx.last(table, from..=to).map(|(key, sum)| (key, sum.0)).into_iter().collect()
-            }
-            Op::Ends(from, to) => {
-                let mut rows = tx.range(table, from..=to);
+            Op::First(..) => tx.first(table, bounds).map(|(key, sum)| (key, sum.0)).into_iter().collect(),
+            Op::Last(..) => tx.last(table, bounds).map(|(key, sum)| (key, sum.0)).into_iter().collect(),
+            Op::Ends(..) => {
+                let mut rows = tx.range(table, bounds);
                 let mut found = Found::new();
                 for _ in 0..3 {
                     found.extend(rows.next().map(|(key, sum)| (key, sum.0)));
@@ -91,11 +69,11 @@ macro_rules! operate {
                 }
                 found
             }
-            Op::TakeFirst(from) => {
-                tx.pop_first(table, from..=KEYS).map(|(key, sum)| (key, sum.0)).into_iter().collect()
+            Op::TakeFirst(_) => {
+                tx.pop_first(table, bounds).map(|(key, sum)| (key, sum.0)).into_iter().collect()
             }
-            Op::TakeLast(to) => {
-                tx.pop_last(table, 0..=to).map(|(key, sum)| (key, sum.0)).into_iter().collect()
+            Op::TakeLast(_) => {
+                tx.pop_last(table, bounds).map(|(key, sum)| (key, sum.0)).into_iter().collect()
             }
             Op::Delete(key) => {
                 let was_there = tx.contains(table, &key);
@@ -116,63 +94,36 @@ macro_rules! operate {
     }};
 }
 
-/// The same in a map of which those keys are looked at that the table's range has.
-fn model_of(which: Which, map: &mut BTreeMap<u64, i64>, op: Op) -> Found {
-    let Which::Split = which else { return model(map, op) };
-    let op = split(op);
-    let bound = match op {
-        Op::First(key, _) | Op::Last(_, key) | Op::Ends(key, _) | Op::TakeFirst(key) | Op::TakeLast(key) => {
-            key
-        }
-        Op::Delete(_) | Op::Put(_) | Op::Merge(_) => return model(map, op),
+fn model(which: Which, map: &mut BTreeMap<u64, i64>, op: Op) -> Found {
+    let bounds = bounds(op, which);
+    let granule = match bounds {
+        (Bound::Included(key), _) | (_, Bound::Included(key)) => key % 2,
+        _ => unreachable!("one bound tells"),
     };
-    let (mut granule, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
-        std::mem::take(map).into_iter().partition(|(key, _)| key % 2 == bound % 2);
-    let found = model(&mut granule, op);
-    map.extend(granule);
-    map.extend(others);
-    found
-}
-
-fn model(map: &mut BTreeMap<u64, i64>, op: Op) -> Found {
-    let own = |(&key, &sum): (&u64, &i64)| (key, sum);
-    let take = |map: &mut BTreeMap<u64, i64>, found: Option<(u64, i64)>| {
-        if let Some((key, _)) = &found {
-            map.remove(key);
-        }
-        found.into_iter().collect()
-    };
-    match op {
-        Op::First(from, to) if from <= to => map.range(from..=to).next().map(own).into_iter().collect(),
-        Op::Last(from, to) if from <= to => map.range(from..=to).next_back().map(own).into_iter().collect(),
-        Op::Ends(from, to) if from <= to => {
-            let mut rows = map.range(from..=to);
+    let is_meant = |key: &u64| bounds.contains(key) && (which != Which::Split || key % 2 == granule);
+    let mut rows = map.iter().filter(|(key, _)| is_meant(key)).map(|(&key, &sum)| (key, sum));
+    let found: Found = match op {
+        Op::First(..) | Op::TakeFirst(_) | Op::Delete(_) => rows.next().into_iter().collect(),
+        Op::Last(..) | Op::TakeLast(_) => rows.next_back().into_iter().collect(),
+        Op::Ends(..) => {
             let mut found = Found::new();
             for _ in 0..3 {
-                found.extend(rows.next().map(own));
-                found.extend(rows.next_back().map(own));
+                found.extend(rows.next());
+                found.extend(rows.next_back());
             }
             found
         }
-        Op::First(..) | Op::Last(..) | Op::Ends(..) => vec![],
-        Op::TakeFirst(from) => {
-            let found = map.range(from..).next().map(own);
-            take(map, found)
+        Op::Put(_) | Op::Merge(_) => vec![],
+    };
+    match op {
+        Op::TakeFirst(_) | Op::TakeLast(_) | Op::Delete(_) => {
+            found.iter().for_each(|(key, _)| _ = map.remove(key))
         }
-        Op::TakeLast(to) => {
-            let found = map.range(..=to).next_back().map(own);
-            take(map, found)
-        }
-        Op::Delete(key) => map.remove(&key).map(|sum| (key, sum)).into_iter().collect(),
-        Op::Put(key) => {
-            map.insert(key, 1);
-            vec![]
-        }
-        Op::Merge(key) => {
-            *map.entry(key).or_insert(0) += 1;
-            vec![]
-        }
+        Op::Put(key) => _ = map.insert(key, 1),
+        Op::Merge(key) => *map.entry(key).or_insert(0) += 1,
+        Op::First(..) | Op::Last(..) | Op::Ends(..) => {}
     }
+    found
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -198,6 +149,16 @@ enum Which {
 }
 
 const ALL: [Which; 3] = [Which::Plain, Which::Grouped, Which::Split];
+
+impl Which {
+    const fn table(self) -> &'static Table<u64, Sum> {
+        match self {
+            Self::Plain => &PLAIN,
+            Self::Grouped => &GROUPED,
+            Self::Split => &SPLIT,
+        }
+    }
+}
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Operate {
@@ -229,12 +190,7 @@ impl Procedure for Operate {
     }
 
     fn run(&self, tx: &mut Tx<'_>) -> Result<Vec<Found>, Vec<Found>> {
-        let operate = |&op: &Op| match self.which {
-            Which::Plain => operate!(&mut *tx, &PLAIN, op),
-            Which::Grouped => operate!(&mut *tx, &GROUPED, op),
-            Which::Split => operate!(&mut *tx, SPLIT, op),
-        };
-        let found = self.ops.iter().map(operate).collect();
+        let found = self.ops.iter().map(|&op| operate!(&mut *tx, self.which, op)).collect();
         match self.end {
             End::Commits => Ok(found),
             End::Aborts => Err(found),
@@ -343,7 +299,7 @@ fn walks_among_own_changes_find_what_a_map_holds_on_all_ways() {
                     let call = Operate { which, declares, ops: random.ops(length), end };
                     let map = &mut maps[which as usize];
                     let before = map.clone();
-                    let found: Vec<_> = call.ops.iter().map(|&op| model_of(which, map, op)).collect();
+                    let found: Vec<_> = call.ops.iter().map(|&op| model(which, map, op)).collect();
                     if end != End::Commits {
                         *map = before;
                     }
@@ -383,11 +339,8 @@ fn walks_among_own_changes_find_what_a_map_holds_on_all_ways() {
             let mut tx = engine.begin();
             for (n, op) in random.ops(400).into_iter().enumerate() {
                 let which = if n % 2 == 0 { Which::Plain } else { Which::Split };
-                let found: Found = match which {
-                    Which::Split => operate!(&mut tx, SPLIT, op),
-                    _ => operate!(&mut tx, &PLAIN, op),
-                };
-                let expected = model_of(which, &mut maps[which as usize], op);
+                let found: Found = operate!(&mut tx, which, op);
+                let expected = model(which, &mut maps[which as usize], op);
                 assert_eq!(found, expected, "interactive, seed {seed}, round {round}, {which:?}, {op:?}");
             }
             tx.commit().unwrap();

@@ -71,15 +71,6 @@ struct Taken {
     executed: u64,
 }
 
-/// Whether the rows in it are written as those that the snapshot sees would be.
-fn has_formats_of(opened: &Opened, snapshot: &Snapshot) -> bool {
-    let store = snapshot.store();
-    opened.tables.iter().all(|table| {
-        let of_now = store.tables().find(|now| now.name() == table.name).map(|now| now.row_format());
-        of_now.is_none_or(|format| format == table.format)
-    })
-}
-
 /// What the thread that takes them knows of the last one.
 struct Last {
     /// How many bytes had been executed then.
@@ -354,9 +345,10 @@ impl Keeper {
         catalog: &Catalog,
         snapshot: &Snapshot,
     ) -> Result<(u64, u64), CheckpointError> {
+        // It is never given up for itself.
+        let replaces = kept.good.last() == Some(&header.position);
         loop {
-            let is_there = kept.good.last() == Some(&header.position);
-            let written = self.write(header, catalog, snapshot, is_there);
+            let written = self.write(header, catalog, snapshot, replaces);
             let Err(error) = &written else { return written };
             let Some(full) = error.no_space() else {
                 // If that fails, too, the next attempt finds it.
@@ -623,6 +615,15 @@ impl Keeper {
             }
         }
     }
+}
+
+/// Whether the rows in it are written as those that the snapshot sees would be.
+fn has_formats_of(opened: &Opened, snapshot: &Snapshot) -> bool {
+    let store = snapshot.store();
+    opened.tables.iter().all(|table| {
+        let of_now = store.tables().find(|now| now.name() == table.name).map(|now| now.row_format());
+        of_now.is_none_or(|format| format == table.format)
+    })
 }
 
 #[cfg(all(test, not(loom)))]

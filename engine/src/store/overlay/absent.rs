@@ -2,13 +2,12 @@
 //!
 //! Rows that were taken from the front of a queue stay in the index until nobody can want them any more, and each
 //! speculation that looks for the first row would go through all of them. The state does not change while a window is
-//! prepared, nor do the granules, so one of them leaves to those that come after it on its driver from where to where there was nothing, and whose granules that was: who
-//! leaves keys out has read them all the same.
+//! prepared, nor do the granules, so one of them leaves to those that come after it on its driver from where to where
+//! there was nothing, and whose granules that was: who leaves keys out has read them all the same.
 
 use std::collections::BTreeMap;
 
-/// How many keys without rows are gone through before anything is remembered or looked up.
-const FEW: usize = 16;
+use crate::gaps::FEW;
 
 /// A run of keys without rows: the first one that is remembered and the last one, in the direction of the walk.
 #[derive(Debug)]
@@ -75,11 +74,12 @@ impl<K: Ord + Clone> Walk<K> {
         }
     }
 
-    /// Whether it has met so many keys that one more is worth [`meet`](Self::meet).
+    /// There is no row at a key; tells whether it is one of the first few, of which nothing is remembered. Otherwise
+    /// [`meet`](Self::meet) follows.
     #[inline]
-    pub(super) const fn is_long(&mut self) -> bool {
+    pub(super) const fn meet_early(&mut self) -> bool {
         self.met += 1;
-        self.met > FEW && !matches!(self.ends, Ends::Both)
+        self.met <= FEW || matches!(self.ends, Ends::Both)
     }
 
     /// There is no row at `key`, which is not one of the first few. Returns where it goes on, if others have gone that way,
@@ -159,6 +159,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::gaps::tests::random_from;
 
     /// Granules have so many keys.
     const GRANULE: u64 = 10;
@@ -187,14 +188,14 @@ mod tests {
                 break;
             }
             found.steps += 1;
-            let skipped = if walk.is_long() {
+            let skipped = if walk.meet_early() {
+                None
+            } else {
                 let is_wanted = |last: &u64| if from_back { *last >= end } else { *last <= end };
                 walk.meet(&at, 0, absent, is_wanted, |granule| {
                     found.granules.insert(granule);
                     found.told += 1;
                 })
-            } else {
-                None
             };
             if skipped.is_none() && at == end {
                 break;
@@ -210,11 +211,7 @@ mod tests {
     #[test]
     fn walks_find_the_same_rows_and_read_just_the_granules_up_to_them() {
         const KEYS: u64 = 2_000;
-        let mut seed = 1u64;
-        let mut random = |below: u64| {
-            seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
-            (seed >> 33) % below
-        };
+        let mut random = random_from(1);
         let mut told = 0;
         for _ in 0..200 {
             let count = random(30);
@@ -256,7 +253,7 @@ mod tests {
         first.step(false);
         first.enter(7);
         for key in 0..100u64 {
-            if first.is_long() {
+            if !first.meet_early() {
                 assert_eq!(first.meet(&key, 7, &absent, |_| true, |_| ()), None);
             }
         }
@@ -267,7 +264,7 @@ mod tests {
             walk.enter(space);
             let mut to = None;
             for key in 0..20u64 {
-                if walk.is_long() {
+                if !walk.meet_early() {
                     to = to.or_else(|| walk.meet(&key, space, &absent, |_| true, |_| ()));
                 }
             }

@@ -185,7 +185,7 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Through<'a, K, V, C> {
     /// tells whether it did. What the transaction put there comes all the same.
     #[inline]
     fn pass_absent(&mut self, key: &K, from_back: bool) -> bool {
-        if !self.walk.is_long() {
+        if self.walk.meet_early() {
             return false;
         }
         let space = self.space(key);
