@@ -273,7 +273,7 @@ impl Procedure for Ops {
                 Op::RangeGet(k) => tx.get(&RANGES, k).copied().unwrap_or(1),
                 Op::RangeSum(from, to) => hash_rows(tx.range(&RANGES, *from..*to)),
                 Op::RangeSome(from, count) if count % 2 == 0 => {
-                    hash_rows(tx.range(&RANGES, *from..).take(*count))
+                    hash_rows(tx.range_first(&RANGES, *from.., *count))
                 }
                 Op::RangeSome(from, count) => {
                     // From both ends until they meet, or until there are enough.

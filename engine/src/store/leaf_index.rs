@@ -140,6 +140,7 @@ impl<K: Key> LeafIndex<K> {
     }
 
     /// The rows of a range, from both ends. An empty range has none, and touches no leaf.
+    #[inline]
     pub(crate) fn walk(&self, from: Bound<K>, to: Bound<K>) -> Walk<'_, K> {
         let rest = (!is_empty(from.as_ref(), to.as_ref())).then_some((from, to));
         Walk::new(self, rest)

@@ -126,7 +126,17 @@ impl<T: ZeroValid> Slab<T> {
         let (chunk, index) = Self::place(id);
         let start = self.chunks[chunk].load(Ordering::Relaxed).cast::<u8>();
         let start = start.wrapping_add(index * self.stride);
-        for line in 0..(start.addr() % LINE + bytes).div_ceil(LINE).min(FETCHED) {
+        // Told apart, so that the loop has a known end where `bytes` has.
+        if self.stride.is_multiple_of(LINE) {
+            Self::fetch_lines(start, bytes);
+        } else {
+            Self::fetch_lines(start, start.addr() % LINE + bytes);
+        }
+    }
+
+    #[inline]
+    fn fetch_lines(start: *const u8, bytes: usize) {
+        for line in 0..bytes.div_ceil(LINE).min(FETCHED) {
             super::prefetch_many(start.wrapping_add(line * LINE));
         }
     }

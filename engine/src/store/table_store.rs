@@ -270,13 +270,13 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         self.rows.prefetch(id, Row::<K, V>::READ);
     }
 
-    /// The hash of the granule that the key lies in.
-    #[inline]
     /// Which keys have one order with this one: in a grouped table those of its granule.
     pub(crate) fn space_of(&self, key: &K) -> u64 {
         if matches!(self.conflicts, Conflicts::Grouped { .. }) { self.granule_of(key) } else { 0 }
     }
 
+    /// The hash of the granule that the key lies in.
+    #[inline]
     pub(crate) fn granule_of(&self, key: &K) -> u64 {
         match &self.conflicts {
             Conflicts::Rows => self.domain.0,

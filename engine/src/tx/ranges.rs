@@ -49,11 +49,41 @@ impl Tx<'_> {
         self.range_in(self.store.table(table), range)
     }
 
+    /// The first `rows` rows of `range`, or as many as there are: what `range(..).take(rows)` gives, and no rows behind them
+    /// are asked from memory meanwhile. [`Footprint::range_first`](crate::Footprint::range_first) declares it.
+    ///
+    /// Shape: `(K, &V)`.
+    ///
+    /// # Panics
+    /// As [`range`](Self::range).
+    pub fn range_first<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        table: &Table<K, V, C>,
+        range: impl RangeBounds<K>,
+        rows: usize,
+    ) -> impl Iterator<Item = (K, &V)> {
+        let mut range = self.walk(self.store.table(table), range);
+        match &mut range {
+            Range::InPlace { rows: ids, .. } => ids.expect(rows),
+            Range::Speculative(through) => through.expect(rows),
+        }
+        range.take(rows)
+    }
+
     pub(crate) fn range_in<'s, K: Key, V: Value, C: Codec<K> + Codec<V>>(
         &'s self,
         store: &'s TableStore<K, V, C>,
         range: impl RangeBounds<K>,
     ) -> impl DoubleEndedIterator<Item = (K, &'s V)> {
+        self.walk(store, range)
+    }
+
+    #[inline]
+    fn walk<'s, K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &'s self,
+        store: &'s TableStore<K, V, C>,
+        range: impl RangeBounds<K>,
+    ) -> Range<'s, K, V, C> {
         match &self.way {
             Way::InPlace(tx) => {
                 if tx.merged_into(store, &range) {
@@ -75,7 +105,7 @@ impl Tx<'_> {
         table: &Table<K, V, C>,
         range: impl RangeBounds<K>,
     ) -> Option<(K, &V)> {
-        self.range(table, range).next()
+        self.range_first(table, range, 1).next()
     }
 
     /// The row with the greatest key in `range`; see [`range`](Self::range).
@@ -143,8 +173,30 @@ enum Range<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> {
 }
 
 impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Range<'a, K, V, C> {
+    /// The next row from one end.
     #[inline]
     fn step(&mut self, from_back: bool) -> Option<(K, &'a V)> {
+        // What nearly all rows of a long range are: at hand, in the granule of the one before, and with a value.
+        if let Self::InPlace { store, rows, granule, .. } = self
+            && let Some(id) = rows.nearest(from_back)
+        {
+            let row = store.row(id);
+            // SAFETY: the guard allowed reading this granule, in which the row itself says that it lies, so nobody writes
+            // it while `&Tx` lives.
+            if row.granule() == *granule
+                && let Some(value) = unsafe { row.value() }
+            {
+                rows.pass_nearest(from_back);
+                // SAFETY: as above.
+                return Some((unsafe { row.key() }.clone(), value));
+            }
+        }
+        self.seek(from_back)
+    }
+
+    /// The next row from one end, wherever it is.
+    #[inline(never)]
+    fn seek(&mut self, from_back: bool) -> Option<(K, &'a V)> {
         let (tx, store, rows, granule) = match self {
             Self::InPlace { tx, store, rows, granule } => (*tx, *store, rows, granule),
             Self::Speculative(rows) if from_back => return rows.next_back(),

@@ -206,7 +206,7 @@ macro_rules! record {
                 if_ordered!(
                     $ordered,
                     {
-                        let found = tx.range(&$table, key..).take(records);
+                        let found = tx.range_first(&$table, key.., records);
                         let sum = |sum: u64, (_, record): (u64, &Self)| sum.wrapping_add(checksum(&record.0));
                         Some(found.fold(0, sum))
                     },

@@ -151,7 +151,7 @@ impl<K: Key> LeafRows<K> {
                 } else {
                     start + keys[start..].partition_point(is_inside)
                 };
-                Some(Range::Sorted { at: start, rows: keys[start..end].iter().zip(&rows[start..end]) })
+                Some(Range::Sorted { at: start, keys: &keys[start..end], rows: &rows[start..end] })
             }
             Self::Tree(_) => None,
         }
@@ -194,12 +194,13 @@ pub(super) enum Range<'a, K> {
     Sorted {
         /// The place of the first row.
         at: usize,
-        rows: std::iter::Zip<std::slice::Iter<'a, K>, std::slice::Iter<'a, RowId>>,
+        keys: &'a [K],
+        rows: &'a [RowId],
     },
     Tree(btree_map::Range<'a, K, RowId>),
 }
 
-impl<K> Range<'_, K> {
+impl<'a, K: Key> Range<'a, K> {
     /// The place of the first row, if rows have places.
     pub(super) const fn place(&self) -> Option<usize> {
         match self {
@@ -207,26 +208,33 @@ impl<K> Range<'_, K> {
             Self::Tree(_) => None,
         }
     }
-}
 
-impl<'a, K: Key> Iterator for Range<'a, K> {
-    type Item = (&'a K, &'a RowId);
-
+    /// Copies as many rows as there is room for, from one end of the range and the outermost first. Returns how many they
+    /// are, and the key of the next one.
     #[inline]
-    fn next(&mut self) -> Option<Self::Item> {
+    pub(super) fn copy_to(self, room: &mut [RowId], from_back: bool) -> (usize, Option<&'a K>) {
         match self {
-            Self::Sorted { rows, .. } => rows.next(),
-            Self::Tree(rows) => rows.next(),
-        }
-    }
-}
-
-impl<K: Key> DoubleEndedIterator for Range<'_, K> {
-    #[inline]
-    fn next_back(&mut self) -> Option<Self::Item> {
-        match self {
-            Self::Sorted { rows, .. } => rows.next_back(),
-            Self::Tree(rows) => rows.next_back(),
+            Self::Sorted { keys, rows, .. } => {
+                let count = rows.len().min(room.len());
+                if from_back {
+                    let outermost = rows.iter().rev();
+                    room.iter_mut().zip(outermost).for_each(|(room, row)| *room = *row);
+                    (count, keys[..keys.len() - count].last())
+                } else {
+                    room[..count].copy_from_slice(&rows[..count]);
+                    (count, keys.get(count))
+                }
+            }
+            Self::Tree(mut rows) => {
+                let mut outermost = || if from_back { rows.next_back() } else { rows.next() };
+                let mut count = 0;
+                while let Some((key, &row)) = outermost() {
+                    let Some(room) = room.get_mut(count) else { return (count, Some(key)) };
+                    *room = row;
+                    count += 1;
+                }
+                (count, None)
+            }
         }
     }
 }
@@ -255,8 +263,15 @@ mod tests {
                     (Bound::Included(&to), Bound::Unbounded),
                 ] {
                     if i % 50 == 0 && from < to {
-                        assert!(rows.range(bounds.0, bounds.1).eq(model.range(bounds)));
-                        assert!(rows.range(bounds.0, bounds.1).rev().eq(model.range(bounds).rev()));
+                        let mut room = [RowId::MAX; 40];
+                        let (count, next) = rows.range(bounds.0, bounds.1).copy_to(&mut room, false);
+                        let mut expected = model.range(bounds);
+                        assert!(room[..count].iter().eq(expected.by_ref().take(40).map(|(_, row)| row)));
+                        assert_eq!(next, expected.next().map(|(key, _)| key));
+                        let (count, next) = rows.range(bounds.0, bounds.1).copy_to(&mut room, true);
+                        let mut expected = model.range(bounds).rev();
+                        assert!(room[..count].iter().eq(expected.by_ref().take(40).map(|(_, row)| row)));
+                        assert_eq!(next, expected.next().map(|(key, _)| key));
                     }
                 }
                 assert_eq!(rows.first_key(), model.keys().next());

@@ -2,20 +2,25 @@
 
 use std::ops::{Bound, RangeBounds};
 
+use super::rows::Range;
 use super::{LeafId, LeafIndex, narrow};
 use crate::store::slab::RowId;
 use crate::table::Key;
 
-/// Rows that were taken and not asked for yet.
+/// Rows that were taken and did not come yet.
 struct Taken {
     rows: [RowId; Self::MOST],
     /// Those in `rows` are from here to `end`.
     start: usize,
     end: usize,
+    /// Rows before this one come without anything else to be done; see [`ahead`](Self::ahead).
+    near: usize,
     /// Rows before this one were asked for, and how many before their turn they are: more each time, since many callers
     /// want one row.
     fetched: usize,
     lead: usize,
+    /// How many more rows are to be taken, as far as is known: rows that nobody wants are not asked for.
+    wanted: usize,
 }
 
 /// How many rows before their turn those of a walk are asked for, at most.
@@ -24,27 +29,36 @@ const LEAD: usize = 24;
 impl Taken {
     const MOST: usize = 64;
 
-    /// Takes from the front of `rows`, and returns the first key that is not taken.
-    fn fill<'k, K>(&mut self, rows: impl Iterator<Item = (&'k K, &'k RowId)>) -> Option<&'k K> {
+    /// Takes rows from one end of `rows`, and returns the first key that is not taken.
+    #[inline]
+    fn fill<'k, K: Key>(&mut self, rows: Range<'k, K>, from_back: bool) -> Option<&'k K> {
         debug_assert_eq!(self.start, self.end, "rows are taken when there are none");
-        (self.start, self.end, self.fetched) = (0, 0, 0);
-        for (key, &row) in rows {
-            if self.end == Self::MOST {
-                return Some(key);
-            }
-            self.rows[self.end] = row;
-            self.end += 1;
-        }
-        None
+        // Where more are asked for than that, so may many.
+        let most = if self.wanted == 0 { Self::MOST } else { self.wanted.min(Self::MOST) };
+        let (count, next) = rows.copy_to(&mut self.rows[..most], from_back);
+        self.wanted = self.wanted.saturating_sub(count);
+        (self.start, self.end, self.near, self.fetched) = (0, count, 0, 0);
+        next
     }
 
-    /// The rows to ask the cache for, when one was just popped from the front.
+    /// The rows to ask the cache for, when one was just popped from the front: some at a time, so that this costs nothing
+    /// for most.
     #[inline]
     fn ahead(&mut self) -> &[RowId] {
+        if self.start < self.near {
+            return &[];
+        }
         let from = self.fetched.max(self.start);
         self.fetched = (self.start + self.lead).min(self.end);
+        self.near = if self.fetched == self.end { self.end } else { self.start + (self.lead / 3).max(1) };
         self.lead = (2 * self.lead).min(LEAD);
         self.rows.get(from..self.fetched).unwrap_or_default()
+    }
+
+    /// The row that comes next from the front, if it is near.
+    #[inline]
+    fn nearest(&self) -> Option<RowId> {
+        if self.start < self.near { self.rows.get(self.start).copied() } else { None }
     }
 
     fn pop_front(&mut self) -> Option<RowId> {
@@ -56,6 +70,7 @@ impl Taken {
     fn pop_back(&mut self) -> Option<RowId> {
         let row = (self.start < self.end).then(|| self.rows[self.end - 1])?;
         self.end -= 1;
+        self.near = self.near.min(self.end);
         Some(row)
     }
 }
@@ -80,7 +95,15 @@ struct Place {
 impl End {
     const fn new() -> Self {
         Self {
-            taken: Taken { rows: [0; Taken::MOST], start: 0, end: 0, fetched: 0, lead: 2 },
+            taken: Taken {
+                rows: [0; Taken::MOST],
+                start: 0,
+                end: 0,
+                near: 0,
+                fetched: 0,
+                lead: 2,
+                wanted: usize::MAX,
+            },
             leaf: None,
             place: None,
         }
@@ -110,6 +133,12 @@ impl<'a, K: Key> Walk<'a, K> {
         Self { index, rest, front: End::new(), back: End::new() }
     }
 
+    /// About so many rows are wanted, from the front.
+    pub(crate) fn expect(&mut self, rows: usize) {
+        let front = &mut self.front.taken;
+        (front.wanted, front.lead) = (rows, rows.clamp(1, LEAD));
+    }
+
     /// The first row that did not come yet.
     pub(crate) fn next(&mut self, visit: &mut impl FnMut(LeafId)) -> Option<RowId> {
         if let Some(row) = self.front.taken.pop_front() {
@@ -123,6 +152,19 @@ impl<'a, K: Key> Walk<'a, K> {
     #[inline]
     pub(crate) fn ahead(&mut self, from_back: bool) -> &[RowId] {
         if from_back { self.back.taken.ahead() } else { self.front.taken.ahead() }
+    }
+
+    /// The row that comes next from one end, if it was taken and asked for before.
+    #[inline]
+    pub(crate) fn nearest(&self, from_back: bool) -> Option<RowId> {
+        if from_back { self.back.taken.nearest() } else { self.front.taken.nearest() }
+    }
+
+    /// Passes the [`nearest`](Self::nearest) row.
+    #[inline]
+    pub(crate) fn pass_nearest(&mut self, from_back: bool) {
+        let taken = if from_back { &mut self.back.taken } else { &mut self.front.taken };
+        taken.start += 1;
     }
 
     /// The last row that did not come yet.
@@ -157,7 +199,7 @@ impl<'a, K: Key> Walk<'a, K> {
         }
         if self.rest.is_none() && taken.start == taken.end {
             while other.start < other.end && is_before(other.rows[other.end - 1]) {
-                other.end -= 1;
+                other.pop_back();
             }
         }
     }
@@ -196,13 +238,13 @@ impl<'a, K: Key> Walk<'a, K> {
             // What is left begins, or ends, with the first row that is not taken; without one, at the leaf's
             // fence.
             self.rest = if from_back {
-                let border = end.taken.fill(range.rev()).cloned().map(Bound::Included);
+                let border = end.taken.fill(range, true).cloned().map(Bound::Included);
                 border
                     .or_else(|| last.map(|(fence, _)| Bound::Excluded(fence.clone())))
                     .map(|to| (from.clone(), to))
             } else {
                 let start = range.place();
-                let more = end.taken.fill(range);
+                let more = end.taken.fill(range, false);
                 end.place = start.filter(|_| more.is_some()).map(|start| Place {
                     at: start + end.taken.end,
                     leaf_version: rows.version,

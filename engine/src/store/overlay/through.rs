@@ -85,6 +85,13 @@ pub(crate) struct Through<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> {
 }
 
 impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Through<'a, K, V, C> {
+    /// About so many rows are wanted, from the front.
+    pub(crate) fn expect(&mut self, wanted: usize) {
+        if let State::Window(rows) = &mut self.rows {
+            rows.expect(wanted);
+        }
+    }
+
     /// The next row of the state from one end. If it is not looked at in place, it is in the overlay then.
     fn pull(&mut self, from_back: bool, empty: &mut Run<K>) -> Option<Pulled<K, V>> {
         let (store, overlays) = (self.store, self.tx.overlays);

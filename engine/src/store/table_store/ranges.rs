@@ -86,6 +86,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     ///
     /// # Panics
     /// When the table is not ordered, and as [`granule_of_range`](Self::granule_of_range).
+    #[inline]
     pub(crate) fn row_ids<R: RangeBounds<K>>(&self, range: &R) -> RowIds<'_, K> {
         match &self.index {
             Index::Ordered(index) => {
@@ -97,6 +98,7 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
         }
     }
 
+    #[inline]
     fn row_ids_of_leaves<'a>(&self, leaves: &'a Leaves<K>, range: &impl RangeBounds<K>) -> RowIds<'a, K> {
         let (from, to) = (range.start_bound().cloned(), range.end_bound().cloned());
         RowIds::Leaves { domain: self.domain, walk: leaves.in_order.walk(from, to) }
@@ -209,6 +211,16 @@ impl<'a, K: Key> RowIds<'a, K> {
         Self::Granule { granule: Some(hash), rows: Rows::of(granule.map(|granule| &granule.tree), range) }
     }
 
+    /// About so many rows are wanted, from the front.
+    pub(crate) fn expect(&mut self, wanted: usize) {
+        match self {
+            Self::Granule { rows, .. } => {
+                rows.iter_mut().for_each(|rows| rows.front.wanted = Some(wanted));
+            }
+            Self::Leaves { walk, .. } => walk.expect(wanted),
+        }
+    }
+
     #[inline]
     pub(crate) fn next(&mut self, visit: &mut impl FnMut(u64)) -> Option<RowId> {
         match self {
@@ -217,6 +229,31 @@ impl<'a, K: Key> RowIds<'a, K> {
                 rows.as_mut()?.next()
             }
             Self::Leaves { domain, walk } => walk.next(&mut |leaf| visit(domain.hash(&u64::from(leaf)))),
+        }
+    }
+
+    /// The row that comes next from one end, if its granule was told, and it was taken and asked for before: it comes
+    /// without anything else to be done. Most do.
+    #[inline]
+    pub(crate) fn nearest(&self, from_back: bool) -> Option<RowId> {
+        match self {
+            Self::Granule { granule: None, rows: Some(rows) } => {
+                if from_back { &rows.back } else { &rows.front }.outermost()
+            }
+            Self::Granule { .. } => None,
+            Self::Leaves { walk, .. } => walk.nearest(from_back),
+        }
+    }
+
+    /// Passes the [`nearest`](Self::nearest) row.
+    #[inline]
+    pub(crate) fn pass_nearest(&mut self, from_back: bool) {
+        match self {
+            Self::Granule { rows, .. } => {
+                let Some(rows) = rows else { return };
+                if from_back { &mut rows.back } else { &mut rows.front }.given += 1;
+            }
+            Self::Leaves { walk, .. } => walk.pass_nearest(from_back),
         }
     }
 
@@ -279,6 +316,8 @@ struct Taken {
     ids: SmallVec<[RowId; Self::FIRST]>,
     /// So many were given away from the start.
     given: usize,
+    /// How many are to be taken first, as far as is known.
+    wanted: Option<usize>,
 }
 
 impl Taken {
@@ -288,7 +327,8 @@ impl Taken {
 
     /// Rows to be taken next, when all are given away.
     fn refill(&mut self) -> usize {
-        let count = if self.ids.is_empty() { Self::FIRST } else { Self::MOST };
+        let first = self.wanted.take().map_or(Self::FIRST, |wanted| wanted.clamp(1, Self::MOST));
+        let count = if self.ids.is_empty() { first } else { Self::MOST };
         self.ids.clear();
         self.given = 0;
         count
@@ -298,8 +338,13 @@ impl Taken {
         self.given == self.ids.len()
     }
 
+    #[inline]
+    fn outermost(&self) -> Option<RowId> {
+        self.ids.get(self.given).copied()
+    }
+
     fn pop_outermost(&mut self) -> Option<RowId> {
-        let id = *self.ids.get(self.given)?;
+        let id = self.outermost()?;
         self.given += 1;
         Some(id)
     }
