@@ -92,6 +92,12 @@ impl Inode {
 }
 
 impl Pending {
+    /// The numbers of the sectors, of so many bytes, that are written to.
+    pub(crate) fn sectors(&self, bytes: usize) -> std::ops::Range<usize> {
+        let written = self.bytes.as_ref().map_or(0, Vec::len);
+        if written == 0 { 0..0 } else { self.offset / bytes..(self.offset + written).div_ceil(bytes) }
+    }
+
     /// Makes bytes the same as those of a later write.
     pub(crate) fn give_way_to(&mut self, later: &Self) {
         let Some(bytes) = &mut self.bytes else { return };

@@ -1,7 +1,7 @@
 //! A disk in memory that records every call, so that a power cut can be played at each of them.
 //!
-//! The model: a write is durable when a later `sync_data` of its file succeeds; until then any subset of the
-//! 512-byte sectors that it touched may be on the disk. A directory entry is durable when a later
+//! The model: a write is durable when a later `sync_data` of its file succeeds; until then each of the 512-byte sectors
+//! that it touched may be on the disk, as this write left it, or one before or after. A directory entry is durable when a later
 //! `sync_directory` succeeds; until then each creation, rename and removal may have happened or not. What made a file
 //! longer may be there as a length alone, with zeros where the bytes should be. Directories are made durably, as
 //! [`Storage::create_directory`] promises.
@@ -288,6 +288,16 @@ impl Disk {
             }
             let piece = if manifests.contains(&Some(file)) { MANIFEST_PIECE } else { SECTOR };
             let mut image = inode.durable.clone();
+            // A sector is as one of the writes to it left it: each comes on top of those before.
+            let mut left = BTreeMap::new();
+            for write in &inode.pending {
+                for sector in write.sectors(piece) {
+                    *left.entry(sector).or_insert(0) += 1;
+                }
+            }
+            for writes in left.values_mut() {
+                *writes = if matches!(cut, Cut::Some) { random.below(*writes + 1) } else { 0 };
+            }
             for write in &inode.pending {
                 let Some(bytes) = &write.bytes else {
                     if survives(random) {
@@ -295,16 +305,16 @@ impl Disk {
                     }
                     continue;
                 };
-                let mut start = 0;
-                while start < bytes.len() {
-                    let end = ((write.offset + start) / piece + 1) * piece - write.offset;
-                    let end = end.min(bytes.len());
-                    if survives(random) {
+                for sector in write.sectors(piece) {
+                    let start = (sector * piece).max(write.offset) - write.offset;
+                    let end = ((sector + 1) * piece - write.offset).min(bytes.len());
+                    let left = left.get_mut(&sector).expect("its writes were counted");
+                    if *left > 0 {
+                        *left -= 1;
                         put(&mut image, write.offset + start, &bytes[start..end]);
                     } else if image.len() < write.offset + end && survives(random) {
                         image.resize(write.offset + end, 0);
                     }
-                    start = end;
                 }
             }
             Inode { live: image.clone(), durable: image, pending: Vec::new() }

@@ -232,7 +232,7 @@ pub(crate) fn verify(directory: &Path) -> Result<(), Failure> {
     );
     if let Some(torn) = &report.torn {
         text.push_str(&format!(
-            "torn {} bytes at offset {} of {}: an append that was never acknowledged as durable\n",
+            "torn {} bytes at offset {} of {}: an append that a crash interrupted\n",
             torn.bytes, torn.offset, torn.file
         ));
     }

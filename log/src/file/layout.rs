@@ -336,8 +336,27 @@ impl FrameHeader {
 
     /// Checks the whole frame, `frame`, of which this is the header.
     pub(crate) fn check(&self, frame: &[u8]) -> Result<(), Flaw> {
-        let checksum = crc32c::crc32c_append(crc32c::crc32c(&frame[..56]), &frame[FRAME_HEADER..]);
-        if checksum == self.checksum { Ok(()) } else { Err(Flaw::BodyChecksum) }
+        if Self::checksum_of(frame) == self.checksum { Ok(()) } else { Err(Flaw::BodyChecksum) }
+    }
+
+    /// The byte of the frame's body of which one bit has changed, if that is why [`check`](Self::check) fails.
+    pub(crate) fn changed_bit(&self, frame: &[u8]) -> Option<usize> {
+        /// The polynomial of CRC-32C, its highest power in the lowest bit.
+        const POLYNOMIAL: u32 = 0x82f6_3b78;
+        let difference = Self::checksum_of(frame) ^ self.checksum;
+        // What a change of the last bit makes of the checksum, then of the one before, and so on.
+        let mut of_bit = POLYNOMIAL;
+        (FRAME_HEADER..frame.len()).rev().find(|_| {
+            (0..8).fold(false, |is_found, _| {
+                let is_this = of_bit == difference;
+                of_bit = (of_bit >> 1) ^ if of_bit & 1 == 1 { POLYNOMIAL } else { 0 };
+                is_found | is_this
+            })
+        })
+    }
+
+    fn checksum_of(frame: &[u8]) -> u32 {
+        crc32c::crc32c_append(crc32c::crc32c(&frame[..56]), &frame[FRAME_HEADER..])
     }
 
     /// Adds the entries of `frame`, which was checked, to `bytes` and `ends`.

@@ -21,6 +21,7 @@ mod recovery;
 mod report;
 mod segments;
 mod storage;
+mod tear;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod writer;

@@ -11,11 +11,14 @@ use crate::{Durability, LogId, OpenError, Position};
 
 use super::config::{Config, Create};
 use super::frames::{self, Frames, Step};
-use super::layout::{FORMAT_VERSION, FRAMES_START, Flaw, ManifestSlot, SEGMENT_HEADER, Salt, SegmentHeader};
+use super::layout::{
+    FORMAT_VERSION, FRAMES_START, Flaw, FrameHeader, ManifestSlot, SEGMENT_HEADER, Salt, SegmentHeader,
+};
 use super::manifest::{self, LoadError, Manifest};
 use super::report::{Damage, Torn};
 use super::segments::{self, Segment};
 use super::storage::{self, Access, Storage, StorageFile};
+use super::tear::{self, Place};
 
 /// How much of a segment is read at a time.
 const AHEAD: usize = 1 << 20;
@@ -361,8 +364,35 @@ impl<'a> Examination<'a> {
             }
             self.so_far.durable = self.so_far.durable.max(rest.durable.unwrap_or_default());
             self.so_far.rest_end = rest.end;
+            if self.writer == Writer::None && self.so_far.durable <= self.so_far.tail {
+                self.not_changed(&name, &flaw)?;
+            }
             return self.end_at(name, end, flaw, rest.end - end + bytes);
         }
+    }
+
+    /// What follows the last frame, in the last segment, is not one that was whole once: it may have been acknowledged.
+    fn not_changed(&self, name: &str, flaw: &Flaw) -> Result<(), End> {
+        let Scanned { segment, file, end, .. } = self.last();
+        let place = Place {
+            file: &**file,
+            salt: segment.salt,
+            segment_bytes: segment.bytes,
+            offset: *end,
+            rest_end: self.so_far.rest_end,
+        };
+        let changed = place.changed_frame().map_err(file_error(self.storage, "read", name))?;
+        // One of an earlier generation was torn, and overwritten.
+        let is_next = |header: &FrameHeader| {
+            header.first == self.so_far.tail && header.generation == self.so_far.manifest.slot().generation
+        };
+        if changed.is_some_and(|header| is_next(&header)) {
+            let reason = format!(
+                "{flaw}, and nothing of what stands there is missing, as it is where a crash tears it"
+            );
+            return Err(self.damage(name.to_owned(), *end, reason));
+        }
+        Ok(())
     }
 
     /// The frames end there, and so many bytes behind are of no use any more.
@@ -402,8 +432,24 @@ impl<'a> Examination<'a> {
         let header = if read < bytes.len() { Err(Flaw::Short) } else { SegmentHeader::decode(&bytes) };
         let is_counted = number < self.so_far.manifest.slot().segments_end;
         let header = match header {
-            // It may be as much of it as a crash left.
-            Err(Flaw::Blank | Flaw::Magic | Flaw::HeaderChecksum) if !is_counted => return Ok(None),
+            // Nothing of it was written.
+            Err(Flaw::Blank) if !is_counted => return Ok(None),
+            // It lies in one sector, so it is there or not; but its file may be anything that a power cut left.
+            Err(flaw @ (Flaw::Magic | Flaw::HeaderChecksum)) if !is_counted => {
+                let slot = self.so_far.manifest.slot();
+                let changed = tear::with_a_byte_changed(&bytes, |bytes| {
+                    SegmentHeader::decode(bytes).ok().filter(|header| {
+                        (header.log, header.number) == (slot.log, number)
+                            && header.generation == slot.generation
+                    })
+                });
+                return match changed {
+                    Some(_) if self.writer == Writer::None => {
+                        Err(self.damage(name.to_owned(), 0, flaw.to_string()))
+                    }
+                    _ => Ok(None),
+                };
+            }
             header => header.map_err(|flaw| self.damage(name.to_owned(), 0, flaw.to_string()))?,
         };
         if header.log != self.so_far.manifest.slot().log {

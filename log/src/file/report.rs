@@ -32,7 +32,9 @@ pub struct Report {
     pub damage: Option<Damage>,
 }
 
-/// An append that a crash interrupted. It was never acknowledged as durable.
+/// What stands behind the last entry and is no frame: an append that a crash interrupted, so that nobody was told that it is
+/// durable. Damage looks the same in one case: it made zeros of a sector, or of the end of one, of a frame that was written
+/// in the last moments before the log was last closed or its process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Torn {
     /// The file's name in the log's directory.
