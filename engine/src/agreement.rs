@@ -401,6 +401,8 @@ pub(crate) struct Watch {
     earlier: Earlier,
     /// Where each member voted anew on what the last dispute was on: what it votes from there on is of a new state.
     renewed: BTreeMap<String, Position>,
+    /// On what each member voted last.
+    voted: BTreeMap<String, Position>,
     /// Members of whose votes some are on states in other formats.
     strangers: BTreeSet<String>,
     points: VecDeque<Point>,
@@ -427,6 +429,7 @@ impl Watch {
             formats: Formats::of(tables.map(|table| (table.name(), table.row_format()))),
             earlier,
             renewed: BTreeMap::new(),
+            voted: BTreeMap::new(),
             strangers: BTreeSet::new(),
             points: VecDeque::new(),
             tallies: BTreeMap::new(),
@@ -499,6 +502,13 @@ impl Watch {
         }
         self.next = at.next();
         let position = Position(vote.position);
+        if position < at {
+            self.voted.insert(vote.member.clone(), position);
+            if self.voted.len() == self.membership.members.len() {
+                let furthest_behind = self.voted.values().min().expect("there are members");
+                self.agreed_state.all_voted(*furthest_behind);
+            }
+        }
         // Nobody needs to know of old ones, and there is no end to them.
         if position.0 < at.0.saturating_sub(POINTS as u64 * WINDOW_GRID) || position >= at {
             return Ok(());

@@ -12,6 +12,8 @@ use crate::snapshot::Snapshot;
 #[derive(Default)]
 pub(crate) struct AgreedState {
     newest: Mutex<Option<(Snapshot, Digest)>>,
+    /// Up to where all members have voted, as far as is known.
+    voted: Mutex<Option<Position>>,
     /// Whether somebody waits for a newer one.
     wanted: AtomicBool,
 }
@@ -24,6 +26,15 @@ impl AgreedState {
     pub(crate) fn position(&self) -> Option<Position> {
         let newest = self.newest.lock().expect("no panic in a short section");
         newest.as_ref().and_then(|(snapshot, _)| snapshot.position())
+    }
+
+    /// Up to where all members have voted, as far as is known: none of them is further behind.
+    pub(crate) fn voted_by_all(&self) -> Option<Position> {
+        *self.voted.lock().expect("no panic in a short section")
+    }
+
+    pub(super) fn all_voted(&self, position: Position) {
+        *self.voted.lock().expect("no panic in a short section") = Some(position);
     }
 
     /// Asks for the next one: the engine that executes keeps a state until it is agreed, and wakes who takes checkpoints.

@@ -10,6 +10,7 @@
 //!
 //! Over them, and not beside them after they were removed: what is free for a moment is won by whoever asks first.
 
+use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -103,6 +104,8 @@ struct Kept {
     synced: bool,
     /// Held as long as the directory is this engine's: no other one changes what lies there.
     lock: Option<Lock>,
+    /// Before which the log would have been trimmed but for members that lag, oldest first.
+    held: VecDeque<Position>,
 }
 
 impl Kept {
@@ -326,8 +329,11 @@ impl Keeper {
             closed.get_or_insert_with(|| self.shared.due.close(Arc::new(full)));
         }
         // Until there are as many as there should be, the log from its start stands in for those that are missing.
-        if closed.is_some() || kept.good.len() >= self.config.keep.max(1) || self.is_scarce(kept) {
+        let is_scarce = closed.is_some() || self.is_scarce(kept);
+        if is_scarce {
             self.trim(kept.good[0])?;
+        } else if kept.good.len() >= self.config.keep.max(1) {
+            self.trim_behind_members(kept)?;
         }
         if closed.is_some() {
             // Before the log takes what it was trimmed by. If it is not enough, it is tried again.
@@ -407,6 +413,24 @@ impl Keeper {
             self.log.trim(oldest.next())?;
         }
         Ok(is_longer)
+    }
+
+    /// The same for the oldest one that is kept, as far as members that lag do not need the log; but not for ever.
+    fn trim_behind_members(&self, kept: &mut Kept) -> Result<(), CheckpointError> {
+        let mut oldest = kept.good[0];
+        if let Some(agreed) = &self.agreed {
+            if kept.held.back() < Some(&oldest) {
+                kept.held.push_back(oldest);
+            }
+            let too_long = kept.held.len().saturating_sub(self.config.lag);
+            let longest = kept.held.drain(..too_long).next_back();
+            let Some(needless) = agreed.voted_by_all().map(|voted| oldest.min(voted)).max(longest) else {
+                return Ok(());
+            };
+            oldest = needless;
+            kept.held.retain(|held| *held > needless);
+        }
+        self.trim(oldest).map(drop)
     }
 
     fn want_agreement(&self) {

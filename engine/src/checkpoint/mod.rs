@@ -88,8 +88,12 @@ pub struct Config {
     /// every state of the past can be rebuilt.
     ///
     /// On a cluster it is trimmed for all who use it: an engine or replica that is further behind than that stops, and is
-    /// started anew from a newer checkpoint.
+    /// started anew from a newer checkpoint. For members, see [`lag`](Self::lag).
     pub trim: bool,
+    /// How many checkpoints the log is kept longer, at most, for [members](crate::Membership) that lag: what not all of them
+    /// have voted on yet is not trimmed before so many more were taken. Default: 4. A member that is gone for good makes the
+    /// log so much longer. On a disk that is full nobody is waited for.
+    pub lag: usize,
     /// Where an engine or a replay starts. Default: [`Start::Newest`].
     pub start: Start,
 }
@@ -102,6 +106,7 @@ impl Default for Config {
             every_bytes: Some(256 << 20),
             every: None,
             trim: true,
+            lag: 4,
             start: Start::Newest,
         }
     }
@@ -115,6 +120,7 @@ impl fmt::Debug for Config {
             .field("every_bytes", &self.every_bytes)
             .field("every", &self.every)
             .field("trim", &self.trim)
+            .field("lag", &self.lag)
             .field("start", &self.start)
             .finish()
     }

@@ -406,6 +406,42 @@ fn replica_of_a_trimmed_log_in_files_starts_and_repairs_itself_from_the_checkpoi
     is_repaired(&late, &engine);
 }
 
+#[test]
+fn log_is_kept_for_a_member_that_lags_and_not_for_ever_for_one_that_is_gone() {
+    let (directory, nothing) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let log = in_files(&directory);
+    let head = || log.tail().unwrap().head;
+    let config = Config { every_bytes: None, keep: 1, lag: 3, ..Config::default() };
+    let engine = member::<NONE>("a", &THREE, 2).checkpoints(config).open(Arc::clone(&log)).unwrap();
+    let b = Replica::follow(|| member::<NONE>("b", &THREE, 1), Arc::clone(&log)).unwrap();
+    let mut n = 0;
+    let mut checkpoint_agreed_by = |members| {
+        submit(&engine, n..n + 2500);
+        n += 2500;
+        let agreed = settle(&engine, members);
+        assert_eq!(engine.checkpoint().unwrap().position, agreed);
+        agreed
+    };
+    for _ in 0..3 {
+        checkpoint_agreed_by(2);
+        assert_eq!(head(), Position::ZERO, "the third member has not come yet");
+    }
+    // It comes without any checkpoint.
+    let elsewhere = nothing.path().to_path_buf();
+    let storage = move || Some(Arc::new(FsStorage::new(&elsewhere)) as Arc<dyn file::Storage>);
+    let late = move || member::<NONE>("c", &THREE, 1).checkpoints(Config { storage: storage(), ..keep() });
+    let c = Replica::follow(late, Arc::clone(&log)).unwrap();
+    let agreed = checkpoint_agreed_by(3);
+    assert_eq!((head(), c.recovery().checkpoint), (agreed.next(), None), "nobody lags");
+    c.close().unwrap();
+    let checkpoints: Vec<_> = (0..5).map(|_| (checkpoint_agreed_by(2), head())).collect();
+    // Of the grid's position in front, on which it voted last.
+    let last = agreed.next();
+    let heads: Vec<_> = checkpoints.iter().map(|(_, head)| *head).collect();
+    assert_eq!(heads, [last, last, last, checkpoints[0].0.next(), checkpoints[1].0.next()]);
+    b.close().unwrap();
+}
+
 /// The same rows, as a later build of the program has them.
 const WIDE: Table<u64, (u64, u64)> = Table::new("rows").version(2);
 

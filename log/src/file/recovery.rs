@@ -387,9 +387,7 @@ impl<'a> Examination<'a> {
             header.first == self.so_far.tail && header.generation == self.so_far.manifest.slot().generation
         };
         if changed.is_some_and(|header| is_next(&header)) {
-            let reason = format!(
-                "{flaw}, and nothing of what stands there is missing, as it is where a crash tears it"
-            );
+            let reason = format!("{flaw}, and nothing of it is missing: a crash did not leave it so");
             return Err(self.damage(name.to_owned(), *end, reason));
         }
         Ok(())
