@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use mixlog_log::corfu::{
     Aim, Append, AppendOutcome, Call, Change, ClientId, Entries, EntryId, Epoch, Fill, Input, Instance,
-    Limits, Member, Node, Operation, Outbox, Outgoing, Pause, Projection, Reconfigure, Register, Reply,
-    Request, Rules, Run, Sequencer, SequencerNumber, SequencerReply, StoreReply, StoreRequest, Tail,
-    TailMode, Token, Unit, UnitNumber, UnitReply, UnitVerb,
+    Limits, Member, Node, Operation, Outbox, Outgoing, Pause, Projection, Read, ReadOutcome, Reconfigure,
+    Register, Reply, Request, Rules, Run, Sequencer, SequencerNumber, SequencerReply, StoreReply,
+    StoreRequest, Tail, TailMode, Token, Unit, UnitNumber, UnitReply, UnitVerb,
 };
 use mixlog_log::{Batch, LogId, Position};
 
@@ -25,6 +25,8 @@ pub(crate) enum Step {
     Tail,
     /// Finds out what stands at the first position, and settles it.
     Fill,
+    /// Reads the first position.
+    Read,
     Reconfigure(Change),
 }
 
@@ -34,6 +36,7 @@ enum Job {
     Append(Append, EntryId),
     Tail(Tail),
     Fill(Fill),
+    Read(Read),
     Reconfigure(Reconfigure),
 }
 
@@ -41,6 +44,7 @@ enum Outcome {
     Append(AppendOutcome, EntryId),
     Tail(Position),
     Fill(Vec<Run>),
+    Read(ReadOutcome),
     Reconfigure,
 }
 
@@ -58,6 +62,8 @@ pub(crate) struct Client {
     polled: Epoch,
     /// What was acknowledged when the operation began ends here.
     floor: Position,
+    /// Whether an entry at the first position was.
+    is_first_there: bool,
 }
 
 /// Everything.
@@ -75,7 +81,7 @@ pub(crate) struct World {
     tokens: Vec<Token>,
     pub(crate) acknowledged: BTreeMap<EntryId, Position>,
     seen: BTreeMap<Position, Option<EntryId>>,
-    /// How many more requests come late, units die, clients die, sequencers go back.
+    /// How many more requests come late, units die and come back, clients die, sequencers go back or start anew.
     pub(crate) budget: Budget,
     /// What was done that must never be.
     pub(crate) flaws: BTreeSet<&'static str>,
@@ -86,8 +92,10 @@ pub(crate) struct World {
 pub(crate) struct Budget {
     pub(crate) late: u8,
     pub(crate) unit_deaths: u8,
+    pub(crate) unit_returns: u8,
     pub(crate) client_deaths: u8,
     pub(crate) back: u8,
+    pub(crate) restarts: u8,
 }
 
 /// What can happen next.
@@ -101,8 +109,12 @@ pub(crate) enum Action {
     Arrive(usize),
     Elapse(usize),
     UnitDies(UnitNumber),
+    /// With what it had: whoever was cut off is there again.
+    UnitReturns(UnitNumber),
     ClientDies(usize),
     SequencerGoesBack,
+    /// It knows nothing any more.
+    SequencerRestarts,
 }
 
 impl World {
@@ -183,6 +195,12 @@ impl World {
                 self.units.keys().filter(|unit| !self.dead.contains(unit)).copied().map(Action::UnitDies),
             );
         }
+        if self.budget.unit_returns > 0 {
+            actions.extend(self.dead.iter().copied().map(Action::UnitReturns));
+        }
+        if self.budget.restarts > 0 {
+            actions.push(Action::SequencerRestarts);
+        }
         if self.budget.back > 0 && self.sequencer != self.earlier {
             actions.push(Action::SequencerGoesBack);
         }
@@ -218,6 +236,10 @@ impl World {
                 next.budget.unit_deaths -= 1;
                 next.dead.insert(unit);
             }
+            Action::UnitReturns(unit) => {
+                next.budget.unit_returns -= 1;
+                next.dead.remove(&unit);
+            }
             Action::ClientDies(index) => {
                 next.budget.client_deaths -= 1;
                 let client = &mut next.clients[index];
@@ -229,6 +251,10 @@ impl World {
             Action::SequencerGoesBack => {
                 next.budget.back -= 1;
                 next.sequencer = next.earlier.clone();
+            }
+            Action::SequencerRestarts => {
+                next.budget.restarts -= 1;
+                next.sequencer = Sequencer::new(Instance(2));
             }
         }
         next
@@ -334,11 +360,13 @@ impl World {
 
     fn go_on(&mut self, index: usize, rules: Rules) {
         let end = self.acknowledged.values().map(|position| position.next()).max().unwrap_or(Position::ZERO);
+        let is_first_there = self.acknowledged.values().any(|position| *position == Position(0));
         let blank = || Arc::new(Projection::blank(LogId(7), 1));
         let projection = self.latest().cloned().unwrap_or_else(blank);
         let client = &mut self.clients[index];
         let Some(step) = client.script.get(client.done) else { return };
         client.floor = end;
+        client.is_first_there = is_first_there;
         client.job = Some(match step {
             Step::Append(text) => {
                 let id = EntryId { client: client.id, sequence: client.done as u64 };
@@ -348,6 +376,7 @@ impl World {
             }
             Step::Tail => Job::Tail(Tail::new(projection, TailMode::Linearizable)),
             Step::Fill => Job::Fill(Fill::new(projection, Position(0), Position(1), Aim::Know)),
+            Step::Read => Job::Read(Read::new(projection, Position(0), Position(1), 1, Position(0))),
             Step::Reconfigure(change) => {
                 Job::Reconfigure(Reconfigure::new(projection, change.clone(), rules))
             }
@@ -376,7 +405,18 @@ impl World {
                     self.see(run.first(), run.id);
                 }
             }
-            Outcome::Append(..) | Outcome::Tail(_) | Outcome::Reconfigure => {}
+            Outcome::Read(ReadOutcome::Runs(runs)) => {
+                for run in runs {
+                    self.see(run.first(), run.id);
+                }
+            }
+            Outcome::Read(ReadOutcome::Unwritten) if self.clients[index].is_first_there => {
+                self.flaws.insert("a read missed what was acknowledged");
+            }
+            Outcome::Read(ReadOutcome::Trimmed(_) | ReadOutcome::Corrupt(_)) => {
+                self.flaws.insert("a read found something lost");
+            }
+            Outcome::Append(..) | Outcome::Tail(_) | Outcome::Read(_) | Outcome::Reconfigure => {}
         }
     }
 
@@ -453,6 +493,7 @@ impl Client {
             inputs: 0,
             polled: Epoch::NONE,
             floor: Position::ZERO,
+            is_first_there: false,
         }
     }
 }
@@ -463,6 +504,7 @@ impl Job {
             Self::Append(job, id) => job.step(input, out).map(|outcome| Outcome::Append(outcome, *id)),
             Self::Tail(job) => job.step(input, out).map(|found| Outcome::Tail(found.tail)),
             Self::Fill(job) => job.step(input, out).map(|filled| Outcome::Fill(filled.runs)),
+            Self::Read(job) => job.step(input, out).map(Outcome::Read),
             Self::Reconfigure(job) => job.step(input, out).map(|_| Outcome::Reconfigure),
         }
     }
