@@ -479,12 +479,13 @@ impl Appends {
             }
             let (from, upto) =
                 (one.run.first(), one.run.end().min(bound(self.view.projection(), &one.token)));
+            let told_in = one.token.epoch;
             if from >= upto {
                 // No unit that stayed had it, or the tail would lie after it.
                 (one.fate, one.refusal) = (Fate::Lost, None);
                 continue;
             }
-            let mut fill = Box::new(Fill::with_view(self.view.clone(), from, upto, Aim::Know));
+            let mut fill = Box::new(Fill::with_view(self.view.clone(), from, upto, told_in, Aim::Know));
             let filled = fill.step(Input::Start, out);
             self.stage = Stage::Resolve { index, fill: Some(fill) };
             if let Some(filled) = filled {
@@ -568,10 +569,9 @@ fn count(run: &Run) -> u32 {
     u32::try_from(run.block.len()).expect("a run holds less than 2^32 entries")
 }
 
-/// Up to which position something may stand that was written by this token, or by nobody: what lies past the tail of a
-/// later epoch belongs to that epoch.
+/// Up to which position something may stand that was written by this token, or by nobody.
 fn bound(projection: &Projection, token: &Token) -> Position {
-    if token.epoch < projection.epoch { token.end().min(projection.tail) } else { token.end() }
+    projection.bound(token.end(), token.epoch)
 }
 
 /// Positions of tokens that will not be written: they are filled, so that nobody waits at them. What cannot be filled is
@@ -629,7 +629,7 @@ impl Leaving {
                 continue;
             }
             let view = View::numbered(Arc::clone(projection), self.next);
-            let mut fill = Box::new(Fill::with_view(view, from, upto, Aim::Settle));
+            let mut fill = Box::new(Fill::with_view(view, from, upto, token.epoch, Aim::Settle));
             let filled = fill.step(Input::Start, out);
             self.fill = Some(fill);
             if filled.is_some() {

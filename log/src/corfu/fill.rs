@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use crate::Position;
 
-use super::message::{self, Member, Run, UnitNumber, UnitReply, UnitVerb};
+use super::message::{self, Epoch, Member, Run, UnitNumber, UnitReply, UnitVerb};
 use super::operation::{Event, Input, Operation, Outbox, View};
 use super::projection::Projection;
 
@@ -28,6 +28,8 @@ pub struct Fill {
     view: View,
     at: Position,
     upto: Position,
+    /// The epoch of which `upto` lies before the tail.
+    told_in: Epoch,
     aim: Aim,
     found: Vec<Run>,
     trimmed: Position,
@@ -81,15 +83,23 @@ impl fmt::Display for Loss {
 }
 
 impl Fill {
-    /// Fills `[from, upto)`, which must lie before the tail.
+    /// Fills `[from, upto)`, which must lie before the tail of the projection's epoch.
     #[must_use]
-    pub const fn new(projection: Arc<Projection>, from: Position, upto: Position, aim: Aim) -> Self {
-        Self::with_view(View::new(projection), from, upto, aim)
+    pub fn new(projection: Arc<Projection>, from: Position, upto: Position, aim: Aim) -> Self {
+        let told_in = projection.epoch;
+        Self::with_view(View::new(projection), from, upto, told_in, aim)
     }
 
-    pub(crate) const fn with_view(view: View, from: Position, upto: Position, aim: Aim) -> Self {
+    /// The same, where `upto` lies before the tail of the epoch `told_in`.
+    pub(crate) const fn with_view(
+        view: View,
+        from: Position,
+        upto: Position,
+        told_in: Epoch,
+        aim: Aim,
+    ) -> Self {
         let trimmed = Position::ZERO;
-        Self { view, at: from, upto, aim, found: Vec::new(), trimmed, pushing: None }
+        Self { view, at: from, upto, told_in, aim, found: Vec::new(), trimmed, pushing: None }
     }
 
     /// The client's knowledge as it is now, for the operation that this one is a part of.
@@ -98,7 +108,7 @@ impl Fill {
         self.view
     }
 
-    /// Up to where everything is filled.
+    /// Up to where everything is filled; less than what was asked for where a later epoch begins before that.
     #[must_use]
     pub const fn done(&self) -> Position {
         self.at
@@ -116,11 +126,13 @@ impl Fill {
         if self.at < projection.first() {
             self.skip_trimmed(projection.first());
         }
-        if self.at >= self.upto {
+        // What was to be filled past the tail of a later epoch is that epoch's, and nobody wrote it in the earlier one.
+        let upto = projection.bound(self.upto, self.told_in);
+        if self.at >= upto {
             return self.outcome(None);
         }
         let place = projection.place(self.at).expect("not before the first segment");
-        let fill = UnitVerb::Fill { from: self.at, upto: self.upto.min(place.end), bytes: BYTES };
+        let fill = UnitVerb::Fill { from: self.at, upto: upto.min(place.end), bytes: BYTES };
         self.view.ask_unit(out, place.chain.head(), fill);
         None
     }

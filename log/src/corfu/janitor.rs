@@ -34,6 +34,16 @@ impl Sweep {
         Self { view: View::new(projection), from, phase: Phase::Tail }
     }
 
+    /// Up to where everything is settled so far.
+    #[must_use]
+    pub fn done(&self) -> Position {
+        match &self.phase {
+            Phase::Tail => self.from,
+            Phase::Settle(settle) => settle.done(),
+            Phase::Mark(settled) => settled.upto,
+        }
+    }
+
     fn ask_tail(&mut self, out: &mut Outbox) -> Option<Settled> {
         self.phase = Phase::Tail;
         let projection = self.view.projection();
@@ -47,7 +57,8 @@ impl Sweep {
 
     fn settle(&mut self, tail: Position, out: &mut Outbox) -> Option<Settled> {
         self.view.abandon();
-        let mut settle = Box::new(Settle::with_view(self.view.clone(), self.from.min(tail), tail));
+        let (view, epoch) = (self.view.clone(), self.view.epoch());
+        let mut settle = Box::new(Settle::with_view(view, self.from.min(tail), tail, epoch));
         let settled = settle.step(Input::Start, out);
         self.phase = Phase::Settle(settle);
         settled.and_then(|settled| self.settled(settled, out))
@@ -58,6 +69,7 @@ impl Sweep {
             unreachable!("a range was being settled");
         };
         self.view = settle.into_view();
+        self.from = self.from.max(settled.upto);
         let members: Vec<Member> = self.view.projection().members();
         for member in members {
             self.view.ask_unit(out, member, UnitVerb::Commit(settled.upto));
@@ -81,11 +93,15 @@ impl Operation for Sweep {
                 self.view.sequencer_trouble(reply, out);
                 None
             }
+            // Whoever was asked for the tail may not know of the later epoch.
+            (Event::Unit(_, UnitReply::Sealed(epoch)), Phase::Mark(_)) => {
+                self.view.refresh_to(epoch, out);
+                None
+            }
             // A mark is a hint: who does not take it misses nothing.
-            (
-                Event::Unit(_, UnitReply::Done | UnitReply::Sealed(_) | _) | Event::NoUnit(_),
-                Phase::Mark(settled),
-            ) => (self.view.under_way() == 0).then_some(*settled),
+            (Event::Unit(..) | Event::NoUnit(_), Phase::Mark(settled)) => {
+                (self.view.under_way() == 0).then_some(*settled)
+            }
             _ => None,
         }
     }

@@ -207,6 +207,8 @@ enum Settlement {
     UnderWay,
     /// Some of it is lost.
     Lost,
+    /// Some of it belongs to a later epoch, whose tail is to be asked for.
+    Overtaken,
 }
 
 impl CorfuLog {
@@ -324,15 +326,22 @@ impl Shared {
     fn ask_tail(&self, mode: TailMode, deadline: Instant) -> Result<tail::TailOutcome, Silent> {
         let found = self.ask(&mut tail::Tail::new(self.driver.projection(), mode), deadline)?;
         self.progress.trimmed(found.trimmed);
+        self.progress.committed(Position::ZERO, found.committed);
         if found.sealed {
             self.sealed(found.tail);
         }
         Ok(found)
     }
 
-    /// Makes sure that everything before `upto` is written. Waits for appends of this client until `own` only: they
-    /// are not slow writers to be filled, since they end by themselves.
-    fn settle(&self, upto: Position, own: Instant, deadline: Instant) -> Result<Settlement, Silent> {
+    /// Makes sure that everything before the tail that was found is written. Waits for appends of this client until `own`
+    /// only: they are not slow writers to be filled, since they end by themselves.
+    fn settle(
+        &self,
+        found: &tail::TailOutcome,
+        own: Instant,
+        deadline: Instant,
+    ) -> Result<Settlement, Silent> {
+        let upto = found.tail;
         if !self.progress.wait_own(upto, own) {
             return Ok(Settlement::UnderWay);
         }
@@ -340,17 +349,27 @@ impl Shared {
         if from >= upto {
             return Ok(Settlement::Written);
         }
-        let settled = self.ask(&mut Settle::new(self.driver.projection(), from, upto), deadline)?;
-        self.progress.committed(from, settled.upto);
-        Ok(if settled.corrupt { Settlement::Lost } else { Settlement::Written })
+        let mut settle = Settle::new(self.driver.projection(), from, upto, found.epoch);
+        let settled = self.ask(&mut settle, deadline);
+        // Whoever tries again begins there.
+        self.progress.committed(from, settle.done());
+        let settled = settled?;
+        Ok(match settled.corrupt {
+            true => Settlement::Lost,
+            false if settled.upto < upto => Settlement::Overtaken,
+            false => Settlement::Written,
+        })
     }
 
     /// Asks how far the log reaches, and makes sure that everything up to there is written or lost.
     fn settled_tail(&self, deadline: Instant) -> Result<tail::TailOutcome, Silent> {
-        let found = self.ask_tail(TailMode::Linearizable, deadline)?;
-        match self.settle(found.tail, deadline, deadline)? {
-            Settlement::Written | Settlement::Lost => Ok(found),
-            Settlement::UnderWay => Err(Silent),
+        loop {
+            let found = self.ask_tail(TailMode::Linearizable, deadline)?;
+            match self.settle(&found, deadline, deadline)? {
+                Settlement::Written | Settlement::Lost => return Ok(found),
+                Settlement::UnderWay => return Err(Silent),
+                Settlement::Overtaken => {}
+            }
         }
     }
 
@@ -372,44 +391,54 @@ impl Shared {
     fn read(&self, position: Position) -> Result<Option<Arc<Block>>, ReadError> {
         let deadline = self.deadline();
         let unavailable = |Silent| ReadError::Unavailable;
-        if position >= self.progress.known().mark {
-            let found = self.ask_tail(TailMode::Linearizable, deadline).map_err(unavailable)?;
-            if position >= found.tail {
+        let mut pause = POLL;
+        loop {
+            if position >= self.progress.known().mark
+                && position >= self.settled_tail(deadline).map_err(unavailable)?.tail
+            {
                 return Ok(None);
             }
-            self.settle(found.tail, deadline, deadline).map_err(unavailable)?;
-        }
-        let (head, mark) = {
-            let known = self.progress.known();
-            (known.head, known.mark)
-        };
-        if position < head {
-            return Err(ReadError::Trimmed { position, head });
-        }
-        if let Some(block) = self.cache.get(position) {
-            return Ok(Some(block));
-        }
-        // Past the mark there is something that cannot be settled: reading it tells why.
-        let upto = if position < mark { mark } else { position.next() };
-        let mut read = Read::new(self.driver.projection(), position, upto, READ_BYTES, mark);
-        match self.ask(&mut read, deadline).map_err(unavailable)? {
-            ReadOutcome::Runs(runs) => {
-                let blocks = joined(runs);
-                let found = blocks.iter().find(|block| block.get(position).is_some()).cloned();
-                self.cache.keep(blocks);
-                Ok(Some(found.expect("the first run holds the position asked for")))
+            let (head, mark) = {
+                let known = self.progress.known();
+                (known.head, known.mark)
+            };
+            if position < head {
+                return Err(ReadError::Trimmed { position, head });
             }
-            ReadOutcome::Trimmed(head) => {
-                self.progress.trimmed(head);
-                Err(ReadError::Trimmed { position, head })
+            if let Some(block) = self.cache.get(position) {
+                return Ok(Some(block));
             }
-            ReadOutcome::Corrupt(position) => {
-                let detail = "every unit that had it has lost it".to_owned();
-                Err(ReadError::Corrupt { position, detail })
-            }
-            ReadOutcome::Unwritten => {
-                let detail = "a unit has nothing where all must have something".to_owned();
-                Err(ReadError::Corrupt { position, detail })
+            // Past the mark there is something that cannot be settled: reading it tells why.
+            let upto = if position < mark { mark } else { position.next() };
+            let mut read = Read::new(self.driver.projection(), position, upto, READ_BYTES, mark);
+            match self.ask(&mut read, deadline).map_err(unavailable)? {
+                ReadOutcome::Runs(runs) => {
+                    let blocks = joined(runs);
+                    let found = blocks.iter().find(|block| block.get(position).is_some()).cloned();
+                    self.cache.keep(blocks);
+                    return Ok(Some(found.expect("the first run holds the position asked for")));
+                }
+                ReadOutcome::Trimmed(head) => {
+                    self.progress.trimmed(head);
+                    return Err(ReadError::Trimmed { position, head });
+                }
+                ReadOutcome::Corrupt(position) => {
+                    let detail = "every unit that had it has lost it".to_owned();
+                    return Err(ReadError::Corrupt { position, detail });
+                }
+                ReadOutcome::Unwritten if position < mark => {
+                    let detail = "a unit has nothing where all must have something".to_owned();
+                    return Err(ReadError::Corrupt { position, detail });
+                }
+                // Nothing is lost there, but the head of the chain may have lost it, so that it is written, or filled, only
+                // when that is replaced.
+                ReadOutcome::Unwritten => {
+                    if left(deadline).is_zero() {
+                        return Err(ReadError::Unavailable);
+                    }
+                    self.progress.wait_change(position, deadline.min(Instant::now() + pause));
+                    pause = (pause * 2).min(POLL_AT_MOST);
+                }
             }
         }
     }
@@ -418,6 +447,8 @@ impl Shared {
         // A timeout too far away to be represented is as good as none.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut poll = POLL;
+        // A sequencer that was left behind answers too little, and nothing tells it so.
+        let mut sure = Instant::now();
         loop {
             let reach = self.reach();
             if reach.tail > position {
@@ -427,14 +458,24 @@ impl Shared {
             let until =
                 deadline.map_or(patience, |deadline| patience.min(deadline.max(Instant::now() + POLL)));
             // Somebody else may have appended, or have left a hole before what we did.
-            match self.ask_tail(TailMode::Fast, until) {
+            let mode = if sure.elapsed() < self.config.timing.doubt {
+                TailMode::Fast
+            } else {
+                TailMode::Linearizable
+            };
+            let found = self.ask_tail(mode, until);
+            if mode == TailMode::Linearizable {
+                sure = Instant::now();
+            }
+            match found {
                 Ok(found) if found.tail > position || found.sealed => {
                     // A hole on the way is worth more than the time that is left: otherwise nobody fills it.
                     let own = deadline.unwrap_or(patience);
-                    let settlement = self.settle(found.tail, own, patience);
+                    let settlement = self.settle(&found, own, patience);
                     let settlement = settlement.map_err(|Silent| ReadError::Unavailable)?;
                     // Past a position that is lost, the tail is what the cluster says: reading it tells why.
-                    if settlement != Settlement::UnderWay || found.sealed {
+                    let ended = matches!(settlement, Settlement::Written | Settlement::Lost);
+                    if ended || found.sealed {
                         let reach = self.reach();
                         let lost = settlement == Settlement::Lost;
                         let tail = if lost { reach.tail.max(found.tail) } else { reach.tail };
@@ -479,11 +520,12 @@ impl Shared {
         let deadline = self.deadline();
         let unavailable = |Silent| FlushError::Unavailable;
         let found = self.settled_tail(deadline).map_err(unavailable)?;
+        let upto = found.tail.max(self.progress.known().mark);
         // What is acknowledged by units that flush is durable already.
         if self.config.durability != Durability::Flushed {
             self.ask(&mut Flush::new(self.driver.projection()), deadline).map_err(unavailable)?;
         }
-        Ok(found.tail)
+        Ok(upto)
     }
 
     fn seal(&self) -> Result<Position, SealError> {
@@ -513,7 +555,7 @@ impl Shared {
         }
         self.sealed(projection.tail);
         // It is sealed, whether its holes are filled by now or by who reads them.
-        let _ = self.settle(projection.tail, deadline, deadline);
+        let _ = self.settled_tail(deadline);
         Ok(projection.tail)
     }
 
@@ -533,8 +575,9 @@ impl Shared {
             let asked = || self.ask_tail(TailMode::Fast, Instant::now() + interval.min(FOR_EVER));
             if from > swept || asked().is_ok_and(|found| found.tail > swept) {
                 let mut sweep = Sweep::new(self.driver.projection(), from);
-                if let Ok(settled) = self.ask(&mut sweep, Instant::now() + self.config.timing.answer) {
-                    self.progress.committed(from, settled.upto);
+                let settled = self.ask(&mut sweep, Instant::now() + self.config.timing.answer);
+                self.progress.committed(from, sweep.done());
+                if let Ok(settled) = settled {
                     swept = settled.upto;
                 }
             }

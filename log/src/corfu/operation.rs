@@ -185,6 +185,18 @@ impl View {
         self.send(out, Awaited::Sequencer, to, request);
     }
 
+    /// Tells a sequencer something, and does not wait for an answer.
+    pub(crate) fn tell_sequencer_in(
+        &mut self,
+        out: &mut Outbox,
+        epoch: Epoch,
+        to: Node,
+        verb: SequencerVerb,
+    ) {
+        self.ask_sequencer_in(out, epoch, to, verb);
+        self.waiting.pop();
+    }
+
     pub(crate) fn ask_store(&mut self, out: &mut Outbox, request: StoreRequest) {
         self.send(out, Awaited::Store, Node::Store, Request::Store(request));
     }

@@ -113,6 +113,13 @@ impl Projection {
             && self.place(token.first).is_some_and(|place| token.end() <= place.end)
     }
 
+    /// `upto`, which was told to lie before the tail in another epoch; or where this one began, if it is later: what lies
+    /// past that is this epoch's.
+    #[must_use]
+    pub fn bound(&self, upto: Position, told_in: Epoch) -> Position {
+        if told_in < self.epoch { upto.min(self.tail) } else { upto }
+    }
+
     /// The first position that was not given up with its segment.
     #[must_use]
     pub fn first(&self) -> Position {

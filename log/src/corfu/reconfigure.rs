@@ -5,7 +5,8 @@
 //!    joined it before.
 //! 2. Units that join forget what they had and take their new incarnation. They are in no projection, so
 //!    nobody misses anything.
-//! 3. The sequencer of the next epoch is sealed, which tells its instance.
+//! 3. The sequencer of the next epoch is sealed, which tells its instance; so is the one before, if it is another one and
+//!    hears of it.
 //! 4. All units that stay are sealed. From here on nothing is appended. Units that do not answer are left
 //!    behind, as long as every chain keeps one that does. So are units that have less than one behind them in their
 //!    chain: they lost what they had.
@@ -177,7 +178,15 @@ impl Reconfigure {
         if !pending.is_empty() {
             return None;
         }
-        match self.view.projection().next_sequencer(&self.change) {
+        let next = self.view.projection().next_sequencer(&self.change);
+        if let Some((number, _)) =
+            self.view.projection().sequencer.filter(|(number, _)| Some(*number) != next)
+        {
+            // It is left behind, and lives perhaps. Who asks it only hears of the next epoch so.
+            let epoch = self.epoch();
+            self.view.tell_sequencer_in(out, epoch, Node::Sequencer(number), SequencerVerb::Seal);
+        }
+        match next {
             Some(number) => {
                 self.phase = Phase::Sequencer(number);
                 let epoch = self.epoch();

@@ -76,7 +76,8 @@ impl Transfer {
                 continue;
             }
             self.view.abandon();
-            let mut fill = Box::new(Fill::with_view(self.view.clone(), self.at, place.end, Aim::Copy));
+            let (view, epoch) = (self.view.clone(), self.view.epoch());
+            let mut fill = Box::new(Fill::with_view(view, self.at, place.end, epoch, Aim::Copy));
             let filled = fill.step(Input::Start, out);
             self.phase = Phase::Copy(Some(fill));
             return filled.and_then(|filled| self.copied(&filled, out));

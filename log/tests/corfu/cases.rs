@@ -46,7 +46,7 @@ fn r1_filler_loses_to_a_writer_and_completes_what_it_wrote() {
 fn r1_filler_that_comes_between_the_units_of_a_chain_makes_no_difference() {
     let mut net = chain();
     let mut writer = Driven::new(append(net.latest(), 1, 0, &["a", "b"]));
-    let mut filler = Driven::new(Settle::new(net.latest(), Position(0), Position(2)));
+    let mut filler = Driven::new(Settle::new(net.latest(), Position(0), Position(2), net.latest().epoch));
     writer.until_unit(&mut net, 1);
     // The filler waits at the hole, then asks the head; the writer is there first.
     filler.until_unit(&mut net, 1);

@@ -1,5 +1,7 @@
 //! Whole clusters in this process, with threads, files and failures.
 
+mod behind;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -11,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use mixlog_log::corfu::{
     self, Change, Config, ConnectError, CorfuLog, Join, LOCAL_SEQUENCER, LocalCluster, LocalConfig,
-    LocalError, LocalStorage, Node, Reconfigured, ReplyTo, Request, SequencerRequest, SequencerVerb, Timing,
-    TransferError, Transport, UnitFiles, UnitNumber,
+    LocalError, LocalStorage, Node, Reconfigured, ReplyTo, Request, SequencerNumber, SequencerRequest,
+    SequencerVerb, Timing, TransferError, Transport, UnitFiles, UnitNumber,
 };
 use mixlog_log::{AppendError, Batch, Durability, Entry, FileLog, Position, ReadError, SharedLog};
 
@@ -273,6 +275,11 @@ fn cluster_reopened_goes_on_in_a_later_epoch_and_keeps_its_seal() {
 
 /// Flips a bit in the first segment of a unit, amid its entries.
 fn damage(directory: &Path) {
+    damage_at(directory, b"entry 5");
+}
+
+/// The same, in an entry that begins so.
+fn damage_at(directory: &Path, entry: &[u8]) {
     let mut segments: Vec<_> = fs::read_dir(directory.join("journal"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -280,7 +287,7 @@ fn damage(directory: &Path) {
         .collect();
     segments.sort();
     let mut bytes = fs::read(&segments[0]).unwrap();
-    let place = bytes.windows(7).position(|window| window == b"entry 5").expect("it is there");
+    let place = bytes.windows(entry.len()).position(|window| window == entry).expect("it is there");
     bytes[place] ^= 4;
     fs::write(&segments[0], bytes).unwrap();
 }

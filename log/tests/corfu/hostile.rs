@@ -275,7 +275,7 @@ fn no_operation_panics_whatever_servers_say() {
     for aim in [Aim::Know, Aim::Settle, Aim::Copy] {
         deceive_often("fill", |latest| Fill::new(latest, from, upto, aim), |_| ());
     }
-    deceive_often("settle", |latest| Settle::new(latest, from, upto), |_| ());
+    deceive_often("settle", |latest| Settle::new(Arc::clone(&latest), from, upto, latest.epoch), |_| ());
     for mode in [TailMode::Fast, TailMode::Linearizable] {
         deceive_often("tail", |latest| Tail::new(latest, mode), |_| ());
     }

@@ -108,6 +108,18 @@ fn reader(rules: Rules) -> Scenario {
     }
 }
 
+/// A janitor settles what one client was given and has not written, or does now, while the epoch changes.
+fn janitor(rules: Rules) -> Scenario {
+    Scenario {
+        chains: &[&[1, 2]],
+        before: vec![],
+        scripts: vec![vec![Step::Append("a")], vec![Step::Sweep], vec![renew()]],
+        budget: NONE,
+        inputs: vec![11, 16, 11],
+        rules,
+    }
+}
+
 /// A unit is cut off, a driver goes on without it, and it is there again for whoever still asks it.
 fn unit_returns(rules: Rules) -> Scenario {
     Scenario {
@@ -274,6 +286,11 @@ fn two_chains_are_sound() {
 #[test]
 fn reader_is_sound() {
     assert_sound("a reader", reader);
+}
+
+#[test]
+fn janitor_is_sound() {
+    assert_sound("a janitor", janitor);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use mixlog_log::corfu::{
     Aim, Append, AppendOutcome, Call, Change, ClientId, Entries, EntryId, Epoch, Fill, Input, Instance,
     Limits, Member, Node, Operation, Outbox, Outgoing, Pause, Projection, Read, ReadOutcome, Reconfigure,
     Register, Reply, Request, Rules, Run, Sequencer, SequencerNumber, SequencerReply, StoreReply,
-    StoreRequest, Tail, TailMode, Token, Unit, UnitNumber, UnitReply, UnitVerb,
+    StoreRequest, Sweep, Tail, TailMode, Token, Unit, UnitNumber, UnitReply, UnitVerb,
 };
 use mixlog_log::{Batch, LogId, Position};
 
@@ -27,6 +27,8 @@ pub(crate) enum Step {
     Fill,
     /// Reads the first position.
     Read,
+    /// Settles everything before the tail, as a janitor.
+    Sweep,
     Reconfigure(Change),
 }
 
@@ -37,6 +39,7 @@ enum Job {
     Tail(Tail),
     Fill(Fill),
     Read(Read),
+    Sweep(Sweep),
     Reconfigure(Reconfigure),
 }
 
@@ -45,6 +48,7 @@ enum Outcome {
     Tail(Position),
     Fill(Vec<Run>),
     Read(ReadOutcome),
+    Sweep,
     Reconfigure,
 }
 
@@ -211,6 +215,7 @@ impl World {
         match action {
             Action::Serve(index, call) => {
                 let outgoing = next.take(index, call);
+                next.check_fill(index, &outgoing.request);
                 let input = match next.serve(outgoing.to, outgoing.request) {
                     Some(reply) => Input::Reply { call, reply },
                     None => Input::Lost { call },
@@ -258,6 +263,21 @@ impl World {
             }
         }
         next
+    }
+
+    /// Who settles fills what was given out, in the epoch in which he fills it or before, and nothing else.
+    fn check_fill(&mut self, index: usize, request: &Request) {
+        if let Request::Unit(request) = request
+            && let UnitVerb::Fill { upto, .. } = request.verb
+            && matches!(self.clients[index].job, Some(Job::Sweep(_)))
+            && let Some(latest) = self.latest()
+            && latest.epoch == request.epoch
+        {
+            let given = self.tokens.iter().filter(|token| token.epoch == latest.epoch).map(Token::end);
+            if upto > given.fold(latest.tail, Position::max) {
+                self.flaws.insert("what nobody was given was filled");
+            }
+        }
     }
 
     fn take(&mut self, index: usize, call: Call) -> Outgoing {
@@ -377,6 +397,7 @@ impl World {
             Step::Tail => Job::Tail(Tail::new(projection, TailMode::Linearizable)),
             Step::Fill => Job::Fill(Fill::new(projection, Position(0), Position(1), Aim::Know)),
             Step::Read => Job::Read(Read::new(projection, Position(0), Position(1), 1, Position(0))),
+            Step::Sweep => Job::Sweep(Sweep::new(projection, Position(0))),
             Step::Reconfigure(change) => {
                 Job::Reconfigure(Reconfigure::new(projection, change.clone(), rules))
             }
@@ -416,7 +437,11 @@ impl World {
             Outcome::Read(ReadOutcome::Trimmed(_) | ReadOutcome::Corrupt(_)) => {
                 self.flaws.insert("a read found something lost");
             }
-            Outcome::Append(..) | Outcome::Tail(_) | Outcome::Read(_) | Outcome::Reconfigure => {}
+            Outcome::Append(..)
+            | Outcome::Tail(_)
+            | Outcome::Read(_)
+            | Outcome::Sweep
+            | Outcome::Reconfigure => {}
         }
     }
 
@@ -505,6 +530,7 @@ impl Job {
             Self::Tail(job) => job.step(input, out).map(|found| Outcome::Tail(found.tail)),
             Self::Fill(job) => job.step(input, out).map(|filled| Outcome::Fill(filled.runs)),
             Self::Read(job) => job.step(input, out).map(Outcome::Read),
+            Self::Sweep(job) => job.step(input, out).map(|_| Outcome::Sweep),
             Self::Reconfigure(job) => job.step(input, out).map(|_| Outcome::Reconfigure),
         }
     }

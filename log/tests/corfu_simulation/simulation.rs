@@ -614,7 +614,7 @@ impl Simulation {
                     // Who fills in order begins where he knows that everything is committed.
                     let begin = if self.tidy { found.trimmed } else { from };
                     match self.world.random.below(4) {
-                        0 => Job::Settle(Settle::new(projection, begin, upto)),
+                        0 => Job::Settle(Settle::new(Arc::clone(&projection), begin, upto, projection.epoch)),
                         1 => Job::Fill(Fill::new(projection, begin, upto, Aim::Know)),
                         _ => {
                             // What a later epoch has committed is not on units that it left behind.
