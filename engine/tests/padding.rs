@@ -1,11 +1,12 @@
 //! Padding, on logs that take little at once and on one that has nothing yet.
 #![cfg(not(loom))]
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use mixlog_engine::{
-    Builder, Engine, Membership, Never, Position, Procedure, Replica, Table, Tx, WINDOW_GRID, procedures_in,
+    Builder, Engine, Membership, Never, Position, Procedure, Replica, Table, Tx, WINDOW_GRID, checkpoint,
+    procedures_in,
 };
 use mixlog_log::{Durability, FileLog, MemoryLog, SharedLog, corfu, file};
 use serde::{Deserialize, Serialize};
@@ -82,4 +83,52 @@ fn log_that_nobody_wrote_to_but_replicas_is_taken_for_one_without_procedures_and
     assert!(procedures.contains(&("count".to_owned(), 1)), "{procedures:?}");
     assert!(engine.wait_agreed(engine.pad().unwrap(), 2, PATIENCE));
     assert_eq!(b.failed().map(|error| error.to_string()), None);
+}
+
+/// Positions that a client was given and has not written when the log is sealed, or another epoch begins, are nobody's: an
+/// engine that has not heard of it does not execute them as junk, so it is not ahead of the log.
+#[test]
+fn engine_is_not_ahead_of_a_cluster_whose_epoch_has_ended() {
+    let sealed = |log: &corfu::CorfuLog, _: &Arc<corfu::LocalCluster>| {
+        log.seal().unwrap();
+    };
+    let reconfigured = |_: &corfu::CorfuLog, cluster: &Arc<corfu::LocalCluster>| {
+        let change = cluster.reconfigure(cluster.projection().unwrap(), corfu::Change::default());
+        assert!(matches!(change, corfu::Reconfigured::Installed(_)), "{change:?}");
+    };
+    for end in [&sealed as &dyn Fn(&_, &_), &reconfigured] {
+        let cluster = corfu::LocalCluster::open(corfu::LocalConfig::default()).unwrap();
+        let connect = || {
+            let config = corfu::Config { durability: Durability::Memory, ..Default::default() };
+            corfu::CorfuLog::connect(Arc::<corfu::LocalCluster>::clone(&cluster), config).unwrap()
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let checkpoints = checkpoint::Config {
+            storage: Some(Arc::new(file::FsStorage::new(directory.path()))),
+            every_bytes: None,
+            ..checkpoint::Config::default()
+        };
+        let builder = Engine::builder().table(&COUNTS).procedure::<Count>().threads(1);
+        let engine = builder.checkpoints(checkpoints).open(Arc::new(connect())).unwrap();
+        engine.execute(&Count).unwrap();
+        let (answered, answer) = mpsc::channel();
+        let epoch = cluster.projection().unwrap().epoch;
+        let verb = corfu::SequencerVerb::Next { count: 5, at_least: 5 };
+        let request = corfu::Request::Sequencer(corfu::SequencerRequest { epoch, verb });
+        let reply = corfu::ReplyTo::new(move |reply| answered.send(reply).unwrap());
+        corfu::Transport::send(&*cluster, corfu::Node::Sequencer(corfu::LOCAL_SEQUENCER), request, reply);
+        answer.recv_timeout(PATIENCE).unwrap().expect("it answers");
+        let other = connect();
+        end(&other, &cluster);
+        let tail = other.tail().unwrap().tail;
+        let begun = std::time::Instant::now();
+        while engine.position().map(Position::next) < Some(tail) {
+            assert!(begun.elapsed() < PATIENCE, "it does not come to {tail}");
+            std::thread::yield_now();
+        }
+        // By then it has waited for who does not write.
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(engine.position().map(Position::next), Some(other.tail().unwrap().tail));
+        assert_eq!(Some(engine.checkpoint().unwrap().position), engine.position());
+    }
 }

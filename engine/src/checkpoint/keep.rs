@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use mixlog_log::file::{Lock, LockMode};
-use mixlog_log::{Position, SharedLog, TrimError};
+use mixlog_log::{FlushError, Position, SharedLog, TrimError};
 
 use super::due::{Closed, Wake};
 use super::layout::{FileHeader, file_name};
@@ -302,7 +302,10 @@ impl Keeper {
             let catalog = self.shared.known_catalog();
             // A state that survives a power cut which the log's entries do not would be that of another log.
             let flushed = self.log.flush()?;
-            assert!(position < flushed, "what was executed was in the log");
+            if position >= flushed {
+                // What was executed is in the log: it was not asked how far it reaches by now.
+                return Err(FlushError::Unavailable.into());
+            }
             let header = FileHeader {
                 log: self.shelf.log,
                 position,
