@@ -86,6 +86,15 @@ impl Told {
         assert!(latest.map(|latest| latest.epoch) >= highest, "{highest:?} is gone: {latest:?}");
         latest.inspect(|latest| self.installed(latest));
     }
+
+    fn assert_kept(&self, disk: &Disk) {
+        let names = disk.names();
+        for (epoch, projection) in &self.projections {
+            let name = file_of(*epoch);
+            assert!(names.contains(&name), "epoch {epoch} is gone");
+            assert_eq!(disk.bytes(&name), projection.encode(), "epoch {epoch}");
+        }
+    }
 }
 
 /// Those who use the store, and what they were told.
@@ -139,11 +148,11 @@ fn recover(disk: &Disk, told: &Told, depth: u32, random: &mut Random, tally: &mu
     tally.states.insert(disk.fingerprint());
     let sim = Sim::boot(disk.clone());
     let (store, mut now) = (open(&sim).unwrap(), told.clone());
-    for (epoch, projection) in &told.projections {
-        assert_eq!(disk.bytes(&file_of(*epoch)), projection.encode(), "epoch {epoch}");
-    }
+    told.assert_kept(disk);
     now.latest(store.latest().unwrap().as_deref());
     now.named(store.name(LogId(99)).unwrap());
+    // Also what was said just now.
+    now.assert_kept(&sim.disk().after(Cut::Nothing, random));
     tally.more_than_told += u64::from(now.projections.len() > told.projections.len());
     let trace = sim.trace();
     let latest = now.projections.last_key_value().map_or(0, |(epoch, _)| epoch.0);
@@ -201,8 +210,8 @@ fn fail_every_call(kind: Kind, error: Failure, count: u64) {
             refused += 1;
             assert!(matches!(told, StoreError::Io(_)), "{told}");
             let Some(store) = &users.stores[*who] else { continue };
+            assert_eq!(store.failure().is_some(), kind == Kind::SyncDirectory, "that alone is final");
             let Some(reason) = store.failure() else { continue };
-            assert_eq!(kind, Kind::SyncDirectory, "that is final: {reason}");
             // Whatever the disk says from now on.
             let next = projection(LogId(1), 9, 9);
             for again in [
