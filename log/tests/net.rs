@@ -10,14 +10,15 @@ use std::time::Duration;
 use mixlog_log::corfu::{
     Change, ClientId, Config, ConnectError, CorfuLog, EntryId, Epoch, Home, Instance, Listing, Member,
     NetError, Node, Reconfigured, Reply, ReplyTo, Request, Run, SequencerNumber, SequencerReply,
-    SequencerRequest, SequencerVerb, Server, StoreBehind, TcpTransport, Timing, Transport, UnitFiles,
-    UnitNumber, UnitReply, UnitRequest, UnitServer, UnitStorage, UnitVerb, announce, found, latest,
-    reconfigure,
+    SequencerRequest, SequencerVerb, Server, StoreBehind, StoreReply, StoreRequest, TcpTransport, Timing,
+    Transport, UnitFiles, UnitNumber, UnitReply, UnitRequest, UnitServer, UnitStorage, UnitVerb, announce,
+    found, latest, reconfigure,
 };
 use mixlog_log::{
     AppendError, Batch, Block, Durability, FlushError, LogId, Position, ReadError, SealError, SharedLog,
     TailError, TrimError,
 };
+use mixlog_simdisk::{Call, Cut, Disk, Failure, Fault, Kind, Note, Random, Sim};
 
 /// Longer than any step takes on a busy machine, so that a hang fails instead of hanging.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -36,6 +37,79 @@ fn store(directory: &Path) -> (Server, Home) {
 
 fn list(home: &Home, node: Node, address: SocketAddr) {
     announce(home, None, node, Listing { address, durability: None }, &Timing::default()).unwrap();
+}
+
+/// The same on a disk that is simulated.
+fn store_on(sim: &Sim) -> (Server, Home) {
+    let store = Server::store_with_storage(listener(), &*sim.storage()).unwrap();
+    let home = Home::servers(&[store.address()]);
+    (store, home)
+}
+
+#[test]
+fn listing_that_was_announced_survives_power_cuts() {
+    // Nobody answers at any of them, so that they may be replaced.
+    let addresses = [(); 4].map(|()| listener().local_addr().unwrap());
+    let (unit, sequencer) = (Node::Unit(UnitNumber(2)), Node::Sequencer(SEQUENCER));
+    let announced =
+        [(sequencer, addresses[0]), (unit, addresses[1]), (sequencer, addresses[2]), (unit, addresses[3])];
+    let sim = Sim::default();
+    let (server, home) = store_on(&sim);
+    for (n, (node, address)) in (1..).zip(announced) {
+        list(&home, node, address);
+        sim.note(Note::Acknowledged(Position(n)));
+    }
+    drop(server);
+    let (mut random, mut disk, mut told) = (Random(1), Disk::default(), 0);
+    for call in sim.trace() {
+        disk.apply(&call);
+        if let Call::Note(Note::Acknowledged(count)) = call {
+            told = count.0 as usize;
+        }
+        for cut in [Cut::Nothing, Cut::Some, Cut::Some, Cut::Some, Cut::Everything] {
+            let found = disk.after(cut, &mut random);
+            for (node, name) in [(sequencer, "addresses/sequencer-1"), (unit, "addresses/unit-2")] {
+                let of = |announced: &[(Node, SocketAddr)]| -> Vec<String> {
+                    let those = announced.iter().filter(|(of, _)| *of == node);
+                    those.map(|(_, address)| format!("{address}\n")).collect()
+                };
+                let Some(last) = of(&announced[..told]).pop() else { continue };
+                assert!(found.names().contains(&name.to_owned()), "{name} is gone");
+                let listed = String::from_utf8(found.bytes(name).to_vec()).unwrap();
+                assert!(listed == last || of(&announced[told..]).contains(&listed), "{name}: {listed}");
+            }
+            let found = Sim::boot(found);
+            drop(store_on(&found));
+            // The book's own directory is there for what comes.
+            let kept = found.disk().after(Cut::Nothing, &mut random);
+            assert!(Sim::boot(kept).storage().directory("addresses").exists().unwrap());
+        }
+    }
+    assert_eq!(told, 4);
+}
+
+#[test]
+fn store_whose_directory_cannot_be_synced_tells_why_and_answers_when_it_is_started_again() {
+    let sim = Sim::default();
+    let name = |home: &Home| {
+        let transport = TcpTransport::connect(home, &Timing::default()).unwrap();
+        let (told, answer) = mpsc::channel();
+        let reply = ReplyTo::new(move |reply| drop(told.send(reply)));
+        transport.send(Node::Store, Request::Store(StoreRequest::Name(LogId(5))), reply);
+        answer.recv_timeout(PATIENCE).unwrap()
+    };
+    let (store, home) = store_on(&sim);
+    assert_eq!(store.failure(), None);
+    sim.set_fault(Some(Fault { kind: Kind::SyncDirectory, after: 0, count: 1, error: Failure::Errno(5) }));
+    assert_eq!(name(&home), None);
+    let os = std::io::Error::from_raw_os_error(5).to_string();
+    assert_eq!(store.failure(), Some(&*os));
+    // The disk works again, and the store does not.
+    assert_eq!(name(&home), None);
+    drop(store);
+    let (store, home) = store_on(&sim);
+    assert_eq!(name(&home), Some(Reply::Store(StoreReply::Named(LogId(5)))));
+    assert_eq!(store.failure(), None);
 }
 
 /// What a server says to `bytes` before it ends the connection.

@@ -1,10 +1,11 @@
 //! A disk in memory that records every call, so that a power cut can be played at each of them.
 //!
 //! The model: a write is durable when a later `sync_data` of its file succeeds; until then each of the 512-byte sectors
-//! that it touched may be on the disk, as this write left it, or one before or after. A directory entry is durable when a later
-//! `sync_directory` succeeds; until then each creation, rename and removal may have happened or not. What made a file
-//! longer may be there as a length alone, with zeros where the bytes should be. Directories are made durably, as
-//! [`Storage::create_directory`] promises.
+//! that it touched may be on the disk, as this write left it, or one before or after. A directory entry is durable when a
+//! later `sync_directory` succeeds; until then each creation, link, rename and removal may have happened or not. What made a
+//! file longer may be there as a length alone, with zeros where the bytes should be. Directories are entries of the
+//! directory above them: without its own, nothing that is in one is found. [`Storage::create_directory`] makes one and syncs
+//! that above it, which are two calls, and the process may end in between.
 //!
 //! A `sync_data` that fails leaves the written bytes readable and clean: a later one does not save them, though it does
 //! save what was written over them meanwhile, and lengths, which are no bytes. That is what ext4 and XFS do (Rebello et
@@ -98,6 +99,13 @@ pub enum Call {
         /// The new name.
         to: String,
     },
+    /// A file got a second name.
+    Link {
+        /// The name that it has.
+        from: String,
+        /// The other one.
+        to: String,
+    },
     /// A file lost its name.
     Remove {
         /// The name.
@@ -135,6 +143,8 @@ enum Entry {
     Create(String, usize),
     Rename(String, String, usize),
     Remove(String),
+    /// With a slash at the end.
+    CreateDirectory(String),
 }
 
 /// The state of the disk.
@@ -146,11 +156,24 @@ pub struct Disk {
     pending: Vec<Entry>,
     /// With a slash at the end.
     directories: BTreeSet<String>,
+    /// Those with a durable entry, which may lie in one that has none.
+    durable_directories: BTreeSet<String>,
 }
 
 /// Whether a name lies in a directory itself, and not in one below it.
 fn is_in(name: &str, directory: &str) -> bool {
-    name.strip_prefix(directory).is_some_and(|rest| !rest.contains('/'))
+    name.trim_end_matches('/').strip_prefix(directory).is_some_and(|rest| !rest.contains('/'))
+}
+
+/// The directories that a name lies in, from the lowest one up to the first one.
+fn above(name: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(parent(name), |name| parent(name))
+}
+
+/// The directory that a name lies in; `None` for the first one.
+fn parent(name: &str) -> Option<&str> {
+    let name = name.trim_end_matches('/');
+    (!name.is_empty()).then(|| &name[..name.rfind('/').map_or(0, |slash| slash + 1)])
 }
 
 fn apply_entry(names: &mut BTreeMap<String, usize>, entry: &Entry) {
@@ -167,6 +190,7 @@ fn apply_entry(names: &mut BTreeMap<String, usize>, entry: &Entry) {
         Entry::Remove(name) => {
             names.remove(name);
         }
+        Entry::CreateDirectory(_) => {}
     }
 }
 
@@ -186,7 +210,10 @@ pub enum Cut {
 impl Entry {
     fn name(&self) -> &str {
         match self {
-            Self::Create(name, _) | Self::Rename(name, ..) | Self::Remove(name) => name,
+            Self::Create(name, _)
+            | Self::Rename(name, ..)
+            | Self::Remove(name)
+            | Self::CreateDirectory(name) => name,
         }
     }
 }
@@ -244,14 +271,21 @@ impl Disk {
                 let file = self.live[from];
                 self.change_names(Entry::Rename(from.clone(), to.clone(), file));
             }
+            Call::Link { from, to } => {
+                let file = self.live[from];
+                self.change_names(Entry::Create(to.clone(), file));
+            }
             Call::Remove { name } => self.change_names(Entry::Remove(name.clone())),
             Call::CreateDirectory { directory } => {
                 self.directories.insert(directory.clone());
+                self.pending.push(Entry::CreateDirectory(directory.clone()));
             }
             Call::SyncDirectory { directory } => {
                 self.durable.retain(|name, _| !is_in(name, directory));
                 let live = self.live.iter().filter(|(name, _)| is_in(name, directory));
                 self.durable.extend(live.map(|(name, file)| (name.clone(), *file)));
+                let made = self.directories.iter().filter(|name| is_in(name, directory));
+                self.durable_directories.extend(made.cloned());
                 self.pending.retain(|entry| !is_in(entry.name(), directory));
             }
             Call::Note(_) => {}
@@ -274,12 +308,17 @@ impl Disk {
             return kept;
         }
         let survives = |random: &mut Random| matches!(cut, Cut::Some) && random.one_in(2);
-        let mut names = self.durable.clone();
-        for entry in &self.pending {
-            if survives(random) {
-                apply_entry(&mut names, entry);
+        let (mut names, mut directories) = (self.durable.clone(), self.durable_directories.clone());
+        for entry in self.pending.iter().filter(|_| survives(random)) {
+            apply_entry(&mut names, entry);
+            if let Entry::CreateDirectory(directory) = entry {
+                directories.insert(directory.clone());
             }
         }
+        let made = directories.clone();
+        let is_found = |name: &str| above(name).all(|above| above.is_empty() || made.contains(above));
+        names.retain(|name, _| is_found(name));
+        directories.retain(|name| is_found(name));
         let manifests = ["manifest", "manifest.creating"].map(|name| self.live.get(name).copied());
         let named: BTreeSet<usize> = names.values().copied().collect();
         let inodes = self.inodes.iter().enumerate().map(|(file, inode)| {
@@ -320,8 +359,14 @@ impl Disk {
             Inode { live: image.clone(), durable: image, pending: Vec::new() }
         });
         let inodes = inodes.collect();
-        let directories = self.directories.clone();
-        Self { inodes, live: names.clone(), durable: names, pending: Vec::new(), directories }
+        Self {
+            inodes,
+            live: names.clone(),
+            durable: names,
+            pending: Vec::new(),
+            directories: directories.clone(),
+            durable_directories: directories,
+        }
     }
 
     /// The names of all files, with their directories.
@@ -346,8 +391,12 @@ impl Disk {
         &self.inodes[self.live[name]].live
     }
 
-    /// Puts these bytes on the disk, durably, whatever the log thinks of it.
+    /// Puts these bytes on the disk, durably, with the directories above them, whatever the log thinks of it.
     pub fn set_bytes(&mut self, name: &str, bytes: Vec<u8>) {
+        for above in above(name).filter(|above| !above.is_empty()) {
+            self.directories.insert(above.to_owned());
+            self.durable_directories.insert(above.to_owned());
+        }
         let file = *self.live.entry(name.to_owned()).or_insert(self.inodes.len());
         self.durable.insert(name.to_owned(), file);
         if file == self.inodes.len() {
@@ -380,6 +429,8 @@ pub enum Kind {
     Sync,
     /// A file is renamed.
     Rename,
+    /// A file gets a second name.
+    Link,
     /// A file is removed.
     Remove,
     /// A directory is synced.
@@ -651,9 +702,20 @@ impl Storage for Sim {
         Ok(state.capacity.map(|capacity| capacity.saturating_sub(state.used())))
     }
 
+    /// As that of the real file system.
     fn create_directory(&self) -> io::Result<()> {
-        if !self.exists()? {
-            self.state().call(Call::CreateDirectory { directory: self.directory.clone() });
+        let mut state = self.state();
+        let path = std::iter::once(&*self.directory).chain(above(&self.directory));
+        let path: Vec<_> = path.filter(|directory| !directory.is_empty()).collect();
+        let found = path.iter().position(|directory| state.disk.directories.contains(*directory));
+        let begins = found.unwrap_or(path.len());
+        for (at, directory) in path.iter().enumerate().take(begins + 1).rev() {
+            if at < begins {
+                state.call(Call::CreateDirectory { directory: (*directory).to_owned() });
+            }
+            state.check(Kind::SyncDirectory)?;
+            let above = parent(directory).expect("it has a name").to_owned();
+            state.call(Call::SyncDirectory { directory: above });
         }
         Ok(())
     }
@@ -678,8 +740,8 @@ impl Storage for Sim {
         state.check(Kind::List)?;
         let below = |name: &str| Some(name.strip_prefix(&self.directory)?.to_owned());
         let files = state.disk.live.keys().filter(|name| is_in(name, &self.directory));
-        let directories = state.disk.directories.iter().map(|name| name.trim_end_matches('/'));
-        let directories = directories.filter(|name| is_in(name, &self.directory));
+        let directories = state.disk.directories.iter().filter(|name| is_in(name, &self.directory));
+        let directories = directories.map(|name| name.trim_end_matches('/'));
         Ok(files.map(String::as_str).chain(directories).filter_map(below).collect())
     }
 
@@ -690,6 +752,10 @@ impl Storage for Sim {
         let file = match (state.disk.live.get(&name).copied(), access) {
             (Some(_), Access::CreateNew) => return Err(io::ErrorKind::AlreadyExists.into()),
             (None, Access::CreateNew) => {
+                let is_there = self.directory.is_empty() || state.disk.directories.contains(&self.directory);
+                if !is_there {
+                    return Err(io::ErrorKind::NotFound.into());
+                }
                 let file = state.disk.inodes.len();
                 state.call(Call::Create { name, file });
                 file
@@ -705,11 +771,26 @@ impl Storage for Sim {
         state.check(Kind::Rename)?;
         let (from, to) = (self.full(from), self.full(to));
         let replaces = state.disk.live.contains_key(&to);
-        assert!(!replaces || to.starts_with("checkpoints/"), "{to} must not be replaced");
+        let may_be = ["checkpoints/", "addresses/"].iter().any(|directory| to.starts_with(directory));
+        assert!(!replaces || may_be, "{to} must not be replaced");
         if !state.disk.live.contains_key(&from) {
             return Err(io::ErrorKind::NotFound.into());
         }
         state.call(Call::Rename { from, to });
+        Ok(())
+    }
+
+    fn link(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.state();
+        state.check(Kind::Link)?;
+        let (from, to) = (self.full(from), self.full(to));
+        if state.disk.live.contains_key(&to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        if !state.disk.live.contains_key(&from) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        state.call(Call::Link { from, to });
         Ok(())
     }
 

@@ -131,3 +131,40 @@ fn bytes_that_were_lost_behind_an_earlier_cut_may_be_there() {
     let found = found(&sim);
     assert!(found.contains(&b"lost"[..]) && found.contains(&b"lo"[..]) && !found.contains(&b"long"[..]));
 }
+
+#[test]
+fn directory_is_found_once_that_above_it_is_synced() {
+    let sim = Sim::default();
+    let below = sim.storage().directory("one").directory("two");
+    // The process ends before it comes to the last sync.
+    sim.set_fault(Some(Fault { kind: Kind::SyncDirectory, after: 1, count: 1, error: Failure::Errno(5) }));
+    below.create_directory().unwrap_err();
+    let file = below.open("file", Access::CreateNew).unwrap();
+    file.write_at(b"first", 0).unwrap();
+    file.sync_data().unwrap();
+    below.sync_directory().unwrap();
+    let found = |cut, seed| sim.disk().after(cut, &mut Random(seed)).names();
+    assert_eq!(found(Cut::Everything, 1), ["one/two/file"]);
+    assert_eq!(found(Cut::Nothing, 1), Vec::<String>::new());
+    let some: BTreeSet<_> = (0..50).map(|seed| found(Cut::Some, seed)).collect();
+    assert_eq!(some.len(), 2);
+    assert_eq!(Sim::boot(sim.disk().after(Cut::Nothing, &mut Random(1))).list().unwrap(), ["one"]);
+    // Who finds it there makes it durable.
+    below.create_directory().unwrap();
+    assert_eq!(found(Cut::Nothing, 1), ["one/two/file"]);
+}
+
+#[test]
+fn file_with_two_names_keeps_the_one_that_is_left() {
+    let sim = Sim::default();
+    let file = sim.open("making", Access::CreateNew).unwrap();
+    file.write_at(b"first", 0).unwrap();
+    file.sync_data().unwrap();
+    sim.link("making", "file").unwrap();
+    assert_eq!(sim.link("making", "file").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    sim.remove("making").unwrap();
+    assert_eq!(sim.disk().after(Cut::Nothing, &mut Random(1)).names(), Vec::<String>::new());
+    sim.sync_directory().unwrap();
+    let disk = sim.disk().after(Cut::Nothing, &mut Random(1));
+    assert_eq!((disk.names(), disk.bytes("file")), (vec!["file".to_owned()], &b"first"[..]));
+}

@@ -9,7 +9,7 @@
 //! So the children end with this process, however it ends.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mixlog::log::corfu::{Change, Home, SequencerNumber, UnitNumber};
+use mixlog::log::file::{FsStorage, Storage};
 
 use super::arguments::{Durability, UpOptions};
 use super::cluster::{Cluster, PATIENCE};
@@ -65,7 +66,7 @@ pub(crate) fn up(options: &UpOptions) -> Result<(), Failure> {
         Some(home) => Some((Cluster::connect(home, PATIENCE)?, home.clone())),
         None => None,
     };
-    fs::create_dir_all(&options.dir).map_err(cannot_use(&options.dir))?;
+    FsStorage::new(&options.dir).create_directory().map_err(cannot_use(&options.dir))?;
     // A second one would announce its own sequencers in place of ours, before it finds that units are in use.
     let directory = File::open(&options.dir).map_err(cannot_use(&options.dir))?;
     if directory.try_lock().is_err() {

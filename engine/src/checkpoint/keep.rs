@@ -239,10 +239,8 @@ impl Keeper {
             return Ok(());
         }
         let storage = &self.shelf.storage;
-        let exists = storage.exists().map_err(self.error("look at", ""))?;
-        if !exists {
-            storage.create_directory().map_err(self.error("create", ""))?;
-        }
+        // Also if it is there: whoever made it may not have come to making that durable.
+        storage.create_directory().map_err(self.error("create", ""))?;
         let lock = storage.lock(LockMode::Exclusive).map_err(self.error("lock", ""))?;
         let Some(lock) = lock else {
             return Err(CheckpointError::InUse { path: storage.path().to_path_buf() });

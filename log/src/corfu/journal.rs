@@ -86,7 +86,7 @@ impl Journal {
         };
         let (log, damaged) = match FileLog::open_with_storage(Arc::clone(&storage), &config) {
             Ok(log) => (log, false),
-            Err(OpenError::Corrupt { .. }) => (FileLog::open_before_damage(storage.path())?, true),
+            Err(OpenError::Corrupt { .. }) => (FileLog::open_before_damage(Arc::clone(&storage))?, true),
             Err(error) => return Err(error),
         };
         let next = log.reach().tail.0;

@@ -566,7 +566,9 @@ impl Shared {
         let mut swept = Position::ZERO;
         let mut closed = self.closed.lock().expect(UNPOISONED);
         loop {
-            let (guard, _) = self.closing.wait_timeout(closed, interval).expect(UNPOISONED);
+            // Not to be missed if it came before the wait: who closes the log waits for this thread.
+            let waited = self.closing.wait_timeout_while(closed, interval, |closed| !*closed);
+            let (guard, _) = waited.expect(UNPOISONED);
             if *guard {
                 return;
             }

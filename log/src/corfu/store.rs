@@ -6,15 +6,16 @@
 //! Source: CORFU (NSDI 2012), section 3.4 (the auxiliary).
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use thiserror::Error;
 
 use crate::LogId;
+use crate::file::{Access, FsStorage, Storage, read_file, write_full};
 
 use super::message::{Epoch, StoreReply, StoreRequest};
 use super::projection::{Flaw, Projection};
@@ -41,6 +42,17 @@ pub enum StoreError {
     InUse {
         /// Which directory.
         path: PathBuf,
+    },
+    /// What it was told could not be made durable, so it says nothing until it is opened again: what it says may be acted
+    /// by, and must stay.
+    #[error(
+        "the projection store in {path} cannot tell what is durable and has to be opened again: {reason}"
+    )]
+    Failed {
+        /// Which directory.
+        path: PathBuf,
+        /// What the operating system said.
+        reason: String,
     },
     /// The file that names the log does not.
     #[error("{path} does not hold the id of a log")]
@@ -166,15 +178,28 @@ impl ProjectionStore for MemoryStore {
 }
 
 /// A projection store in a directory, for processes of one machine: a file for each epoch, and one, `log`, with the
-/// log's id in hexadecimal digits. A third kind, `founded`, says since the first projection that there was one.
+/// log's id in hexadecimal digits and their checksum. A third kind, `founded`, says since the first projection that there
+/// was one.
 ///
 /// A file gets its name when it is complete and synced, by a link, which fails if the name is taken. So it is
-/// there wholly or not at all, and never replaced.
-#[derive(Debug)]
+/// there wholly or not at all, and never replaced: of several processes that install an epoch, one succeeds. Nothing is
+/// said of a name that is not durable: whoever finds one syncs the directory first, since whoever made it may not have come
+/// to that. A sync of the directory that fails is final: it may have lost the name, and another one would succeed
+/// without it.
 pub struct FileStore {
-    directory: PathBuf,
+    storage: Arc<dyn Storage>,
     /// The highest epoch whose name is known to be durable.
     durable: AtomicU64,
+    /// Held while the directory is synced.
+    syncing: Mutex<()>,
+    /// Why that failed, if it ever did.
+    failure: OnceLock<String>,
+}
+
+/// What stands in the directory.
+struct Found {
+    highest: Option<Epoch>,
+    founded: bool,
 }
 
 impl FileStore {
@@ -183,42 +208,61 @@ impl FileStore {
     /// # Errors
     /// What the operating system says.
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self, StoreError> {
-        let directory = directory.into();
-        fs::create_dir_all(&directory)?;
-        if let Some(parent) = std::path::absolute(&directory)?.parent() {
-            File::open(parent)?.sync_all()?;
-        }
-        Ok(Self { directory, durable: AtomicU64::new(0) })
+        Self::open_with_storage(Arc::new(FsStorage::new(directory)))
+    }
+
+    /// Like [`open`](Self::open), on a file system of the caller's making, which has links.
+    ///
+    /// # Errors
+    /// Like [`open`](Self::open).
+    pub fn open_with_storage(storage: Arc<dyn Storage>) -> Result<Self, StoreError> {
+        storage.create_directory()?;
+        let (durable, syncing, failure) = (AtomicU64::new(0), Mutex::default(), OnceLock::new());
+        Ok(Self { storage, durable, syncing, failure })
     }
 
     /// Where the store is.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.directory
+        self.storage.path()
     }
 
-    fn file(&self, epoch: Epoch) -> PathBuf {
-        self.directory.join(file_name(epoch))
+    /// Why it says nothing any more; `None` while all is well.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
     }
 
-    fn highest(&self) -> io::Result<Option<Epoch>> {
-        let mut highest = None;
-        for entry in fs::read_dir(&self.directory)? {
-            let name = entry?.file_name();
-            let number = name.to_str().and_then(|name| name.strip_prefix("projection-"));
-            if let Some(number) = number.filter(|number| number.len() == 16)
-                && let Ok(number) = u64::from_str_radix(number, 16)
-            {
-                highest = highest.max(Some(Epoch(number)));
+    fn check(&self) -> Result<(), StoreError> {
+        match self.failure() {
+            None => Ok(()),
+            Some(reason) => {
+                Err(StoreError::Failed { path: self.path().to_path_buf(), reason: reason.to_owned() })
             }
         }
-        Ok(highest)
     }
 
-    fn sync(&self, epoch: Epoch) -> io::Result<()> {
-        File::open(&self.directory)?.sync_all()?;
+    fn look(&self) -> Result<Found, StoreError> {
+        self.check()?;
+        let names = self.storage.list()?;
+        let highest = names.iter().filter_map(|name| parse_file_name(name)).max();
+        Ok(Found { highest, founded: names.iter().any(|name| name == FOUNDED) })
+    }
+
+    fn sync_directory(&self) -> Result<(), StoreError> {
+        let _syncing = self.syncing.lock().expect(UNPOISONED);
+        self.check()?;
+        self.storage.sync_directory().map_err(|error| {
+            let _ = self.failure.set(error.to_string());
+            error.into()
+        })
+    }
+
+    /// Makes sure of the projection of that epoch, and so of those before.
+    fn settle(&self, epoch: Epoch) -> Result<(), StoreError> {
+        self.sync_directory()?;
         if self.durable.load(Ordering::Acquire) == 0 && self.create(FOUNDED, b"")? {
-            File::open(&self.directory)?.sync_all()?;
+            self.sync_directory()?;
         }
         self.durable.fetch_max(epoch.0, Ordering::AcqRel);
         Ok(())
@@ -228,37 +272,42 @@ impl FileStore {
     fn create(&self, name: &str, bytes: &[u8]) -> io::Result<bool> {
         // Of the process, which may have the store open more than once.
         static ATTEMPTS: AtomicU64 = AtomicU64::new(0);
-        let attempt = ATTEMPTS.fetch_add(1, Ordering::Relaxed);
-        let creating = self.directory.join(format!("creating-{name}-{}-{attempt}", std::process::id()));
-        let linked = (|| {
-            let mut file = File::create(&creating)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::hard_link(&creating, self.directory.join(name))
-        })();
-        // If that fails it is garbage, and nothing else.
-        let _ = fs::remove_file(&creating);
-        match linked {
+        let (creating, file) = loop {
+            let attempt = ATTEMPTS.fetch_add(1, Ordering::Relaxed);
+            let creating = format!("creating-{name}-{}-{attempt}", std::process::id());
+            match self.storage.open(&creating, Access::CreateNew) {
+                // Left by a process of that number that was killed, or made by one on another machine, as it were.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                file => break (creating, file?),
+            }
+        };
+        // If that fails, another attempt makes another file: what a failed sync lost is given up with this one.
+        let complete = write_full(&*file, bytes, 0).and_then(|()| file.sync_data());
+        let linked = complete.and_then(|()| match self.storage.link(&creating, name) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(error),
-        }
+        });
+        // If that fails it is garbage, and nothing else.
+        let _ = self.storage.remove(&creating);
+        linked
     }
 }
 
 impl ProjectionStore for FileStore {
     fn latest(&self) -> Result<Option<Arc<Projection>>, StoreError> {
-        let Some(epoch) = self.highest()? else {
-            if self.directory.join(FOUNDED).try_exists()? {
-                return Err(StoreError::Lost { path: self.directory.clone() });
-            }
-            return Ok(None);
+        let Found { highest, founded } = self.look()?;
+        let Some(epoch) = highest else {
+            return if founded {
+                Err(StoreError::Lost { path: self.path().to_path_buf() })
+            } else {
+                Ok(None)
+            };
         };
         if epoch.0 > self.durable.load(Ordering::Acquire) {
-            // Who installed it may not have come to that. A projection that somebody has acted by must stay.
-            self.sync(epoch)?;
+            self.settle(epoch)?;
         }
-        let bytes = fs::read(self.file(epoch))?;
+        let bytes = read_file(&*self.storage, &file_name(epoch))?;
         let projection = Projection::decode(&bytes).map_err(|flaw| StoreError::Damaged { epoch, flaw })?;
         Ok(Some(Arc::new(projection)))
     }
@@ -268,12 +317,12 @@ impl ProjectionStore for FileStore {
         if epoch == Epoch(1) && self.latest()?.is_some() {
             return Ok(false);
         }
-        if self.highest()?.unwrap_or(Epoch::NONE).next() != epoch {
+        if self.look()?.highest.unwrap_or(Epoch::NONE).next() != epoch {
             return Ok(false);
         }
         let installed = self.create(&file_name(epoch), &projection.encode())?;
         if installed {
-            self.sync(epoch)?;
+            self.settle(epoch)?;
         }
         Ok(installed)
     }
@@ -282,16 +331,24 @@ impl ProjectionStore for FileStore {
         if let Some(latest) = self.latest()? {
             return Ok(latest.log);
         }
-        let path = self.directory.join(NAME);
-        let read = || -> Result<LogId, StoreError> {
-            let text = fs::read_to_string(&path)?;
-            let log = u128::from_str_radix(text.trim_end(), 16);
-            log.map(LogId).map_err(|_| StoreError::Nameless { path: path.clone() })
+        let named = if self.create(NAME, name_text(proposed).as_bytes())? {
+            proposed
+        } else {
+            let named = parse_name_text(&read_file(&*self.storage, NAME)?);
+            named.ok_or_else(|| StoreError::Nameless { path: self.path().join(NAME) })?
         };
-        let named = if self.create(NAME, format!("{proposed}\n").as_bytes())? { proposed } else { read()? };
-        // Whoever made the file may not have come to that. A name that somebody has acted by must stay.
-        File::open(&self.directory)?.sync_all()?;
+        self.sync_directory()?;
         Ok(named)
+    }
+}
+
+impl fmt::Debug for FileStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileStore")
+            .field("path", &self.path())
+            .field("durable", &self.durable)
+            .field("failure", &self.failure)
+            .finish_non_exhaustive()
     }
 }
 
@@ -305,8 +362,29 @@ fn file_name(epoch: Epoch) -> String {
     format!("projection-{:016x}", epoch.0)
 }
 
+fn parse_file_name(name: &str) -> Option<Epoch> {
+    let number = name.strip_prefix("projection-").filter(|number| number.len() == 16)?;
+    u64::from_str_radix(number, 16).ok().map(Epoch)
+}
+
+/// What the file that names the log holds.
+fn name_text(log: LogId) -> String {
+    let digits = log.to_string();
+    format!("{digits} {:08x}\n", crc32c::crc32c(digits.as_bytes()))
+}
+
+fn parse_name_text(text: &[u8]) -> Option<LogId> {
+    let text = std::str::from_utf8(text).ok()?;
+    let log = LogId(u128::from_str_radix(text.get(..32)?, 16).ok()?);
+    // Before there were checksums, there were the digits alone.
+    let digits = log.to_string();
+    (text == name_text(log) || text.trim_end() == digits).then_some(log)
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::fs;
+
     use super::super::message::{SequencerNumber, UnitNumber};
     use super::super::plan::{Change, Found};
     use super::*;
@@ -330,7 +408,8 @@ mod tests {
         assert_eq!(open().name(LogId(1)).unwrap(), LogId(1));
         assert!(open().latest().unwrap().is_none());
         assert!(open().install(&projection).unwrap());
-        fs::remove_file(open().file(Epoch(1))).unwrap();
+        let file = directory.path().join(file_name(Epoch(1)));
+        fs::remove_file(&file).unwrap();
         let is_lost =
             |error: StoreError| matches!(error, StoreError::Lost { path } if path == directory.path());
         assert!(is_lost(open().latest().unwrap_err()));
@@ -338,9 +417,9 @@ mod tests {
         assert!(is_lost(open().name(LogId(2)).unwrap_err()));
         // Also one that was founded before there was such a file, once it was looked at.
         fs::remove_file(directory.path().join(FOUNDED)).unwrap();
-        fs::write(open().file(Epoch(1)), projection.encode()).unwrap();
+        fs::write(&file, projection.encode()).unwrap();
         assert!(open().latest().unwrap().is_some());
-        fs::remove_file(open().file(Epoch(1))).unwrap();
+        fs::remove_file(&file).unwrap();
         assert!(is_lost(open().latest().unwrap_err()));
     }
 
@@ -350,9 +429,10 @@ mod tests {
         let store = FileStore::open(directory.path()).unwrap();
         let projection = first_projection();
         assert!(store.install(&projection).unwrap());
-        let mut bytes = fs::read(store.file(Epoch(1))).unwrap();
+        let file = directory.path().join(file_name(Epoch(1)));
+        let mut bytes = fs::read(&file).unwrap();
         bytes[40] ^= 1;
-        fs::write(store.file(Epoch(1)), bytes).unwrap();
+        fs::write(&file, bytes).unwrap();
         let error = store.latest().unwrap_err();
         assert!(matches!(error, StoreError::Damaged { epoch: Epoch(1), flaw: Flaw::Checksum }), "{error}");
     }

@@ -49,9 +49,9 @@ impl FileLog {
         if !recovery::directory_exists(from)? {
             return Err(OpenError::Missing { path: from.path().to_path_buf() });
         }
-        if !recovery::directory_exists(to)? {
-            to.create_directory().map_err(|source| error(to, "create", source))?;
-        }
+        recovery::directory_exists(to)?;
+        // Also if it is there: whoever made it may not have come to that.
+        to.create_directory().map_err(|source| error(to, "create", source))?;
         if to.list().map_err(|source| error(to, "list", source))?.iter().any(|name| name == manifest::NAME) {
             return Err(OpenError::Exists { path: to.path().to_path_buf() });
         }

@@ -29,6 +29,7 @@ mod writer;
 pub use config::{Config, Create};
 pub use copy::Copied;
 pub use report::{Damage, Report, Torn};
+pub(crate) use storage::read_file;
 pub use storage::{Access, FsStorage, Lock, LockMode, Storage, StorageFile, read_full, write_full};
 
 use std::collections::VecDeque;
@@ -295,11 +296,10 @@ impl FileLog {
         self.shared.queue.wait_room(wanted.min(self.shared.spare_room), tries)
     }
 
-    /// The log in `directory` up to its first damage, to read only; it is nobody else's meanwhile.
-    pub(crate) fn open_before_damage(directory: &Path) -> Result<Self, OpenError> {
-        let storage = FsStorage::new(directory);
-        let (lock, examined) = examine(&storage, LockMode::Exclusive)?;
-        Ok(Self::of_examined(Arc::new(storage), examined, lock))
+    /// The log in `storage` up to its first damage, to read only; it is nobody else's meanwhile.
+    pub(crate) fn open_before_damage(storage: Arc<dyn Storage>) -> Result<Self, OpenError> {
+        let (lock, examined) = examine(&*storage, LockMode::Exclusive)?;
+        Ok(Self::of_examined(storage, examined, lock))
     }
 
     fn of_examined(storage: Arc<dyn Storage>, examined: Examined, lock: Lock) -> Self {

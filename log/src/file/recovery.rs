@@ -516,6 +516,8 @@ fn create(storage: &dyn Storage, origin: Origin) -> Result<Examined, OpenError> 
     // Half made files of an earlier attempt, as `examine` has found nothing else.
     let leftovers = Inventory::of(storage)?.leftovers;
     remove(storage, &leftovers)?;
+    // Also if it was there: whoever made it may not have come to that.
+    storage.create_directory().map_err(io_error(storage, "create"))?;
     let manifest = Manifest::create(storage, ManifestSlot::first(origin.id, origin.head))
         .map_err(file_error(storage, "create", manifest::NAME))?;
     Examination::new(storage, Access::Write, Writer::None, manifest).run(Inventory::default())

@@ -58,7 +58,8 @@ pub trait Storage: Send + Sync + 'static {
     /// What the operating system says; [`io::ErrorKind::NotADirectory`] when it is something else.
     fn exists(&self) -> io::Result<bool>;
 
-    /// Creates the directory, durably.
+    /// Creates the directory, durably, with all above it. One that exists already is made durable: whoever created it may
+    /// not have come to that.
     ///
     /// # Errors
     /// What the operating system says.
@@ -98,6 +99,16 @@ pub trait Storage: Send + Sync + 'static {
     /// # Errors
     /// What the operating system says.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Gives a file a second name, which no file has yet: of several who try at once, one succeeds.
+    ///
+    /// # Errors
+    /// What the operating system says; [`io::ErrorKind::AlreadyExists`] if some file is named `to`,
+    /// [`io::ErrorKind::Unsupported`] where files have one name only.
+    fn link(&self, from: &str, to: &str) -> io::Result<()> {
+        let _ = (from, to);
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Removes a file; who has it open can still read it.
     ///
@@ -182,6 +193,18 @@ pub fn read_full(file: &dyn StorageFile, buffer: &mut [u8], offset: u64) -> io::
     Ok(done)
 }
 
+/// All that is in a file.
+///
+/// # Errors
+/// As [`read_full`].
+pub(crate) fn read_file(storage: &dyn Storage, name: &str) -> io::Result<Vec<u8>> {
+    let file = storage.open(name, Access::Read)?;
+    let mut bytes = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
+    let read = read_full(&*file, &mut bytes, 0)?;
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
 fn is_interrupted(error: &io::Error, interruptions: &mut u32) -> bool {
     *interruptions += 1;
     error.kind() == io::ErrorKind::Interrupted && *interruptions <= MOST_INTERRUPTIONS
@@ -263,15 +286,22 @@ impl Storage for FsStorage {
 
     fn create_directory(&self) -> io::Result<()> {
         let absolute = std::path::absolute(&self.path)?;
-        // The nearest ancestor that exists already, and every directory that is about to be made below it:
-        // the entry of each stands in its parent, which therefore has to be synced.
-        let existing = absolute.ancestors().skip(1).find(|path| path.is_dir());
-        fs::create_dir_all(&absolute)?;
-        for parent in absolute.ancestors().skip(1) {
-            File::open(parent)?.sync_all()?;
-            if Some(parent) == existing {
-                break;
+        let missing: Vec<_> = absolute.ancestors().take_while(|path| !path.is_dir()).collect();
+        // Each is durable before anything is made in it. So, should this process be killed, only the last one that it made
+        // may not be: that is the first one which the next attempt finds.
+        if let Some(found) = absolute.ancestors().nth(missing.len()) {
+            match sync_parent(found) {
+                // Nor could we have made it, where we may not even look.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                synced => synced?,
             }
+        }
+        for path in missing.into_iter().rev() {
+            match fs::create_dir(path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+                created => created?,
+            }
+            sync_parent(path)?;
         }
         Ok(())
     }
@@ -314,6 +344,10 @@ impl Storage for FsStorage {
         fs::rename(self.path.join(from), self.path.join(to))
     }
 
+    fn link(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::hard_link(self.path.join(from), self.path.join(to))
+    }
+
     fn remove(&self, name: &str) -> io::Result<()> {
         fs::remove_file(self.path.join(name))
     }
@@ -321,6 +355,11 @@ impl Storage for FsStorage {
     fn sync_directory(&self) -> io::Result<()> {
         File::open(&self.path)?.sync_all()
     }
+}
+
+/// Makes the entry of a file or directory durable.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }
 
 /// A lock by flock(2), which belongs to the open file: a process forked meanwhile shares it until it executes

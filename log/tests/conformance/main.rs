@@ -14,15 +14,20 @@ use mixlog_log::corfu::Projection;
 use mixlog_log::corfu::{
     FileStore, Home, MemoryStore, ProjectionStore, Server, StoreError, StoreReply, StoreRequest,
 };
-use mixlog_log::{AppendError, Durability, FileLog, LogId, MemoryLog, Position, SharedLog, corfu, file};
+use mixlog_log::{Durability, FileLog, LogId, MemoryLog, SharedLog, corfu, file};
 
 use crate::subject::Subject;
-use crate::suite::{append, batch, read_all};
 use crate::tcp::TcpLog;
 
 impl Subject {
     fn memory() -> Self {
-        Self { dense: true, log: Some(Arc::new(MemoryLog::new())), reopen: None }
+        Self {
+            dense: true,
+            batch_bytes: None,
+            batch_entries: None,
+            log: Some(Arc::new(MemoryLog::new())),
+            reopen: None,
+        }
     }
 
     fn file(durability: Durability) -> Self {
@@ -39,13 +44,24 @@ impl Subject {
         let reopen = move || -> Arc<dyn SharedLog> {
             Arc::new(FileLog::open(directory.path().join("log"), config.clone()).unwrap())
         };
-        Self { dense: true, log: Some(reopen()), reopen: Some(Box::new(reopen)) }
+        Self {
+            dense: true,
+            batch_bytes: Some(8 << 10),
+            batch_entries: None,
+            log: Some(reopen()),
+            reopen: Some(Box::new(reopen)),
+        }
+    }
+
+    fn corfu(log: Arc<dyn SharedLog>, reopen: Option<Box<dyn Fn() -> Arc<dyn SharedLog>>>) -> Self {
+        let batch_bytes = Some(tcp::config(Durability::Memory).max_batch_bytes);
+        Self { dense: false, batch_bytes, batch_entries: Some(tcp::WIDTH), log: Some(log), reopen }
     }
 
     /// Two chains of two units each in memory, with stripes so short that most tests cross them.
     fn corfu_memory() -> Self {
         let log = corfu_log(corfu::LocalStorage::Memory, Durability::Memory);
-        Self { dense: false, log: Some(log), reopen: None }
+        Self::corfu(log, None)
     }
 
     fn corfu_file(durability: Durability) -> Self {
@@ -59,7 +75,7 @@ impl Subject {
             };
             corfu_log(corfu::LocalStorage::Files(files), durability)
         };
-        Self { dense: false, log: Some(reopen()), reopen: Some(Box::new(reopen)) }
+        Self::corfu(reopen(), Some(Box::new(reopen)))
     }
 
     /// The same behind sockets.
@@ -67,13 +83,13 @@ impl Subject {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().to_owned();
         let log = tcp_log(&path, Durability::Memory, directory);
-        Self { dense: false, log: Some(Arc::new(log)), reopen: None }
+        Self::corfu(Arc::new(log), None)
     }
 
     fn corfu_tcp_file(durability: Durability) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let reopen = move || -> Arc<dyn SharedLog> { Arc::new(tcp_log(directory.path(), durability, ())) };
-        Self { dense: false, log: Some(reopen()), reopen: Some(Box::new(reopen)) }
+        Self::corfu(reopen(), Some(Box::new(reopen)))
     }
 }
 
@@ -83,7 +99,8 @@ fn tcp_log(directory: &Path, durability: Durability, kept: impl Any + Send + Syn
 }
 
 fn corfu_log(storage: corfu::LocalStorage, durability: Durability) -> Arc<dyn SharedLog> {
-    let config = corfu::LocalConfig { chains: 2, width: 32, storage, ..corfu::LocalConfig::default() };
+    let config =
+        corfu::LocalConfig { chains: 2, width: tcp::WIDTH, storage, ..corfu::LocalConfig::default() };
     let cluster = corfu::LocalCluster::open(config).unwrap();
     Arc::new(corfu::CorfuLog::connect(cluster, tcp::config(durability)).unwrap())
 }
@@ -121,21 +138,6 @@ macro_rules! suite {
 }
 
 suite::for_all_checks!(suite);
-
-#[test]
-fn batch_past_the_limit_of_a_file_log_is_refused_and_the_largest_is_not() {
-    for durability in [Durability::Buffered, Durability::Flushed] {
-        let subject = Subject::file(durability);
-        let largest = vec![1; (8 << 10) - 4];
-        for n in 0..12 {
-            assert_eq!(append(&**subject.log(), &[&largest]), Position(n));
-        }
-        let error = subject.log().append(&batch(&[&largest, b""])).unwrap_err();
-        assert!(matches!(error, AppendError::TooLarge { size: 8196, limit: 8192 }), "{error}");
-        assert_eq!(subject.log().tail().unwrap().tail, Position(12));
-        assert_eq!(read_all(&**subject.log(), Position(0)).len(), 12);
-    }
-}
 
 /// A store in memory, opened more than once.
 struct SharedStore(Arc<MemoryStore>);

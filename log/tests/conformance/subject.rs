@@ -12,6 +12,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Subject {
     /// Whether every position holds data: whole batches that do not fit in a stripe leave junk behind.
     pub(crate) dense: bool,
+    /// The largest batch that it takes, in bytes, 4 for each entry included; `None`: any.
+    pub(crate) batch_bytes: Option<usize>,
+    /// How many entries a batch may have; `None`: any number.
+    pub(crate) batch_entries: Option<u32>,
     pub(crate) log: Option<Arc<dyn SharedLog>>,
     pub(crate) reopen: Option<Box<dyn Fn() -> Arc<dyn SharedLog>>>,
 }

@@ -1,12 +1,13 @@
 //! What every backend of the log must do.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use mixlog_log::{AppendError, Batch, Durability, Entry, Position, ReadError, SharedLog, Tail};
+use mixlog_log::{AppendError, Batch, Durability, Entry, Position, ReadError, SharedLog, Tail, Ticket};
 
 use crate::subject::{PATIENCE, Subject};
 
@@ -213,6 +214,48 @@ fn entry(log: &dyn SharedLog, position: u64) -> Option<Vec<u8>> {
     }
 }
 
+pub(crate) fn batch_of_the_limit_is_taken_and_a_larger_one_is_not(mut subject: Subject) {
+    let limit = subject.batch_bytes.unwrap_or(1 << 20);
+    let (largest, empty) = (vec![1; limit - 4], b"".as_slice());
+    for n in 0..12 {
+        assert_eq!(append(&**subject.log(), &[&largest]), Position(n));
+    }
+    if subject.batch_bytes.is_some() {
+        let too_long = vec![1; limit - 3];
+        for (entries, size) in [(vec![&*too_long], limit + 1), (vec![&*largest, empty], limit + 4)] {
+            for append in [SharedLog::append, SharedLog::append_and_write] {
+                let error = append(&**subject.log(), &batch(&entries)).unwrap_err();
+                let AppendError::TooLarge { size: found, limit: told } = error else { panic!("{error}") };
+                assert_eq!((found, told), (size, limit));
+            }
+        }
+    }
+    let check = |log: &dyn SharedLog| {
+        assert_eq!(log.tail().unwrap().tail, Position(12), "nothing of what was refused is there");
+        assert!(read_all(log, Position(0)).into_values().eq(vec![largest.clone(); 12]));
+    };
+    check(&**subject.log());
+    subject.reopen();
+    if subject.log().durability() != Durability::Memory {
+        check(&**subject.log());
+    }
+    append(&**subject.log(), &[b"it goes on"]);
+}
+
+pub(crate) fn batch_of_most_entries_is_taken_and_a_longer_one_is_not(subject: Subject) {
+    let log = subject.log();
+    let most = subject.batch_entries.unwrap_or(2000) as usize;
+    let entries = vec![b"".as_slice(); most + 1];
+    let refused = |expected: u32| {
+        let error = log.append(&batch(&entries)).unwrap_err();
+        assert!(matches!(error, AppendError::TooMany { limit } if limit == expected), "{error}");
+    };
+    subject.batch_entries.map(refused);
+    assert_eq!(append(&**log, &entries[1..]), Position(0));
+    subject.batch_entries.map(refused);
+    assert_eq!(log.tail().unwrap().tail, Position(most as u64));
+}
+
 // ---- 5: concurrency --------------------------------------------------------------------------------------
 
 pub(crate) fn append_and_write_is_an_append(subject: Subject) {
@@ -313,6 +356,94 @@ pub(crate) fn concurrent_appends_and_reads_are_linearizable(subject: Subject) {
     for reader in readers {
         assert_eq!(reader.join().unwrap(), expected);
     }
+}
+
+// ---- 6: appends that are interrupted --------------------------------------------------------------------
+
+/// The entries of an append that is told apart from all others: from one to three of them.
+fn told_apart(n: u64) -> Vec<Vec<u8>> {
+    (0..=n % 3).map(|part| [n.to_le_bytes(), part.to_le_bytes()].concat()).collect()
+}
+
+fn append_told_apart(log: &dyn SharedLog, n: u64) -> Result<Ticket, AppendError> {
+    let entries = told_apart(n);
+    log.append(&batch(&entries.iter().map(Vec::as_slice).collect::<Vec<_>>()))
+}
+
+/// Of each append, by number, what became of it is what the log shows: all of its entries, once, at its positions, or none
+/// of them anywhere. Tells how many are there.
+fn assert_resolved(log: &dyn SharedLog, outcomes: &[Result<Range<Position>, AppendError>]) -> usize {
+    let tail = log.tail().unwrap().tail;
+    let mut found: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
+    for position in 0..tail.0 {
+        if let Some(entry) = entry(log, position) {
+            assert_eq!(found.insert(entry, position), None, "the same entry stands at {position}, too");
+        }
+    }
+    let mut present = 0;
+    for (n, outcome) in (0..).zip(outcomes) {
+        let at: Vec<_> = told_apart(n).iter().map(|entry| found.remove(entry)).collect();
+        let is_at = |first: Position| (first.0..).map(Some).zip(&at).all(|(expected, at)| *at == expected);
+        let is_nowhere = at.iter().all(Option::is_none);
+        match outcome {
+            Ok(positions) => assert!(is_at(positions.start), "{n}: {positions:?} {at:?}"),
+            // Who needs to know reads that position.
+            Err(AppendError::Indeterminate { position }) => {
+                assert!(is_at(*position) || is_nowhere, "{n}: {position} {at:?}");
+            }
+            Err(error) => assert!(is_nowhere, "{n}: {error}, but it is at {at:?}"),
+        }
+        present += usize::from(!is_nowhere);
+    }
+    assert!(found.is_empty(), "nobody appended {found:?}");
+    present
+}
+
+pub(crate) fn append_interrupted_by_a_seal_is_there_once_or_never(subject: Subject) {
+    const APPENDS: u64 = 200;
+    let log = subject.log();
+    let (begun, begins) = mpsc::channel();
+    let tickets: Vec<_> = thread::scope(|scope| {
+        let appender = scope.spawn(move || {
+            let append = |n| {
+                let ticket = append_told_apart(&**log, n);
+                let _ = begun.send(n);
+                ticket
+            };
+            (0..APPENDS).map(append).collect()
+        });
+        while begins.recv_timeout(PATIENCE).unwrap() < APPENDS / 4 {}
+        log.seal().unwrap();
+        appender.join().unwrap()
+    });
+    let outcome = |ticket: Result<Ticket, AppendError>| {
+        ticket.and_then(|ticket| ticket.wait_timeout(PATIENCE).expect("it has an outcome"))
+    };
+    let outcomes: Vec<_> = tickets.into_iter().map(outcome).collect();
+    assert!(log.tail().unwrap().sealed);
+    let refusals = outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
+    let is_refusal =
+        |error| matches!(error, &AppendError::Sealed { .. } | &AppendError::Indeterminate { .. });
+    assert!(refusals.clone().all(is_refusal), "{:?}", refusals.collect::<Vec<_>>());
+    assert_resolved(&**log, &outcomes);
+}
+
+pub(crate) fn append_interrupted_by_the_end_of_its_client_is_there_once_or_never(mut subject: Subject) {
+    let tickets: Vec<_> = (0..100).map(|n| append_told_apart(&**subject.log(), n).unwrap()).collect();
+    // Nobody has waited for any of them.
+    subject.log = None;
+    let outcome = |ticket: &Ticket| ticket.wait_timeout(PATIENCE).expect("who waits is released");
+    let outcomes: Vec<_> = tickets.iter().map(outcome).collect();
+    drop(tickets);
+    if !subject.reopen() {
+        return;
+    }
+    let present = assert_resolved(&**subject.log(), &outcomes);
+    // Nor does any of them appear later.
+    append_told_apart(&**subject.log(), 100).unwrap().wait().unwrap();
+    let last = subject.log().tail().unwrap().tail;
+    let outcomes: Vec<_> = outcomes.into_iter().chain([Ok(Position(last.0 - 2)..last)]).collect();
+    assert_eq!(assert_resolved(&**subject.log(), &outcomes), present + 1);
 }
 
 // ---- 7: trim ---------------------------------------------------------------------------------------------
@@ -455,6 +586,57 @@ pub(crate) fn readers_from_anywhere_see_the_same_log(subject: Subject) {
     readers.into_iter().for_each(|reader| reader.join().unwrap());
 }
 
+pub(crate) fn readers_of_a_log_with_junk_see_the_same_junk(subject: Subject) {
+    const BATCHES: u64 = 60;
+    let log = subject.log();
+    let batches = || {
+        for n in 0..BATCHES {
+            // They do not fit into stripes without a rest.
+            log.append(&batch(&[n.to_le_bytes().as_slice(); 5])).unwrap().wait().unwrap();
+        }
+        log.seal().unwrap()
+    };
+    // Of each position what is there, from `first` on, while the log grows.
+    let follow = |first: u64| {
+        let (mut next, mut seen) = (Position(first), BTreeMap::new());
+        loop {
+            let tail = log.wait_past(next, Some(PATIENCE)).unwrap();
+            while let Some(block) = log.read(next).unwrap() {
+                for (position, entry) in block.iter().filter(|(position, _)| *position >= next) {
+                    let data = match entry {
+                        Entry::Data(bytes) => Some(bytes.to_vec()),
+                        Entry::Junk => None,
+                    };
+                    seen.insert(position.0, data);
+                }
+                next = block.end();
+            }
+            if tail.sealed && next >= tail.tail {
+                return seen;
+            }
+        }
+    };
+    let (tail, seen) = thread::scope(|scope| {
+        let readers: Vec<_> =
+            [0, 31, 33, 100].map(|first| (first, scope.spawn(move || follow(first)))).into();
+        let tail = batches();
+        (tail, readers.into_iter().map(|(first, reader)| (first, reader.join().unwrap())).collect::<Vec<_>>())
+    });
+    let whole = &seen[0].1;
+    assert!(whole.keys().copied().eq(0..tail.0), "no position is passed over");
+    for (first, seen) in &seen {
+        assert!(whole.range(first..).eq(seen), "from {first}");
+    }
+    for (position, data) in whole {
+        assert_eq!(entry(&**log, *position), *data, "read by itself");
+    }
+    let expected = (0..BATCHES).flat_map(|n| [n.to_le_bytes(); 5]);
+    let data = whole.values().flatten().map(|bytes| <[u8; 8]>::try_from(&**bytes).unwrap());
+    assert!(data.eq(expected), "in order, and once");
+    let junk = whole.values().filter(|data| data.is_none()).count();
+    assert_eq!(junk == 0, subject.dense, "{junk} positions of junk");
+}
+
 pub(crate) fn reader_overtaken_by_a_trim_is_told(subject: Subject) {
     let log = subject.log();
     append_numbered(&**log, 700);
@@ -564,8 +746,12 @@ macro_rules! for_all_checks {
             wait_past_on_a_sealed_log_returns
             batch_keeps_its_order_and_any_bytes
             batches_of_one_thread_keep_their_order
+            batch_of_the_limit_is_taken_and_a_larger_one_is_not
+            batch_of_most_entries_is_taken_and_a_longer_one_is_not
             append_and_write_is_an_append
             concurrent_appends_and_reads_are_linearizable
+            append_interrupted_by_a_seal_is_there_once_or_never
+            append_interrupted_by_the_end_of_its_client_is_there_once_or_never
             trim_moves_the_head_and_nothing_else
             trim_everything_then_append_goes_on
             seal_refuses_appends_for_ever
@@ -574,6 +760,7 @@ macro_rules! for_all_checks {
             reopen_keeps_everything_and_never_reuses_a_position
             reopen_with_unwaited_appends_keeps_a_prefix
             readers_from_anywhere_see_the_same_log
+            readers_of_a_log_with_junk_see_the_same_junk
             reader_overtaken_by_a_trim_is_told
             reader_of_a_log_that_grows_and_is_trimmed_misses_nothing_unknowingly
             flush_tells_up_to_where_everything_is_safe_and_changes_nothing

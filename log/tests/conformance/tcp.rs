@@ -17,6 +17,9 @@ use mixlog_log::{
 
 use crate::subject::PATIENCE;
 
+/// How many positions a stripe has, and so how many entries a batch.
+pub(crate) const WIDTH: u32 = 32;
+
 pub(crate) fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").unwrap()
 }
@@ -74,7 +77,7 @@ pub(crate) fn begin(
         Some(latest) => corfu::reconfigure(&transport, &timing, latest, Change::default(), Some(PATIENCE)),
         None => {
             let chains = numbers.map(UnitNumber).chunks(2).map(<[_]>::to_vec).collect();
-            corfu::found(&transport, &timing, LogId::random(), chains, sequencer, 32, Some(PATIENCE))
+            corfu::found(&transport, &timing, LogId::random(), chains, sequencer, WIDTH, Some(PATIENCE))
         }
     };
     let Some(Reconfigured::Installed(projection)) = begun else { panic!("{begun:?}") };

@@ -2,8 +2,9 @@
 
 use mixlog_log::Position;
 use mixlog_log::corfu::{
-    AppendOutcome, Change, ClientId, Instance, Limits, Node, Outgoing, ReadOutcome, Refusal, Reply, Rules,
-    Sequencer, Settle, Sweep, Tail, TailMode, Trim, Unit, UnitReply, UnitVerb,
+    AppendOutcome, Change, ClientId, Epoch, Instance, Limits, Node, Outgoing, ReadOutcome, Reconfigure,
+    Refusal, Reply, Request, Rules, Sequencer, Settle, StoreRequest, Sweep, Tail, TailMode, Trim, Unit,
+    UnitReply, UnitVerb,
 };
 
 use crate::harness::{Driven, Held, Net, SEQUENCER, append, committed, node, run, text_at, unit};
@@ -285,14 +286,39 @@ fn r11_junk_trimmed_and_unwritten_are_told_apart() {
 fn r12_whole_cluster_restarted_goes_on_in_a_new_epoch() {
     let mut net = chain();
     net.append(1, 0, &["a"]);
-    net.sequencers.insert(SEQUENCER, Sequencer::new(Instance(2)));
-    let mut waiting = Driven::new(append(net.latest(), 1, 1, &["b"]));
+    net.reconfigure(Change::default());
+    net.append(1, 1, &["b"]);
+    let fill = net.fill(2, 3);
+    assert_eq!(text_at(&fill, 2), None);
+    let latest = net.latest();
+    // Somebody seals the units for the next epoch, and does not live to install it.
+    let mut driver = Driven::new(Reconfigure::new(net.latest(), Change::default(), Rules::SOUND));
+    driver.until(&mut net, |next| matches!(next.request, Request::Store(StoreRequest::Install(_))));
+    let held = |net: &Net| [1, 2].map(|number| [0, 1, 2, 3].map(|at| net.held(number, at)));
+    let states = |net: &Net| [1, 2, 9].map(|number| net.units[&unit(number)].state().copied());
+    let (before, had) = (states(&net), held(&net));
+
+    net.restart();
+    assert_eq!((states(&net), held(&net)), (before, had));
+    let next = latest.epoch.next();
+    for member in latest.members() {
+        let state = net.units[&member.unit].state().expect("it is a member");
+        assert_eq!((state.joined, state.epoch), (member.joined, next), "it is sealed");
+        for epoch in [latest.epoch, Epoch(latest.epoch.0 - 1)] {
+            let late = net.ask(member, epoch, UnitVerb::Write(run(2, 3, &["late"])));
+            assert_eq!(late, UnitReply::Sealed(next), "in epoch {epoch}");
+        }
+    }
+
+    let mut waiting = Driven::new(append(net.latest(), 1, 2, &["c"]));
     for _ in 0..20 {
         waiting.step(&mut net);
     }
     assert!(!waiting.is_done(), "the sequencer does not know where to start, and must not guess");
-    net.reconfigure(Change::default());
-    assert_eq!(committed(&waiting.run(&mut net)).first, Position(1));
+    assert_eq!(net.reconfigure(Change::default()).epoch, next);
+    assert_eq!(committed(&waiting.run(&mut net)).first, Position(3));
+    assert_eq!((net.entry(0).as_deref(), net.entry(1).as_deref()), (Some("a"), Some("b")));
+    assert_eq!((net.entry(2), net.entry(3).as_deref()), (None, Some("c")));
 }
 
 #[test]

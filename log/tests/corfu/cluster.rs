@@ -53,6 +53,22 @@ fn connect(cluster: &Arc<LocalCluster>) -> CorfuLog {
     CorfuLog::connect(Arc::<LocalCluster>::clone(cluster), config).unwrap()
 }
 
+#[test]
+fn log_that_is_closed_as_soon_as_it_is_open_does_not_wait_for_its_janitor() {
+    let cluster = memory();
+    let (done, ends) = mpsc::channel();
+    let closer = thread::spawn(move || {
+        for _ in 0..100 {
+            let janitor = Some(Duration::from_secs(3600));
+            let config = Config { timing: timing(), janitor, ..Config::default() };
+            drop(CorfuLog::connect(Arc::<LocalCluster>::clone(&cluster), config).unwrap());
+        }
+        done.send(()).unwrap();
+    });
+    ends.recv_timeout(PATIENCE).expect("it is closed");
+    closer.join().unwrap();
+}
+
 fn append(log: &CorfuLog, entry: &str) -> Result<Position, AppendError> {
     let mut batch = Batch::new();
     batch.push(entry.as_bytes());

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use mixlog_log::corfu::{
     Append, AppendOutcome, Appended, Change, ClientId, Entries, EntryId, Epoch, Fill, Input, Instance,
     Limits, Member, Node, Operation, Outbox, Outgoing, Pause, Projection, Read, ReadOutcome, Reconfigure,
-    Reconfigured, Register, Reply, Request, Rules, Run, Sequencer, SequencerNumber, Transfer, Transferred,
-    Unit, UnitNumber, UnitReply, UnitRequest, UnitVerb,
+    Reconfigured, Record, Register, Reply, Request, Rules, Run, Sequencer, SequencerNumber, Transfer,
+    Transferred, Unit, UnitNumber, UnitReply, UnitRequest, UnitVerb,
 };
 use mixlog_log::{Batch, Block, Entry, LogId, Position};
 
@@ -18,6 +18,8 @@ pub(crate) const SEQUENCER: SequencerNumber = SequencerNumber(1);
 #[derive(Clone)]
 pub(crate) struct Net {
     pub(crate) units: BTreeMap<UnitNumber, Unit>,
+    /// What each unit has to remember: what it is made of again.
+    pub(crate) records: BTreeMap<UnitNumber, Vec<Record>>,
     pub(crate) sequencers: BTreeMap<SequencerNumber, Sequencer>,
     pub(crate) register: Register,
     /// Who answers nothing.
@@ -53,6 +55,7 @@ impl Net {
     pub(crate) fn unfounded(chains: &[&[u32]]) -> Self {
         let mut net = Self {
             units: BTreeMap::new(),
+            records: BTreeMap::new(),
             sequencers: BTreeMap::from([(SEQUENCER, Sequencer::new(Instance(1)))]),
             register: Register::default(),
             dead: BTreeSet::new(),
@@ -73,7 +76,8 @@ impl Net {
         }
         match (to, request) {
             (Node::Unit(number), Request::Unit(request)) => {
-                let answer = self.units.get_mut(&number)?.handle(request, &mut Vec::new());
+                let records = self.records.entry(number).or_default();
+                let answer = self.units.get_mut(&number)?.handle(request, records);
                 Some(Reply::Unit(answer.load(|_| None)))
             }
             (Node::Sequencer(number), Request::Sequencer(request)) => {
@@ -89,6 +93,18 @@ impl Net {
         match self.serve(Node::Unit(member.unit), request) {
             Some(Reply::Unit(reply)) => reply,
             other => panic!("{other:?}"),
+        }
+    }
+
+    /// Ends every process, and starts it again: units have their records, sequencers have nothing.
+    pub(crate) fn restart(&mut self) {
+        for (number, unit) in &mut self.units {
+            *unit = Unit::new(*number, Limits::NONE, Rules::SOUND);
+            let records = self.records.get(number).into_iter().flatten();
+            records.for_each(|record| unit.replay(record.clone(), None));
+        }
+        for (instance, sequencer) in (100..).zip(self.sequencers.values_mut()) {
+            *sequencer = Sequencer::new(Instance(instance));
         }
     }
 

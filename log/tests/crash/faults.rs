@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use mixlog_log::{AppendError, Durability, OpenError, Position, ReadError, SealError, SharedLog, TrimError};
 
 use crate::script::{self, PATIENCE, Promise, Step};
-use mixlog_simdisk::{Call, Cut, Fault, Kind, Random, Sim};
+use mixlog_simdisk::{Call, Cut, Failure, Fault, Kind, Random, Sim};
 
 const STEPS: &[Step] = &[
     Step::Append(3),
@@ -28,17 +28,29 @@ fn promise(sim: &Sim) -> Promise {
 }
 
 /// Runs the script with the n-th call of a kind failing, for every n, and then cuts the power.
-fn fail_every_call(kind: Kind, count: u64, error: ErrorKind) {
+fn fail_every_call(kind: Kind, count: u64, error: impl Into<Failure>) {
+    let error = error.into();
     for durability in [Durability::Flushed, Durability::Buffered] {
-        fail_every_call_of(durability, kind, count, error);
+        fail_every_call_of(durability, kind, count, error, 3);
     }
 }
 
-fn fail_every_call_of(durability: Durability, kind: Kind, count: u64, error: ErrorKind) {
+/// The same with each error that disks have, once and for ever.
+fn fail_every_call_in_every_way(kind: Kind) {
+    for (error, count) in [(5, 1), (5, u64::MAX), (28, 1), (28, u64::MAX), (4, 1), (4, u64::MAX)] {
+        for durability in [Durability::Flushed, Durability::Buffered] {
+            let cuts = if (error, count) == (5, 1) { 3 } else { 0 };
+            fail_every_call_of(durability, kind, count, Failure::Errno(error), cuts);
+        }
+    }
+}
+
+/// `cuts`: of the power, for each call of the log that is opened afterwards.
+fn fail_every_call_of(durability: Durability, kind: Kind, count: u64, error: Failure, cuts: usize) {
     let mut random = Random(5);
     for after in 0.. {
         let sim = Sim::default();
-        sim.set_fault(Some(Fault { kind, after, count, error: error.into() }));
+        sim.set_fault(Some(Fault { kind, after, count, error }));
         let outcome = script::run(&sim, durability, 1, STEPS);
         let struck = sim.fault_struck();
         sim.set_fault(None);
@@ -67,7 +79,7 @@ fn fail_every_call_of(durability: Durability, kind: Kind, count: u64, error: Err
         for end in calls..trace.len().min(calls + 12) {
             let mut disk = before.clone();
             trace[calls..end].iter().for_each(|call| disk.apply(call));
-            for _ in 0..3 {
+            for _ in 0..cuts {
                 let sim = Sim::boot(disk.after(Cut::Some, &mut random));
                 let tail = script::assert_entries(&script::open(&sim, durability).unwrap(), u64::MAX);
                 assert!(tail.tail.0 >= acknowledged && tail.head.0 >= promise.trimmed, "{kind:?} {after}");
@@ -95,22 +107,22 @@ fn sync_that_fails_acknowledges_nothing_falsely() {
 
 #[test]
 fn open_that_fails_acknowledges_nothing_falsely() {
-    fail_every_call(Kind::Open, 1, ErrorKind::Other);
+    fail_every_call_in_every_way(Kind::Open);
 }
 
 #[test]
 fn rename_or_removal_that_fails_acknowledges_nothing_falsely() {
-    fail_every_call(Kind::Rename, 1, ErrorKind::Other);
-    fail_every_call(Kind::Remove, 1, ErrorKind::Other);
-    fail_every_call(Kind::SyncDirectory, 1, ErrorKind::Other);
+    fail_every_call_in_every_way(Kind::Rename);
+    fail_every_call_in_every_way(Kind::Remove);
+    fail_every_call_in_every_way(Kind::SyncDirectory);
 }
 
 #[test]
 fn allocation_or_listing_or_lock_or_read_that_fails_acknowledges_nothing_falsely() {
-    fail_every_call(Kind::Allocate, 1, ErrorKind::StorageFull);
-    fail_every_call(Kind::List, 1, ErrorKind::Other);
-    fail_every_call(Kind::Lock, 1, ErrorKind::Other);
-    fail_every_call(Kind::Read, 1, ErrorKind::Other);
+    fail_every_call_in_every_way(Kind::Allocate);
+    fail_every_call_in_every_way(Kind::List);
+    fail_every_call_in_every_way(Kind::Lock);
+    fail_every_call_in_every_way(Kind::Read);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! What a file log, and a storage unit on one, keeps through power cuts, damage and failing disks, on a disk that is simulated.
+//! What a file log, a storage unit on one, and a projection store keep through power cuts, damage and failing disks, on a
+//! disk that is simulated.
 #![cfg(not(loom))]
 
 mod damage;
@@ -6,4 +7,5 @@ mod equivalence;
 mod faults;
 mod power;
 mod script;
+mod store;
 mod unit;

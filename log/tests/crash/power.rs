@@ -215,6 +215,54 @@ fn power_cut_while_a_buffered_log_is_flushed_and_grows_keeps_what_was_flushed() 
     }
 }
 
+/// A log two directories down, of which the disk may have neither.
+fn open_below(sim: &Sim) -> Result<FileLog, OpenError> {
+    let storage = sim.storage().directory("data").directory("log");
+    FileLog::open_with_storage(storage, &script::config(Durability::Flushed))
+}
+
+/// A process makes a log and is killed after each of its calls. Who comes next finds directories whose entries nobody has
+/// synced, or none.
+#[test]
+fn log_whose_directories_were_made_by_a_process_that_was_killed_keeps_what_is_acknowledged() {
+    let mut random = Random(8);
+    let sim = Sim::default();
+    drop(open_below(&sim).unwrap());
+    let original = Sim::default();
+    script::run(&original, Durability::Flushed, 1, &[Step::Append(3)]).unwrap();
+    let (mut disk, mut unsynced) = (Disk::default(), 0);
+    for call in sim.trace() {
+        disk.apply(&call);
+        for cut in [Cut::Everything, Cut::Unsaved, Cut::Some, Cut::Nothing] {
+            let sim = Sim::boot(disk.after(cut, &mut random));
+            let log = open_below(&sim).unwrap();
+            script::submit(&log, 1, 0, 3).unwrap().wait().unwrap();
+            let found = Sim::boot(sim.disk().after(Cut::Nothing, &mut random));
+            assert_eq!(
+                script::assert_entries(&open_below(&found).unwrap(), u64::MAX).tail,
+                Position(3),
+                "{call:?}"
+            );
+            // Who copies a log there removes what is half made.
+            let (from, sim) = (original.storage(), Sim::boot(disk.after(cut, &mut random)));
+            let to = sim.storage().directory("data").directory("log");
+            if FileLog::verify_with_storage(&*to).is_ok() {
+                continue;
+            }
+            unsynced += u32::from(to.exists().unwrap());
+            to.list().unwrap().iter().for_each(|name| to.remove(name).unwrap());
+            FileLog::copy_with_storage(&*from, &*to).unwrap();
+            let found = Sim::boot(sim.disk().after(Cut::Nothing, &mut random));
+            assert_eq!(
+                script::assert_entries(&open_below(&found).unwrap(), u64::MAX).tail,
+                Position(3),
+                "{call:?}"
+            );
+        }
+    }
+    assert!(unsynced > 4, "{unsynced}");
+}
+
 /// Opens a log on a disk that forgets. What is read twice may not be the same twice: that is refused, and whoever comes
 /// next finds what there is.
 fn open_forgetful(sim: &Sim, durability: Durability, seed: u64) -> FileLog {

@@ -14,7 +14,7 @@ use mixlog_log::corfu::{
     ClientId, EntryId, Epoch, Limits, Member, Reply, ReplyTo, Rules, Run, Unit, UnitFiles, UnitNumber,
     UnitReply, UnitRequest, UnitServer, UnitStorage, UnitVerb,
 };
-use mixlog_log::file::{FsStorage, Storage};
+use mixlog_log::file::Storage;
 use mixlog_log::{Batch, Block, Durability, LogId, Position};
 use mixlog_simdisk::{Call, Cut, Disk, Failure, Fault, Kind, Note, Random, Sim};
 
@@ -236,6 +236,32 @@ fn ask(unit: &UnitServer, request: UnitRequest) -> UnitReply {
     send(unit, request).recv_timeout(PATIENCE).expect("it answers")
 }
 
+/// Asks for all before the first one is answered: to wait for each takes far longer than the unit does.
+fn ask_all(unit: &UnitServer, requests: impl IntoIterator<Item = UnitRequest>) -> Vec<UnitReply> {
+    let answers: Vec<_> = requests.into_iter().map(|request| send(unit, request)).collect();
+    answers.into_iter().map(|answer| answer.recv_timeout(PATIENCE).expect("it answers")).collect()
+}
+
+/// The member that the unit is, if it is one.
+fn member_of(unit: &UnitServer) -> Option<Member> {
+    let nobody = Member { unit: UNIT, joined: Epoch(u64::MAX) };
+    let who = ask(unit, UnitRequest { epoch: Epoch(0), member: nobody, verb: UnitVerb::Probe });
+    let UnitReply::Stranger(member) = who else { panic!("nobody is that member: {who:?}") };
+    member
+}
+
+/// What asks for all positions, one by one.
+fn reads(epoch: Epoch, member: Member) -> impl Iterator<Item = UnitRequest> {
+    (0..MOST).map(move |at| {
+        let verb = UnitVerb::Read { from: Position(at), upto: Position(at + 1), bytes: 1 };
+        UnitRequest { epoch, member, verb }
+    })
+}
+
+fn is_good(answer: &UnitReply) -> bool {
+    matches!(answer, UnitReply::Done | UnitReply::Standing(_) | UnitReply::Runs(_))
+}
+
 /// Does a script, and notes how many of its requests a power cut must leave.
 fn record(steps: &[Step], boot: &UnitFiles, fitful: Option<u64>) -> Sim {
     let sim = Sim::default();
@@ -265,8 +291,7 @@ fn record(steps: &[Step], boot: &UnitFiles, fitful: Option<u64>) -> Sim {
         if waits {
             for (promises, answer) in waiting.drain(..) {
                 let answer = answer.recv_timeout(PATIENCE).expect("it answers");
-                let is_good = matches!(answer, UnitReply::Done | UnitReply::Standing(_) | UnitReply::Runs(_));
-                assert!(is_good, "{answer:?}");
+                assert!(is_good(&answer), "{answer:?}");
                 if let Some(count) = promises {
                     promised(count);
                 }
@@ -282,37 +307,44 @@ fn record(steps: &[Step], boot: &UnitFiles, fitful: Option<u64>) -> Sim {
 #[derive(Debug, PartialEq, Eq)]
 struct View(Option<Member>, Vec<UnitReply>);
 
-fn view(mut ask: impl FnMut(UnitRequest) -> UnitReply) -> View {
+/// What there is to see, by all answers to requests.
+fn view(mut ask: impl FnMut(Vec<UnitRequest>) -> Vec<UnitReply>) -> View {
+    let mut ask_one =
+        |epoch, member| ask(vec![UnitRequest { epoch, member, verb: UnitVerb::Probe }]).remove(0);
     let nobody = Member { unit: UNIT, joined: Epoch(u64::MAX) };
-    let probe = |epoch, member| UnitRequest { epoch, member, verb: UnitVerb::Probe };
-    let UnitReply::Stranger(member) = ask(probe(Epoch(0), nobody)) else { panic!("nobody is that member") };
+    let UnitReply::Stranger(member) = ask_one(Epoch(0), nobody) else { panic!("nobody is that member") };
     let Some(member) = member else { return View(None, Vec::new()) };
     // Of an epoch that is still to come it says which one it is at.
-    let UnitReply::Behind(epoch) = ask(probe(Epoch(u64::MAX), member)) else {
-        panic!("no epoch is that late")
-    };
-    let mut all = vec![ask(probe(epoch, member))];
-    for at in 0..MOST {
-        let verb = UnitVerb::Read { from: Position(at), upto: Position(at + 1), bytes: 1 };
-        all.push(ask(UnitRequest { epoch, member, verb }));
-    }
-    View(Some(member), all)
+    let UnitReply::Behind(epoch) = ask_one(Epoch(u64::MAX), member) else { panic!("no epoch is that late") };
+    let probe = UnitRequest { epoch, member, verb: UnitVerb::Probe };
+    View(Some(member), ask(std::iter::once(probe).chain(reads(epoch, member)).collect()))
 }
 
-/// What there is to see after each number of requests.
+fn view_of(unit: &UnitServer) -> View {
+    view(|requests| ask_all(unit, requests))
+}
+
+/// What there is to see after each number of a script's requests.
 fn views(steps: &[Step]) -> Vec<View> {
+    let requests = doings(steps).into_iter().filter_map(|(doing, _)| match doing {
+        Doing::Ask(request) => Some(request),
+        _ => None,
+    });
+    views_after(requests)
+}
+
+fn views_after(requests: impl IntoIterator<Item = UnitRequest>) -> Vec<View> {
     let limits = Limits { quota: u64::MAX, run_bytes: 1 << 10 };
     let mut unit = Unit::new(UNIT, limits, Rules::SOUND);
     let look = |unit: &Unit| {
         let mut unit = unit.clone();
-        view(|request| unit.handle(request, &mut Vec::new()).load(|_| None))
+        let mut answer = |request| unit.handle(request, &mut Vec::new()).load(|_| None);
+        view(|requests| requests.into_iter().map(&mut answer).collect())
     };
     let mut all = vec![look(&unit)];
-    for (doing, _) in doings(steps) {
-        if let Doing::Ask(request) = doing {
-            unit.handle(request, &mut Vec::new());
-            all.push(look(&unit));
-        }
+    for request in requests {
+        unit.handle(request, &mut Vec::new());
+        all.push(look(&unit));
     }
     all
 }
@@ -344,11 +376,8 @@ impl Crashes<'_> {
         self.tally.states.insert(disk.fingerprint());
         let sim = Sim::boot(disk.clone());
         let unit = open(self.boot, sim.storage());
-        let found = view(|request| ask(&unit, request));
-        // Several states look alike where a request changed nothing.
-        let remembers = (0..self.expected.len()).rev().find(|n| self.expected[*n] == found);
-        let remembers =
-            remembers.unwrap_or_else(|| panic!("no prefix of the requests: {promised} {found:?}"));
+        let found = view_of(&unit);
+        let remembers = self.remembers(&found, promised);
         self.tally.forgotten += u64::from(remembers < promised);
         self.tally.more_than_promised += u64::from(remembers > promised);
         if let Some(UnitReply::Standing(standing)) = found.1.first() {
@@ -391,20 +420,40 @@ impl Crashes<'_> {
         remembers
     }
 
+    /// How many requests there must have been for a unit to show that. Several states look alike where one changed nothing.
+    fn remembers(&self, found: &View, promised: usize) -> usize {
+        let remembers = (0..self.expected.len()).rev().find(|n| self.expected[*n] == *found);
+        remembers.unwrap_or_else(|| panic!("no prefix of the requests: {promised} {found:?}"))
+    }
+
+    /// The same machine starts the unit again, whose memory may hold bytes that the disk has not: what it shows now stays,
+    /// and no position gets another value.
+    fn start_again(&mut self, sim: &Sim, promised: usize) {
+        let unit = open(self.boot, sim.storage());
+        let found = view_of(&unit);
+        let remembers = self.remembers(&found, promised);
+        assert!(remembers >= promised, "{remembers} of {promised}");
+        if let Some(member) = found.0 {
+            let UnitReply::Standing(standing) = found.1[0] else { panic!("{:?}", found.1[0]) };
+            let flush = UnitRequest { epoch: standing.epoch, member, verb: UnitVerb::Flush };
+            assert_eq!(ask(&unit, flush), UnitReply::Done);
+            self.takes_no_other_value(&unit, member, &found);
+        }
+        let seen = sim.disk().after(Cut::Nothing, &mut self.random);
+        let again = self.recover(&seen, remembers, 0);
+        assert_eq!(self.expected[again], found);
+    }
+
     /// The machine went down under a unit that buffers: what is on the disk is answered as ever, and the rest may be lost.
     fn says_what_it_may_have_lost(&mut self, disk: &Disk, whole: &View) {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("boot"), "another boot\n").unwrap();
         let unit = open(&files(&directory, Durability::Buffered), Sim::boot(disk.clone()).storage());
-        let nobody = Member { unit: UNIT, joined: Epoch(u64::MAX) };
-        let who = ask(&unit, UnitRequest { epoch: Epoch(0), member: nobody, verb: UnitVerb::Probe });
-        assert_eq!(who, UnitReply::Stranger(whole.0));
+        assert_eq!(member_of(&unit), whole.0);
         let Some(member) = whole.0 else { return };
         // Whatever the epoch: it may have lost a seal.
-        let epoch = Epoch(u64::MAX);
-        for (at, whole) in (0..).map(Position).zip(&whole.1[1..]) {
-            let verb = UnitVerb::Read { from: at, upto: at.next(), bytes: 1 };
-            let found = ask(&unit, UnitRequest { epoch, member, verb });
+        let answers = ask_all(&unit, reads(Epoch(u64::MAX), member));
+        for ((at, whole), found) in (0..).map(Position).zip(&whole.1[1..]).zip(answers) {
             if matches!(whole, UnitReply::Runs(runs) if runs.is_empty()) {
                 assert_eq!(found, UnitReply::Corrupt(at));
                 self.tally.corrupt += 1;
@@ -422,8 +471,12 @@ impl Crashes<'_> {
     fn takes_no_other_value(&mut self, unit: &UnitServer, member: Member, found: &View) {
         let UnitReply::Standing(standing) = found.1[0] else { panic!("{:?}", found.1[0]) };
         let epoch = standing.epoch;
-        for at in 0..standing.reach.0 {
-            let answer = ask(unit, UnitRequest { epoch, member, verb: UnitVerb::Write(run(2, at)) });
+        let write = |at| UnitRequest { epoch, member, verb: UnitVerb::Write(run(2, at)) };
+        // What was refused because there was no space is unwritten, and may get one.
+        let is_unwritten =
+            |at: &u64| matches!(&found.1[1 + *at as usize], UnitReply::Runs(runs) if runs.is_empty());
+        let written: Vec<_> = (0..standing.reach.0).filter(|at| !is_unwritten(at)).collect();
+        for (at, answer) in written.iter().zip(ask_all(unit, written.iter().copied().map(write))) {
             let refused = matches!(answer, UnitReply::Taken(_) | UnitReply::Trimmed(_));
             assert!(refused, "{at}: {answer:?}");
         }
@@ -498,84 +551,365 @@ fn flush_that_was_claimed_and_not_done_is_found_out() {
     assert!(cut_all(claims, Durability::Buffered).forgotten > 0);
 }
 
-/// The files of a simulated disk, on the real one.
-fn write_out(disk: &Disk, directory: &std::path::Path) {
-    std::fs::create_dir_all(directory).unwrap();
-    for name in disk.names() {
-        std::fs::write(directory.join(&name), disk.bytes(&name)).unwrap();
+/// Segments that fill up and are given up, seals, and another process.
+const FAILED: [(Durability, &[Step]); 2] = [
+    (
+        Durability::Flushed,
+        &[
+            Step::Singles(2),
+            Step::Burst(22),
+            Step::Seal,
+            Step::Trim(24),
+            Step::Restart,
+            Step::Fill(2),
+            Step::Burst(14),
+            Step::Seal,
+        ],
+    ),
+    (
+        Durability::Buffered,
+        &[
+            Step::Stream(14),
+            Step::Flush,
+            Step::Burst(10),
+            Step::Trim(24),
+            Step::Flush,
+            Step::Restart,
+            Step::Seal,
+            Step::Burst(14),
+            Step::Flush,
+        ],
+    ),
+];
+
+/// What was asked of a unit on a disk that fails.
+struct Attempt {
+    /// In order, but for what was refused because there was no space.
+    asked: Vec<UnitRequest>,
+    /// How many of these a power cut must leave.
+    promised: usize,
+    /// Whether all of the script was done.
+    done: bool,
+}
+
+/// Does a script until something fails, or is refused.
+fn attempt(steps: &[Step], boot: &UnitFiles, sim: &Sim) -> Attempt {
+    let open = || UnitServer::open_with_storage(UNIT, u64::MAX, boot, sim.storage());
+    let mut attempt = Attempt { asked: Vec::new(), promised: 0, done: false };
+    let Ok(mut unit) = open() else { return attempt };
+    let mut waiting = Vec::new();
+    for (doing, waits) in doings(steps) {
+        match doing {
+            Doing::Ask(request) => {
+                let promises = boot.durability == Durability::Flushed || request.verb == UnitVerb::Flush;
+                waiting.push((promises, send(&unit, request.clone()), request));
+            }
+            Doing::Claim => unreachable!("nobody claims anything here"),
+            Doing::Restart => {
+                drop(unit);
+                unit = match open() {
+                    Ok(unit) => unit,
+                    Err(_) => return attempt,
+                };
+            }
+        }
+        if !waits {
+            continue;
+        }
+        let mut all_good = true;
+        for (promises, answer, request) in waiting.drain(..) {
+            let answer = answer.recv_timeout(PATIENCE);
+            let answered = answer.as_ref().is_ok_and(is_good);
+            all_good &= answered;
+            if answer == Ok(UnitReply::Full) {
+                continue;
+            }
+            assert!(answered || answer == Err(mpsc::RecvTimeoutError::Disconnected), "{answer:?}");
+            attempt.asked.push(request);
+            if promises && answered {
+                attempt.promised = attempt.asked.len();
+            }
+        }
+        if !all_good {
+            return attempt;
+        }
     }
+    attempt.done = true;
+    attempt
+}
+
+/// Lets the n-th call of a kind fail, for every n; then starts the unit again, and cuts the power.
+fn fail_every_call(kind: Kind, error: Failure, count: u64) -> Tally {
+    let mut sum = Tally::default();
+    for (durability, steps) in FAILED {
+        let directory = tempfile::tempdir().unwrap();
+        let boot = files(&directory, durability);
+        for after in 0.. {
+            let sim = Sim::default();
+            sim.set_fault(Some(Fault { kind, after, count, error }));
+            let Attempt { asked, promised, done } = attempt(steps, &boot, &sim);
+            let struck = sim.fault_struck();
+            sim.set_fault(None);
+            let expected = views_after(asked);
+            let tally = std::mem::take(&mut sum);
+            let mut crashes = Crashes { expected: &expected, boot: &boot, random: Random(after), tally };
+            for cut in [Cut::Nothing, Cut::Some, Cut::Everything] {
+                let disk = sim.disk().after(cut, &mut crashes.random);
+                crashes.recover(&disk, promised, 0);
+            }
+            crashes.start_again(&sim, promised);
+            sum = crashes.tally;
+            assert_eq!(sum.forgotten, 0, "{durability} {kind:?} {after} {error:?} {count}");
+            if !struck {
+                assert!(done);
+                assert!(after > 0, "the script makes no call of kind {kind:?}");
+                break;
+            }
+        }
+    }
+    sum
 }
 
 #[test]
-fn byte_flipped_in_the_journal_of_a_unit_is_corrupt_and_never_unwritten() {
-    let directory = tempfile::tempdir().unwrap();
-    let boot = files(&directory, Durability::Flushed);
-    let steps = SCRIPTS[0];
-    let disk = record(steps, &boot, None).disk();
-    let expected = views(steps);
-    let whole = expected.last().expect("there is one");
-    let segment = disk.names().into_iter().find(|name| name.starts_with("segment-0")).expect("there is one");
-    let used = disk.bytes(&segment).iter().rposition(|byte| *byte != 0).expect("it is not empty");
-    let (mut corrupt, mut harmless) = (0, 0);
-    for at in (0..used).step_by(61) {
-        let mut damaged = disk.clone();
-        let mut bytes = disk.bytes(&segment).to_vec();
-        bytes[at] ^= 1 << (at % 8);
-        damaged.set_bytes(&segment, bytes);
-        let copy = tempfile::tempdir().unwrap();
-        write_out(&damaged, &copy.path().join("journal"));
-        let unit = UnitServer::open_with_storage(
-            UNIT,
-            u64::MAX,
-            &files(&copy, Durability::Flushed),
-            Arc::new(FsStorage::new(copy.path().join("journal"))),
-        );
-        let Ok(unit) = unit else { continue };
-        let nobody = Member { unit: UNIT, joined: Epoch(u64::MAX) };
-        let who = ask(&unit, UnitRequest { epoch: Epoch(0), member: nobody, verb: UnitVerb::Probe });
-        let UnitReply::Stranger(Some(member)) = who else {
-            // The record that says who it is, which is the first, was lost: it is nobody, and joins empty.
-            assert!(matches!(who, UnitReply::Stranger(None)), "{at}: {who:?}");
-            corrupt += 1;
-            continue;
-        };
-        let epoch = Epoch(3);
-        let found: Vec<_> = (0..MOST)
-            .map(|n| {
-                let verb = UnitVerb::Read { from: Position(n), upto: Position(n + 1), bytes: 1 };
-                ask(&unit, UnitRequest { epoch, member, verb })
-            })
-            .collect();
-        let mut lost = 0;
-        for (n, (found, whole)) in found.iter().zip(&whole.1[1..]).enumerate() {
-            if found == whole {
-                continue;
+fn call_that_fails_under_a_unit_leaves_a_prefix_of_its_requests() {
+    let kinds = [
+        Kind::Open,
+        Kind::Read,
+        Kind::Write,
+        Kind::Allocate,
+        Kind::Sync,
+        Kind::Rename,
+        Kind::Remove,
+        Kind::SyncDirectory,
+        Kind::List,
+        Kind::Lock,
+    ];
+    for kind in kinds {
+        let begun = Instant::now();
+        let mut states = 0;
+        for error in [5, 28, 4].map(Failure::Errno) {
+            for count in [1, u64::MAX] {
+                states += fail_every_call(kind, error, count).states.len();
             }
-            assert_eq!(*found, UnitReply::Corrupt(Position(n as u64)), "byte {at}");
-            lost += 1;
+        }
+        println!("{kind:?}: {states} disks in {:?}", begun.elapsed());
+    }
+}
+
+/// Two segments, each with entries and seals, closed.
+const DAMAGED: &[Step] =
+    &[Step::Singles(2), Step::Seal, Step::Burst(24), Step::Fill(2), Step::Seal, Step::Singles(3)];
+
+/// What a unit makes of a damaged journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Found {
+    /// Nothing is missing.
+    Whole,
+    /// It says of some positions that it lost them, and takes nothing until it joins anew.
+    Corrupt,
+    /// The record that says who it is, which is the first, was lost: it is nobody, and joins empty.
+    Nobody,
+    /// It does not open.
+    Refused(String),
+}
+
+/// Journals to damage.
+struct Damages {
+    disk: Disk,
+    whole: View,
+    boot: UnitFiles,
+    _directory: tempfile::TempDir,
+}
+
+impl Damages {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let boot = files(&directory, Durability::Flushed);
+        let disk = record(DAMAGED, &boot, None).disk();
+        let whole = views(DAMAGED).pop().expect("there is one");
+        let damages = Self { disk, whole, boot, _directory: directory };
+        assert_eq!(damages.found("nothing", &damages.disk, true), Found::Whole);
+        damages
+    }
+
+    fn segments(&self) -> Vec<String> {
+        let names: Vec<_> =
+            self.disk.names().into_iter().filter(|name| name.starts_with("segment-0")).collect();
+        assert_eq!(names.len(), 2, "{names:?}");
+        names
+    }
+
+    fn with(&self, name: &str, bytes: Vec<u8>) -> Disk {
+        let mut damaged = self.disk.clone();
+        damaged.set_bytes(name, bytes);
+        damaged
+    }
+
+    fn flipped(&self, name: &str, at: usize) -> Disk {
+        let mut bytes = self.disk.bytes(name).to_vec();
+        bytes[at] ^= 1 << (at % 8);
+        self.with(name, bytes)
+    }
+
+    /// Opens a unit on a damaged journal, and sees that it shows nothing that was not written, and nothing as unwritten that
+    /// was; and, if it `joins`, that it begins anew.
+    fn found(&self, what: &str, disk: &Disk, joins: bool) -> Found {
+        let sim = Sim::boot(disk.clone());
+        let unit = match UnitServer::open_with_storage(UNIT, u64::MAX, &self.boot, sim.storage()) {
+            Ok(unit) => unit,
+            Err(error) => {
+                assert_eq!(sim.trace().len(), 0, "{what}: what is refused is left as it is");
+                return Found::Refused(error.to_string());
+            }
+        };
+        let Some(member) = member_of(&unit) else { return Found::Nobody };
+        assert_eq!(Some(member), self.whole.0, "{what}");
+        let mut lost = 0;
+        // Of the epoch that it is in if it lost nothing, and of any if it did.
+        let answers = ask_all(&unit, reads(Epoch(3), member));
+        for (at, (found, whole)) in (0..).map(Position).zip(answers.iter().zip(&self.whole.1[1..])) {
+            if found != whole {
+                assert_eq!(*found, UnitReply::Corrupt(at), "{what}");
+                lost += 1;
+            }
         }
         if lost == 0 {
-            harmless += 1;
-            continue;
+            assert_eq!(view_of(&unit), self.whole, "{what}");
+            return Found::Whole;
         }
-        corrupt += 1;
-        // It must not say how far it reaches, nor take anything, until it joins anew.
-        for verb in [UnitVerb::Seal, UnitVerb::Trim(Position(1)), UnitVerb::Probe] {
-            let answer = ask(&unit, UnitRequest { epoch: Epoch(9), member, verb });
-            assert!(matches!(answer, UnitReply::Corrupt(_) | UnitReply::Behind(_)), "{at}: {answer:?}");
+        let request = |member, verb| UnitRequest { epoch: Epoch(9), member, verb };
+        for verb in [UnitVerb::Seal, UnitVerb::Trim(Position(3)), UnitVerb::Probe] {
+            let answer = ask(&unit, request(member, verb));
+            assert!(matches!(answer, UnitReply::Corrupt(_) | UnitReply::Behind(_)), "{what}: {answer:?}");
         }
-        let again = Member { unit: UNIT, joined: Epoch(9) };
-        let joined = ask(&unit, UnitRequest { epoch: Epoch(9), member: again, verb: UnitVerb::Join(LOG) });
-        assert!(
-            matches!(joined, UnitReply::Standing(standing) if standing.reach == Position::ZERO),
-            "{joined:?}"
-        );
-        let written =
-            ask(&unit, UnitRequest { epoch: Epoch(9), member: again, verb: UnitVerb::Write(run(3, 0)) });
-        assert_eq!(written, UnitReply::Done);
+        if joins {
+            let again = Member { unit: UNIT, joined: Epoch(9) };
+            let joined = ask(&unit, request(again, UnitVerb::Join(LOG)));
+            let is_empty =
+                matches!(joined, UnitReply::Standing(standing) if standing.reach == Position::ZERO);
+            assert!(is_empty, "{what}: {joined:?}");
+            assert_eq!(ask(&unit, request(again, UnitVerb::Write(run(3, 0)))), UnitReply::Done, "{what}");
+        }
+        Found::Corrupt
     }
-    println!("{corrupt} flips lost something, {harmless} nothing");
-    assert!(corrupt > 20);
+}
+
+/// Where the frames of a segment are, up to the last one that is not a watermark; what comes then is harmless.
+fn entries_of(bytes: &[u8]) -> std::ops::Range<usize> {
+    let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    let (mut at, mut end) = (4096, 4096);
+    while bytes.get(at..at + 4) == Some(b"MXFR") {
+        let next = at + 64 + number(at + 44).next_multiple_of(8);
+        if number(at + 4) == 1 {
+            end = next;
+        }
+        at = next;
+    }
+    4096..end
+}
+
+#[test]
+fn byte_flipped_anywhere_in_the_journal_of_a_unit_is_corrupt_and_never_unwritten() {
+    let damages = Damages::new();
+    let (mut corrupt, mut nobody, mut harmless) = (0, 0, 0);
+    for name in damages.segments() {
+        let bytes = damages.disk.bytes(&name);
+        let entries = entries_of(bytes);
+        // Every byte of header and frames, and some of the zeros around them.
+        for at in (0..bytes.len()).filter(|at| *at < 64 || entries.contains(at) || at.is_multiple_of(64)) {
+            let what = format!("{name} byte {at}");
+            let found = damages.found(&what, &damages.flipped(&name, at), at % 64 == 0);
+            let is_harmless = at >= 64 && !entries.contains(&at);
+            assert_eq!(found == Found::Whole, is_harmless, "{what}: {found:?}");
+            match found {
+                Found::Whole => harmless += 1,
+                Found::Corrupt => corrupt += 1,
+                Found::Nobody => nobody += 1,
+                Found::Refused(error) => panic!("{what}: {error}"),
+            }
+        }
+    }
+    println!("{corrupt} flips lost something, {nobody} all, {harmless} nothing");
+    assert!(corrupt > 5000 && nobody > 100 && harmless > 100, "{corrupt} {nobody} {harmless}");
+}
+
+#[test]
+fn segment_of_a_units_journal_that_is_cut_or_missing_or_in_anothers_place_is_never_unwritten() {
+    let damages = Damages::new();
+    let (mut corrupt, mut nobody) = (0, 0);
+    let mut add = |what: &str, disk: &Disk| match damages.found(what, disk, false) {
+        Found::Corrupt => corrupt += 1,
+        Found::Nobody => nobody += 1,
+        other => panic!("{what}: {other:?}"),
+    };
+    let names = damages.segments();
+    let bytes = |at: usize| damages.disk.bytes(&names[at]).to_vec();
+    for name in &names {
+        let bytes = damages.disk.bytes(name);
+        let entries = entries_of(bytes);
+        for length in (0..bytes.len())
+            .filter(|length| *length < 64 || entries.contains(length) || length.is_multiple_of(64))
+        {
+            add(&format!("{length} bytes of {name}"), &damages.with(name, bytes[..length].to_vec()));
+        }
+        let mut missing = damages.disk.clone();
+        missing.delete(name);
+        add(&format!("without {name}"), &missing);
+    }
+    let mut swapped = damages.with(&names[0], bytes(1));
+    swapped.set_bytes(&names[1], bytes(0));
+    add("swapped", &swapped);
+    add("the first one twice", &damages.with(&names[1], bytes(0)));
+    add("the second one twice", &damages.with(&names[0], bytes(1)));
+    let other = Damages::new();
+    for name in &names {
+        add(&format!("another's {name}"), &damages.with(name, other.disk.bytes(name).to_vec()));
+    }
+    println!("{corrupt} lost something, {nobody} all");
+    assert!(corrupt > 3000 && nobody > 100, "{corrupt} {nobody}");
+}
+
+#[test]
+fn manifest_of_a_units_journal_that_is_damaged_is_told_or_harmless() {
+    let damages = Damages::new();
+    let bytes = damages.disk.bytes("manifest").to_vec();
+    let refused = |what: &str, disk: &Disk| match damages.found(what, disk, false) {
+        Found::Refused(error) => error,
+        other => panic!("{what}: {other:?}"),
+    };
+    for at in (0..bytes.len()).filter(|at| at % 4096 < 512 || at.is_multiple_of(64)) {
+        let disk = damages.flipped("manifest", at);
+        assert_eq!(damages.found(&format!("manifest byte {at}"), &disk, false), Found::Whole);
+    }
+    // The same byte of both copies.
+    for at in 0..512 {
+        let mut both = bytes.clone();
+        both[at] ^= 1 << (at % 8);
+        both[4096 + at] ^= 1 << (at % 8);
+        let error = refused(&format!("manifests' bytes {at}"), &damages.with("manifest", both));
+        let expected = match at {
+            0..8 => "its manifest is not one of a log",
+            _ => "file manifest: both copies are damaged",
+        };
+        assert!(error.contains(expected), "byte {at}: {error}");
+    }
+    for length in (0..bytes.len()).filter(|length| length % 4096 <= 512 || length.is_multiple_of(64)) {
+        let (what, disk) =
+            (format!("manifest of {length} bytes"), damages.with("manifest", bytes[..length].to_vec()));
+        if length >= 512 {
+            assert_eq!(damages.found(&what, &disk, false), Found::Whole);
+        } else {
+            let error = refused(&what, &disk);
+            assert!(error.contains("its manifest is not one of a log"), "{what}: {error}");
+        }
+    }
+    let mut missing = damages.disk.clone();
+    missing.delete("manifest");
+    let error = refused("without manifest", &missing);
+    assert!(error.contains("there is segment-") && error.contains(" but no manifest"), "{error}");
+    // Another's: none of the segments belongs to it.
+    let foreign = damages.with("manifest", Damages::new().disk.bytes("manifest").to_vec());
+    assert!(matches!(damages.found("another's manifest", &foreign, false), Found::Nobody | Found::Corrupt));
 }
 
 fn joined(unit: &UnitServer) -> impl Fn(UnitVerb) -> UnitRequest + use<> {

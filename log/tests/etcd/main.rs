@@ -52,7 +52,8 @@ fn subject(shared: &Shared, prefix: String, durability: Durability) -> Subject {
     let log = Some(open());
     // What units in memory had is gone with them.
     let reopen = (durability != Durability::Memory).then(|| Box::new(open) as Box<_>);
-    Subject { dense: false, log, reopen }
+    let (batch_bytes, batch_entries) = (Some(tcp::config(durability).max_batch_bytes), Some(tcp::WIDTH));
+    Subject { dense: false, batch_bytes, batch_entries, log, reopen }
 }
 
 fn trials(shared: &Shared) -> Vec<Trial> {

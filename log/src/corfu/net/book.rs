@@ -5,13 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::Durability;
+use crate::file::{Access, Storage, read_file, write_full};
 
 use super::super::message::{Node, SequencerNumber, UnitNumber};
 
@@ -72,20 +72,16 @@ impl Listing {
 }
 
 /// An address book in a directory: a small file for each role.
-#[derive(Debug)]
 pub(crate) struct FileBook {
-    directory: PathBuf,
+    storage: Arc<dyn Storage>,
     /// How many listings were begun: of one role there may be several at once.
     begun: AtomicU64,
 }
 
 impl FileBook {
-    pub(crate) fn open(directory: PathBuf) -> io::Result<Self> {
-        fs::create_dir_all(&directory)?;
-        if let Some(parent) = std::path::absolute(&directory)?.parent() {
-            File::open(parent)?.sync_all()?;
-        }
-        Ok(Self { directory, begun: AtomicU64::new(0) })
+    pub(crate) fn open(storage: Arc<dyn Storage>) -> io::Result<Self> {
+        storage.create_directory()?;
+        Ok(Self { storage, begun: AtomicU64::new(0) })
     }
 
     /// Lists a role, durably: a role that runs on does not announce itself again when this machine was
@@ -93,22 +89,26 @@ impl FileBook {
     pub(crate) fn announce(&self, node: Node, listing: Listing) -> io::Result<()> {
         let Some(name) = listing_name(node) else { return Ok(()) };
         let begun = self.begun.fetch_add(1, Ordering::Relaxed);
-        let temporary = self.directory.join(format!("new-{name}-{}-{begun}", std::process::id()));
-        let mut file = File::create(&temporary)?;
-        writeln!(file, "{listing}")?;
-        file.sync_all()?;
-        fs::rename(temporary, self.directory.join(name))?;
-        File::open(&self.directory)?.sync_all()
+        let temporary = format!("new-{name}-{}-{begun}", std::process::id());
+        match self.storage.remove(&temporary) {
+            // The store's directory is locked: whoever left it was killed.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = self.storage.open(&temporary, Access::CreateNew)?;
+        write_full(&*file, format!("{listing}\n").as_bytes(), 0)?;
+        file.sync_data()?;
+        self.storage.rename(&temporary, &name)?;
+        self.storage.sync_directory()
     }
 
     /// All that can be read. What cannot is no listing: its role announces itself when it is started.
     pub(crate) fn listings(&self) -> io::Result<Listings> {
         let mut listings = Listings::new();
-        for entry in fs::read_dir(&self.directory)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let Some(node) = name.to_str().and_then(listing_node) else { continue };
-            if let Some(listing) = Listing::parse(&String::from_utf8_lossy(&fs::read(entry.path())?)) {
+        for name in self.storage.list()? {
+            let Some(node) = listing_node(&name) else { continue };
+            let text = read_file(&*self.storage, &name)?;
+            if let Some(listing) = Listing::parse(&String::from_utf8_lossy(&text)) {
                 listings.insert(node, listing);
             }
         }
@@ -118,21 +118,28 @@ impl FileBook {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::file::FsStorage;
+
+    fn open(directory: &tempfile::TempDir) -> FileBook {
+        FileBook::open(Arc::new(FsStorage::new(directory.path().join("addresses")))).unwrap()
+    }
 
     #[test]
     fn address_book_keeps_the_last_listing_of_each_role_and_passes_over_what_is_none() {
         let directory = tempfile::tempdir().unwrap();
-        let book = FileBook::open(directory.path().join("addresses")).unwrap();
+        let book = open(&directory);
         let (unit, sequencer) = (Node::Unit(UnitNumber(12)), Node::Sequencer(SequencerNumber(1)));
         let listing = |port, durability| Listing { address: ([127, 0, 0, 1], port).into(), durability };
         book.announce(unit, listing(1, Some(Durability::Memory))).unwrap();
         book.announce(unit, listing(2, Some(Durability::Flushed))).unwrap();
         book.announce(sequencer, listing(3, None)).unwrap();
         // A write that a power cut has torn, a half made file, and somebody else's.
-        fs::write(book.directory.join("unit-13"), [0xff; 7]).unwrap();
-        fs::write(book.directory.join("new-unit-14-99"), "127.0.0.1:4").unwrap();
-        fs::write(book.directory.join("lost+found"), "").unwrap();
+        fs::write(book.storage.path().join("unit-13"), [0xff; 7]).unwrap();
+        fs::write(book.storage.path().join("new-unit-14-99"), "127.0.0.1:4").unwrap();
+        fs::write(book.storage.path().join("lost+found"), "").unwrap();
         let expected =
             Listings::from([(unit, listing(2, Some(Durability::Flushed))), (sequencer, listing(3, None))]);
         assert_eq!(book.listings().unwrap(), expected);
@@ -141,7 +148,7 @@ mod tests {
     #[test]
     fn role_announced_several_times_at_once_is_listed() {
         let directory = tempfile::tempdir().unwrap();
-        let book = FileBook::open(directory.path().join("addresses")).unwrap();
+        let book = open(&directory);
         let unit = Node::Unit(UnitNumber(1));
         let listing = |port| Listing { address: ([127, 0, 0, 1], port).into(), durability: None };
         std::thread::scope(|scope| {
@@ -153,6 +160,6 @@ mod tests {
             }
         });
         assert_eq!(book.listings().unwrap().len(), 1);
-        assert_eq!(fs::read_dir(&book.directory).unwrap().count(), 1, "nothing half made is left");
+        assert_eq!(fs::read_dir(book.storage.path()).unwrap().count(), 1, "nothing half made is left");
     }
 }

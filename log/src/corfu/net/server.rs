@@ -131,10 +131,19 @@ impl Server {
     /// # Errors
     /// [`StoreError`].
     pub fn store(listener: TcpListener, directory: &Path) -> Result<Self, StoreError> {
-        let store = FileStore::open(directory.join("projections"))?;
-        let lock = FsStorage::new(directory).lock(LockMode::Exclusive)?;
-        let lock = lock.ok_or_else(|| StoreError::InUse { path: directory.to_owned() })?;
-        let book = FileBook::open(directory.join("addresses"))?;
+        Self::store_with_storage(listener, &FsStorage::new(directory))
+    }
+
+    /// Like [`store`](Self::store), on a file system of the caller's making.
+    ///
+    /// # Errors
+    /// Like [`store`](Self::store).
+    pub fn store_with_storage(listener: TcpListener, storage: &dyn Storage) -> Result<Self, StoreError> {
+        storage.create_directory()?;
+        let lock = storage.lock(LockMode::Exclusive)?;
+        let lock = lock.ok_or_else(|| StoreError::InUse { path: storage.path().to_owned() })?;
+        let store = FileStore::open_with_storage(storage.directory("projections"))?;
+        let book = FileBook::open(storage.directory("addresses"))?;
         let log = store.latest()?.map(|latest| latest.log);
         let mut server = Self::start(listener, Role::Store(store, book), log, CONNECTIONS)?;
         server.lock = Some(lock);
@@ -178,12 +187,13 @@ impl Server {
         let _ = self.shared.log.set(log);
     }
 
-    /// Why it answers no more, for a unit whose disk failed; `None` while all is well.
+    /// Why it answers no more, for a unit or a store whose disk failed; `None` while all is well.
     #[must_use]
     pub fn failure(&self) -> Option<&str> {
         match &self.shared.role {
             Role::Unit(unit) => unit.failure(),
-            _ => None,
+            Role::Store(store, _) => store.failure(),
+            Role::Sequencer(..) => None,
         }
     }
 
@@ -272,6 +282,7 @@ fn serve(shared: &Shared, stream: TcpStream, connection: &Arc<Connection>) {
             // What the operating system refuses may pass; the rest does not.
             let (kind, text) = match &refusal {
                 Refusal::Store(StoreError::Io(error)) => (Kind::Failed, error.to_string()),
+                Refusal::Store(error @ StoreError::Failed { .. }) => (Kind::Failed, error.to_string()),
                 refusal => (Kind::Refused, refusal.to_string()),
             };
             let header = Header { kind, log, request: 0, number: shared.number() };
