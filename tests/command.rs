@@ -2,17 +2,16 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 #[path = "support/run.rs"]
 mod run;
-#[path = "support/small_disk.rs"]
-mod small_disk;
 
 use mixlog::log::{FileLog, file};
 use mixlog::{Engine, Position, Replica};
 use run::{path, refused, run};
-use small_disk::SmallDisk;
 
 /// A log of transfers, and the digest that the run reported.
 fn transfers(log: &Path) -> serde_json::Value {
@@ -387,31 +386,78 @@ fn reports_that_cannot_be_written_are_refused_before_the_run() {
 }
 
 #[test]
-fn a_full_disk_is_an_io_error_and_nothing_acknowledged_is_lost() {
+fn checkpoints_are_taken_every_so_many_seconds_if_that_is_said() {
     let directory = tempfile::tempdir().expect("a directory");
-    let Some(disk) = SmallDisk::mount(directory.path(), 140) else { return };
-    let log = disk.path().join("log");
-    let (code, stdout, stderr) = run(&[
-        "run",
-        "ycsb-a",
-        "--records",
-        "1000",
-        "--operations",
-        "100",
-        "--log",
-        path(&log),
-        "--seconds",
-        "60",
-        // Otherwise checkpoints free what they no longer need.
-        "--keep-log",
-        "--wait-for-space",
-        "0.1",
-    ]);
-    assert_eq!(code, 4, "{stderr}{stdout}");
-    assert!(stderr.contains("no space left"), "{stderr}");
-    let (code, _, stderr) = run(&["replay", "--log", path(&log)]);
-    let (verified, ..) = run(&["log", "verify", path(&log)]);
-    assert_eq!((code, verified), (0, 0), "{stderr}");
+    let log = directory.path().join("log");
+    let count = || match fs::read_dir(log.join("checkpoints")) {
+        Ok(files) => files
+            .filter_map(|file| file.expect("a file").file_name().into_string().ok())
+            .filter(|name| name.starts_with("checkpoint-"))
+            .count(),
+        Err(_) => 0,
+    };
+    let transfer = ["run", "transfer", "--accounts", "500", "--durability", "buffered", "--log", path(&log)];
+    let (code, _, stderr) =
+        run(&[&transfer[..], &["--checkpoint-bytes", "0", "--transactions", "5000"]].concat());
+    assert_eq!((code, count()), (0, 0), "none of itself: {stderr}");
+    let often = ["--checkpoint-bytes", "0", "--checkpoint-seconds", "0.01", "--seconds", "1000"];
+    let mut running = run::command(&[&transfer[..], &often].concat());
+    let mut running =
+        running.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the command starts");
+    let begun = Instant::now();
+    // Two are kept, the first of which was taken some time before the other one.
+    while count() < 2 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "there are {} checkpoints", count());
+        assert!(running.try_wait().expect("it is our child").is_none(), "it has ended");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    running.kill().and_then(|()| running.wait()).expect("it is our child");
+    let (code, stdout, stderr) = run(&["digest", "--log", path(&log)]);
+    assert!(code == 0 && !stdout.is_empty(), "{stderr}");
+}
+
+#[test]
+fn run_that_needs_more_memory_than_it_may_use_is_refused_and_says_so() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let log = directory.path().join("log");
+    let ycsb = ["run", "ycsb-a", "--log", path(&log), "--durability", "buffered", "--value-size", "1000"];
+    // Nobody gets by with a mebibyte.
+    let little = [&ycsb[..], &["--records", "10", "--seconds", "100", "--max-memory", "1048576"]].concat();
+    refused(4, &little, " bytes of memory, and may use 1048576");
+    // The population alone takes far more.
+    let large =
+        [&ycsb[..], &["--records", "2000000", "--seconds", "100", "--max-memory", "67108864"]].concat();
+    refused(4, &large, " bytes of memory, and may use 67108864");
+    // What it wrote until then is there.
+    let (code, stdout, stderr) = run(&["digest", "--log", path(&log)]);
+    assert!(code == 0 && stdout.starts_with("position "), "{stderr}");
+}
+
+#[test]
+fn files_that_may_not_grow_are_an_error_like_any_other() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let command = "ulimit -f 1000 && exec \"$@\"";
+    let output = std::process::Command::new("sh")
+        .args([
+            "-c",
+            command,
+            "sh",
+            env!("CARGO_BIN_EXE_mixlog"),
+            "run",
+            "transfer",
+            "--transactions",
+            "10",
+            "--log",
+        ])
+        .arg(directory.path().join("log"))
+        .output()
+        .expect("sh starts");
+    let (code, _, stderr) = run::ends(&output);
+    assert_eq!(code, 4, "{stderr}");
+    assert!(
+        stderr.contains("cannot create the first segment in") && stderr.contains("File too large"),
+        "{stderr}"
+    );
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn tpcc_goes_on_while_a_unit_is_killed_and_etcd_is_down() {
     let option = option(&etcd, "tpcc");
     let cluster = Cluster::up(directory.path(), &["--etcd", &option, "--durability", "buffered"]);
     let etcd = Mutex::new(etcd);
-    tpcc::survives(&cluster, |cluster, log| {
+    tpcc::survives(&|| cluster.log(), |log| {
         let mut etcd = etcd.lock().expect("no panic");
         let transport = cluster.transport();
         let before = joined(&until(&transport, "before", is_whole), 1);
@@ -76,7 +76,7 @@ fn tpcc_goes_on_while_a_unit_is_killed_and_etcd_is_down() {
         assert!(joined(&until(&transport, "a unit goes on", is_whole), 1) > before);
         cluster.kill("unit 4");
         goes_on(log, 200);
-        until_all_answer(cluster);
+        until_all_answer(&cluster);
         // So do the clients, in the newest epoch: without etcd they could not hear of it.
         goes_on(log, 200);
 

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use mixlog_log::file::{self, Storage};
 use mixlog_log::{AppendError, Batch, Durability, Position, SharedLog, Ticket as Appended};
 
 pub use builder::Builder;
@@ -367,6 +368,19 @@ impl Engine {
     /// [`BackupError`].
     pub fn backup(&self, to: impl AsRef<Path>) -> Result<Backup, BackupError> {
         checkpoint::of_running(&self.shared, &*self.log, to.as_ref())
+    }
+
+    /// Like [`backup`](Self::backup), to a directory without a log, on a file system of the caller's making. Until this
+    /// returns there is nothing in it that opens. `files` says how long the log's first file is.
+    ///
+    /// # Errors
+    /// [`BackupError`]; the directory is of no use any more.
+    pub fn backup_with_storage(
+        &self,
+        to: Arc<dyn Storage>,
+        files: file::Config,
+    ) -> Result<Backup, BackupError> {
+        checkpoint::of_running_with_storage(&self.shared, &*self.log, to, files)
     }
 
     /// Sets the limit of [`Builder::max_memory`] anew; 0 for none.

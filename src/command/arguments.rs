@@ -343,7 +343,8 @@ pub(crate) struct RunOptions {
     /// Write the report as a JSON object to this file, "-" for stdout
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// Print how many transactions were acknowledged, a line on stderr every so many milliseconds
+    /// Print how many transactions were acknowledged, and the highest position of them, a line on stderr every so many
+    /// milliseconds
     #[arg(long, value_name = "MS", num_args = 0..=1, default_missing_value = "1000", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) progress: Option<u64>,
     #[command(flatten)]

@@ -198,7 +198,9 @@ fn populate_and_run<W: Workload>(
     };
     let report = runner::run(engine, workload, &config, &mut |progress| {
         if options.progress.is_some() {
-            say(format_args!("{} acknowledged", progress.transactions));
+            let upto =
+                progress.position.map_or_else(String::new, |position| format!(", up to position {position}"));
+            say(format_args!("{} acknowledged{upto}", progress.transactions));
             return;
         }
         line.show(|| {

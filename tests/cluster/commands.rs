@@ -7,10 +7,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mixlog::Position;
+use mixlog::log::Durability;
 use rustix::process::Signal;
 
 use crate::ANYWHERE;
 use crate::processes::{Cluster, PATIENCE};
+use crate::roles::Roles;
+use crate::starting::nowhere;
 
 fn mixlog(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mixlog"));
@@ -95,6 +98,50 @@ fn checkpoint_of_a_cluster_whose_units_buffer_is_opened_and_trims_its_log() {
     assert_eq!(output(&["digest", "--log", &name]).status.code(), Some(2));
     assert_eq!(printed(&[&["digest"], &kept[..]].concat()), digest);
     printed(&[&run[..], &["--beside", text(&beside)]].concat());
+}
+
+/// Nobody watches: what is changed is changed by commands.
+#[test]
+fn units_and_chains_are_added_and_removed_by_commands() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let roles = Roles::start(directory.path(), Durability::Buffered, 4, &[]);
+    let name = roles.home.to_string();
+    let on = |arguments: &[&str]| printed(&[arguments, &["--log", &name]].concat());
+    let run = || on(&["run", "transfer", "--accounts", "500", "--transactions", "2000"]);
+    let becomes = |change: &[&str], killed: &[u32], chains: &str| {
+        let digest = on(&["digest"]);
+        killed.iter().for_each(|unit| roles.kill(&format!("unit {unit}")));
+        let projection = on(&[&["cluster"], change].concat());
+        let status = on(&["cluster", "status"]);
+        for said in [&projection, &status] {
+            assert!(said.contains(chains), "{change:?} leads to {said}, and not to {chains}");
+        }
+        assert_eq!(on(&["digest"]), digest, "{change:?}");
+        run();
+    };
+    run();
+    becomes(&["add", "--unit", "5", "--beside", "2"], &[], "[1 > 2 > 5] [3 > 4]");
+    becomes(&["remove", "--unit", "1"], &[], "[2 > 5] [3 > 4]");
+    becomes(&["remove", "--unit", "4", "--replacement", "6"], &[], "[2 > 5] [3 > 6]");
+    becomes(&["add", "--chain", "7,8"], &[1, 4], "[2 > 5] [3 > 6] [7 > 8]");
+    // Those that joined have everything.
+    becomes(&["remove", "--unit", "2"], &[2], "[5] [3 > 6] [7 > 8]");
+    becomes(&["remove", "--unit", "3"], &[3], "[5] [6] [7 > 8]");
+    let replayed = on(&["replay", "--threads", "1", "--mode", "sequential"]);
+    assert_eq!(replayed, on(&["digest"]));
+}
+
+#[test]
+fn cluster_whose_first_address_is_dead_is_found_at_the_next() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let cluster = Cluster::up(directory.path(), ANYWHERE);
+    let name = cluster.name();
+    let alive = name.strip_prefix("corfu://").expect("it has a store");
+    let both = format!("corfu://{},{alive}", nowhere());
+    printed(&["run", "transfer", "--accounts", "500", "--transactions", "2000", "--log", &both]);
+    let digest = printed(&["digest", "--log", &both]);
+    assert_eq!(digest, printed(&["digest", "--log", &name]));
+    assert!(printed(&["cluster", "status", "--log", &both]).contains("[1 > 2] [3 > 4]"));
 }
 
 /// Starts `mixlog cluster up`, and kills it when it has printed so many lines, and some time has passed.

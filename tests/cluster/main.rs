@@ -4,12 +4,14 @@
 //! as long as that takes. In the end every audit must hold, and the log, read by somebody else and executed one by
 //! one, must give the digest of the engine that ran meanwhile: so nothing that it acknowledged is lost.
 
+mod clients;
 mod commands;
 mod divergence;
 #[path = "../support/forge.rs"]
 mod forge;
 mod processes;
 mod replicas;
+mod roles;
 mod starting;
 mod tpcc;
 
@@ -76,13 +78,40 @@ fn stop_every_role(cluster: &Cluster, log: &dyn SharedLog) {
 #[test]
 fn tpcc_goes_on_while_every_role_is_killed() {
     let directory = tempfile::tempdir().expect("a directory");
-    tpcc::survives(&Cluster::up(directory.path(), ANYWHERE), kill_every_role);
+    let cluster = Cluster::up(directory.path(), ANYWHERE);
+    tpcc::survives(&|| cluster.log(), |log| kill_every_role(&cluster, log));
 }
 
 #[test]
 fn tpcc_goes_on_while_every_role_stands_still() {
     let directory = tempfile::tempdir().expect("a directory");
-    tpcc::survives(&Cluster::up(directory.path(), ANYWHERE), stop_every_role);
+    let cluster = Cluster::up(directory.path(), ANYWHERE);
+    tpcc::survives(&|| cluster.log(), |log| stop_every_role(&cluster, log));
+}
+
+fn in_directory(test: impl Fn(&std::path::Path)) {
+    let directory = tempfile::tempdir().expect("a directory");
+    test(directory.path());
+}
+
+#[test]
+fn tpcc_goes_on_while_roles_that_nobody_starts_again_are_killed() {
+    in_directory(roles::are_killed_one_by_one);
+}
+
+#[test]
+fn tpcc_goes_on_while_roles_and_monitors_of_a_flushed_cluster_stand_still() {
+    in_directory(roles::stand_still_one_by_one);
+}
+
+#[test]
+fn clients_that_sleep_through_epochs_answer_what_is_in_the_log() {
+    in_directory(clients::that_sleep_through_epochs_answer_what_is_in_the_log);
+}
+
+#[test]
+fn clients_that_are_killed_have_printed_nothing_that_is_lost() {
+    in_directory(clients::that_are_killed_have_printed_nothing_that_is_lost);
 }
 
 #[test]

@@ -47,7 +47,7 @@ impl Drop for Running {
 }
 
 /// Where nobody listens.
-fn nowhere() -> SocketAddr {
+pub(crate) fn nowhere() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it is bound")
 }
 

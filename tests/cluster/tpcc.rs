@@ -11,24 +11,25 @@ use mixlog::workloads::tpcc::schema::Scale;
 use mixlog::workloads::workload::Workload;
 use mixlog::{Digest, Engine, Mode};
 
-use crate::processes::Cluster;
-
 fn replay(workload: &Tpcc, log: Arc<dyn SharedLog>, threads: usize, mode: Mode) -> Digest {
     let builder = workload.register(Engine::builder()).threads(threads).mode(mode);
     builder.replay(log).expect("it opens").to_end().expect("it replays")
 }
 
-/// Runs TPC-C on a cluster while `faults` happen, and compares.
-pub(crate) fn survives(cluster: &Cluster, faults: impl FnOnce(&Cluster, &dyn SharedLog) + Send) {
+/// Runs TPC-C on a cluster, whose log is opened by everybody for himself, while `faults` happen, and compares.
+pub(crate) fn survives(
+    open: &(dyn Fn() -> Arc<dyn SharedLog> + Sync),
+    faults: impl FnOnce(&dyn SharedLog) + Send,
+) {
     let workload: Tpcc = Tpcc::new(Scale::small(1), 1);
-    let engine = workload.register(Engine::builder()).threads(2).open(cluster.log()).expect("it opens");
+    let engine = workload.register(Engine::builder()).threads(2).open(open()).expect("it opens");
     runner::prepare(&engine, &workload, &mut |_, _| ()).expect("it is populated");
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let faults = scope.spawn(|| {
             // Whatever happens, the workload must not run for ever.
             let _over = Over(&over);
-            faults(cluster, &*cluster.log());
+            faults(&*open());
         });
         for seed in 1.. {
             let stop = Stop::Transactions(1000);
@@ -45,8 +46,8 @@ pub(crate) fn survives(cluster: &Cluster, faults: impl FnOnce(&Cluster, &dyn Sha
     });
     let digest = engine.digest();
     engine.close().expect("it closes");
-    assert_eq!(replay(&workload, cluster.log(), 1, Mode::Sequential), digest);
-    assert_eq!(replay(&workload, cluster.log(), 2, Mode::Parallel), digest);
+    assert_eq!(replay(&workload, open(), 1, Mode::Sequential), digest);
+    assert_eq!(replay(&workload, open(), 2, Mode::Parallel), digest);
 }
 
 struct Over<'a>(&'a AtomicBool);

@@ -20,6 +20,16 @@ pub(crate) const MODES: [&[&str]; 5] = [
     &[],
 ];
 
+const THREADS: [&str; 4] = ["1", "2", "4", "8"];
+const WINDOWS: [&str; 4] = ["1", "7", "64", "4096"];
+
+/// A quarter of all numbers of threads with all lengths of windows: each of either once. Four turns make all of them.
+fn quarter(turn: usize) -> impl Iterator<Item = [&'static str; 6]> {
+    THREADS.into_iter().enumerate().map(move |(number, threads)| {
+        ["--threads", threads, "--mode", "parallel", "--window", WINDOWS[(number + turn) % WINDOWS.len()]]
+    })
+}
+
 /// Applies the requests, and checks every answer.
 fn apply_and_check(log: &Path, options: &[&str], oracle: &mut Oracle, next: &mut u64, requests: &[Value]) {
     for (answer, request) in apply(log, options, requests).iter().zip(requests) {
@@ -53,6 +63,10 @@ fn random_transactions_answer_and_dump_as_the_oracle() {
         assert!(expected.starts_with(&format!("position {}\ndigest ", next - 1)), "{expected}");
         for options in MODES {
             assert_eq!(digest(&log, options), expected, "seed {seed}, {options:?}");
+        }
+        for options in quarter(seed as usize) {
+            assert_eq!(digest(&log, &options), expected, "seed {seed}, {options:?}");
+            assert_eq!(dump(&log, &options), oracle.dump(), "seed {seed}, {options:?}");
         }
         let aborted = oracle.answers.values().filter(|answer| answer["status"] == "aborted").count();
         assert!(aborted > 50 && aborted * 2 < oracle.answers.len(), "{aborted} aborted");
@@ -122,20 +136,22 @@ fn exact_footprints_are_never_left() {
 #[test]
 fn footprints_change_no_answer_and_no_state() {
     let mut random = Random(5);
-    let requests: Vec<_> = (0..800).map(|i| random.request(Some(format!("{}", i % 700)))).collect();
+    let requests: Vec<_> = (0..400).map(|i| random.request(Some(format!("{}", i % 350)))).collect();
     let expected = {
         let mut oracle = Oracle::default();
         let answers: Vec<_> = (1..).zip(&requests).map(|(at, request)| oracle.apply(request, at)).collect();
         (answers, oracle.dump())
     };
-    for footprint in
-        [json!("exact"), json!("none"), json!([]), json!([["a", "k1", "read"], ["b", "", "write"]])]
-    {
+    let footprints =
+        [json!("exact"), json!("none"), json!([]), json!([["a", "k1", "read"], ["b", "", "write"]])];
+    let all =
+        footprints.iter().flat_map(|footprint| (0..4).flat_map(quarter).map(move |mode| (footprint, mode)));
+    for (footprint, options) in all {
         let directory = directory();
         let log = directory.path().join("log");
         let mut requests = requests.clone();
         requests.iter_mut().for_each(|request| request["footprint"] = footprint.clone());
-        let answers = apply(&log, &["--threads", "2", "--mode", "parallel"], &requests);
+        let answers = apply(&log, &options, &requests);
         for ((answer, expected), request) in answers.iter().zip(&expected.0).zip(&requests) {
             assert_answer(answer, expected, request);
         }

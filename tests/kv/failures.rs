@@ -1,4 +1,4 @@
-//! Crashes and errors: killed processes, readers that hang up, logs that do not fit, a full disk.
+//! Crashes and errors: killed processes, readers that hang up, logs that do not fit.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -8,13 +8,10 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::command::{
-    Session, apply, command, digest, directory, dump, lines, parse, path, refused, run, run_with,
-};
+use crate::command::{Session, apply, command, digest, directory, dump, lines, path, refused, run, run_with};
 use crate::equivalence::MODES;
 use crate::oracle::{Oracle, assert_answer};
 use crate::random::Random;
-use crate::small_disk::SmallDisk;
 
 #[test]
 fn killed_in_the_middle_and_sent_again_each_transaction_has_one_effect() {
@@ -148,24 +145,6 @@ fn logs_that_do_not_fit_are_refused() {
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("the log is sealed"));
     assert_eq!(dump(&store, &[]).lines().count(), 1);
-}
-
-#[test]
-fn a_full_disk_is_an_io_error_and_every_answer_before_stands() {
-    let directory = directory();
-    let Some(disk) = SmallDisk::mount(directory.path(), 140) else { return };
-    let log = disk.path().join("log");
-    let text = "x".repeat(1_000_000);
-    let stdin = lines(&vec![json!({"ops": [["add", "t", "count", 1], ["put", "t", "text", text]]}); 200]);
-    let output = run_with(&["apply", "--log", path(&log), "--keep-log"], stdin);
-    let (answers, state) = (parse(&output.stdout), dump(&log, &[]));
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(4), "{stderr}");
-    assert!(stderr.contains("no space left"), "{stderr}");
-    let last = answers.last().expect("some fit")["results"][0].as_u64().expect("a number");
-    assert_eq!(answers.len() as u64, last);
-    let count: Value = serde_json::from_str(state.lines().next().expect("a row")).expect("JSON");
-    assert!(count["value"].as_u64().expect("a number") >= last, "nothing answered is lost");
 }
 
 #[test]

@@ -7,5 +7,3 @@ mod failures;
 mod limits;
 mod oracle;
 mod random;
-#[path = "../support/small_disk.rs"]
-mod small_disk;

@@ -11,11 +11,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use mixlog_engine::{Engine, Stats};
+use mixlog_engine::{Engine, Position, Stats};
 
 use crate::check::Check;
 use crate::report::{Latency, Report};
-use crate::workload::{Client, DriveError, Observed, Settled, Workload};
+use crate::workload::{Client, DriveError, Fate, Observed, Settled, Workload};
 
 /// When a run ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -66,6 +66,8 @@ pub struct Progress {
     pub elapsed: Duration,
     /// Transactions acknowledged since the start.
     pub transactions: u64,
+    /// The highest position of them.
+    pub position: Option<Position>,
     /// Transactions per second since the last report.
     pub per_second: f64,
 }
@@ -140,10 +142,10 @@ impl Tally {
 
     fn note(&mut self, settled: Settled, latency: Duration) {
         self.transactions += 1;
-        match settled {
-            Settled::Committed => {}
-            Settled::Aborted => self.aborts += 1,
-            Settled::Unexpected(example) => {
+        match settled.fate {
+            Fate::Committed => {}
+            Fate::Aborted => self.aborts += 1,
+            Fate::Unexpected(example) => {
                 self.unexpected += 1;
                 self.example.get_or_insert(example);
             }
@@ -179,6 +181,8 @@ struct Course {
     /// Another client failed, or the run is over.
     stop: AtomicBool,
     transactions: AtomicU64,
+    /// The position after the highest that was acknowledged.
+    reached: AtomicU64,
 }
 
 /// Room for so many transactions in flight is made at once; for more, when there are so many.
@@ -211,6 +215,7 @@ fn drive_one<C: Client>(
             return Ok((client.observed(), tally));
         };
         let settled = client.settle(oldest)?;
+        course.reached.fetch_max(settled.position.next().0, Ordering::Relaxed);
         tally.note(settled, start.elapsed());
         course.transactions.fetch_add(1, Ordering::Relaxed);
     }
@@ -235,6 +240,7 @@ fn drive<C: Client>(
         interrupted: config.interrupted,
         stop: AtomicBool::new(false),
         transactions: AtomicU64::new(0),
+        reached: AtomicU64::new(0),
     };
     let count = u64::from(config.clients);
     let (done, all_done) = mpsc::channel::<()>();
@@ -277,7 +283,8 @@ fn report_progress(
     while all_done.recv_timeout(report_every) == Err(RecvTimeoutError::Timeout) {
         let (now, transactions) = (Instant::now(), course.transactions.load(Ordering::Relaxed));
         let per_second = (transactions - last_count) as f64 / now.duration_since(last).as_secs_f64();
-        progress(&Progress { elapsed: now.duration_since(start), transactions, per_second });
+        let position = course.reached.load(Ordering::Relaxed).checked_sub(1).map(Position);
+        progress(&Progress { elapsed: now.duration_since(start), transactions, position, per_second });
         (last, last_count) = (now, transactions);
     }
 }

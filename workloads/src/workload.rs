@@ -1,6 +1,8 @@
 //! What the runner needs to know of a workload.
 
-use mixlog_engine::{Builder, Engine, Outcome, Procedure, Snapshot, SubmitError, Ticket, TicketError};
+use mixlog_engine::{
+    Builder, Engine, Outcome, Position, Procedure, Snapshot, SubmitError, Ticket, TicketError,
+};
 use thiserror::Error;
 
 use crate::check::Check;
@@ -79,9 +81,18 @@ pub trait Client: Send {
     fn observed(self) -> Self::Observed;
 }
 
+/// An acknowledgement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// The transaction's place in the log.
+    pub position: Position,
+    /// What became of it.
+    pub fate: Fate,
+}
+
 /// What became of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Settled {
+pub enum Fate {
     /// It committed.
     Committed,
     /// It aborted, as its workload intends for some.
@@ -97,19 +108,21 @@ impl Settled {
         commit: impl FnOnce(P::Output),
         is_intended: impl FnOnce(&P::Abort) -> bool,
     ) -> Self {
-        match outcome {
+        let position = outcome.position();
+        let fate = match outcome {
             Outcome::Committed { output, .. } => {
                 commit(output);
-                Self::Committed
+                Fate::Committed
             }
-            Outcome::Aborted { reason, .. } if is_intended(&reason) => Self::Aborted,
-            Outcome::Aborted { reason, position } => {
-                Self::Unexpected(format!("{} at {} aborted: {reason:?}", P::NAME, position.0))
+            Outcome::Aborted { reason, .. } if is_intended(&reason) => Fate::Aborted,
+            Outcome::Aborted { reason, .. } => {
+                Fate::Unexpected(format!("{} at {position} aborted: {reason:?}", P::NAME))
             }
-            Outcome::Panicked { message, position } => {
-                Self::Unexpected(format!("{} at {} panicked: {message}", P::NAME, position.0))
+            Outcome::Panicked { message, .. } => {
+                Fate::Unexpected(format!("{} at {position} panicked: {message}", P::NAME))
             }
-        }
+        };
+        Self { position, fate }
     }
 }
 
@@ -167,9 +180,9 @@ impl<'a> Loader<'a> {
             self.wait_for_one()?;
         }
         let ticket: Ticket<P> = self.engine.submit(procedure)?;
-        self.waits.push_back(Box::new(move || match Settled::of(ticket.wait()?, |_| {}, |_| false) {
-            Settled::Unexpected(what) => Err(DriveError::Population(what)),
-            Settled::Committed | Settled::Aborted => Ok(()),
+        self.waits.push_back(Box::new(move || match Settled::of(ticket.wait()?, |_| {}, |_| false).fate {
+            Fate::Unexpected(what) => Err(DriveError::Population(what)),
+            Fate::Committed | Fate::Aborted => Ok(()),
         }));
         Ok(())
     }

@@ -2,7 +2,9 @@
 //!
 //! Of a running engine, from within: a checkpoint of this moment, and a log without entries that goes on from there.
 //! From outside, of a directory: the newest checkpoint and the log, copied as they are, also while somebody writes to
-//! them. Both copies keep the log's identity, and get their name when they are complete.
+//! them. Both copies keep the log's identity, and get their name when they are complete and on the disk. What does not get
+//! there opens neither: a copied log gets its manifest last, and the log of a running engine's state starts behind the
+//! checkpoint, without which it is refused.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -192,14 +194,8 @@ impl Unfinished {
     }
 
     /// Where the log of the backup goes.
-    fn copy(&self) -> FsStorage {
-        FsStorage::new(self.path.join(COPY))
-    }
-
-    fn shelf(&self, log: log::LogId) -> Result<Shelf, BackupError> {
-        let storage = self.copy().directory(BESIDE);
-        storage.create_directory().map_err(io_error("create", storage.path()))?;
-        Ok(Shelf { storage, log })
+    fn copy(&self) -> Arc<dyn Storage> {
+        Arc::new(FsStorage::new(self.path.join(COPY)))
     }
 
     fn finish(self) -> Result<(), BackupError> {
@@ -223,6 +219,13 @@ fn refuse_existing(to: &Path) -> Result<(), BackupError> {
     }
 }
 
+/// Where the checkpoints go that lie beside a log.
+fn shelf_beside(storage: &dyn Storage, log: log::LogId) -> Result<Shelf, BackupError> {
+    let storage = storage.directory(BESIDE);
+    storage.create_directory().map_err(io_error("create", storage.path()))?;
+    Ok(Shelf { storage, log })
+}
+
 /// Backs up the state of a running engine: see [`Engine::backup`](crate::Engine::backup).
 pub(crate) fn of_running(
     shared: &Arc<Shared>,
@@ -230,15 +233,28 @@ pub(crate) fn of_running(
     to: &Path,
 ) -> Result<Backup, BackupError> {
     let unfinished = Unfinished::new(to)?;
+    let backup = of_running_with_storage(shared, log, unfinished.copy(), file::Config::default())?;
+    unfinished.finish()?;
+    Ok(backup)
+}
+
+/// The same, to a directory without a log: see [`Engine::backup_with_storage`](crate::Engine::backup_with_storage).
+pub(crate) fn of_running_with_storage(
+    shared: &Arc<Shared>,
+    log: &dyn SharedLog,
+    to: Arc<dyn Storage>,
+    files: file::Config,
+) -> Result<Backup, BackupError> {
     let (snapshot, digest) = shared.snapshot_with_digest().ok_or(BackupError::Stopped)?;
     let checkpoint = snapshot.position();
     let head = checkpoint.map_or(Position::ZERO, Position::next);
-    // The log first: one is not made where other files lie already. Its segment need not be filled with zeros: it is made durable when it is closed.
-    let config = file::Config { durability: Durability::Buffered, ..file::Config::default() };
-    drop(FileLog::continue_with_storage(Arc::new(unfinished.copy()), &config, log.id(), head)?);
+    // The log first: one is not made where other files lie already. Its segment need not be filled with zeros: it is made
+    // durable when it is closed.
+    let config = file::Config { durability: Durability::Buffered, ..files };
+    drop(FileLog::continue_with_storage(Arc::clone(&to), &config, log.id(), head)?);
     let mut bytes = 0;
     if let Some(position) = checkpoint {
-        let shelf = unfinished.shelf(log.id())?;
+        let shelf = shelf_beside(&*to, log.id())?;
         let header = FileHeader {
             log: log.id(),
             position,
@@ -261,7 +277,6 @@ pub(crate) fn of_running(
         }
         shelf.install(position).map_err(io_error("name a checkpoint in", shelf.storage.path()))?;
     }
-    unfinished.finish()?;
     Ok(Backup { checkpoint, head, tail: head, bytes })
 }
 
@@ -276,7 +291,7 @@ pub fn backup(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<Backup, Ba
     let mut attempt = 1;
     loop {
         unfinished.clear()?;
-        match copy(&from, &unfinished) {
+        match backup_with_storage(&from, &*unfinished.copy()) {
             Err(BackupError::Checkpoint { .. }) if attempt < ATTEMPTS => attempt += 1,
             Err(error) => {
                 unfinished.remove();
@@ -290,13 +305,19 @@ pub fn backup(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<Backup, Ba
     }
 }
 
-/// The checkpoint first: entries are trimmed only when newer ones are there, so that the log copied afterwards goes on
-/// from it, unless two were taken meanwhile.
-fn copy(from: &FsStorage, to: &Unfinished) -> Result<Backup, BackupError> {
+/// The same from one directory to another one, on file systems of the caller's making. There is no log in the other one,
+/// and until this returns there is none that opens. It is tried once: a checkpoint that is taken meanwhile may make it
+/// fail with [`BackupError::Checkpoint`].
+///
+/// # Errors
+/// [`BackupError`]; the original is as it was, and the other directory is of no use any more.
+pub fn backup_with_storage(from: &dyn Storage, to: &dyn Storage) -> Result<Backup, BackupError> {
+    // The checkpoint first: entries are trimmed only when newer ones are there, so that the log copied afterwards goes on
+    // from it, unless two were taken meanwhile.
     let (id, before) = FileLog::peek_with_storage(from)?;
     let source = Shelf { storage: from.directory(BESIDE), log: id };
     let positions = source.list().map_err(io_error("list", source.storage.path()))?;
-    let target = to.shelf(id)?;
+    let target = shelf_beside(to, id)?;
     let (mut checkpoint, mut bytes, mut flaws) = (None, 0, String::new());
     for position in positions.into_iter().rev().filter(|position| position.next() >= before.head) {
         match copy_checkpoint(&source, &target, position) {
@@ -310,7 +331,7 @@ fn copy(from: &FsStorage, to: &Unfinished) -> Result<Backup, BackupError> {
             }
         }
     }
-    let copied = FileLog::copy_with_storage(from, &to.copy())?;
+    let copied = FileLog::copy_with_storage(from, to)?;
     let Tail { head, tail, .. } = Tail { head: copied.head, tail: copied.tail, sealed: false };
     let reached = checkpoint.map_or(Position::ZERO, Position::next);
     if reached < head {

@@ -41,8 +41,8 @@ use layout::too_large;
 use read::Bad;
 use shelf::BESIDE;
 
-pub(crate) use backup::of_running;
-pub use backup::{Backup, BackupError, backup};
+pub use backup::{Backup, BackupError, backup, backup_with_storage};
+pub(crate) use backup::{of_running, of_running_with_storage};
 pub(crate) use convert::{Conversion, row_format};
 pub(crate) use due::Due;
 pub(crate) use keep::Keeper;

@@ -1,10 +1,10 @@
-//! Bounded resources: queues that push back, and a limit on memory.
+//! Bounded resources: queues that push back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use mixlog_engine::{Never, Procedure, SubmitError, Table, Tx};
+use mixlog_engine::{Never, Procedure, Table, Tx};
 use mixlog_log::MemoryLog;
 use serde::{Deserialize, Serialize};
 
@@ -48,31 +48,4 @@ fn submissions_beyond_what_may_be_in_flight_wait_for_room() {
     assert!((1..=20).contains(&most.into_inner()));
     engine.submit(&Fill { key: 0, bytes: 1 }).unwrap().wait().unwrap();
     assert_eq!(engine.snapshot().len(&ROWS), 2000);
-}
-
-#[test]
-fn memory_beyond_its_limit_refuses_submissions_while_reads_go_on_until_there_is_more() {
-    let builder = mixlog_engine::Engine::builder().table(&ROWS).procedure::<Fill>();
-    // Anything that runs uses more.
-    let engine = builder.threads(1).max_memory(1 << 20).open(Arc::new(MemoryLog::new())).unwrap();
-    let Err(SubmitError::OutOfMemory { resident, limit }) = engine.submit(&Fill { key: 1, bytes: 10 }) else {
-        panic!("it is not refused");
-    };
-    assert!(resident > limit && limit == 1 << 20);
-    assert!(engine.snapshot().is_empty(&ROWS), "reads go on");
-    // Some room, and a load that needs more than that.
-    engine.set_max_memory(resident + (64 << 20));
-    let mut key = 0;
-    let error = loop {
-        match engine.submit(&Fill { key, bytes: 1 << 20 }) {
-            Ok(ticket) => drop(ticket.wait().unwrap()),
-            Err(error) => break error,
-        }
-        key += 1;
-        assert!(key < 4096, "four gigabytes were taken");
-    };
-    assert!(matches!(error, SubmitError::OutOfMemory { .. }) && error.is_temporary(), "{error}");
-    assert_eq!(engine.snapshot().len(&ROWS) as u64, key);
-    engine.set_max_memory(0);
-    engine.submit(&Fill { key, bytes: 1 }).unwrap().wait().unwrap();
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mixlog_engine::checkpoint::Recovery;
 use mixlog_engine::{OpenError, Position};
 use mixlog_log::{Durability, FileLog};
 use mixlog_simdisk::{Disk, Random, Sim};
@@ -50,8 +51,31 @@ fn assert_passed_over(disk: &Disk, rejected: &[&str]) -> Running {
     running
 }
 
+/// The same for who only looks, which is quicker: for damage anywhere. Now and then an engine takes part. Tells which
+/// checkpoint was used.
+fn assert_looked_past(disk: &Disk, rejected: &[&str], at: usize) -> Option<u64> {
+    let recovery = if at.is_multiple_of(61) {
+        assert_passed_over(disk, rejected).engine.recovery().clone()
+    } else {
+        let (tail, recovery) = look(disk).unwrap();
+        assert_eq!(tail, TAIL, "{at}");
+        recovery
+    };
+    let found: Vec<_> = recovery.rejected.iter().map(|rejected| rejected.name.as_str()).collect();
+    assert_eq!(found, rejected, "{at}");
+    recovery.checkpoint.map(|position| position.0)
+}
+
+/// Replays what is there to its end, without a change to it.
+fn look(disk: &Disk) -> Result<(u64, Recovery), OpenError> {
+    let log = FileLog::open_read_only_with_storage(Sim::boot(disk.clone()).storage()).unwrap();
+    let replay = script::builder(1).replay(Arc::new(log))?;
+    let digest = replay.to_end()?;
+    Ok((script::assert_snapshot(&replay.snapshot(), digest), replay.recovery().expect("it has begun")))
+}
+
 fn assert_refused(disk: &Disk, names: &[&str]) {
-    let Err(OpenError::NoCheckpoint { head, rejected }) = open(disk).map(|_| ()) else {
+    let Err(OpenError::NoCheckpoint { head, rejected }) = look(disk) else {
         panic!("it is not refused");
     };
     assert!(head > Position::ZERO);
@@ -73,8 +97,8 @@ fn bit_flipped_anywhere_in_the_newest_checkpoint_is_named_and_the_one_before_is_
     for at in 0..bytes.len() {
         let mut flipped = bytes.clone();
         flipped[at] ^= 1 << random.below(8);
-        let running = assert_passed_over(&with(&disk, &newer, flipped), &[short(&newer)]);
-        assert_eq!(running.engine.recovery().checkpoint.map(|p| p.0), Some(hex(&older)), "{at}");
+        let used = assert_looked_past(&with(&disk, &newer, flipped), &[short(&newer)], at);
+        assert_eq!(used, Some(hex(&older)), "{at}");
     }
 }
 
@@ -93,11 +117,10 @@ fn only_checkpoint_of_two_to_be_kept_may_be_damaged_as_the_log_is_there_from_its
     assert_eq!(running.engine.recovery().checkpoint.map(|p| p.0), Some(hex(&name)));
     drop(running);
     let bytes = disk.bytes(&name).to_vec();
-    for at in (0..bytes.len()).step_by(31) {
+    for at in 0..bytes.len() {
         let mut flipped = bytes.clone();
         flipped[at] ^= 1;
-        let running = assert_passed_over(&with(&disk, &name, flipped), &[short(&name)]);
-        assert_eq!(running.engine.recovery().checkpoint, None, "{at}");
+        assert_eq!(assert_looked_past(&with(&disk, &name, flipped), &[short(&name)], at), None, "{at}");
     }
 }
 
@@ -106,11 +129,11 @@ fn bit_flipped_anywhere_in_the_older_checkpoint_is_harmless() {
     let (disk, [older, newer]) = disk();
     let mut random = Random(8);
     let bytes = disk.bytes(&older).to_vec();
-    for at in (0..bytes.len()).step_by(7) {
+    for at in 0..bytes.len() {
         let mut flipped = bytes.clone();
         flipped[at] ^= 1 << random.below(8);
         let damaged = with(&disk, &older, flipped);
-        assert_passed_over(&damaged, &[]);
+        assert_eq!(assert_looked_past(&damaged, &[], at), Some(hex(&newer)), "{at}");
         // Unless the newer one is damaged as well.
         let mut other = disk.bytes(&newer).to_vec();
         let place = random.below(other.len() as u64) as usize;
@@ -124,7 +147,7 @@ fn checkpoint_cut_off_at_any_length_or_with_more_behind_it_is_named() {
     let (disk, [_, newer]) = disk();
     let bytes = disk.bytes(&newer).to_vec();
     for length in 0..bytes.len() {
-        assert_passed_over(&with(&disk, &newer, bytes[..length].to_vec()), &[short(&newer)]);
+        assert_looked_past(&with(&disk, &newer, bytes[..length].to_vec()), &[short(&newer)], length);
     }
     for more in [1, 47, 48, 4096] {
         let mut longer = bytes.clone();
@@ -238,11 +261,16 @@ fn log_that_ends_before_its_checkpoint_is_refused() {
 fn bit_flipped_in_a_copy_of_the_manifest_is_harmless_and_in_both_refused() {
     let (disk, _) = disk();
     let bytes = disk.bytes("manifest").to_vec();
-    for at in (0..512).step_by(3) {
+    for at in 0..512 {
         for copy in [0, 4096] {
             let mut flipped = bytes.clone();
             flipped[copy + at] ^= 1 << (at % 8);
-            assert_passed_over(&with(&disk, "manifest", flipped), &[]);
+            let damaged = with(&disk, "manifest", flipped);
+            // A writer mends it first.
+            assert_looked_past(&damaged, &[], at);
+            if at.is_multiple_of(3) {
+                assert_passed_over(&damaged, &[]);
+            }
         }
         let mut flipped = bytes.clone();
         flipped[at] ^= 1;

@@ -3,10 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::thread;
 
 use mixlog_log::{Durability, FileLog, SharedLog};
 use mixlog_simdisk::{Call, Cut, Disk, Random, Sim};
 
+use crate::alike;
 use crate::script::{self, Keep, Promise, Step, WrittenOver};
 
 const SCRIPTS: &[&[Step]] = &[
@@ -41,12 +43,13 @@ const SCRIPTS: &[&[Step]] = &[
 
 /// How many random cuts there are after every call: more with MIXLOG_CUTS=N.
 fn cuts() -> u64 {
-    std::env::var("MIXLOG_CUTS").ok().and_then(|text| text.parse().ok()).unwrap_or(8)
+    std::env::var("MIXLOG_CUTS").ok().and_then(|text| text.parse().ok()).unwrap_or(5)
 }
 
 /// How crashes went, to see that the tests reach what they are for.
 #[derive(Debug, Default)]
 struct Tally {
+    /// Disks of which no two are alike.
     states: BTreeSet<u64>,
     from_checkpoint: u64,
     trimmed: u64,
@@ -63,7 +66,7 @@ struct Crashes {
 impl Crashes {
     /// Starts the engine on what a crash left, and cuts the power `depth` times more while it recovers.
     fn recover(&mut self, disk: &Disk, at_least: u64, promise: Promise, depth: u32) -> u64 {
-        self.tally.states.insert(disk.fingerprint());
+        self.tally.states.insert(alike::fingerprint(disk));
         let sim = Sim::boot(disk.clone());
         let threads = if self.random.one_in(8) { 2 } else { 1 };
         // An engine takes part, a replay only looks, which is quicker. They rebuild the state in the same way.
@@ -140,7 +143,8 @@ fn spare() -> String {
     "checkpoints/checkpoint.spare".to_owned()
 }
 
-fn cut_scripts(durability: Durability, seed: u64, fitful: bool) -> usize {
+/// Tells which disks the crashes left.
+fn cut_scripts(durability: Durability, seed: u64, fitful: bool) -> BTreeSet<u64> {
     let mut crashes = Crashes { durability, random: Random(seed), tally: Tally::default() };
     let scripts = SCRIPTS.iter().map(|steps| (Keep::Two, *steps)).chain(script::FULL.iter().copied());
     let mut over = WrittenOver::default();
@@ -161,9 +165,9 @@ fn cut_scripts(durability: Durability, seed: u64, fitful: bool) -> usize {
         crashes.everywhere(&trace, from.expect("space is given up"));
     }
     assert!(over.truncations > 0 && over.renames > 0, "{over:?}");
-    let tally = &crashes.tally;
+    let tally = crashes.tally;
     println!(
-        "{durability:?}: {} states, {} from a checkpoint, {} trimmed, {} checkpoints rejected, {} longer than acknowledged",
+        "{durability:?}, seed {seed}: {} states, {} from a checkpoint, {} trimmed, {} checkpoints rejected, {} longer than acknowledged",
         tally.states.len(),
         tally.from_checkpoint,
         tally.trimmed,
@@ -172,22 +176,25 @@ fn cut_scripts(durability: Durability, seed: u64, fitful: bool) -> usize {
     );
     assert!(tally.from_checkpoint > 0 && tally.trimmed > 0 && tally.longer_than_acknowledged > 0);
     assert_eq!(tally.rejected, 0, "a name is given to what is whole only");
-    tally.states.len()
+    tally.states
 }
 
+/// A flushed log keeps what was acknowledged, also where writes are done in pieces; a buffered one what a checkpoint has.
 #[test]
-fn power_cut_at_every_call_of_a_flushed_log_keeps_what_was_acknowledged() {
-    assert!(cut_scripts(Durability::Flushed, 1, false) >= 1200);
-}
-
-#[test]
-fn power_cut_at_every_call_of_a_buffered_log_keeps_what_a_checkpoint_has() {
-    assert!(cut_scripts(Durability::Buffered, 2, false) >= 2800);
-}
-
-#[test]
-fn power_cut_after_fitful_writes_keeps_what_was_acknowledged() {
-    assert!(cut_scripts(Durability::Flushed, 3, true) >= 1200);
+fn power_cut_at_every_call_keeps_what_was_promised() {
+    let states = thread::scope(|scope| {
+        let runs = [(Durability::Flushed, false), (Durability::Buffered, false), (Durability::Flushed, true)];
+        let runs: Vec<_> = (1..)
+            .zip(runs)
+            .map(|(seed, (durability, fitful))| scope.spawn(move || cut_scripts(durability, seed, fitful)))
+            .collect();
+        runs.into_iter()
+            .map(|run| run.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .reduce(|one, other| &one | &other)
+    });
+    let states = states.expect("three").len();
+    println!("{states} disks, no two alike");
+    assert!(states >= 5000, "{states} disks are too few");
 }
 
 #[test]

@@ -294,6 +294,9 @@ fn wrong_footprint_that_no_guard_stops_is_found_named_and_repaired() {
         unsafe { member::<WRONG_FOOTPRINT>("c", &THREE, 2).unguarded() }
     };
     let c = Replica::follow(unguarded, Arc::clone(&log)).unwrap();
+    // Others go on meanwhile.
+    submit(&engine, 10_000..15_000);
+    settle(&engine, 2);
     wait_for("the divergence", || !c.divergences().is_empty());
     wait_for("the end of the repair", || c.failed().is_some() || c.divergences()[0].repaired);
     let divergence = c.divergences()[0].clone();

@@ -106,7 +106,17 @@ const fn client_of(thread: u64) -> u64 {
 
 /// Puts rows into every table.
 pub(crate) fn populate(engine: &Engine, seed: u64) -> Told {
-    const TABLES: [In; 7] = [In::Rows, In::Stock, In::Totals, In::Peaks, In::Guests, In::People, In::Players];
+    const TABLES: [In; 9] = [
+        In::Rows,
+        In::Stock,
+        In::Totals,
+        In::Peaks,
+        In::Guests,
+        In::Lists,
+        In::Polls,
+        In::People,
+        In::Players,
+    ];
     let mut draw = Draw(seed);
     let mut told = Told::default();
     for table in TABLES {

@@ -103,7 +103,7 @@ fn run(seed: u64, counts: &mut Counts) {
     };
     let oracle = replays(sequential(), "one by one");
     history.assert_complete(&oracle);
-    for threads in [2, 4, 8] {
+    for threads in [1, 2, 4, 8] {
         for window in [1, 7, 64, 4096] {
             let parallel = builder().threads(threads).window(window).mode(Mode::Parallel);
             let stats = replays(parallel, &format!("{threads} threads, windows of {window}"));

@@ -7,8 +7,8 @@ use mixlog_engine::Snapshot;
 
 use crate::steps::keys;
 use crate::tables::{
-    BY_AGE, Data, Find, GUESTS, In, NUMBERS, OF_AGE, PEAKS, PEOPLE, PLAYERS, Person, RANKING, ROWS, STOCK,
-    TOTALS, Walk, mask, player, some,
+    BY_AGE, Data, Find, GUESTS, In, LISTS, NUMBERS, OF_AGE, PEAKS, PEOPLE, PLAYERS, POLLS, Person, RANKING,
+    ROWS, STOCK, TOTALS, Walk, appended, mask, number_of, player, some, vote,
 };
 
 /// All rows.
@@ -104,14 +104,18 @@ impl Data for Model {
         self.state.remove(&(table, key)).is_some()
     }
 
-    fn merge(&mut self, table: In, key: u64, number: i64) {
+    fn merge(&mut self, table: In, key: u64, number: i64) -> bool {
         let before = self.look(table, key);
         let after = match (table, before) {
+            (In::Polls, Some(poll)) if poll & 1 == 1 => return false,
+            (In::Polls, before) => before.unwrap_or(0) + vote(number),
+            (In::Lists, before) => appended(before.unwrap_or(0), number),
             (In::Guests, before) => before.unwrap_or(0) | 1 << (number & 7),
             (In::Peaks, Some(peak)) => peak.max(number),
             (_, before) => before.unwrap_or(0) + number,
         };
         self.state.insert((table, key), after);
+        true
     }
 
     fn take(&mut self, table: In, key: u64, delta: i64, floor: i64) -> bool {
@@ -150,6 +154,8 @@ pub(crate) fn look(snapshot: &Snapshot) -> (State, u128) {
     snapshot.for_each(&TOTALS, |&key, sum| add(In::Totals, key, sum.0));
     snapshot.for_each(&PEAKS, |&key, peak| add(In::Peaks, key, peak.0));
     snapshot.for_each(&GUESTS, |&key, guests| add(In::Guests, key, mask(&guests.0)));
+    snapshot.for_each(&LISTS, |&key, list| add(In::Lists, key, number_of(list)));
+    snapshot.for_each(&POLLS, |&key, poll| add(In::Polls, key, poll.number()));
     snapshot.for_each(&PEOPLE, |&key, person| add(In::People, key, person.number()));
     snapshot.for_each(&PLAYERS, |&key, score| {
         assert_eq!(key, player(key.1));

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::draw::Draw;
 use crate::tables::{
-    BY_AGE, CITY, Data, Find, GUESTS, In, NUMBERS, OF_AGE, PEAKS, PEOPLE, PLAYERS, ROWS, STOCK, TOTALS,
-    TOTALS_TOGETHER, Walk, player, some,
+    BY_AGE, CITY, Data, Find, GUESTS, In, LISTS, NUMBERS, OF_AGE, PEAKS, PEOPLE, PLAYERS, POLLS, ROWS, STOCK,
+    TOTALS, TOTALS_TOGETHER, Walk, player, some,
 };
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -48,7 +48,7 @@ pub(crate) fn take_all(steps: &[Step], data: &mut impl Data) -> Result<Vec<i64>,
             Step::Put(table, key, number) => data.put(table, key, number),
             Step::Change(table, key, add) => seen.push(data.change(table, key, add).unwrap_or(NONE)),
             Step::Delete(table, key) => seen.push(data.delete(table, key).into()),
-            Step::Merge(table, key, number) => data.merge(table, key, number),
+            Step::Merge(table, key, number) => seen.push(data.merge(table, key, number).into()),
             Step::Take(table, key, delta, floor) => seen.push(data.take(table, key, delta, floor).into()),
             Step::Walk(ref walk) => tell(&mut seen, data.walk(walk)),
             Step::Find(ref find) => tell(&mut seen, data.find(find)),
@@ -124,6 +124,8 @@ macro_rules! declare {
             In::Totals => _ = $f.$access(&TOTALS, &$key),
             In::Peaks => _ = $f.$access(&PEAKS, &$key),
             In::Guests => _ = $f.$access(&GUESTS, &$key),
+            In::Lists => _ = $f.$access(&LISTS, &$key),
+            In::Polls => _ = $f.$access(&POLLS, &$key),
             In::People => _ = $f.$access(&PEOPLE, &$key),
             In::Players => _ = $f.$access(&PLAYERS, &player($key)),
         }
@@ -178,7 +180,7 @@ impl Steps {
                 In::People => _ = f.range(&PEOPLE, keys.clone()),
                 In::Players => _ = f.read_granule(&PLAYERS, keys.start / CITY),
                 In::Totals => _ = f.read_granule(&TOTALS, keys.start / TOTALS_TOGETHER),
-                In::Rows | In::Peaks | In::Guests => {
+                In::Rows | In::Peaks | In::Guests | In::Lists | In::Polls => {
                     keys.clone().for_each(|key| declare!(f, read, table, key));
                 }
             },
@@ -204,6 +206,8 @@ fn merge(f: &mut Footprint<'_>, table: In, key: u64) {
     match table {
         In::Peaks => f.merge(&PEAKS, &key),
         In::Guests => f.merge(&GUESTS, &key),
+        In::Lists => f.merge(&LISTS, &key),
+        In::Polls => f.merge(&POLLS, &key),
         _ => f.merge(&TOTALS, &key),
     };
 }
@@ -286,7 +290,7 @@ pub(crate) const fn keys(table: In) -> u64 {
     match table {
         In::Rows | In::Totals => 24,
         In::Stock => 12,
-        In::Peaks | In::Guests => 6,
+        In::Peaks | In::Guests | In::Lists | In::Polls => 6,
         In::People => 300,
         In::Players => CITIES * CITY,
     }
@@ -296,6 +300,9 @@ pub(crate) const CITIES: u64 = 4;
 
 /// How many articles there is plenty of. Of the others there is little.
 const PLENTY: u64 = 6;
+
+/// What is merged into.
+const MERGED: [In; 6] = [In::Totals, In::Totals, In::Peaks, In::Guests, In::Lists, In::Polls];
 
 /// How wrong footprints are.
 #[derive(Clone, Copy, Debug)]
@@ -309,8 +316,18 @@ pub(crate) enum Quality {
 
 impl Draw {
     pub(crate) fn put(&mut self, table: In, key: u64) -> Step {
-        let plenty = if table == In::Stock && key < PLENTY { 1_000_000 } else { 0 };
-        Step::Put(table, key, plenty + self.below(NUMBERS as u64) as i64)
+        let number = self.below(NUMBERS as u64) as i64;
+        Step::Put(
+            table,
+            key,
+            match table {
+                In::Stock if key < PLENTY => 1_000_000 + number,
+                In::Lists => 0,
+                // Two in three stay open.
+                In::Polls => number << 1 | i64::from(number % 3 == 0),
+                _ => number,
+            },
+        )
     }
 
     fn find(&mut self) -> Find {
@@ -351,7 +368,7 @@ impl Draw {
             }
             8..10 => Step::Delete(table, key),
             10..14 => {
-                let table = self.one_of(&[In::Totals, In::Totals, In::Peaks, In::Guests]);
+                let table = self.one_of(&MERGED);
                 Step::Merge(table, self.below(keys(table)), self.below(60) as i64)
             }
             14..18 => {
@@ -363,7 +380,7 @@ impl Draw {
             20 | 21 => Step::Find(self.find()),
             22 => Step::Retire(self.find()),
             _ => {
-                let table = self.one_of(&[In::Stock, In::Peaks, In::Guests]);
+                let table = self.one_of(&[In::Stock, In::Peaks, In::Guests, In::Lists, In::Polls]);
                 let key = self.below(keys(table));
                 match self.below(8) {
                     0 => self.put(table, key),

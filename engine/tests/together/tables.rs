@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::ops::{Range, RangeInclusive};
 
-use mixlog_engine::{Builder, Engine, Fixed, Index, Maximum, Members, Sum, Table, Transaction, Tx};
+use mixlog_engine::{
+    Appended, Builder, Engine, Fixed, Index, Maximum, Members, Merge, Position, Sum, Table, Transaction, Tx,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::steps::{Steps, Visit};
@@ -16,6 +18,10 @@ pub(crate) const STOCK: Table<u64, Sum> = Table::new("stock").ordered();
 pub(crate) const TOTALS: Table<u64, Sum, Fixed> = Table::fixed("totals").watched(|key| key / TOTALS_TOGETHER);
 pub(crate) const PEAKS: Table<u64, Maximum<i64>> = Table::new("peaks");
 pub(crate) const GUESTS: Table<u64, Members<u8>> = Table::new("guests");
+/// Appended to: the order of the log shows.
+pub(crate) const LISTS: Table<u64, Appended<i64>> = Table::new("lists");
+/// A merge of the tests' own, which not every row accepts.
+pub(crate) const POLLS: Table<u64, Poll> = Table::new("polls");
 /// Ordered, and found by their age.
 pub(crate) const PEOPLE: Table<u64, Person> = Table::new("people").ordered();
 pub(crate) const BY_AGE: Index<u64, Person, u32> =
@@ -52,6 +58,62 @@ impl Person {
     }
 }
 
+/// Votes are counted, unless it is closed.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Poll {
+    closed: bool,
+    yes: i64,
+    no: i64,
+}
+
+impl Poll {
+    /// Odd ones are closed.
+    pub(crate) fn new(number: i64) -> Self {
+        Self { closed: number & 1 == 1, yes: 0, no: number >> 1 }
+    }
+
+    pub(crate) fn number(&self) -> i64 {
+        (self.yes * YES + self.no) << 1 | i64::from(self.closed)
+    }
+}
+
+/// What a vote for it counts in a poll's number; one against it counts 1.
+const YES: i64 = 1_000_000;
+
+/// What a vote adds to the number of a poll.
+pub(crate) const fn vote(number: i64) -> i64 {
+    if number % 3 == 0 { YES << 1 } else { 1 << 1 }
+}
+
+impl Merge for Poll {
+    /// For it, and against it.
+    type Delta = (i64, i64);
+
+    fn accepts(row: Option<&Self>) -> bool {
+        row.is_none_or(|poll| !poll.closed)
+    }
+
+    fn merge(row: &mut Option<Self>, (yes, no): (i64, i64), _: Position) {
+        let poll = row.get_or_insert_default();
+        poll.yes = poll.yes.wrapping_add(yes);
+        poll.no = poll.no.wrapping_add(no);
+    }
+
+    fn combine(delta: &mut (i64, i64), other: &(i64, i64)) -> bool {
+        *delta = (delta.0.wrapping_add(other.0), delta.1.wrapping_add(other.1));
+        true
+    }
+}
+
+/// The number of a list with one item more: another one in another order.
+pub(crate) const fn appended(list: i64, item: i64) -> i64 {
+    list.wrapping_mul(61).wrapping_add(item + 1)
+}
+
+pub(crate) fn number_of(list: &Appended<i64>) -> i64 {
+    list.iter().fold(0, |number, &item| appended(number, item))
+}
+
 pub(crate) fn guests(mask: i64) -> Members<u8> {
     Members((0..8).filter(|guest| mask >> guest & 1 == 1).collect())
 }
@@ -68,6 +130,8 @@ pub(crate) enum In {
     Totals,
     Peaks,
     Guests,
+    Lists,
+    Polls,
     People,
     Players,
 }
@@ -89,6 +153,8 @@ pub(crate) fn builder() -> Builder {
         .table(&TOTALS)
         .table(&PEAKS)
         .table(&GUESTS)
+        .table(&LISTS)
+        .table(&POLLS)
         .table(&PEOPLE)
         .index(&BY_AGE)
         .table(&PLAYERS)
@@ -143,8 +209,8 @@ pub(crate) trait Data {
     /// Adds to the row, if there is one, and tells what it was: rows, people, players. The sum stays below [`NUMBERS`].
     fn change(&mut self, table: In, key: u64, add: i64) -> Option<i64>;
     fn delete(&mut self, table: In, key: u64) -> bool;
-    /// Merges the number: into totals, peaks, guests.
-    fn merge(&mut self, table: In, key: u64, number: i64);
+    /// Merges the number, if the row accepts it: into totals, peaks, guests, lists, polls.
+    fn merge(&mut self, table: In, key: u64, number: i64) -> bool;
     /// Adds to stock or a total, unless that takes it below the floor.
     fn take(&mut self, table: In, key: u64, delta: i64, floor: i64) -> bool;
     fn walk(&mut self, walk: &Walk) -> Vec<(u64, i64)>;
@@ -161,6 +227,8 @@ macro_rules! data {
                     In::Totals => <$type>::get(self, &TOTALS, &key).map(|sum| sum.0),
                     In::Peaks => <$type>::get(self, &PEAKS, &key).map(|peak| peak.0),
                     In::Guests => <$type>::get(self, &GUESTS, &key).map(|guests| mask(&guests.0)),
+                    In::Lists => <$type>::get(self, &LISTS, &key).map(number_of),
+                    In::Polls => <$type>::get(self, &POLLS, &key).map(Poll::number),
                     In::People => <$type>::get(self, &PEOPLE, &key).map(Person::number),
                     In::Players => <$type>::get(self, &PLAYERS, &player(key)).copied(),
                 }
@@ -173,6 +241,11 @@ macro_rules! data {
                     In::Totals => <$type>::put(self, &TOTALS, key, Sum(number)),
                     In::Peaks => <$type>::put(self, &PEAKS, key, Maximum(number)),
                     In::Guests => <$type>::put(self, &GUESTS, key, guests(number)),
+                    In::Lists => {
+                        assert_eq!(number, 0, "others are made of appends");
+                        <$type>::put(self, &LISTS, key, Appended::default());
+                    }
+                    In::Polls => <$type>::put(self, &POLLS, key, Poll::new(number)),
                     In::People => <$type>::put(self, &PEOPLE, key, Person::new(number)),
                     In::Players => <$type>::put(self, &PLAYERS, player(key), number),
                 }
@@ -192,7 +265,9 @@ macro_rules! data {
                         *person = Person::new((before + add) % NUMBERS);
                         before
                     }),
-                    In::Stock | In::Totals | In::Peaks | In::Guests => unreachable!("not drawn"),
+                    In::Stock | In::Totals | In::Peaks | In::Guests | In::Lists | In::Polls => {
+                        unreachable!("not drawn")
+                    }
                 }
             }
 
@@ -203,19 +278,25 @@ macro_rules! data {
                     In::Totals => <$type>::delete(self, &TOTALS, &key),
                     In::Peaks => <$type>::delete(self, &PEAKS, &key),
                     In::Guests => <$type>::delete(self, &GUESTS, &key),
+                    In::Lists => <$type>::delete(self, &LISTS, &key),
+                    In::Polls => <$type>::delete(self, &POLLS, &key),
                     In::People => <$type>::delete(self, &PEOPLE, &key),
                     In::Players => <$type>::delete(self, &PLAYERS, &player(key)),
                 }
             }
 
-            fn merge(&mut self, table: In, key: u64, number: i64) {
-                let accepted = match table {
+            fn merge(&mut self, table: In, key: u64, number: i64) -> bool {
+                match table {
                     In::Totals => <$type>::merge(self, &TOTALS, key, number),
                     In::Peaks => <$type>::merge(self, &PEAKS, key, number),
                     In::Guests => <$type>::merge(self, &GUESTS, key, (number & 7) as u8),
+                    In::Lists => <$type>::merge(self, &LISTS, key, number),
+                    In::Polls => {
+                        let is_for = vote(number) == YES << 1;
+                        <$type>::merge(self, &POLLS, key, (is_for.into(), (!is_for).into()))
+                    }
                     In::Rows | In::Stock | In::People | In::Players => unreachable!("not drawn"),
-                };
-                assert!(accepted, "these rows accept everything");
+                }
             }
 
             fn take(&mut self, table: In, key: u64, delta: i64, floor: i64) -> bool {
@@ -240,7 +321,7 @@ macro_rules! data {
                         let rows = <$type>::range(self, &PLAYERS, players(&keys));
                         some(rows.map(|((_, key), score)| (key, *score)), most, from_back)
                     }
-                    In::Rows | In::Totals | In::Peaks | In::Guests => {
+                    In::Rows | In::Totals | In::Peaks | In::Guests | In::Lists | In::Polls => {
                         let all = keys.filter_map(|key| Some((key, Data::get(self, table, key)?)));
                         let all: Vec<_> = all.collect();
                         some(all.into_iter(), most, from_back)
