@@ -11,6 +11,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 const NAME: &str = "boot";
+const BEGINNING: &str = "boot.beginning";
 
 /// The file that names the boot.
 #[derive(Clone, Debug)]
@@ -39,9 +40,12 @@ impl Boot {
 
     /// The unit writes, and buffers it, from here on.
     pub(crate) fn begin(&self) -> io::Result<()> {
-        let mut file = File::create(self.directory.join(NAME))?;
+        // A file without a name would say that something may be lost.
+        let beginning = self.directory.join(BEGINNING);
+        let mut file = File::create(&beginning)?;
         file.write_all(current().as_bytes())?;
         file.sync_all()?;
+        fs::rename(beginning, self.directory.join(NAME))?;
         self.sync()
     }
 

@@ -53,7 +53,8 @@ pub(crate) struct Config {
 pub(crate) struct Journal {
     storage: Arc<dyn Storage>,
     config: file::Config,
-    log: Arc<FileLog>,
+    /// `None` if not even its manifest can be read, so that nothing is known of it.
+    log: Option<Arc<FileLog>>,
     /// What was loaded last.
     loaded: Arc<Loaded>,
     next: u64,
@@ -85,20 +86,25 @@ impl Journal {
             ..file::Config::default()
         };
         let (log, damaged) = match FileLog::open_with_storage(Arc::clone(&storage), &config) {
-            Ok(log) => (log, false),
-            Err(OpenError::Corrupt { .. }) => (FileLog::open_before_damage(Arc::clone(&storage))?, true),
+            Ok(log) => (Some(log), false),
+            Err(OpenError::Corrupt { .. }) => match FileLog::open_before_damage(Arc::clone(&storage)) {
+                Ok(log) => (Some(log), true),
+                Err(OpenError::Corrupt { .. }) => (None, true),
+                Err(error) => return Err(error),
+            },
             Err(error) => return Err(error),
         };
-        let next = log.reach().tail.0;
-        let journal = Self { storage, config, log: Arc::new(log), loaded: Arc::default(), next };
+        let next = log.as_ref().map_or(0, |log| log.reach().tail.0);
+        let journal = Self { storage, config, log: log.map(Arc::new), loaded: Arc::default(), next };
         Ok(Opened { journal, damaged })
     }
 
     /// Calls `replay` for every record, in order. True if one of them cannot be read.
     pub(crate) fn replay(&self, mut replay: impl FnMut(Record, RecordNumber)) -> Result<bool, ReadError> {
-        let mut at = self.log.reach().head;
+        let Some(log) = &self.log else { return Ok(true) };
+        let mut at = log.reach().head;
         loop {
-            let block = match self.log.read(at) {
+            let block = match log.read(at) {
                 Ok(Some(block)) => block,
                 Ok(None) => return Ok(false),
                 Err(ReadError::Corrupt { .. }) => return Ok(true),
@@ -123,20 +129,21 @@ impl Journal {
     /// Queues records, which get consecutive numbers. `batch` is empty before and after; its buffers are used again.
     pub(crate) fn append(&mut self, records: &[Record], batch: &mut Batch) -> Result<Ticket, AppendError> {
         debug_assert!(batch.is_empty(), "what is left of the last records comes before these");
+        let log = self.log.as_ref().ok_or(AppendError::ReadOnly)?;
         let mut ticket = None;
         for record in records {
             let size = size(record);
             let is_full =
                 batch.bytes().len() >= JOINED || batch.body_bytes() + size > self.config.max_batch_bytes;
             if !batch.is_empty() && (size >= LONG || is_full) {
-                ticket = Some(self.log.append(batch)?);
+                ticket = Some(log.append(batch)?);
                 batch.clear();
             }
             match record {
                 Record::Run(run) if size >= LONG => {
                     let mut head = Vec::with_capacity(OVERHEAD);
                     encode_head(record, &mut head);
-                    ticket = Some(self.log.append_wrapped(Wrapped::new(head, Arc::clone(&run.block)))?);
+                    ticket = Some(log.append_wrapped(Wrapped::new(head, Arc::clone(&run.block)))?);
                 }
                 _ => batch.push_with(|out| {
                     out.reserve(size);
@@ -145,7 +152,7 @@ impl Journal {
             }
         }
         if !batch.is_empty() {
-            ticket = Some(self.log.append(batch)?);
+            ticket = Some(log.append(batch)?);
             batch.clear();
         }
         self.next += records.len() as u64;
@@ -159,13 +166,14 @@ impl Journal {
     pub(crate) fn wait_room(&self, wanted: u64, tries: Tries) -> Room {
         let kept = (self.config.segment_bytes / 8).min(1 << 20);
         let wanted = if wanted == 0 { 0 } else { wanted + kept };
-        let Room { bytes, is_last } = self.log.wait_room(wanted, tries);
+        let room = self.log.as_ref().map(|log| log.wait_room(wanted, tries));
+        let Room { bytes, is_last } = room.unwrap_or(Room { bytes: 0, is_last: true });
         Room { bytes: bytes.saturating_sub(kept), is_last }
     }
 
     /// Where its records can be loaded from.
     pub(crate) fn shelf(&self) -> Shelf {
-        Shelf { log: Arc::clone(&self.log), loaded: Arc::clone(&self.loaded) }
+        Shelf { log: self.log.clone(), loaded: Arc::clone(&self.loaded) }
     }
 
     /// Removes everything, and begins a new journal. All its shelves must be gone.
@@ -174,10 +182,15 @@ impl Journal {
         drop(log);
         let path = storage.path().to_path_buf();
         let io_error = |source: io::Error| OpenError::Io { action: "empty", path: path.clone(), source };
-        for name in storage.list().map_err(io_error)? {
-            storage.remove(&name).map_err(io_error)?;
+        // The manifest last, and only when nothing else is there: without it, what is there is no journal, and nobody would
+        // take it for one that was lost.
+        let (manifest, others): (Vec<_>, Vec<_>) =
+            storage.list().map_err(io_error)?.into_iter().partition(|name| name == file::MANIFEST);
+        for names in [others, manifest] {
+            names.iter().try_for_each(|name| storage.remove(name)).map_err(io_error)?;
+            storage.sync_directory().map_err(io_error)?;
         }
-        let log = Arc::new(FileLog::open_with_storage(Arc::clone(&storage), &config)?);
+        let log = Some(Arc::new(FileLog::open_with_storage(Arc::clone(&storage), &config)?));
         Ok(Self { storage, config, log, loaded: Arc::default(), next: 0 })
     }
 }
@@ -188,7 +201,7 @@ type Loaded = Mutex<Option<Arc<Block>>>;
 /// The records of a journal, to load and to give up.
 #[derive(Clone)]
 pub(crate) struct Shelf {
-    log: Arc<FileLog>,
+    log: Option<Arc<FileLog>>,
     loaded: Arc<Loaded>,
 }
 
@@ -211,20 +224,20 @@ impl Shelf {
         if let Some(block) = loaded.as_ref().filter(|block| block.get(position).is_some()) {
             return Some(Arc::clone(block));
         }
-        let block = self.log.read(position).ok()??;
+        let block = self.log.as_ref()?.read(position).ok()??;
         *loaded = Some(Arc::clone(&block));
         Some(block)
     }
 
     /// Makes all records durable that were acknowledged.
     pub(crate) fn flush(&self) -> Result<Position, FlushError> {
-        self.log.flush()
+        self.log.as_ref().ok_or(FlushError::ReadOnly)?.flush()
     }
 
     /// Gives up all records before `number`.
     pub(crate) fn trim(&self, number: RecordNumber) {
         // If that fails, it is tried again with the next trim.
-        let _ = self.log.trim(Position(number.0));
+        let _ = self.log.as_ref().map(|log| log.trim(Position(number.0)));
     }
 }
 

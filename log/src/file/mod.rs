@@ -28,6 +28,7 @@ mod writer;
 
 pub use config::{Config, Create};
 pub use copy::Copied;
+pub(crate) use manifest::NAME as MANIFEST;
 pub use report::{Damage, Report, Torn};
 pub(crate) use storage::read_file;
 pub use storage::{Access, FsStorage, Lock, LockMode, Storage, StorageFile, read_full, write_full};

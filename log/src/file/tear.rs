@@ -57,9 +57,7 @@ impl Place<'_> {
         let may_be_cut = sectors.iter().any(|(_, sector)| sector.last() == Some(&0));
         let is_changed = || {
             let place = changed.or_else(|| header.changed_bit(&frame))?;
-            let Some((start, sector)) = sectors.iter().rfind(|(start, _)| *start <= place) else {
-                return None;
-            };
+            let (start, sector) = sectors.iter().rfind(|(start, _)| *start <= place)?;
             // Else it may be what a cut left out.
             Some(place >= written || ends(sector).is_some_and(|end| place <= start + end))
         };

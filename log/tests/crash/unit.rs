@@ -886,12 +886,14 @@ fn manifest_of_a_units_journal_that_is_damaged_is_told_or_harmless() {
         let mut both = bytes.clone();
         both[at] ^= 1 << (at % 8);
         both[4096 + at] ^= 1 << (at % 8);
-        let error = refused(&format!("manifests' bytes {at}"), &damages.with("manifest", both));
-        let expected = match at {
-            0..8 => "its manifest is not one of a log",
-            _ => "file manifest: both copies are damaged",
-        };
-        assert!(error.contains(expected), "byte {at}: {error}");
+        let (what, disk) = (format!("manifests' bytes {at}"), damages.with("manifest", both));
+        if at < 8 {
+            let error = refused(&what, &disk);
+            assert!(error.contains("its manifest is not one of a log"), "{what}: {error}");
+        } else {
+            // Nothing is known of the journal, but that there was one.
+            assert_eq!(damages.found(&what, &disk, false), Found::Nobody);
+        }
     }
     for length in (0..bytes.len()).filter(|length| length % 4096 <= 512 || length.is_multiple_of(64)) {
         let (what, disk) =
@@ -910,6 +912,56 @@ fn manifest_of_a_units_journal_that_is_damaged_is_told_or_harmless() {
     // Another's: none of the segments belongs to it.
     let foreign = damages.with("manifest", Damages::new().disk.bytes("manifest").to_vec());
     assert!(matches!(damages.found("another's manifest", &foreign, false), Found::Nobody | Found::Corrupt));
+}
+
+/// It is there for whoever replaces it, whenever that happens.
+#[test]
+fn unit_that_ends_while_it_throws_its_damaged_journal_away_opens_again() {
+    let damages = Damages::new();
+    let entries = entries_of(damages.disk.bytes(&damages.segments()[0]));
+    let at = entries.start.midpoint(entries.end);
+    let both = {
+        let mut bytes = damages.disk.bytes("manifest").to_vec();
+        (bytes[40], bytes[4096 + 40]) = (!bytes[40], !bytes[4096 + 40]);
+        damages.with("manifest", bytes)
+    };
+    let again = Member { unit: UNIT, joined: Epoch(9) };
+    let join = UnitRequest { epoch: Epoch(9), member: again, verb: UnitVerb::Join(LOG) };
+    let mut random = Random(5);
+    let (mut states, mut joined, mut earlier) = (0, 0, 0);
+    for damaged in [damages.flipped(&damages.segments()[0], at), both] {
+        let sim = Sim::boot(damaged.clone());
+        let unit = open(&damages.boot, sim.storage());
+        assert!(matches!(ask(&unit, join.clone()), UnitReply::Standing(_)));
+        drop(unit);
+        let mut disk = damaged;
+        for call in sim.trace().iter().map(Some).chain([None]) {
+            for cut in [Cut::Everything, Cut::Nothing].into_iter().chain([Cut::Some; 8]) {
+                let left = disk.after(cut, &mut random);
+                let unit = open(&damages.boot, Sim::boot(left).storage());
+                states += 1;
+                match member_of(&unit) {
+                    Some(member) if member == again => joined += 1,
+                    Some(member) => {
+                        earlier += 1;
+                        for (at, answer) in (0..).map(Position).zip(ask_all(&unit, reads(Epoch(9), member))) {
+                            let lost = [UnitReply::Corrupt(at), UnitReply::Behind(Epoch(3))];
+                            let is_known = answer == damages.whole.1[1 + at.0 as usize] && is_good(&answer);
+                            let is_empty = matches!(&answer, UnitReply::Runs(runs) if runs.is_empty());
+                            assert!(lost.contains(&answer) || is_known && !is_empty, "{at}: {answer:?}");
+                        }
+                    }
+                    None => {}
+                }
+                assert!(matches!(ask(&unit, join.clone()), UnitReply::Standing(_)));
+            }
+            if let Some(call) = call.filter(|call| !matches!(call, Call::Note(_))) {
+                disk.apply(call);
+            }
+        }
+    }
+    println!("{states} states, in {joined} it had joined anew, in {earlier} it was the earlier member");
+    assert!(joined > 0 && earlier > 0 && joined + earlier < states);
 }
 
 fn joined(unit: &UnitServer) -> impl Fn(UnitVerb) -> UnitRequest + use<> {
