@@ -181,14 +181,14 @@ impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Range<'a, K, V, C> {
             && let Some(id) = rows.nearest(from_back)
         {
             let row = store.row(id);
-            // SAFETY: the guard allowed reading this granule, in which the row itself says that it lies, so nobody writes
-            // it while `&Tx` lives.
-            if row.granule() == *granule
-                && let Some(value) = unsafe { row.value() }
-            {
-                rows.pass_nearest(from_back);
-                // SAFETY: as above.
-                return Some((unsafe { row.key() }.clone(), value));
+            if row.granule() == *granule {
+                // SAFETY: the guard allowed reading this granule, in which the row itself says that it lies, so nobody writes
+                // it while `&Tx` lives.
+                let (key, value) = unsafe { (row.key(), row.value()) };
+                if let Some(value) = value {
+                    rows.pass_nearest(from_back);
+                    return Some((key.clone(), value));
+                }
             }
         }
         self.seek(from_back)
