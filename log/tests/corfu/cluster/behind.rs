@@ -148,7 +148,9 @@ fn new_client_of_a_log_that_is_settled_need_not_settle_it_again() {
         batch.push(b"x");
         tickets.push(log.append(&batch).unwrap());
     }
-    tickets.into_iter().for_each(|ticket| drop(ticket.wait().unwrap()));
+    for ticket in tickets {
+        ticket.wait().unwrap();
+    }
     // A stripe is one position, so to settle anew takes a question for each.
     let mut latest = None;
     let begun = Instant::now();
