@@ -247,6 +247,10 @@ impl Keeper {
         };
         // Whoever had it meanwhile kept others in it.
         kept.look(&self.shelf).map_err(self.error("look at", ""))?;
+        // How long members have been waited for already is not known, so it is for one more checkpoint.
+        if let Some(&oldest) = kept.good.first() {
+            kept.held = std::iter::repeat_n(oldest, self.config.lag).collect();
+        }
         self.show(kept);
         kept.lock = Some(lock);
         Ok(())

@@ -92,7 +92,8 @@ pub struct Config {
     pub trim: bool,
     /// How many checkpoints the log is kept longer, at most, for [members](crate::Membership) that lag: what not all of them
     /// have voted on yet is not trimmed before so many more were taken. Default: 4. A member that is gone for good makes the
-    /// log so much longer. On a disk that is full nobody is waited for.
+    /// log so much longer. An engine that is opened waits for one more of its checkpoints. On a disk that is full nobody is
+    /// waited for.
     pub lag: usize,
     /// Where an engine or a replay starts. Default: [`Start::Newest`].
     pub start: Start,

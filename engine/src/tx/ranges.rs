@@ -64,8 +64,8 @@ impl Tx<'_> {
     ) -> impl Iterator<Item = (K, &V)> {
         let mut range = self.walk(self.store.table(table), range);
         match &mut range {
-            Range::InPlace { rows: ids, .. } => ids.expect(rows),
-            Range::Speculative(through) => through.expect(rows),
+            Range::InPlace { rows: ids, .. } => ids.hint(rows),
+            Range::Speculative(through) => through.hint(rows),
         }
         range.take(rows)
     }

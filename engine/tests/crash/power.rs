@@ -43,7 +43,7 @@ const SCRIPTS: &[&[Step]] = &[
 
 /// How many random cuts there are after every call: more with MIXLOG_CUTS=N.
 fn cuts() -> u64 {
-    std::env::var("MIXLOG_CUTS").ok().and_then(|text| text.parse().ok()).unwrap_or(5)
+    std::env::var("MIXLOG_CUTS").ok().and_then(|text| text.parse().ok()).unwrap_or(4)
 }
 
 /// How crashes went, to see that the tests reach what they are for.

@@ -477,8 +477,10 @@ impl Appends {
             if one.fate != Fate::Open {
                 continue;
             }
-            let (from, upto) =
-                (one.run.first(), one.run.end().min(bound(self.view.projection(), &one.token)));
+            let (from, upto) = (
+                one.run.first(),
+                one.run.end().min(self.view.projection().bound(one.token.end(), one.token.epoch)),
+            );
             let told_in = one.token.epoch;
             if from >= upto {
                 // No unit that stayed had it, or the tail would lie after it.
@@ -569,11 +571,6 @@ fn count(run: &Run) -> u32 {
     u32::try_from(run.block.len()).expect("a run holds less than 2^32 entries")
 }
 
-/// Up to which position something may stand that was written by this token, or by nobody.
-fn bound(projection: &Projection, token: &Token) -> Position {
-    projection.bound(token.end(), token.epoch)
-}
-
 /// Positions of tokens that will not be written: they are filled, so that nobody waits at them. What cannot be filled is
 /// for the janitor, once the unit is replaced.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -624,7 +621,7 @@ impl Leaving {
         while self.fill.is_none()
             && let Some((token, from, upto)) = self.ranges.pop_front()
         {
-            let upto = upto.min(bound(projection, &token));
+            let upto = upto.min(projection.bound(token.end(), token.epoch));
             if from >= upto {
                 continue;
             }

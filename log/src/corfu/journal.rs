@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::bytes::u32s;
 use crate::commit_queue::{Room, Tries};
-use crate::file::{self, Create, FileLog, Storage};
+use crate::file::{self, Create, FileLog, Lock, LockMode, Storage};
 use crate::waiting::Wrapped;
 use crate::{
     AppendError, Batch, Block, Durability, Entry, FlushError, LogId, OpenError, Position, ReadError,
@@ -55,6 +55,8 @@ pub(crate) struct Journal {
     config: file::Config,
     /// `None` if not even its manifest can be read, so that nothing is known of it.
     log: Option<Arc<FileLog>>,
+    /// Held in that case, as the log would.
+    lock: Option<Lock>,
     /// What was loaded last.
     loaded: Arc<Loaded>,
     next: u64,
@@ -94,8 +96,12 @@ impl Journal {
             },
             Err(error) => return Err(error),
         };
+        let lock = match log {
+            Some(_) => None,
+            None => Some(file::lock(&*storage, LockMode::Exclusive)?),
+        };
         let next = log.as_ref().map_or(0, |log| log.reach().tail.0);
-        let journal = Self { storage, config, log: log.map(Arc::new), loaded: Arc::default(), next };
+        let journal = Self { storage, config, log: log.map(Arc::new), lock, loaded: Arc::default(), next };
         Ok(Opened { journal, damaged })
     }
 
@@ -178,8 +184,9 @@ impl Journal {
 
     /// Removes everything, and begins a new journal. All its shelves must be gone.
     pub(crate) fn reset(self) -> Result<Self, OpenError> {
-        let Self { storage, config, log, .. } = self;
-        drop(log);
+        let Self { storage, config, log, lock, .. } = self;
+        drop((log, lock));
+        let lock = file::lock(&*storage, LockMode::Exclusive)?;
         let path = storage.path().to_path_buf();
         let io_error = |source: io::Error| OpenError::Io { action: "empty", path: path.clone(), source };
         // The manifest last, and only when nothing else is there: without it, what is there is no journal, and nobody would
@@ -190,8 +197,9 @@ impl Journal {
             names.iter().try_for_each(|name| storage.remove(name)).map_err(io_error)?;
             storage.sync_directory().map_err(io_error)?;
         }
+        drop(lock);
         let log = Some(Arc::new(FileLog::open_with_storage(Arc::clone(&storage), &config)?));
-        Ok(Self { storage, config, log, loaded: Arc::default(), next: 0 })
+        Ok(Self { storage, config, log, lock: None, loaded: Arc::default(), next: 0 })
     }
 }
 

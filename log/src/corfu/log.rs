@@ -191,6 +191,8 @@ pub(super) struct Shared {
     cache: Recent,
     /// Since when every operation ended without an outcome, if the last one did.
     silent: Mutex<Option<Instant>>,
+    /// When others than the sequencer were asked last, by who waits.
+    sure: Mutex<Instant>,
     closed: Mutex<bool>,
     closing: Condvar,
 }
@@ -231,6 +233,7 @@ impl CorfuLog {
             cache: Recent::new(config.cache_bytes),
             driver: Driver::new(Arc::clone(&transport), config.timing.clone(), projection),
             silent: Mutex::default(),
+            sure: Mutex::new(Instant::now()),
             closed: Mutex::new(false),
             closing: Condvar::new(),
             config,
@@ -331,6 +334,17 @@ impl Shared {
             self.sealed(found.tail);
         }
         Ok(found)
+    }
+
+    /// Whether it is time to ask others than the sequencer how far the log reaches: one that was left behind tells too
+    /// little, and nobody else may tell it.
+    fn doubts(&self) -> bool {
+        let mut sure = self.sure.lock().expect(UNPOISONED);
+        let doubts = sure.elapsed() >= self.config.timing.doubt;
+        if doubts {
+            *sure = Instant::now();
+        }
+        doubts
     }
 
     /// Makes sure that everything before the tail that was found is written. Waits for appends of this client until `own`
@@ -447,8 +461,6 @@ impl Shared {
         // A timeout too far away to be represented is as good as none.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut poll = POLL;
-        // A sequencer that was left behind answers too little, and nothing tells it so.
-        let mut sure = Instant::now();
         loop {
             let reach = self.reach();
             if reach.tail > position {
@@ -458,15 +470,14 @@ impl Shared {
             let until =
                 deadline.map_or(patience, |deadline| patience.min(deadline.max(Instant::now() + POLL)));
             // Somebody else may have appended, or have left a hole before what we did.
-            let mode = if sure.elapsed() < self.config.timing.doubt {
-                TailMode::Fast
-            } else {
-                TailMode::Linearizable
+            let found = match self.doubts() {
+                false => self.ask_tail(TailMode::Fast, until),
+                true => {
+                    // It takes more to answer that than the sequencer.
+                    let until = until.min(Instant::now() + self.config.timing.doubt.max(POLL));
+                    self.ask_tail(TailMode::Linearizable, until)
+                }
             };
-            let found = self.ask_tail(mode, until);
-            if mode == TailMode::Linearizable {
-                sure = Instant::now();
-            }
             match found {
                 Ok(found) if found.tail > position || found.sealed => {
                     // A hole on the way is worth more than the time that is left: otherwise nobody fills it.

@@ -5,14 +5,14 @@
 //!    joined it before.
 //! 2. Units that join forget what they had and take their new incarnation. They are in no projection, so
 //!    nobody misses anything.
-//! 3. The sequencer of the next epoch is sealed, which tells its instance; so is the one before, if it is another one and
-//!    hears of it.
+//! 3. The sequencer of the next epoch is sealed, which tells its instance.
 //! 4. All units that stay are sealed. From here on nothing is appended. Units that do not answer are left
 //!    behind, as long as every chain keeps one that does. So are units that have less than one behind them in their
 //!    chain: they lost what they had.
 //! 5. The tail is after the highest position that any of them has. With that, the next projection is made, and
 //!    installed if no other one was: two who reconfigure at once both get here, and one of them installs.
-//! 6. The sequencer is told the tail. Should this never happen, the first client does it.
+//! 6. The sequencer is told the tail. Should this never happen, the first client does it. One that is left behind is sealed,
+//!    if it hears of it.
 //!
 //! It may stop after every step, for ever: what was done does no harm, and the next one to reconfigure starts
 //! at the first step again. Until then clients wait whose units are sealed.
@@ -178,15 +178,7 @@ impl Reconfigure {
         if !pending.is_empty() {
             return None;
         }
-        let next = self.view.projection().next_sequencer(&self.change);
-        if let Some((number, _)) =
-            self.view.projection().sequencer.filter(|(number, _)| Some(*number) != next)
-        {
-            // It is left behind, and lives perhaps. Who asks it only hears of the next epoch so.
-            let epoch = self.epoch();
-            self.view.tell_sequencer_in(out, epoch, Node::Sequencer(number), SequencerVerb::Seal);
-        }
-        match next {
+        match self.view.projection().next_sequencer(&self.change) {
             Some(number) => {
                 self.phase = Phase::Sequencer(number);
                 let epoch = self.epoch();
@@ -328,7 +320,19 @@ impl Reconfigure {
     }
 
     fn start(&mut self, next: Arc<Projection>, out: &mut Outbox) -> Option<Reconfigured> {
-        let Some((number, instance)) = next.sequencer else { return Some(Reconfigured::Installed(next)) };
+        let Some((number, instance)) = next.sequencer else {
+            // As below. It is waited for, since there is nobody else to wait for.
+            let Some((before, _)) = self.view.projection().sequencer else {
+                return Some(Reconfigured::Installed(next));
+            };
+            self.view.ask_sequencer_in(out, next.epoch, Node::Sequencer(before), SequencerVerb::Seal);
+            self.phase = Phase::Start(next);
+            return None;
+        };
+        // One that is left behind lives perhaps, and who asks it only hears of the next epoch so.
+        if let Some((before, _)) = self.view.projection().sequencer.filter(|(before, _)| *before != number) {
+            self.view.tell_sequencer_in(out, next.epoch, Node::Sequencer(before), SequencerVerb::Seal);
+        }
         let start = SequencerVerb::Start { instance, tail: next.tail, width: next.width };
         self.view.ask_sequencer_in(out, next.epoch, Node::Sequencer(number), start);
         self.phase = Phase::Start(next);

@@ -151,7 +151,7 @@ impl UnitServer {
     }
 
     /// Like [`open`](Self::open), with its journal on a file system of the caller's making; `files.directory` has only
-    /// what tells whether a machine was booted since. A journal that is damaged is looked for in the directory at its path.
+    /// what tells whether a machine was booted since.
     ///
     /// # Errors
     /// Like [`open`](Self::open).

@@ -376,7 +376,7 @@ fn name_text(log: LogId) -> String {
 fn parse_name_text(text: &[u8]) -> Option<LogId> {
     let text = std::str::from_utf8(text).ok()?;
     let log = LogId(u128::from_str_radix(text.get(..32)?, 16).ok()?);
-    // Before there were checksums, there were the digits alone.
+    // The digits alone are taken as well.
     let digits = log.to_string();
     (text == name_text(log) || text.trim_end() == digits).then_some(log)
 }

@@ -37,7 +37,10 @@
 //! 56  8  number of the first segment
 //! 64  8  number after the last segment that is certainly there
 //! 72  4  generation
-//! 76  .. zeros
+//! 76  4  zero
+//! 80  8  while a torn tail is overwritten: the offset after its last byte; else 0
+//! 88  8  the number of its segment
+//! 96  .. zeros
 //! 508 4  checksum of bytes 0..508
 //! ```
 
@@ -191,6 +194,17 @@ pub(crate) struct ManifestSlot {
     pub(crate) segments_end: u64,
     pub(crate) generation: u32,
     pub(crate) sealed: bool,
+    /// A torn tail that is being overwritten: perhaps it was, and perhaps the disk never got that.
+    pub(crate) tear: Option<Tear>,
+}
+
+/// Where a torn tail lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tear {
+    /// The number of the segment.
+    pub(crate) segment: u64,
+    /// The offset after its last byte, which is not 0.
+    pub(crate) end: u64,
 }
 
 impl ManifestSlot {
@@ -205,6 +219,7 @@ impl ManifestSlot {
             segments_end: 0,
             generation: 0,
             sealed: false,
+            tear: None,
         }
     }
 
@@ -220,6 +235,10 @@ impl ManifestSlot {
         put(&mut bytes, 56, &self.segments_start.to_le_bytes());
         put(&mut bytes, 64, &self.segments_end.to_le_bytes());
         put(&mut bytes, 72, &self.generation.to_le_bytes());
+        if let Some(Tear { segment, end }) = self.tear {
+            put(&mut bytes, 80, &end.to_le_bytes());
+            put(&mut bytes, 88, &segment.to_le_bytes());
+        }
         put_checksum(&mut bytes);
         bytes
     }
@@ -235,6 +254,10 @@ impl ManifestSlot {
             segments_end: u64_at(bytes, 64),
             generation: u32_at(bytes, 72),
             sealed: u32_at(bytes, 12) & FLAG_SEALED != 0,
+            tear: match (u64_at(bytes, 80), u64_at(bytes, 88)) {
+                (0, _) => None,
+                (end, segment) => Some(Tear { segment, end }),
+            },
         };
         if slot.segments_start > slot.segments_end || slot.head > slot.durable {
             return Err(Flaw::Bounds);

@@ -342,7 +342,7 @@ impl FileLog {
     }
 }
 
-fn lock(storage: &dyn Storage, mode: LockMode) -> Result<Lock, OpenError> {
+pub(crate) fn lock(storage: &dyn Storage, mode: LockMode) -> Result<Lock, OpenError> {
     let path = || storage.path().to_path_buf();
     match storage.lock(mode) {
         Ok(Some(lock)) => Ok(lock),

@@ -12,7 +12,7 @@ use crate::{Durability, LogId, OpenError, Position};
 use super::config::{Config, Create};
 use super::frames::{self, Frames, Step};
 use super::layout::{
-    FORMAT_VERSION, FRAMES_START, Flaw, FrameHeader, ManifestSlot, SEGMENT_HEADER, Salt, SegmentHeader,
+    FORMAT_VERSION, FRAMES_START, Flaw, FrameHeader, ManifestSlot, SEGMENT_HEADER, Salt, SegmentHeader, Tear,
 };
 use super::manifest::{self, LoadError, Manifest};
 use super::report::{Damage, Torn};
@@ -364,7 +364,12 @@ impl<'a> Examination<'a> {
             }
             self.so_far.durable = self.so_far.durable.max(rest.durable.unwrap_or_default());
             self.so_far.rest_end = rest.end;
-            if self.writer == Writer::None && self.so_far.durable <= self.so_far.tail {
+            // Zeros that were written over a torn tail may hide it, or parts of it.
+            let tear = self.so_far.manifest.slot().tear;
+            let tear = tear.filter(|tear| tear.segment == self.last().segment.number);
+            if let Some(Tear { end, .. }) = tear {
+                self.so_far.rest_end = self.so_far.rest_end.max(end.min(self.last().segment.bytes));
+            } else if self.writer == Writer::None && self.so_far.durable <= self.so_far.tail {
                 self.not_changed(&name, &flaw)?;
             }
             return self.end_at(name, end, flaw, rest.end - end + bytes);
@@ -433,6 +438,9 @@ impl<'a> Examination<'a> {
             // Nothing of it was written.
             Err(Flaw::Blank) if !is_counted => return Ok(None),
             // It lies in one sector, so it is there or not; but its file may be anything that a power cut left.
+            Err(Flaw::Magic | Flaw::HeaderChecksum) if !is_counted && self.writer == Writer::Perhaps => {
+                return Ok(None);
+            }
             Err(flaw @ (Flaw::Magic | Flaw::HeaderChecksum)) if !is_counted => {
                 let slot = self.so_far.manifest.slot();
                 let changed = tear::with_a_byte_changed(&bytes, |bytes| {
@@ -441,8 +449,10 @@ impl<'a> Examination<'a> {
                             && header.generation == slot.generation
                     })
                 });
+                // Where it ends in zeros it may be cut.
+                let is_there = |place: usize| bytes[place..].iter().any(|byte| *byte != 0);
                 return match changed {
-                    Some(_) if self.writer == Writer::None => {
+                    Some((_, Some(place))) if is_there(place) => {
                         Err(self.damage(name.to_owned(), 0, flaw.to_string()))
                     }
                     _ => Ok(None),
@@ -544,6 +554,12 @@ fn repair(
         // Otherwise frames that survived behind the tear would stand behind the new ones one day.
         let mut offset = last.end;
         let zeros = vec![0; AHEAD];
+        if offset < rest_end {
+            // Should it be in vain, the next one does it again, though it reads zeros: or what is torn would stand behind and
+            // among the frames to come, where nothing tells it from what has been changed.
+            let tear = Tear { segment: last.segment.number, end: rest_end };
+            log.manifest.update(|slot| slot.tear = Some(tear))?;
+        }
         while offset < rest_end {
             let piece = usize::try_from(rest_end - offset).unwrap_or(usize::MAX).min(zeros.len());
             storage::write_full(&*last.file, &zeros[..piece], offset)?;
@@ -567,6 +583,7 @@ fn repair(
     log.manifest.update(|slot| {
         slot.generation += 1;
         slot.durable = tail;
+        slot.tear = None;
         slot.segments_end = segments_end.unwrap_or(slot.segments_end);
     })
 }

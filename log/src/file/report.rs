@@ -33,8 +33,8 @@ pub struct Report {
 }
 
 /// What stands behind the last entry and is no frame: an append that a crash interrupted, so that nobody was told that it is
-/// durable. Damage looks the same in one case: it made zeros of a sector, or of the end of one, of a frame that was written
-/// in the last moments before the log was last closed or its process ended.
+/// durable. Damage of more than one bit may look the same, in frames that were written in the last moments before the
+/// process ended: see "What a crash tears, and what it does not" in `docs/log-format.md`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Torn {
     /// The file's name in the log's directory.

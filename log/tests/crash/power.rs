@@ -343,3 +343,45 @@ fn torn_tail_that_was_overwritten_in_vain_does_not_come_back() {
     }
     assert!(failed > 100, "{failed}");
 }
+
+/// The same, and the power is cut while the next process writes where the torn tail was: what is on the disk may be some of
+/// its sectors and some of that tail's, and is no damage.
+#[test]
+fn frame_that_is_torn_where_a_torn_tail_was_overwritten_in_vain_is_no_damage() {
+    let (mut random, mut failed, mut states) = (Random(8), 0, 0);
+    let sim = Sim::default();
+    script::run(&sim, Durability::Buffered, 1, &[Step::Burst(24)]).unwrap();
+    let mut disk = Disk::default();
+    for call in sim.trace() {
+        disk.apply(&call);
+        for after in 0..6 {
+            let sim = Sim::boot(disk.after(Cut::Some, &mut random));
+            sim.set_fault(Some(Fault { kind: Kind::Sync, after, count: 1, error: ErrorKind::Other.into() }));
+            if script::open(&sim, Durability::Flushed).is_ok() {
+                break;
+            }
+            failed += 1;
+            sim.set_fault(None);
+            // What the first one has written, and the disk never got, is read by the next.
+            let mut left = sim.disk();
+            let again = Sim::boot(left.clone());
+            let log = script::open(&again, Durability::Flushed).unwrap();
+            let tail = script::assert_entries(&log, u64::MAX).tail;
+            script::submit(&log, 2, tail.0, 20).unwrap().wait().unwrap();
+            drop(log);
+            for call in again.trace() {
+                left.apply(&call);
+                // Of the others, other tests tell.
+                let cuts =
+                    if matches!(&call, Call::Write { bytes, .. } if bytes.len() > 512) { 12 } else { 0 };
+                for _ in 0..cuts {
+                    let cut = Sim::boot(left.after(Cut::Some, &mut random));
+                    let log = script::open(&cut, Durability::Flushed).unwrap();
+                    assert!(script::assert_entries(&log, tail.0).tail <= tail.plus(20));
+                    states += 1;
+                }
+            }
+        }
+    }
+    assert!(failed > 20 && states > 1000, "{failed} {states}");
+}

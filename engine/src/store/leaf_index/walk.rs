@@ -33,7 +33,7 @@ impl Taken {
     #[inline]
     fn fill<'k, K: Key>(&mut self, rows: Range<'k, K>, from_back: bool) -> Option<&'k K> {
         debug_assert_eq!(self.start, self.end, "rows are taken when there are none");
-        // Where more are asked for than that, so may many.
+        // Whoever goes on behind what was wanted may go far.
         let most = if self.wanted == 0 { Self::MOST } else { self.wanted.min(Self::MOST) };
         let (count, next) = rows.copy_to(&mut self.rows[..most], from_back);
         self.wanted = self.wanted.saturating_sub(count);
@@ -134,7 +134,7 @@ impl<'a, K: Key> Walk<'a, K> {
     }
 
     /// About so many rows are wanted, from the front.
-    pub(crate) fn expect(&mut self, rows: usize) {
+    pub(crate) fn hint(&mut self, rows: usize) {
         let front = &mut self.front.taken;
         (front.wanted, front.lead) = (rows, rows.clamp(1, LEAD));
     }

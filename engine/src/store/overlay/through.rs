@@ -86,9 +86,9 @@ pub(crate) struct Through<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> {
 
 impl<'a, K: Key, V: Value, C: Codec<K> + Codec<V>> Through<'a, K, V, C> {
     /// About so many rows are wanted, from the front.
-    pub(crate) fn expect(&mut self, wanted: usize) {
+    pub(crate) fn hint(&mut self, wanted: usize) {
         if let State::Window(rows) = &mut self.rows {
-            rows.expect(wanted);
+            rows.hint(wanted);
         }
     }
 

@@ -212,12 +212,12 @@ impl<'a, K: Key> RowIds<'a, K> {
     }
 
     /// About so many rows are wanted, from the front.
-    pub(crate) fn expect(&mut self, wanted: usize) {
+    pub(crate) fn hint(&mut self, wanted: usize) {
         match self {
             Self::Granule { rows, .. } => {
                 rows.iter_mut().for_each(|rows| rows.front.wanted = Some(wanted));
             }
-            Self::Leaves { walk, .. } => walk.expect(wanted),
+            Self::Leaves { walk, .. } => walk.hint(wanted),
         }
     }
 

@@ -124,6 +124,7 @@ fn headers_round_trip_and_refuse_flipped_bits() {
         segments_end: 4,
         generation: 5,
         sealed: true,
+        tear: Some(Tear { segment: 3, end: 5000 }),
     };
     assert_eq!(ManifestSlot::decode(&slot.encode()), Ok(slot));
     for bit in 0..MANIFEST_SLOT * 8 {
@@ -144,6 +145,7 @@ fn header_of_a_newer_version_is_told_from_damage() {
         segments_end: 0,
         generation: 0,
         sealed: false,
+        tear: None,
     }
     .encode();
     put(&mut bytes, 8, &(FORMAT_VERSION + 1).to_le_bytes());

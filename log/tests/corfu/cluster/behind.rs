@@ -14,6 +14,32 @@ fn token(cluster: &LocalCluster, count: u32) {
     assert!(answer.recv().unwrap().is_some());
 }
 
+/// A cluster whose sequencers never hear that they are sealed.
+struct Unheard(Arc<LocalCluster>);
+
+impl Transport for Unheard {
+    fn send(&self, to: Node, request: Request, reply: ReplyTo) {
+        let is_seal =
+            matches!(request, Request::Sequencer(SequencerRequest { verb: SequencerVerb::Seal, .. }));
+        if !is_seal {
+            self.0.send(to, request, reply);
+        }
+    }
+}
+
+/// A client without a janitor.
+fn alone(cluster: &Arc<LocalCluster>, patience: Duration) -> CorfuLog {
+    let config = Config {
+        durability: cluster.durability(),
+        timing: cluster.timing().clone(),
+        max_batch_bytes: 8 << 10,
+        janitor: None,
+        patience,
+        ..Config::default()
+    };
+    CorfuLog::connect(Arc::<LocalCluster>::clone(cluster), config).unwrap()
+}
+
 #[test]
 fn sealed_log_has_one_tail_for_everybody() {
     let cluster = memory();
@@ -56,14 +82,41 @@ fn positions_of_an_epoch_that_has_ended_are_not_filled_in_the_next() {
 #[test]
 fn who_waits_is_told_of_a_seal_by_somebody_else() {
     let cluster = memory();
-    let [sealer, reader] = [(); 2].map(|()| connect(&cluster));
+    let sealer = connect(&cluster);
+    // Nor does anybody tell it but the wait itself.
+    let reader = alone(&cluster, PATIENCE);
     append(&sealer, "a").unwrap();
     assert_eq!(reader.tail().unwrap().tail, Position(1));
-    thread::scope(|scope| {
-        let waits = scope.spawn(|| reader.wait_past(Position(1), None).unwrap());
-        assert_eq!(sealer.seal().unwrap(), Position(1));
-        assert!(waits.join().unwrap().sealed);
-    });
+    assert_eq!(sealer.seal().unwrap(), Position(1));
+    assert!(reader.wait_past(Position(1), None).unwrap().sealed);
+}
+
+/// A sequencer that is left behind, and does not hear of it, answers as ever; most who wait do so for a moment each time.
+#[test]
+fn who_waits_for_moments_is_told_of_a_seal_that_the_sequencer_never_heard_of() {
+    let cluster = memory();
+    let config = Config { durability: cluster.durability(), janitor: None, ..Config::default() };
+    let sealer = CorfuLog::connect(Arc::new(Unheard(Arc::clone(&cluster))), config).unwrap();
+    let reader = alone(&cluster, PATIENCE);
+    append(&sealer, "a").unwrap();
+    assert_eq!(reader.tail().unwrap().tail, Position(1));
+    assert_eq!(sealer.seal().unwrap(), Position(1));
+    let begun = Instant::now();
+    while !reader.wait_past(Position(1), Some(Duration::from_millis(5))).unwrap().sealed {
+        assert!(begun.elapsed() < PATIENCE, "nobody tells it");
+    }
+}
+
+#[test]
+fn sequencer_that_does_not_answer_takes_nothing_from_the_one_that_it_was_to_replace() {
+    let cluster = memory();
+    let log = connect(&cluster);
+    append(&log, "a").unwrap();
+    let nobody = SequencerNumber(9);
+    let change = cluster.reconfigure(cluster.projection().unwrap(), Change::sequencer(nobody));
+    assert!(matches!(change, Reconfigured::NoSequencer(number) if number == nobody), "{change:?}");
+    assert_eq!(append(&log, "b").unwrap(), Position(1));
+    assert_eq!(append(&connect(&cluster), "c").unwrap(), Position(2));
 }
 
 #[test]
@@ -126,14 +179,7 @@ fn head_that_stays_damaged_makes_what_is_not_written_unavailable_and_not_corrupt
     damage_at(&cluster.unit_directory(unit(3)), b"entry 17.");
     cluster.start_unit(unit(3)).unwrap();
     token(&cluster, 1);
-    let config = Config {
-        durability: cluster.durability(),
-        timing: cluster.timing().clone(),
-        max_batch_bytes: 8 << 10,
-        patience: Duration::from_millis(500),
-        ..Config::default()
-    };
-    let reader = CorfuLog::connect(Arc::<LocalCluster>::clone(&cluster), config).unwrap();
+    let reader = alone(&cluster, Duration::from_millis(500));
     assert!(matches!(reader.read(Position(48)), Err(ReadError::Unavailable)));
 }
 
@@ -156,14 +202,7 @@ fn new_client_of_a_log_that_is_settled_need_not_settle_it_again() {
     let begun = Instant::now();
     while latest != Some(Position(1000)) {
         assert!(begun.elapsed() < PATIENCE, "no janitor marks what is committed: {latest:?}");
-        let config = Config {
-            durability: cluster.durability(),
-            timing: cluster.timing().clone(),
-            max_batch_bytes: 8 << 10,
-            janitor: None,
-            ..Config::default()
-        };
         // It asks for the tail when it connects, and settles nothing yet.
-        latest = Some(CorfuLog::connect(Arc::<LocalCluster>::clone(&cluster), config).unwrap().known_tail());
+        latest = Some(alone(&cluster, PATIENCE).known_tail());
     }
 }
