@@ -383,5 +383,6 @@ fn frame_that_is_torn_where_a_torn_tail_was_overwritten_in_vain_is_no_damage() {
             }
         }
     }
+    println!("{failed} recoveries failed, {states} disks after");
     assert!(failed > 20 && states > 1000, "{failed} {states}");
 }
