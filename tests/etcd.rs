@@ -7,12 +7,13 @@ mod processes;
 mod server;
 #[path = "cluster/tpcc.rs"]
 mod tpcc;
+#[path = "../log/tests/support/trials.rs"]
+mod trials;
 
 use std::process::{Command, ExitCode, Output, Stdio};
 use std::sync::Mutex;
 use std::time::Instant;
 
-use libtest_mimic::{Arguments, Trial};
 use mixlog::log::corfu::{Epoch, EtcdAccess, EtcdStore};
 use rustix::process::Signal;
 
@@ -209,24 +210,15 @@ fn etcd_that_is_not_there_is_told() {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
-    macro_rules! tests {
-        ($($test:ident)*) => {
-            vec![$(Trial::test(stringify!($test), || { $test(); Ok(()) })),*]
-        };
-    }
-    let mut trials = tests! {
+    let missing =
+        (!Etcd::is_installed()).then_some("there is no etcd to test with: install Debian's etcd-server");
+    trials::run(
+        trials::trials! {
         tpcc_goes_on_while_a_unit_is_killed_and_etcd_is_down
         commands_take_a_cluster_in_etcd
         cluster_of_roles_is_founded_and_watched
         etcd_that_is_not_there_is_told
-    };
-    if !Etcd::is_installed() {
-        if std::env::var("CI").is_ok_and(|ci| ci == "true") {
-            eprintln!("there is no etcd to test with: install Debian's etcd-server");
-            return ExitCode::FAILURE;
-        }
-        trials = trials.into_iter().map(|trial| trial.with_ignored_flag(true)).collect();
-    }
-    libtest_mimic::run(&arguments, trials).exit_code()
+        },
+        missing,
+    )
 }

@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use libtest_mimic::{Arguments, Trial};
 use mixlog::checkpoint::{self, Config};
 use mixlog::log::{AppendError, FileLog, file};
 use mixlog::{Builder, Engine, Footprint, Never, Position, Procedure, SubmitError, Table, Tx};
@@ -22,6 +21,8 @@ use serde::{Deserialize, Serialize};
 mod run;
 #[path = "support/small_disk.rs"]
 mod small_disk;
+#[path = "../log/tests/support/trials.rs"]
+mod trials;
 
 use run::{path, refused, run};
 use small_disk::SmallDisk;
@@ -386,13 +387,10 @@ fn apply_on_a_full_disk_ends_with_an_io_error_and_every_answer_before_stands() {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
-    macro_rules! tests {
-        ($($test:ident)*) => {
-            vec![$(Trial::test(stringify!($test), || { $test(); Ok(()) })),*]
-        };
-    }
-    let mut trials = tests! {
+    let missing = (!SmallDisk::is_possible())
+        .then_some("there is no small disk to fill: CI runs as root and can mount a tmpfs");
+    trials::run(
+        trials::trials! {
         disk_that_fills_up_before_the_first_checkpoint_is_freed_by_one
         disk_that_fills_up_with_one_checkpoint_is_freed_by_the_next
         disk_that_fills_up_with_several_checkpoints_is_freed_by_giving_up_the_oldest
@@ -403,13 +401,7 @@ fn main() -> ExitCode {
         checkpoint_on_request_trims_the_log_of_a_disk_that_is_nearly_full
         run_on_a_full_disk_ends_with_an_io_error_and_nothing_acknowledged_is_lost
         apply_on_a_full_disk_ends_with_an_io_error_and_every_answer_before_stands
-    };
-    if !SmallDisk::is_possible() {
-        if std::env::var_os("CI").is_some() {
-            eprintln!("there is no small disk to fill: CI runs as root and can mount a tmpfs");
-            return ExitCode::FAILURE;
-        }
-        trials = trials.into_iter().map(|trial| trial.with_ignored_flag(true)).collect();
-    }
-    libtest_mimic::run(&arguments, trials).exit_code()
+        },
+        missing,
+    )
 }

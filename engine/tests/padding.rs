@@ -1,7 +1,7 @@
 //! Padding, on logs that take little at once and on one that has nothing yet.
 #![cfg(not(loom))]
 
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Barrier, mpsc};
 use std::time::Duration;
 
 use mixlog_engine::{
@@ -119,15 +119,22 @@ fn engine_is_not_ahead_of_a_cluster_whose_epoch_has_ended() {
         corfu::Transport::send(&*cluster, corfu::Node::Sequencer(corfu::LOCAL_SEQUENCER), request, reply);
         answer.recv_timeout(PATIENCE).unwrap().expect("it answers");
         let other = connect();
-        end(&other, &cluster);
-        let tail = other.tail().unwrap().tail;
+        // It has been told of those positions, or is now, and ends when it has waited for who does not write.
+        let (log, ready) = (engine.log(), Barrier::new(2));
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| {
+                ready.wait();
+                log.tail().unwrap()
+            });
+            ready.wait();
+            end(&other, &cluster);
+            waits.join().unwrap();
+        });
         let begun = std::time::Instant::now();
-        while engine.position().map(Position::next) < Some(tail) {
-            assert!(begun.elapsed() < PATIENCE, "it does not come to {tail}");
+        while engine.position().map(Position::next) < Some(log.known_tail()) {
+            assert!(begun.elapsed() < PATIENCE, "it does not come to {}", log.known_tail());
             std::thread::yield_now();
         }
-        // By then it has waited for who does not write.
-        std::thread::sleep(Duration::from_millis(100));
         assert_eq!(engine.position().map(Position::next), Some(other.tail().unwrap().tail));
         assert_eq!(Some(engine.checkpoint().unwrap().position), engine.position());
     }

@@ -311,78 +311,75 @@ fn what_is_shown_after_the_end_of_a_process_stays_though_the_disk_never_got_it()
     lose_everywhere(Durability::Buffered, 6);
 }
 
-/// The flush of a recovery fails, which has overwritten a torn tail; the same machine opens the log again, and reads zeros
-/// there.
-#[test]
-fn torn_tail_that_was_overwritten_in_vain_does_not_come_back() {
-    let (mut random, mut failed) = (Random(7), 0);
+/// Whatever a power cut leaves of a log that is not flushed is opened, and a flush of that fails, which may have overwritten a
+/// torn tail. Shows each such machine to `go_on`, and tells how many there were.
+fn after_failed_recoveries(
+    steps: &[Step],
+    random: &mut Random,
+    mut go_on: impl FnMut(&Sim, &mut Random),
+) -> u64 {
     let sim = Sim::default();
-    // Frames of one entry each, none of them flushed: those of the next process are as long, or differ.
-    script::run(&sim, Durability::Buffered, 1, &[Step::Append(1); 8]).unwrap();
-    let mut disk = Disk::default();
+    script::run(&sim, Durability::Buffered, 1, steps).unwrap();
+    let (mut disk, mut failed) = (Disk::default(), 0);
     for call in sim.trace() {
         disk.apply(&call);
         for after in 0..6 {
-            let sim = Sim::boot(disk.after(Cut::Some, &mut random));
+            let sim = Sim::boot(disk.after(Cut::Some, random));
             sim.set_fault(Some(Fault { kind: Kind::Sync, after, count: 1, error: ErrorKind::Other.into() }));
             if script::open(&sim, Durability::Flushed).is_ok() {
                 break;
             }
             failed += 1;
             sim.set_fault(None);
-            let log = script::open(&sim, Durability::Flushed).unwrap();
-            let tail = script::assert_entries(&log, u64::MAX).tail;
-            let count = 1 + random.below(2);
-            script::submit(&log, 2, tail.0, count).unwrap().wait().unwrap();
-            for _ in 0..4 {
-                let disk = sim.disk().after(Cut::Some, &mut random);
-                let log = script::open(&Sim::boot(disk), Durability::Flushed).unwrap();
-                assert_eq!(script::assert_entries(&log, tail.0).tail, tail.plus(count));
-            }
+            go_on(&sim, random);
         }
     }
+    failed
+}
+
+/// The same machine opens the log again, and reads zeros where the tail was torn.
+#[test]
+fn torn_tail_that_was_overwritten_in_vain_does_not_come_back() {
+    // Frames of one entry each: those of the next process are as long, or differ.
+    let failed = after_failed_recoveries(&[Step::Append(1); 8], &mut Random(7), |sim, random| {
+        let log = script::open(sim, Durability::Flushed).unwrap();
+        let tail = script::assert_entries(&log, u64::MAX).tail;
+        let count = 1 + random.below(2);
+        script::submit(&log, 2, tail.0, count).unwrap().wait().unwrap();
+        for _ in 0..4 {
+            let disk = sim.disk().after(Cut::Some, random);
+            let log = script::open(&Sim::boot(disk), Durability::Flushed).unwrap();
+            assert_eq!(script::assert_entries(&log, tail.0).tail, tail.plus(count));
+        }
+    });
     assert!(failed > 100, "{failed}");
 }
 
-/// The same, and the power is cut while the next process writes where the torn tail was: what is on the disk may be some of
-/// its sectors and some of that tail's, and is no damage.
+/// The power is cut while the next process writes where the torn tail was: what is on the disk may be some of its sectors and
+/// some of that tail's, and is no damage.
 #[test]
 fn frame_that_is_torn_where_a_torn_tail_was_overwritten_in_vain_is_no_damage() {
-    let (mut random, mut failed, mut states) = (Random(8), 0, 0);
-    let sim = Sim::default();
-    script::run(&sim, Durability::Buffered, 1, &[Step::Burst(24)]).unwrap();
-    let mut disk = Disk::default();
-    for call in sim.trace() {
-        disk.apply(&call);
-        for after in 0..6 {
-            let sim = Sim::boot(disk.after(Cut::Some, &mut random));
-            sim.set_fault(Some(Fault { kind: Kind::Sync, after, count: 1, error: ErrorKind::Other.into() }));
-            if script::open(&sim, Durability::Flushed).is_ok() {
-                break;
-            }
-            failed += 1;
-            sim.set_fault(None);
-            // What the first one has written, and the disk never got, is read by the next.
-            let mut left = sim.disk();
-            let again = Sim::boot(left.clone());
-            let log = script::open(&again, Durability::Flushed).unwrap();
-            let tail = script::assert_entries(&log, u64::MAX).tail;
-            script::submit(&log, 2, tail.0, 20).unwrap().wait().unwrap();
-            drop(log);
-            for call in again.trace() {
-                left.apply(&call);
-                // Of the others, other tests tell.
-                let cuts =
-                    if matches!(&call, Call::Write { bytes, .. } if bytes.len() > 512) { 12 } else { 0 };
-                for _ in 0..cuts {
-                    let cut = Sim::boot(left.after(Cut::Some, &mut random));
-                    let log = script::open(&cut, Durability::Flushed).unwrap();
-                    assert!(script::assert_entries(&log, tail.0).tail <= tail.plus(20));
-                    states += 1;
-                }
+    let mut states = 0;
+    let failed = after_failed_recoveries(&[Step::Burst(24)], &mut Random(8), |sim, random| {
+        // What the first one has written, and the disk never got, is read by the next.
+        let mut left = sim.disk();
+        let again = Sim::boot(left.clone());
+        let log = script::open(&again, Durability::Flushed).unwrap();
+        let tail = script::assert_entries(&log, u64::MAX).tail;
+        script::submit(&log, 2, tail.0, 20).unwrap().wait().unwrap();
+        drop(log);
+        for call in again.trace() {
+            left.apply(&call);
+            // Of the others, other tests tell.
+            let cuts = if matches!(&call, Call::Write { bytes, .. } if bytes.len() > 512) { 12 } else { 0 };
+            for _ in 0..cuts {
+                let cut = Sim::boot(left.after(Cut::Some, random));
+                let log = script::open(&cut, Durability::Flushed).unwrap();
+                assert!(script::assert_entries(&log, tail.0).tail <= tail.plus(20));
+                states += 1;
             }
         }
-    }
+    });
     println!("{failed} recoveries failed, {states} disks after");
     assert!(failed > 20 && states > 1000, "{failed} {states}");
 }

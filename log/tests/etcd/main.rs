@@ -16,11 +16,13 @@ mod subject;
 mod suite;
 #[path = "../conformance/tcp.rs"]
 mod tcp;
+#[path = "../support/trials.rs"]
+mod trials;
 
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use mixlog_log::corfu::{EtcdAccess, EtcdStore, Home};
 use mixlog_log::{Durability, SharedLog};
 
@@ -104,18 +106,11 @@ fn trials(shared: &Shared) -> Vec<Trial> {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
     let shared = Shared::default();
-    let mut trials = trials(&shared);
-    if !Etcd::is_installed() {
-        if std::env::var("CI").is_ok_and(|ci| ci == "true") {
-            eprintln!("there is no etcd to test with: install Debian's etcd-server");
-            return ExitCode::FAILURE;
-        }
-        trials = trials.into_iter().map(|trial| trial.with_ignored_flag(true)).collect();
-    }
-    let conclusion = libtest_mimic::run(&arguments, trials);
+    let missing =
+        (!Etcd::is_installed()).then_some("there is no etcd to test with: install Debian's etcd-server");
+    let code = trials::run(trials(&shared), missing);
     // Trials are gone, and with this the last owner of the etcd: nothing runs on when this process has ended.
     drop(shared);
-    conclusion.exit_code()
+    code
 }
