@@ -1,13 +1,15 @@
 //! Padding, on logs that take little at once and on one that has nothing yet.
 #![cfg(not(loom))]
 
-use std::sync::{Arc, Barrier, mpsc};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use mixlog_engine::{
     Builder, Engine, Membership, Never, Position, Procedure, Replica, Table, Tx, WINDOW_GRID, checkpoint,
     procedures_in,
 };
+use mixlog_log::corfu::Transport;
 use mixlog_log::{Durability, FileLog, MemoryLog, SharedLog, corfu, file};
 use serde::{Deserialize, Serialize};
 
@@ -85,6 +87,41 @@ fn log_that_nobody_wrote_to_but_replicas_is_taken_for_one_without_procedures_and
     assert_eq!(b.failed().map(|error| error.to_string()), None);
 }
 
+/// A cluster that tells how far its sequencer said that the log reaches, and how often it was asked.
+struct Told {
+    cluster: Arc<corfu::LocalCluster>,
+    tail: Arc<AtomicU64>,
+    asked: AtomicU64,
+}
+
+impl corfu::Transport for Told {
+    fn send(&self, to: corfu::Node, request: corfu::Request, reply: corfu::ReplyTo) {
+        let verb = corfu::SequencerVerb::Tail;
+        if !matches!(&request, corfu::Request::Sequencer(request) if request.verb == verb) {
+            return self.cluster.send(to, request, reply);
+        }
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let tail = Arc::clone(&self.tail);
+        let reply = corfu::ReplyTo::new(move |answer| {
+            if let Some(corfu::Reply::Sequencer(corfu::SequencerReply::Tail(told))) = &answer {
+                tail.fetch_max(told.0, Ordering::SeqCst);
+            }
+            if let Some(answer) = answer {
+                reply.answer(answer);
+            }
+        });
+        self.cluster.send(to, request, reply);
+    }
+}
+
+fn wait_until(what: &str, is: impl Fn() -> bool) {
+    let begun = std::time::Instant::now();
+    while !is() {
+        assert!(begun.elapsed() < PATIENCE, "{what} never comes");
+        std::thread::yield_now();
+    }
+}
+
 /// Positions that a client was given and has not written when the log is sealed, or another epoch begins, are nobody's: an
 /// engine that has not heard of it does not execute them as junk, so it is not ahead of the log.
 #[test]
@@ -98,10 +135,14 @@ fn engine_is_not_ahead_of_a_cluster_whose_epoch_has_ended() {
     };
     for end in [&sealed as &dyn Fn(&_, &_), &reconfigured] {
         let cluster = corfu::LocalCluster::open(corfu::LocalConfig::default()).unwrap();
-        let connect = || {
-            let config = corfu::Config { durability: Durability::Memory, ..Default::default() };
-            corfu::CorfuLog::connect(Arc::<corfu::LocalCluster>::clone(&cluster), config).unwrap()
-        };
+        // Nobody but the engine asks for it.
+        let config = || corfu::Config { durability: Durability::Memory, janitor: None, ..Default::default() };
+        let told = Arc::new(Told {
+            cluster: Arc::clone(&cluster),
+            tail: Arc::default(),
+            asked: AtomicU64::default(),
+        });
+        let log = corfu::CorfuLog::connect(Arc::<Told>::clone(&told), config()).unwrap();
         let directory = tempfile::tempdir().unwrap();
         let checkpoints = checkpoint::Config {
             storage: Some(Arc::new(file::FsStorage::new(directory.path()))),
@@ -109,33 +150,29 @@ fn engine_is_not_ahead_of_a_cluster_whose_epoch_has_ended() {
             ..checkpoint::Config::default()
         };
         let builder = Engine::builder().table(&COUNTS).procedure::<Count>().threads(1);
-        let engine = builder.checkpoints(checkpoints).open(Arc::new(connect())).unwrap();
+        let engine = builder.checkpoints(checkpoints).open(Arc::new(log)).unwrap();
         engine.execute(&Count).unwrap();
+        let other = corfu::CorfuLog::connect(Arc::<corfu::LocalCluster>::clone(&cluster), config()).unwrap();
         let (answered, answer) = mpsc::channel();
         let epoch = cluster.projection().unwrap().epoch;
         let verb = corfu::SequencerVerb::Next { count: 5, at_least: 5 };
         let request = corfu::Request::Sequencer(corfu::SequencerRequest { epoch, verb });
         let reply = corfu::ReplyTo::new(move |reply| answered.send(reply).unwrap());
-        corfu::Transport::send(&*cluster, corfu::Node::Sequencer(corfu::LOCAL_SEQUENCER), request, reply);
-        answer.recv_timeout(PATIENCE).unwrap().expect("it answers");
-        let other = connect();
-        // It has been told of those positions, or is now, and ends when it has waited for who does not write.
-        let (log, ready) = (engine.log(), Barrier::new(2));
-        std::thread::scope(|scope| {
-            let waits = scope.spawn(|| {
-                ready.wait();
-                log.tail().unwrap()
-            });
-            ready.wait();
-            end(&other, &cluster);
-            waits.join().unwrap();
+        cluster.send(corfu::Node::Sequencer(corfu::LOCAL_SEQUENCER), request, reply);
+        let given = answer.recv_timeout(PATIENCE).unwrap().expect("it answers");
+        let corfu::Reply::Sequencer(corfu::SequencerReply::Token(given)) = given else { panic!("{given:?}") };
+        // It waits for who does not write then.
+        wait_until("the tail", || told.tail.load(Ordering::SeqCst) == given.end().0);
+        end(&other, &cluster);
+        let asked = told.asked.load(Ordering::SeqCst);
+        let is_sealed = cluster.projection().unwrap().sealed();
+        // It asks again when it is done with that; a log that is sealed has told it so.
+        wait_until("the end of the wait", || {
+            told.asked.load(Ordering::SeqCst) > asked || is_sealed && engine.log().tail().unwrap().sealed
         });
-        let begun = std::time::Instant::now();
-        while engine.position().map(Position::next) < Some(log.known_tail()) {
-            assert!(begun.elapsed() < PATIENCE, "it does not come to {}", log.known_tail());
-            std::thread::yield_now();
-        }
-        assert_eq!(engine.position().map(Position::next), Some(other.tail().unwrap().tail));
+        let tail = other.tail().unwrap().tail;
+        wait_until("the last entry", || engine.position().map(Position::next) >= Some(tail));
+        assert_eq!(engine.position().map(Position::next), Some(tail));
         assert_eq!(Some(engine.checkpoint().unwrap().position), engine.position());
     }
 }
