@@ -24,7 +24,7 @@ impl SmallDisk {
         fs::create_dir(&path).expect("a directory");
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "tmpfs"]).arg(&path);
-        mount.output().is_ok_and(|output| output.status.success()).then_some(Self(path))
+        mount.output().is_ok_and(|output| output.status.success()).then(|| Self(path))
     }
 
     pub(crate) fn path(&self) -> &Path {
