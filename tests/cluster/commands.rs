@@ -72,7 +72,9 @@ fn commands_end_with_an_io_error_when_the_cluster_is_gone() {
         let stderr = String::from_utf8_lossy(&stderr);
         let said = stderr.lines().last().unwrap_or_default();
         assert_eq!(status.code(), Some(4), "{what}: {stderr}");
-        assert!(said.starts_with("mixlog: ") && said.contains("in time"), "{what}: {stderr}");
+        // Whoever had written to a head when the units died cannot know what became of it.
+        let why = ["in time", "nobody can tell whether"];
+        assert!(said.starts_with("mixlog: ") && why.iter().any(|why| said.contains(why)), "{what}: {stderr}");
     }
     let digest = output(&["digest", "--log", &name, "--patience", "1"]);
     assert_eq!(digest.status.code(), Some(4), "{}", String::from_utf8_lossy(&digest.stderr));
