@@ -118,6 +118,28 @@ fn checkpoints_are_verified_with_their_log() {
 }
 
 #[test]
+fn log_that_opens_with_no_checkpoint_beside_it_is_told_and_no_backup_is_made_inside_of_a_log() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let log = scratch.path().join("store");
+    let run = ["run", "transfer", "--accounts", "500", "--transactions", "1000", "--log", path(&log)];
+    done(&run);
+    for inside in ["backup", "checkpoints/backup", "not/there/yet"] {
+        let to = log.join(inside);
+        let (code, _, error) = mixlog(&["backup", path(&log), path(&to)]);
+        assert!(code == 2 && error.contains("in the directory of the log itself"), "{error}");
+        assert!(!to.exists() && !log.join("not").exists());
+    }
+    let verify = ["log", "verify", path(&log)];
+    done(&["checkpoint", "--log", path(&log), "--keep-checkpoints", "1"]);
+    let (code, stdout, error) = mixlog(&verify);
+    assert!(code == 0 && stdout.ends_with("ok\n") && error.is_empty(), "{stdout}{error}");
+    fs::remove_dir_all(log.join("checkpoints")).expect("it is removed");
+    let (code, stdout, error) = mixlog(&verify);
+    assert!(code == 0 && stdout.ends_with("ok\n"), "every byte of the log is right: {stdout}");
+    assert!(error.contains("no checkpoint that is whole lies beside it"), "{error}");
+}
+
+#[test]
 fn trimmed_log_whose_checkpoint_cannot_be_read_is_no_damaged_one() {
     let scratch = tempfile::tempdir().expect("a directory");
     let log = scratch.path().join("store");

@@ -528,18 +528,21 @@ impl Watch {
         }
         tally.add(vote, at);
         // However many agree on another state, they do not stand for this one and its replies. A digest that is not at
-        // hand any more was agreed before.
+        // hand any more was agreed before, or never was this engine's: it started behind it.
         let own = self.points.iter().find(|point| point.position == position);
-        let (digest, count) = own.map_or_else(
-            || {
+        let confirmed = match own {
+            Some(own) => Some((own.digest, tally.like(&own.digest))),
+            None if self.agreed >= Some(position) => {
                 let (vote, count) = tally.most();
-                (vote.digest(), count)
-            },
-            |own| (own.digest, tally.like(&own.digest)),
-        );
+                Some((vote.digest(), count))
+            }
+            None => None,
+        };
         let judged = self.judge(position, at).and_then(|()| self.judge_replies(position, at));
         // Whoever is woken by it finds the state that was agreed.
-        agreed.note(digest, count);
+        if let Some((digest, count)) = confirmed {
+            agreed.note(digest, count);
+        }
         judged
     }
 
@@ -552,9 +555,8 @@ impl Watch {
             if self.agreed >= Some(position) {
                 return Ok(());
             }
-            if let Some(own) = own
-                && own.digest != most.digest()
-            {
+            let Some(own) = own else { return Ok(()) };
+            if own.digest != most.digest() {
                 let tables = self.tables(own, most);
                 return Err(self.divergence(own, Some(most.digest()), tables, at));
             }

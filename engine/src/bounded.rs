@@ -102,7 +102,7 @@ impl Footprint<'_> {
         let store = self.store().table(table);
         let key_hash = store.key_hash(key);
         self.access(store, key, key_hash, NOWHERE, Mode::Write);
-        if !matches!(store.conflicts, Conflicts::Grouped { .. }) {
+        if !matches!(store.conflicts, Conflicts::Grouped { .. }) && !store.is_indexed() {
             let access = self.declarations.accesses.len() as u32 - 1;
             let value_at = value_at::<K, V, C>;
             let bounded = Bounded { access, key: key_hash, delta, floor, value_at, swing: 0, number: 0 };

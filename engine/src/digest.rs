@@ -3,9 +3,10 @@
 use std::fmt;
 
 use mixlog_log::Position;
-use xxhash_rust::xxh3::xxh3_128_with_seed;
+use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
 use crate::reply::Status;
+use crate::table::TableId;
 
 /// A fingerprint of all rows, and of all replies, after the entries up to a position.
 ///
@@ -36,4 +37,16 @@ impl fmt::Display for Digest {
 pub(crate) fn of_reply(position: Position, status: Status, bytes: &[u8]) -> u128 {
     let bytes = if status == Status::Panicked { &[] } else { bytes };
     xxh3_128_with_seed(bytes, position.0.wrapping_mul(4).wrapping_add(status as u64))
+}
+
+/// What a row's share of the digest depends on besides its value.
+#[inline]
+pub(crate) fn of_key(table: TableId, key: &[u8]) -> u64 {
+    xxh3_64_with_seed(key, table.0)
+}
+
+/// A row's share of the digest, with what [`of_key`] told.
+#[inline]
+pub(crate) fn of_value(key: u64, value: &[u8]) -> u128 {
+    xxh3_128_with_seed(value, key)
 }

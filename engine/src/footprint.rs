@@ -278,7 +278,9 @@ impl<'a> Footprint<'a> {
         key: &K,
     ) -> &mut Self {
         let store = self.store.table(table);
-        self.access(store, key, store.key_hash(key), NOWHERE, Mode::Merge);
+        // What a merge makes of a row decides where it stands in indexes.
+        let mode = if store.is_indexed() { Mode::Write } else { Mode::Merge };
+        self.access(store, key, store.key_hash(key), NOWHERE, mode);
         self
     }
 

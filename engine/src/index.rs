@@ -42,6 +42,7 @@ pub struct Index<K, V, I, C = Serde> {
     table: Table<K, V, C>,
     by: By<K, V, I>,
     group: Option<(&'static str, Granule<I>)>,
+    version: u32,
 }
 
 /// What an index orders a row by.
@@ -70,7 +71,7 @@ impl<K, V, I, C> Index<K, V, I, C> {
     /// An index of `table` by what `by` says of a row, a pure function; rows of which it says `None` are left out.
     #[must_use]
     pub const fn new(name: &'static str, table: Table<K, V, C>, by: fn(&K, &V) -> Option<I>) -> Self {
-        Self { name, table, by: By::One(by), group: None }
+        Self { name, table, by: By::One(by), group: None, version: 0 }
     }
 
     /// An index in which a row has any number of entries: one for each of what `by` says of it, a pure function, in any
@@ -85,7 +86,7 @@ impl<K, V, I, C> Index<K, V, I, C> {
     /// ```
     #[must_use]
     pub const fn many(name: &'static str, table: Table<K, V, C>, by: fn(&K, &V) -> Vec<I>) -> Self {
-        Self { name, table, by: By::Many(by), group: None }
+        Self { name, table, by: By::Many(by), group: None, version: 0 }
     }
 
     /// Groups the index as [`Table::grouped`] does a table, by a part of what it orders by: of one domain with its
@@ -104,6 +105,15 @@ impl<K, V, I, C> Index<K, V, I, C> {
         Self { group: Some((domain, granule)), ..self }
     }
 
+    /// Gives what the index orders by a version, 0 if nothing is said. Interactive transactions note what they found in ranges
+    /// of an index, and are decided by that when the log is executed again: a function that says something else of the
+    /// same rows needs another version, or another name. A log with transactions that read a range in another version is
+    /// refused.
+    #[must_use]
+    pub const fn version(self, version: u32) -> Self {
+        Self { version, ..self }
+    }
+
     /// The index's name.
     #[must_use]
     pub const fn name(&self) -> &'static str {
@@ -116,9 +126,11 @@ impl<K, V, I, C> Index<K, V, I, C> {
         &self.table
     }
 
-    /// The table that holds it. Keys of rows are part of it, so it has the version of the rows.
+    /// The table that holds it. Keys of rows are part of it, so its version tells of that of the rows, too.
     pub(crate) const fn places(&self) -> Table<Place<I, K>, ()> {
-        Table::new(self.name).ordered().derived().version(self.table.row_version())
+        const ODD: u32 = 0x9e37_79b9;
+        let version = self.table.row_version().wrapping_add(self.version.wrapping_mul(ODD));
+        Table::new(self.name).ordered().derived().version(version)
     }
 
     /// What conflicts with what in it.

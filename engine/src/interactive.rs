@@ -151,6 +151,13 @@ impl Intention {
                 ));
             };
             let registered = table.row_version();
+            if written != registered && table.is_derived() {
+                return bad(format!(
+                    "an interactive transaction read a range of index {:?}, then of another version, or of rows of \
+                     another one: see Index::version and Table::version",
+                    table.name()
+                ));
+            }
             if written != registered {
                 let table = table.name().to_owned();
                 return Err(OpenError::RowVersion { table, position, written, registered });
@@ -418,7 +425,7 @@ impl<'e> Transaction<'e> {
     /// that is there, and before all that is merged after it commits.
     ///
     /// # Panics
-    /// When the table is not registered with the engine, or has an index.
+    /// When the table is not registered with the engine.
     pub fn merge<K: Key, V: Merge, C: Codec<K> + Codec<V>>(
         &mut self,
         table: &Table<K, V, C>,
@@ -432,7 +439,7 @@ impl<'e> Transaction<'e> {
     /// read and a write of it.
     ///
     /// # Panics
-    /// When the table is not registered with the engine, or has an index.
+    /// When the table is not registered with the engine.
     pub fn add_bounded<K: Key, V: Counter, C: Codec<K> + Codec<V>>(
         &mut self,
         table: &Table<K, V, C>,

@@ -432,6 +432,21 @@ impl<P: Procedure> Ticket<P> {
         Ok((restore(raw, self.sequence)?, is_first))
     }
 
+    /// Like [`wait`](Self::wait); tells besides up to which position the log was executed for the outcome. That is where
+    /// the transaction stands, and in the outcome as well, unless the client had submitted it before: then the outcome tells
+    /// where it stood the first time, and this where it came again, and its answer was looked up. To
+    /// [wait](crate::Engine::wait_agreed) for others who come to the same, this is the position.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub fn wait_with_position(self) -> Result<(Position, Outcome<P>), TicketError> {
+        if self.waits_for_itself() {
+            return Err(TicketError::WaitsForItself);
+        }
+        let raw = self.cell.wait()?;
+        Ok((raw.position, restore(raw, self.sequence)?))
+    }
+
     /// Like [`wait`](Self::wait), for at most `timeout`; gives the ticket back when it passed first.
     ///
     /// # Errors

@@ -100,6 +100,10 @@ fn retry_of_whatever_ending_gets_the_first_answer_and_has_no_effect() {
     let again: Vec<_> = [1, 7, 13].map(|amount| submit(&engine, amount, amount)).into();
     assert_eq!(first, again);
     assert_eq!((engine.stats().repeats, engine.client(me).last()), (3, Some(13)));
+    // The answer tells where it was given first; that it was looked up later is told beside it.
+    let ticket = engine.client(me).submit(7, &Add::new(0, 7)).unwrap();
+    let (position, outcome) = ticket.wait_with_position().unwrap();
+    assert!(outcome.position() < position && Some(position) == engine.position(), "{position}");
     // Another client's number is another transaction.
     engine.client(ClientId(10)).submit(1, &Add::new(0, 1)).unwrap().wait().unwrap();
     assert_eq!(engine.snapshot().get(&SUMS, &0), Some(2));

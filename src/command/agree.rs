@@ -1,6 +1,7 @@
 //! Waiting for other members to agree.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use mixlog::{Engine, Position, SubmitError};
@@ -86,12 +87,14 @@ pub(super) struct Wanted<'a> {
     pub(super) told: &'a Cell<bool>,
 }
 
-/// Waits until so many members agree on all up to a position, or the engine stops, which closing it will tell.
+/// Waits until so many members agree on all up to a position, or the engine stops, which closing it will tell, or
+/// somebody does not want to wait any more.
 pub(super) fn wait_agreed(
     engine: &Engine,
     position: Position,
     wanted: Wanted<'_>,
     mut asking: Asking,
+    interrupted: Option<&AtomicBool>,
 ) -> Result<(), Failure> {
     let Wanted { count, members, within, told } = wanted;
     let (mut line, begun, end) = (Line::new(), Instant::now(), End::of(within));
@@ -99,6 +102,11 @@ pub(super) fn wait_agreed(
     let what = || format!("waiting for {count} of {} to agree on position {position}", all());
     // A busy log comes to the next vote by itself.
     while !engine.wait_agreed(position, count, LOOK) && !engine.has_stopped() {
+        if interrupted.is_some_and(|interrupted| interrupted.load(Ordering::SeqCst)) {
+            line.clear();
+            say(format_args!("fewer than {count} of {} agree on position {position} so far", all()));
+            return Ok(());
+        }
         asking.ask(|| engine.pad())?;
         line.show(|| format!("{}: {} s", what(), begun.elapsed().as_secs()));
         if !line.on && begun.elapsed() >= LONG && !told.replace(true) {

@@ -49,6 +49,8 @@ enum Item {
     Submitted { id: Option<String>, ticket: Ticket<Transaction>, room: InRoom },
     /// A line that is no transaction.
     Malformed { line: u64, error: String },
+    /// A transaction that is too large for the log, which it may have been in before, where the log took larger ones.
+    TooLarge { line: u64, id: String, error: String },
     /// Nothing more can be submitted.
     Failed(Failure),
 }
@@ -127,7 +129,11 @@ fn submit(engine: &Engine, transaction: Transaction, room: InRoom, line: u64) ->
     match engine.submit(&transaction) {
         Ok(ticket) => Item::Submitted { id: transaction.into_id(), ticket, room },
         Err(SubmitError::Append(error @ AppendError::TooLarge { .. })) => {
-            Item::Malformed { line, error: error.to_string() }
+            let error = error.to_string();
+            match transaction.into_id() {
+                Some(id) => Item::TooLarge { line, id, error },
+                None => Item::Malformed { line, error },
+            }
         }
         Err(error) => Item::Failed(error.into()),
     }
@@ -217,23 +223,27 @@ fn print_answers(
                 if !ticket.is_done() {
                     still_read(out.flush())?;
                 }
-                answer(ticket).and_then(|answer| {
-                    room.learn(answer.size());
-                    agreement.wait(answer.position(), || still_read(out.flush()))?;
-                    print_answer(out, id.as_deref(), &answer)?;
-                    *(match answer {
-                        Answer::Committed { .. } => &mut answered.committed,
-                        Answer::Aborted { .. } => &mut answered.aborted,
-                    }) += 1;
-                    Ok(())
-                })
+                let (position, answer) = answer(ticket)?;
+                room.learn(answer.size());
+                agreement.wait(position, || still_read(out.flush()))?;
+                print_answer(out, id.as_deref(), &answer, answered)?;
             }
-            Item::Malformed { line, error } => {
-                print(out, &ErrorLine { line, error: &error }).inspect(|()| answered.refused += 1)
-            }
-            Item::Failed(failure) => Err(failure),
-        }?;
+            Item::Malformed { line, error } => refuse(out, line, &error, answered)?,
+            // All that came before it was answered, so that it is there if it ever was.
+            Item::TooLarge { line, id, error } => match agreement.known(&id) {
+                Some((position, answer)) => {
+                    agreement.wait(position, || still_read(out.flush()))?;
+                    print_answer(out, Some(&id), &answer, answered)?;
+                }
+                None => refuse(out, line, &error, answered)?,
+            },
+            Item::Failed(failure) => return Err(failure),
+        }
     }
+}
+
+fn refuse(out: &mut impl Write, line: u64, error: &str, answered: &mut Answered) -> Result<(), Failure> {
+    print(out, &ErrorLine { line, error }).inspect(|()| answered.refused += 1)
 }
 
 /// Nobody who hangs up has seen all answers: that is said, for what was submitted stays.
@@ -286,6 +296,13 @@ struct Agreement {
 }
 
 impl Agreement {
+    /// The answer that a transaction with this id was given before, and up to where it was looked for.
+    fn known(&self, id: &str) -> Option<(Position, Answer)> {
+        let engine = self.engine.read().expect("no panic while submitting");
+        let snapshot = engine.as_ref()?.snapshot();
+        Some((snapshot.position()?, snapshot.get(&kv::ANSWERS, &id.to_owned())?))
+    }
+
     /// Waits for the members; `before` is called if they do not agree yet.
     fn wait(&self, position: Position, before: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
         let engine = self.engine.read().expect("no panic while submitting");
@@ -295,7 +312,7 @@ impl Agreement {
         }
         before()?;
         let wanted = Wanted { count, members: &self.members, within: self.within, told: &self.told };
-        wait_agreed(engine, position, wanted, Asking::default())?;
+        wait_agreed(engine, position, wanted, Asking::default(), None)?;
         if engine.has_stopped() {
             return Err(Failure::Io(format!("the engine stopped before {count} members agreed")));
         }
@@ -303,10 +320,11 @@ impl Agreement {
     }
 }
 
-/// Waits for the transaction's answer.
-fn answer(ticket: Ticket<Transaction>) -> Result<Answer, Failure> {
+/// Waits for the transaction's answer; tells where the transaction stands that it was made for, which is not what it says
+/// itself, if that is the answer of an earlier one with the same id.
+fn answer(ticket: Ticket<Transaction>) -> Result<(Position, Answer), Failure> {
     match ticket.wait() {
-        Ok(Outcome::Committed { output, .. }) => Ok(output),
+        Ok(Outcome::Committed { position, output }) => Ok((position, output)),
         Ok(Outcome::Aborted { reason, .. }) => match reason {},
         Ok(Outcome::Panicked { position, message }) => {
             Err(Failure::Bug(format!("the transaction at position {position} panicked: {message}")))
@@ -315,15 +333,23 @@ fn answer(ticket: Ticket<Transaction>) -> Result<Answer, Failure> {
     }
 }
 
-fn print_answer(out: &mut impl Write, id: Option<&str>, answer: &Answer) -> Result<(), Failure> {
+fn print_answer(
+    out: &mut impl Write,
+    id: Option<&str>,
+    answer: &Answer,
+    answered: &mut Answered,
+) -> Result<(), Failure> {
     let position = [answer.position().0, 0];
     match answer {
         Answer::Committed { results, .. } => {
-            print(out, &AnswerLine { id, position, status: "committed", results, reason: None })
+            print(out, &AnswerLine { id, position, status: "committed", results, reason: None })?;
+            answered.committed += 1;
         }
         Answer::Aborted { reason, .. } => {
             let reason = Some(reason.to_string());
-            print(out, &AnswerLine { id, position, status: "aborted", results: &[], reason })
+            print(out, &AnswerLine { id, position, status: "aborted", results: &[], reason })?;
+            answered.aborted += 1;
         }
     }
+    Ok(())
 }

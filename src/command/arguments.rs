@@ -280,6 +280,13 @@ impl AgreeOptions {
                 "--agree {agree} does not go with a log in a directory: no other member can vote while this one has it \
                  open. Members share a log on a cluster: --log corfu://HOST:PORT"
             ))),
+            Some(agree) if place == Place::Directory && !membership.members.contains(&membership.name) => {
+                Err(Failure::Refused(format!(
+                    "--agree {agree} does not go with a log in a directory and --member {:?}, who is not among --members: \
+                     nobody votes while this one has it open",
+                    membership.name
+                )))
+            }
             Some(agree) if usize::from(agree) > membership.members.len() => Err(Failure::Refused(format!(
                 "{agree} members cannot agree: there are {}",
                 membership.members.len()

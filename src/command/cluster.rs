@@ -290,6 +290,13 @@ pub(crate) fn run(command: &ClusterCommand) -> Result<(), Failure> {
         }
         ClusterCommand::Trim { cluster, before } => {
             let log = log(&cluster.log, Config::default())?;
+            let tail = log.tail()?;
+            if *before > tail.tail {
+                return Err(Failure::Refused(format!(
+                    "the log ends at {}: what comes after that cannot be trimmed before it is there",
+                    tail.tail
+                )));
+            }
             log.trim(*before)?;
             let tail = log.tail()?;
             print_to_stdout(&format!("head {}\ntail {}\n", tail.head, tail.tail))

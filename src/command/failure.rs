@@ -144,6 +144,7 @@ impl From<CheckpointError> for Failure {
         let text = error.to_string();
         match error {
             CheckpointError::Nowhere | CheckpointError::Empty => Self::Refused(text),
+            CheckpointError::Changed { .. } => Self::CheckFailed(text),
             _ => Self::Io(text),
         }
     }
@@ -154,7 +155,11 @@ impl From<BackupError> for Failure {
         let text = error.to_string();
         match error {
             BackupError::Log(error) => error.into(),
-            BackupError::Exists(_) | BackupError::InUse(_) | BackupError::Foreign(_) => Self::Refused(text),
+            BackupError::Exists(_)
+            | BackupError::InUse(_)
+            | BackupError::Foreign(_)
+            | BackupError::Inside(_) => Self::Refused(text),
+            BackupError::Changed { .. } => Self::CheckFailed(text),
             BackupError::Checkpoint { .. } | BackupError::LogTooShort { .. } => Self::Corrupt(text),
             _ => Self::Io(text),
         }

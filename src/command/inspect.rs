@@ -214,7 +214,7 @@ pub(crate) fn verify(directory: &Path) -> Result<(), Failure> {
     let is_unit = is_log(&journal) && !is_log(directory);
     let directory = if is_unit { &journal } else { directory };
     // Before the log: what they need of it was durable when they got their names, whoever writes to it meanwhile.
-    let checkpoints = checkpoint::verify(directory)?;
+    let mut checkpoints = checkpoint::verify(directory)?;
     let report = FileLog::verify(directory)?;
     if is_unit {
         say("these are the records of a unit of a cluster: their positions are not the log's");
@@ -234,6 +234,21 @@ pub(crate) fn verify(directory: &Path) -> Result<(), Failure> {
         text.push_str(&format!(
             "torn {} bytes at offset {} of {}: an append that a crash interrupted\n",
             torn.bytes, torn.offset, torn.file
+        ));
+    }
+    let is_whole = |checkpoint: &Result<Verified, _>| {
+        checkpoint.as_ref().is_ok_and(|checkpoint| checkpoint.position.next() >= report.head)
+    };
+    let opens = |checkpoints: &[_]| report.head == Position::ZERO || checkpoints.iter().any(is_whole);
+    if !is_unit && !opens(&checkpoints) {
+        // It may have been trimmed meanwhile, for one that is newer.
+        checkpoints = checkpoint::verify(directory)?;
+    }
+    if !is_unit && !opens(&checkpoints) {
+        say(format_args!(
+            "the log begins at position {}, and no checkpoint that is whole lies beside it: it opens with one that is kept \
+             elsewhere only",
+            report.head
         ));
     }
     let mut flaws = Vec::new();

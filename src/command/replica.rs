@@ -81,7 +81,7 @@ fn several(options: &ReplicaOptions) -> Result<(), Failure> {
         };
         replicas.push(Replica::follow(make, Arc::clone(&log))?);
     }
-    let position = engine.pad()?;
+    let (position, mut asking) = (engine.pad()?, Asking::begun());
     while !engine.wait_agreed(position, count, LOOK) {
         let stopped = replicas.iter().find_map(Replica::failed);
         // An engine that has stopped takes no more, and tells why when it is closed.
@@ -91,6 +91,8 @@ fn several(options: &ReplicaOptions) -> Result<(), Failure> {
         if engine.has_stopped() {
             break;
         }
+        // A vote that the log refused is not cast again.
+        asking.ask(|| engine.pad())?;
     }
     let repaired: String = replicas
         .iter()

@@ -12,7 +12,7 @@ use mixlog::log::{self as shared_log, FileLog, MemoryLog, SharedLog, file};
 use mixlog::workloads::report::Report;
 use mixlog::workloads::runner::{self, Stop};
 use mixlog::workloads::workload::Workload;
-use mixlog::{Engine, Explanation, OpenError, Position};
+use mixlog::{Engine, Explanation, Position};
 use serde::Serialize;
 use tempfile::TempDir;
 
@@ -155,15 +155,16 @@ impl Visit for Run<'_> {
             if let Some(count) = agree {
                 let within = options.agree.within;
                 let wanted = Wanted { count, members: &membership.members, within, told: &Cell::new(false) };
-                wait_agreed(&engine, position, wanted, Asking::begun())?;
+                // Whoever ends the run gets its report all the same.
+                wait_agreed(&engine, position, wanted, Asking::begun(), Some(interrupt::under_way()))?;
             }
         }
         tell_of_failure(&engine);
         // Whoever waits for a ticket learns that the engine has stopped; the engine knows what for.
-        match (engine.close(), report) {
-            (Err(error @ OpenError::NotDeterministic { .. }), _) => Err(error.into()),
+        match (engine.close().map_err(Failure::from), report) {
+            (Err(why @ (Failure::Bug(_) | Failure::Corrupt(_) | Failure::CheckFailed(_))), _) => Err(why),
             (_, Err(failure)) => Err(failure),
-            (closed, Ok(report)) => closed.map(|()| report).map_err(Failure::from),
+            (closed, Ok(report)) => closed.map(|()| report),
         }
     }
 }

@@ -25,6 +25,7 @@ use super::arguments::{Durability, UpOptions};
 use super::cluster::{Cluster, PATIENCE};
 use super::failure::{Failure, cannot_use};
 use super::run::print_to_stdout;
+use super::say::say;
 
 /// The pause before a child is started again; twice as long each time, while it ends soon after.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -131,8 +132,11 @@ pub(crate) fn up(options: &UpOptions) -> Result<(), Failure> {
         "{projection}ready\n\n  mixlog run tpcc --log {log}\n  mixlog cluster status --log {log}\n\n"
     ))?;
     let _monitor = cluster.watch(options.replicas)?;
+    // A cluster does not end because nobody can be told, or the disk is full that stdout goes to.
     while let Ok(event) = happened.recv() {
-        tell(&event)?;
+        if let Err(failure) = tell(&event) {
+            say(failure);
+        }
     }
     Ok(())
 }

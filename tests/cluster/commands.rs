@@ -1,6 +1,7 @@
 //! Commands on a cluster: what they keep beside it, and how they end when it is gone.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use mixlog::Position;
 use mixlog::log::Durability;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::ANYWHERE;
 use crate::processes::{Cluster, PATIENCE};
@@ -100,6 +101,30 @@ fn checkpoint_of_a_cluster_whose_units_buffer_is_opened_and_trims_its_log() {
     assert_eq!(output(&["digest", "--log", &name]).status.code(), Some(2));
     assert_eq!(printed(&[&["digest"], &kept[..]].concat()), digest);
     printed(&[&run[..], &["--beside", text(&beside)]].concat());
+}
+
+#[test]
+fn run_that_waits_for_others_reports_what_was_done_when_it_is_to_end() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let cluster = Cluster::up(directory.path(), ANYWHERE);
+    let log = cluster.name();
+    let run = ["run", "transfer", "--accounts", "100", "--transactions", "100", "--log", &log];
+    let agree = ["--member", "a", "--members", "a,b,c", "--agree", "2"];
+    let mut child = mixlog(&[&run[..], &agree].concat()).spawn().expect("it starts");
+    let mut stderr = BufReader::new(child.stderr.take().expect("it is piped"));
+    let mut line = String::new();
+    while !line.contains("waiting for 2 of a, b, c") {
+        line.clear();
+        assert!(stderr.read_line(&mut line).expect("UTF-8") > 0, "it ended and did not wait");
+    }
+    kill_process(Pid::from_child(&child), Signal::TERM).expect("it is there");
+    let (mut stdout, mut said) = (String::new(), String::new());
+    child.stdout.take().expect("it is piped").read_to_string(&mut stdout).expect("UTF-8");
+    stderr.read_to_string(&mut said).expect("UTF-8");
+    let status = child.wait().expect("it is our child");
+    assert_eq!(status.signal(), Some(Signal::TERM.as_raw()), "{status}: {said}");
+    assert!(stdout.contains("digest ") && stdout.contains("ok   outcomes"), "{stdout}");
+    assert!(said.contains("fewer than 2 of a, b, c agree on position "), "{said}");
 }
 
 /// Nobody watches: what is changed is changed by commands.

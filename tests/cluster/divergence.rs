@@ -74,15 +74,20 @@ fn copy(from: &Path, to: &Path) -> PathBuf {
 
 /// Makes the only checkpoint below a directory one of a wrong state: of the row of key k17.
 fn forge(cluster: &Cluster, beside: &Path) {
+    forge_row(cluster, beside, &postcard::to_stdvec(&("t", "k17")).expect("a key"));
+}
+
+/// The same, of the row with this key.
+fn forge_row(cluster: &Cluster, beside: &Path, key: &[u8]) {
     let path = newest(beside).expect("it was taken");
-    forge::flip_row(&path, &postcard::to_stdvec(&("t", "k17")).expect("a key"));
+    forge::flip_row(&path, key);
     // The engine knows the digest of what it finds.
     let found = mixlog(cluster, &["digest", "--beside", beside.to_str().expect("UTF-8")]);
     let error = String::from_utf8(found.stderr).expect("UTF-8");
     let digest = error.split_once("its rows have the digest ").and_then(|(_, rest)| rest.split(',').next());
     let digest = digest.and_then(|digest| u128::from_str_radix(digest, 16).ok());
     forge::set_digest(&path, digest.unwrap_or_else(|| panic!("it tells no digest: {error}")));
-    // Nothing betrays it to who compares with nobody.
+    // Nothing betrays it but votes.
     let loaded = mixlog(cluster, &["digest", "--beside", beside.to_str().expect("UTF-8")]);
     assert!(loaded.status.success(), "{}", String::from_utf8_lossy(&loaded.stderr));
 }
@@ -228,7 +233,13 @@ pub(crate) fn is_refused_by_name_where_it_was_voted_on(cluster: &Cluster, direct
     assert_whole(cluster, &c, &[], &[]);
     let name = copied.file_name().and_then(|name| name.to_str()).expect("a name");
     let refused = format!("{name} cannot be used: its digest is ");
-    assert_says(&c.said(), &[&refused, "and the members agreed on", "it executes the log from its start"]);
+    let why = "and the members agreed on";
+    assert_says(&c.said(), &[&refused, why, "it executes the log from its start"]);
+    // Nor does anybody else use it, or give it the log.
+    let taken = mixlog(cluster, &["checkpoint", "--beside", text(&of_c), "--keep-log"]);
+    assert_says(&String::from_utf8_lossy(&taken.stderr), &[&refused, why]);
+    assert!(taken.status.success() && newest(&of_c) > Some(copied.clone()));
+    assert_eq!(digest(cluster, &["--beside", text(&of_c)]), digest(cluster, &[]));
     noticed_nothing(&b);
 }
 
@@ -247,6 +258,22 @@ pub(crate) fn gives_no_answer(cluster: &Cluster, directory: &Path) {
     // Without that checkpoint it gives the right one.
     assert_whole(cluster, &c, &[], &[]);
     [b, c].iter().for_each(noticed_nothing);
+}
+
+/// Who submits learns only that the engine has stopped.
+pub(crate) fn ends_a_run(cluster: &Cluster, directory: &Path) {
+    let of_a = directory.join("of-a");
+    let run = ["run", "transfer", "--accounts", "500"];
+    says(mixlog(cluster, &[&run[..], &["--transactions", "1000"]].concat()));
+    checkpoint(cluster, &of_a, &["--keep-log"]);
+    forge_row(cluster, &of_a, &17u64.to_le_bytes());
+    let followers = ["b", "c"].map(|member| Follower::start(cluster, member));
+    let member = ["--member", "a", "--members", "a,b,c", "--beside", text(&of_a), "--checkpoint-bytes", "0"];
+    let run = mixlog(cluster, &[&run[..], &["--seconds", "600"], &member].concat());
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert_eq!(run.status.code(), Some(5), "{said}");
+    assert_says(&said, &["\"a\" diverged at or before position ", "newest checkpoint of one that agrees"]);
+    followers.iter().for_each(noticed_nothing);
 }
 
 /// One that stands still while a checkpoint is taken of more than it has executed, by somebody who compares with nobody,

@@ -192,6 +192,11 @@ fn writer_from_a_wrong_checkpoint_gives_no_answer_and_stops() {
 }
 
 #[test]
+fn run_from_a_wrong_checkpoint_ends_as_who_diverges() {
+    with_cluster(divergence::ends_a_run);
+}
+
+#[test]
 fn replica_past_which_the_log_is_trimmed_ends_and_says_how_to_start() {
     with_cluster(divergence::ends_and_says_how_to_start_when_the_log_is_trimmed_past_it);
 }
@@ -245,6 +250,7 @@ fn commands_say_what_a_cluster_cannot_do() {
 
     let run = ["run", "transfer", "--accounts", "500", "--transactions", "500", "--log", &name];
     assert_eq!(fails(&run).0, 0);
+    refused(2, &["cluster", "trim", "--log", &name, "--before", "99999999"], "the log ends at");
     let (code, error) = fails(&["replica", "--log", &name]);
     assert_eq!(code, 0, "{error}");
 }

@@ -68,6 +68,19 @@ fn killed_in_the_middle_and_sent_again_each_transaction_has_one_effect() {
 }
 
 #[test]
+fn transaction_that_a_log_has_and_would_not_take_any_more_gets_its_first_answer() {
+    let directory = directory();
+    let log = directory.path().join("log");
+    let put = |id: &str, bytes: usize| json!({"id": id, "ops": [["put", "t", "k", "x".repeat(bytes)]]});
+    let first = apply(&log, &[], &[put("large", 60_000)]);
+    let small = ["--segment-bytes", "65536"];
+    let answers = apply(&log, &small, &[put("small", 1), put("large", 60_000), put("other", 60_000)]);
+    assert_eq!(answers[0]["status"], "committed");
+    assert_eq!(answers[1], first[0]);
+    assert!(answers[2]["line"] == 3 && answers[2]["error"].to_string().contains("limit"), "{}", answers[2]);
+}
+
+#[test]
 fn a_reader_that_hangs_up_ends_the_command_with_an_io_error() {
     let mut child = command(&["apply", "--log", "memory"]).spawn().expect("the command starts");
     drop(child.stdout.take());

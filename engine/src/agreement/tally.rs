@@ -53,13 +53,14 @@ impl Tally {
 }
 
 /// The digest that the members agreed on at `position`, as far as the log tells: for a state that comes from elsewhere,
-/// and is written in these formats.
+/// and is written in these formats. Whoever was not told the members goes by what most of those voted for who voted on it.
 ///
-/// Cost: a pass over the log behind the position, up to the vote that decides.
+/// Cost: a pass over the log behind the position, up to the vote that decides, if members are known; none where no votes
+/// can be.
 pub(crate) fn agreed_on(
     log: &dyn SharedLog,
     position: Position,
-    membership: &Membership,
+    membership: Option<&Membership>,
     formats: &Formats,
 ) -> Result<Option<Digest>, OpenError> {
     if !position.next().0.is_multiple_of(WINDOW_GRID) {
@@ -76,18 +77,24 @@ pub(crate) fn agreed_on(
             }
             match entry::decode(bytes) {
                 Ok(Content::Vote(vote))
-                    if vote.position == position.0 && membership.counts(&vote) && vote.fits(formats) =>
+                    if vote.position == position.0
+                        && membership.is_none_or(|membership| membership.counts(&vote))
+                        && vote.fits(formats) =>
                 {
                     tally.add(vote, at);
                 }
                 _ => continue,
             }
             let (most, count) = tally.most();
-            if count >= membership.quorum() {
+            if membership.is_some_and(|membership| count >= membership.quorum()) {
                 return Ok(Some(most.digest()));
             }
         }
         next = block.end();
     }
-    Ok(None)
+    if membership.is_some() || tally.votes.is_empty() {
+        return Ok(None);
+    }
+    let (most, count) = tally.most();
+    Ok((2 * count > tally.votes.len()).then(|| most.digest()))
 }

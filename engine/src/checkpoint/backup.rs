@@ -49,6 +49,9 @@ pub enum BackupError {
     /// Something is there already, and is left as it is.
     #[error("there is something at {0} already")]
     Exists(PathBuf),
+    /// It would be a part of what it is a backup of, and be lost with it.
+    #[error("{0} is in the directory of the log itself: a backup belongs elsewhere")]
+    Inside(PathBuf),
     /// Another backup to the same place is under way.
     #[error("another backup is being made in {0}: wait until it is done, or give this one another name")]
     InUse(PathBuf),
@@ -91,6 +94,19 @@ pub enum BackupError {
         table: String,
         /// What the row, its key and their lengths take.
         bytes: usize,
+    },
+    /// The rows do not make the state that transactions made: see [`CheckpointError::Changed`](super::CheckpointError).
+    #[error(
+        "the rows of the state after position {position} have the digest {found:032x}, and not {expected:032x}: \
+             something other than a transaction changed them"
+    )]
+    Changed {
+        /// The last position of the state.
+        position: Position,
+        /// What its rows make.
+        found: u128,
+        /// What transactions made.
+        expected: u128,
     },
     /// The engine has stopped.
     #[error("the engine has stopped")]
@@ -219,6 +235,17 @@ fn refuse_existing(to: &Path) -> Result<(), BackupError> {
     }
 }
 
+/// Refuses a place in the directory that is copied: the copy would go with it.
+fn refuse_inside(from: &Path, to: &Path) -> Result<(), BackupError> {
+    let absolute = std::path::absolute(to).map_err(io_error("find", to))?;
+    // As much of it as is there; what is not leads nowhere else.
+    let there = absolute.ancestors().find_map(|ancestor| ancestor.canonicalize().ok());
+    match (from.canonicalize(), there) {
+        (Ok(from), Some(there)) if there.starts_with(&from) => Err(BackupError::Inside(to.to_path_buf())),
+        _ => Ok(()),
+    }
+}
+
 /// Where the checkpoints go that lie beside a log.
 fn shelf_beside(storage: &dyn Storage, log: log::LogId) -> Result<Shelf, BackupError> {
     let storage = storage.directory(BESIDE);
@@ -269,6 +296,7 @@ pub(crate) fn of_running_with_storage(
             WriteError::Io(error) => io_error("write a checkpoint to", shelf.storage.path())(error),
             WriteError::Row(table, source) => BackupError::Row { table, source },
             WriteError::TooLarge(table, bytes) => BackupError::TooLarge { table, bytes },
+            WriteError::Digest(found) => BackupError::Changed { position, found, expected: digest.state },
         })?;
         bytes = written.ok_or(BackupError::Stopped)?.bytes;
         if stop() {
@@ -286,6 +314,7 @@ pub(crate) fn of_running_with_storage(
 /// # Errors
 /// [`BackupError`]; the original is as it was.
 pub fn backup(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<Backup, BackupError> {
+    refuse_inside(from.as_ref(), to.as_ref())?;
     let from = FsStorage::new(from.as_ref());
     let unfinished = Unfinished::new(to.as_ref())?;
     let mut attempt = 1;
@@ -353,13 +382,6 @@ enum CopyError {
 
 fn copy_checkpoint(from: &Shelf, to: &Shelf, position: Position) -> Result<u64, CopyError> {
     let opened = from.open(position).map_err(CopyError::Bad)?;
-    let verified = |opened: &super::read::Opened| {
-        let blocks = opened.blocks();
-        while let Some(block) = blocks.next() {
-            block.check()?;
-        }
-        blocks.finish().map(|_| ())
-    };
     let written = (|| {
         to.clear()?;
         to.remove(&file_name(position))?;
@@ -379,7 +401,7 @@ fn copy_checkpoint(from: &Shelf, to: &Shelf, position: Position) -> Result<u64, 
     })();
     written.map_err(CopyError::Write)?;
     // What counts is the copy.
-    let copied = to.open(position).and_then(|copied| verified(&copied).map(|()| copied.bytes));
+    let copied = to.open(position).and_then(|copied| copied.verify(|verify| verify()).map(|_| copied.bytes));
     copied.map_err(|bad| {
         let _ = to.remove(&file_name(position));
         CopyError::Bad(bad)

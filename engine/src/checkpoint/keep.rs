@@ -10,7 +10,7 @@
 //!
 //! Over them, and not beside them after they were removed: what is free for a moment is won by whoever asks first.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,11 +22,12 @@ use mixlog_log::{FlushError, Position, SharedLog, TrimError};
 
 use super::due::{Closed, Wake};
 use super::layout::{FileHeader, file_name};
+use super::load::agreed_after;
 use super::read::{Bad, Opened};
 use super::shelf::{SPARE, Shelf, WRITING};
 use super::write::WriteError;
-use super::{Checkpoint, CheckpointError, Config, Recovery};
-use crate::agreement::AgreedState;
+use super::{Checkpoint, CheckpointError, Config, Recovery, is_full};
+use crate::agreement::{AgreedState, Membership};
 use crate::digest::Digest;
 use crate::engine::now_us;
 use crate::entry::Catalog;
@@ -55,6 +56,7 @@ pub(crate) struct Keeper {
     stop: Arc<AtomicBool>,
     /// For a member: only what was agreed is kept.
     agreed: Option<Arc<AgreedState>>,
+    membership: Option<Membership>,
     /// Held as long as a checkpoint is being taken. Who only looks does not wait for that.
     kept: Mutex<Kept>,
     /// The positions of the good ones in it.
@@ -95,8 +97,10 @@ impl Last {
 #[derive(Default)]
 struct Kept {
     good: Vec<Position>,
-    /// Found to be damaged, or to lie before the log's head.
+    /// Found to be damaged or wrong, or to lie before the log's head.
     bad: Vec<Position>,
+    /// Those of the good ones of which every byte is known to be right, since this engine was opened.
+    sound: BTreeSet<Position>,
     /// The newest one's length, and its rows, where they were counted.
     bytes: u64,
     rows: Option<u64>,
@@ -114,6 +118,15 @@ impl Kept {
         let mut good = shelf.list()?;
         self.bad.retain(|position| good.contains(position));
         good.retain(|position| !self.bad.contains(position));
+        // By their names alone they may be another log's.
+        let is_other = |position: &Position| match shelf.open(*position) {
+            Err(bad) if !self.good.contains(position) => {
+                observe::rejected(&file_name(*position), &bad);
+                true
+            }
+            _ => false,
+        };
+        self.bad.extend(good.extract_if(.., |position| is_other(position)));
         if self.good.last() != good.last() {
             let newest = good.last().and_then(|position| shelf.open(*position).ok());
             self.bytes = newest.map_or(0, |opened| opened.bytes);
@@ -133,7 +146,7 @@ impl Keeper {
         shelf: Shelf,
         config: Config,
         stop: Arc<AtomicBool>,
-        agreed: Option<Arc<AgreedState>>,
+        member: Option<(Membership, Arc<AgreedState>)>,
         recovery: &Recovery,
     ) -> io::Result<Self> {
         let head = log.tail().map_err(|error| io::Error::new(io::ErrorKind::TimedOut, error))?.head;
@@ -146,6 +159,8 @@ impl Keeper {
         kept.look(&shelf)?;
         let is_loaded = recovery.checkpoint.is_some() && recovery.checkpoint == kept.good.last().copied();
         kept.rows = is_loaded.then_some(recovery.rows);
+        kept.sound.extend(recovery.checkpoint);
+        let (membership, agreed) = member.unzip();
         Ok(Self {
             shared,
             log,
@@ -153,6 +168,7 @@ impl Keeper {
             config,
             stop,
             agreed,
+            membership,
             listed: Mutex::new(kept.good.clone()),
             kept: Mutex::new(kept),
             failure: Mutex::default(),
@@ -284,8 +300,10 @@ impl Keeper {
             return Err(CheckpointError::NotAgreed);
         }
         let bad = |bad: Bad| self.error("read", &file_name(position))(io::Error::other(bad.to_string()));
-        let there = match kept.good.last() {
-            Some(newest) if *newest == position => Some(self.shelf.open(position).map_err(bad)?),
+        let there = match kept.good.last().copied() {
+            Some(newest) if newest == position && self.is_sound(kept, position)? => {
+                Some(self.shelf.open(position).map_err(bad)?)
+            }
             _ => None,
         };
         let is_there = there.is_some();
@@ -319,19 +337,24 @@ impl Keeper {
             kept.synced = false;
             let (rows, bytes) = self.write_in_any_space(kept, &mut closed, &header, &catalog, &snapshot)?;
             if !is_there {
+                kept.bad.retain(|bad| *bad != position);
                 kept.good.push(position);
                 self.show(kept);
             }
             (kept.bytes, kept.rows, kept.synced) = (bytes, Some(rows), true);
+            kept.sound.insert(position);
             let taken = Checkpoint { position, rows, bytes, elapsed: begun.elapsed() };
             observe::checkpointed(&taken);
             taken
         };
         drop(snapshot);
+        self.look_through(kept)?;
         self.tidy(kept)?;
         let ahead = self.config.every_bytes.unwrap_or(0).saturating_mul(2) / u64::from(RETRY_SHARE);
-        if let Err(full) = self.reserve(kept, ahead) {
-            closed.get_or_insert_with(|| self.shared.due.close(Arc::new(full)));
+        if let Err(error) = self.reserve(kept, ahead)
+            && is_full(&error)
+        {
+            closed.get_or_insert_with(|| self.shared.due.close(Arc::new(error)));
         }
         // Until there are as many as there should be, the log from its start stands in for those that are missing.
         let is_scarce = closed.is_some() || self.is_scarce(kept);
@@ -389,14 +412,52 @@ impl Keeper {
         if self.keeps_space() { self.shelf.hand_over(name, SPARE) } else { self.shelf.remove(name) }
     }
 
-    /// Gives up the oldest of several checkpoints, whose space is the next one's, and the log that only it needs; tells
-    /// whether there was one to give. One that is left alone is read first.
-    fn give_up_oldest(&self, kept: &mut Kept) -> Result<bool, CheckpointError> {
-        let &[oldest, next, ..] = &kept.good[..] else { return Ok(false) };
-        if kept.good.len() == 2 {
-            let bad = |bad: Bad| io::Error::other(bad.to_string());
-            self.shelf.verify(next).map_err(bad).map_err(self.error("verify", &file_name(next)))?;
+    /// Looks for as many checkpoints, from the newest on, as are kept, and as are right. In place of all that are older, and
+    /// of the log before them, they must be: there may be some that an earlier engine kept, and nobody has read since.
+    fn look_through(&self, kept: &mut Kept) -> Result<(), CheckpointError> {
+        let mut sound = 0;
+        for position in kept.good.clone().into_iter().rev() {
+            if sound == self.config.keep.max(1) {
+                break;
+            }
+            sound += usize::from(self.is_sound(kept, position)?);
         }
+        Ok(())
+    }
+
+    /// Whether a checkpoint is whole, and nothing that members agreed on contradicts it. One that is not is good no more.
+    fn is_sound(&self, kept: &mut Kept, position: Position) -> Result<bool, CheckpointError> {
+        if kept.sound.contains(&position) {
+            return Ok(true);
+        }
+        let name = file_name(position);
+        let whole =
+            self.shelf.open(position).and_then(|opened| opened.verify(|verify| verify()).map(|_| opened));
+        let right = match whole {
+            Ok(opened) => agreed_after(&*self.log, self.membership.as_ref(), &opened)
+                .map_err(|error| self.error("compare with the log", &name)(io::Error::other(error)))?,
+            Err(bad) => Err(bad.to_string()),
+        };
+        let Err(reason) = right else {
+            kept.sound.insert(position);
+            return Ok(true);
+        };
+        observe::rejected(&name, &reason);
+        kept.good.retain(|good| *good != position);
+        kept.bad.push(position);
+        self.show(kept);
+        Ok(false)
+    }
+
+    /// Gives up the oldest of several checkpoints, whose space is the next one's, and the log that only it needs; tells
+    /// whether there was one to give. The next one is read before, unless that was done.
+    fn give_up_oldest(&self, kept: &mut Kept) -> Result<bool, CheckpointError> {
+        let (oldest, next) = loop {
+            let &[oldest, next, ..] = &kept.good[..] else { return Ok(false) };
+            if self.is_sound(kept, next)? {
+                break (oldest, next);
+            }
+        };
         let name = file_name(oldest);
         self.shelf.hand_over(&name, SPARE).map_err(self.error("give up", &name))?;
         kept.good.remove(0);
@@ -463,6 +524,9 @@ impl Keeper {
                 WriteError::Io(error) => self.error("write", WRITING)(error),
                 WriteError::Row(table, source) => CheckpointError::Row { table, source },
                 WriteError::TooLarge(table, bytes) => CheckpointError::TooLarge { table, bytes },
+                WriteError::Digest(found) => {
+                    CheckpointError::Changed { position, found, expected: header.state }
+                }
             })?
             .ok_or(CheckpointError::Stopped)?;
         if let Err(error) = shelf.install(position) {
@@ -553,7 +617,8 @@ impl Keeper {
         }
         self.sync_names(&mut kept)?;
         let given_up = self.give_up_oldest(&mut kept)?;
-        Ok(self.trim(kept.good[0])? || given_up)
+        let oldest = kept.good[0];
+        Ok(self.is_sound(&mut kept, oldest)? && self.trim(oldest)? || given_up)
     }
 
     /// Takes checkpoints when they are due, until told to stop.
@@ -585,7 +650,9 @@ impl Keeper {
                 let mut kept = self.kept();
                 // Two steps ahead: when it fails, what was reserved before is still enough for what is there now.
                 if self.own(&mut kept).is_ok()
-                    && self.reserve(&kept, executed - last.executed + 2 * step).is_err()
+                    && self
+                        .reserve(&kept, executed - last.executed + 2 * step)
+                        .is_err_and(|error| is_full(&error))
                     && executed >= looked_at + step
                 {
                     (scarce, looked_at) = (true, executed);

@@ -80,6 +80,11 @@ pub(crate) enum Flaw {
     BodyChecksum,
     /// Valid, but not what comes here.
     Order(&'static str),
+    /// All as it was written, but the rows have this digest, and not the one in the header.
+    Digest {
+        found: u128,
+        expected: u128,
+    },
 }
 
 impl fmt::Display for Flaw {
@@ -96,6 +101,9 @@ impl fmt::Display for Flaw {
             Self::Bounds(what) => write!(f, "{what} is out of bounds"),
             Self::BodyChecksum => f.write_str("the checksum of the body is wrong"),
             Self::Order(what) => write!(f, "{what}"),
+            Self::Digest { found, expected } => {
+                write!(f, "its rows have the digest {found:032x}, and not {expected:032x}")
+            }
         }
     }
 }

@@ -40,25 +40,37 @@ pub(crate) struct Source<'a> {
     pub(crate) log: &'a dyn SharedLog,
     pub(crate) shelf: Option<&'a Shelf>,
     pub(crate) start: Start,
-    /// Whose votes in the log a checkpoint must not contradict.
+    /// Whose votes in the log a checkpoint must not contradict, if that is known.
     pub(crate) membership: Option<&'a Membership>,
+}
+
+/// What members agreed on after a checkpoint's position, as far as the log tells, in the formats that it is written in. The
+/// inner error is that its state is another one.
+pub(super) fn agreed_after(
+    log: &dyn SharedLog,
+    membership: Option<&Membership>,
+    opened: &Opened,
+) -> Result<Result<Option<Digest>, String>, OpenError> {
+    let own = opened.header.digest();
+    let written = opened.tables.iter().map(|table| (table.name.as_str(), table.format.clone()));
+    let agreed = agreed_on(log, opened.header.position, membership, &Formats::of(written))?;
+    Ok(match agreed.filter(|agreed| *agreed != own) {
+        Some(agreed) => {
+            Err(format!("its digest is {own}, and the members agreed on {agreed} after its position"))
+        }
+        None => Ok(agreed),
+    })
 }
 
 impl Source<'_> {
     /// Compares a checkpoint's state with what the members' votes in the log say of it, as it is written, and as it is
     /// converted. Tells whether they say that it is theirs; the inner error is why it is not.
     fn compare(&self, pipeline: &Pipeline, opened: &Opened) -> Result<Result<bool, String>, OpenError> {
+        let agreed = match agreed_after(self.log, self.membership, opened)? {
+            Ok(agreed) => agreed,
+            Err(reason) => return Ok(Err(reason)),
+        };
         let Some(membership) = self.membership else { return Ok(Ok(false)) };
-        let position = opened.header.position;
-        let agreed_on = |formats: &Formats| agreed_on(self.log, position, membership, formats);
-        let own = opened.header.digest();
-        let written = opened.tables.iter().map(|table| (table.name.as_str(), table.format.clone()));
-        let agreed = agreed_on(&Formats::of(written))?;
-        if let Some(agreed) = agreed.filter(|agreed| *agreed != own) {
-            return Ok(Err(format!(
-                "its digest is {own}, and the members agreed on {agreed} after its position"
-            )));
-        }
         let is_converted = |target: &Target<'_>| target.conversion.is_some();
         // What it cannot be converted for is told when it is loaded.
         let Some(targets) = targets(pipeline, opened).ok().filter(|all| all.iter().any(is_converted)) else {
@@ -67,7 +79,8 @@ impl Source<'_> {
         let tables = pipeline.shared().store.tables().filter(|table| !table.is_derived());
         let registered = Formats::of(tables.map(|table| (table.name(), table.row_format())));
         // Not left to the next votes: where it starts from a wrong state it would vote for it until then.
-        let Some(expected) = agreed_on(&registered)? else { return Ok(Ok(agreed.is_some())) };
+        let expected = agreed_on(self.log, opened.header.position, Some(membership), &registered)?;
+        let Some(expected) = expected else { return Ok(Ok(agreed.is_some())) };
         Ok(match Loading::new(opened, targets).converted(pipeline) {
             Some(own) if own != expected => Err(format!(
                 "converted, its digest is {own}, and the members agreed on {expected} after its position"
@@ -194,21 +207,9 @@ pub(super) fn list(shelf: &Shelf) -> Result<Vec<Position>, OpenError> {
     })
 }
 
-/// Checks every byte.
+/// Verifies a checkpoint, on all drivers.
 fn verify(pipeline: &Pipeline, opened: &Opened) -> Result<(), Bad> {
-    let blocks = opened.blocks();
-    let found = Mutex::new(None);
-    pipeline.share(|| {
-        while let Some(block) = blocks.next() {
-            if let Err(bad) = block.check() {
-                *found.lock().expect("no panic in a short section") = Some(bad);
-            }
-        }
-    });
-    match found.into_inner().expect("no panic in a short section") {
-        Some(bad) => Err(bad),
-        None => blocks.finish().map(|_| ()),
-    }
+    opened.verify(|verify| pipeline.share(verify)).map(|_| ())
 }
 
 /// A checkpoint, and the numbers of its tables in the store.

@@ -214,6 +214,21 @@ pub enum CheckpointError {
         /// What the row, its key and their lengths take.
         bytes: usize,
     },
+    /// The rows do not make the state that transactions made: something else changed them since, as a row type that can be
+    /// changed through a shared reference, or memory that is broken. There is no checkpoint, and the log is not trimmed:
+    /// who starts anew from the last one comes to the right state.
+    #[error(
+        "the rows of the state after position {position} have the digest {found:032x}, and not {expected:032x}: \
+             something other than a transaction changed them"
+    )]
+    Changed {
+        /// The last position of the state.
+        position: Position,
+        /// What its rows make.
+        found: u128,
+        /// What transactions made.
+        expected: u128,
+    },
     /// The checkpoint is there, but the log could not be trimmed. The next one trims it.
     #[error("the checkpoint was taken, but the log was not trimmed: {0}")]
     Trim(#[from] TrimError),
@@ -230,14 +245,15 @@ impl CheckpointError {
     /// The error of a disk that is full, if it is one.
     fn no_space(&self) -> Option<&Arc<io::Error>> {
         match self {
-            Self::Io { source, .. }
-                if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
-            {
-                Some(source)
-            }
+            Self::Io { source, .. } if is_full(source) => Some(source),
             _ => None,
         }
     }
+}
+
+/// Whether this is the error of a disk that is full.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// A checkpoint that cannot be used.

@@ -8,10 +8,12 @@ use mixlog_log::file::{Access, Storage, StorageFile, read_full};
 use mixlog_log::{LogId, Position};
 
 use super::layout::{
-    BLOCK_HEADER, BlockHeader, End, FILE_HEADER, FileHeader, Flaw, Kind, TableEntry, file_name,
+    BLOCK_HEADER, BlockHeader, End, FILE_HEADER, FileHeader, Flaw, Kind, Rows, TableEntry, file_name,
 };
 use crate::codec;
+use crate::digest;
 use crate::entry::Catalog;
+use crate::table::TableId;
 
 /// Why a file is not the checkpoint that it should be.
 #[derive(Clone, Debug)]
@@ -65,6 +67,14 @@ impl Block {
         self.header.check(&self.bytes, &self.body).map_err(|flaw| self.bad(flaw))
     }
 
+    /// The share of the state's digest that its rows have, which belong to this table.
+    fn digest(&self, table: TableId) -> Result<u128, Bad> {
+        Rows(&self.body).try_fold(0u128, |sum, row| {
+            let (key, value) = row.map_err(|flaw| self.bad(flaw))?;
+            Ok(sum.wrapping_add(digest::of_value(digest::of_key(table, key), value)))
+        })
+    }
+
     /// The block with a flaw.
     pub(crate) fn bad(&self, flaw: Flaw) -> Bad {
         Bad::Damaged { offset: self.offset, flaw }
@@ -115,6 +125,32 @@ impl Opened {
         };
         let counts = vec![0; self.tables.len()];
         Blocks { bytes: self.bytes, state: Mutex::new(State { cursor, counts, end: None }) }
+    }
+
+    /// Verifies every byte, and that the rows make the state that the header tells the digest of; tells how many there are.
+    /// `share` has its argument called by as many threads as are to take part, and returns when all calls have.
+    pub(crate) fn verify(&self, share: impl FnOnce(&(dyn Fn() + Sync))) -> Result<u64, Bad> {
+        let tables: Vec<_> = self.tables.iter().map(|table| TableId::of(&table.name)).collect();
+        let blocks = self.blocks();
+        let found = Mutex::new(Ok(0));
+        share(&|| {
+            while let Some(block) = blocks.next() {
+                let sum = block.check().and_then(|()| block.digest(tables[block.header.table as usize]));
+                let mut found = found.lock().expect("no panic in a short section");
+                match sum {
+                    Ok(sum) => *found = found.clone().map(|found: u128| found.wrapping_add(sum)),
+                    Err(bad) => *found = Err(bad),
+                }
+            }
+        });
+        let found = found.into_inner().expect("no panic in a short section")?;
+        let end = blocks.finish()?;
+        let expected = self.header.state;
+        if found == expected {
+            Ok(end.rows.iter().sum())
+        } else {
+            Err(Bad::Damaged { offset: 0, flaw: Flaw::Digest { found, expected } })
+        }
     }
 
     pub(crate) const fn file(&self) -> &Arc<dyn StorageFile> {

@@ -20,9 +20,9 @@ pub struct Verified {
     pub bytes: u64,
 }
 
-/// Verifies every byte of the checkpoints beside the log in `directory`, the oldest first. Another process may be running
-/// an engine on it: what is removed or written over meanwhile is passed over. That their rows make the state that they tell
-/// the digest of takes an engine, which verifies it when it starts from one.
+/// Verifies every byte of the checkpoints beside the log in `directory`, the oldest first, and that their rows make the
+/// states that they tell the digests of. Another process may be running an engine on it: what is removed or written over
+/// meanwhile is passed over.
 ///
 /// # Errors
 /// The log cannot be looked at, or the directory of its checkpoints.

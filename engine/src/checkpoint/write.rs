@@ -8,8 +8,10 @@ use mixlog_log::file::{Access, Storage, StorageFile, write_full};
 
 use super::layout::{self, BlockHeader, End, FileHeader, Kind, MOST_BODY, TableEntry};
 use crate::codec::{self, DecodeError};
+use crate::digest;
 use crate::entry::Catalog;
 use crate::snapshot::Snapshot;
+use crate::table::TableId;
 
 /// Rows are gathered to this size before they become a block: small enough that drivers share them evenly when they are
 /// loaded.
@@ -36,6 +38,8 @@ pub(crate) enum WriteError {
     Row(String, DecodeError),
     /// A row of this table takes so many bytes, which nobody would read again.
     TooLarge(String, usize),
+    /// The rows have this digest, and not the state's.
+    Digest(u128),
 }
 
 impl From<io::Error> for WriteError {
@@ -46,6 +50,9 @@ impl From<io::Error> for WriteError {
 
 /// Writes the state that `snapshot` sees to a file, over what is in it, and makes its bytes durable; the name is left
 /// to the caller. `None` when `stop` said so before the end.
+///
+/// The header's digest was kept while rows were written, by transactions. Here it is made once more, of all rows: what
+/// changed otherwise, by memory that is broken for example, is not to outlive the engine.
 pub(crate) fn write(
     storage: &dyn Storage,
     name: &str,
@@ -82,10 +89,11 @@ fn write_in_blocks(
     blocks.push(Kind::Catalog, 0, 0, &mut body)?;
     codec::encode(&entries, &mut body);
     blocks.push(Kind::Tables, 0, 0, &mut body)?;
-    let mut counts = Vec::new();
+    let (mut counts, mut found) = (Vec::new(), 0u128);
     for (number, table) in (0u32..).zip(tables) {
+        let (blocks, body) = (&mut blocks, &mut body);
         let mut rows =
-            Rows { blocks: &mut blocks, table: number, most, body: &mut body, in_block: 0, all: 0 };
+            Rows { blocks, table: number, id: table.id(), most, body, in_block: 0, all: 0, digest: 0 };
         let mut outcome = Ok(());
         let visited = table.visit_rows_at(snapshot.stamp(), &mut |key, value| match rows.push(key, value) {
             Ok(false) => ControlFlow::Continue(()),
@@ -103,7 +111,11 @@ fn write_in_blocks(
         if stop() {
             return Ok(None);
         }
+        found = found.wrapping_add(rows.digest);
         counts.push(rows.finish()?);
+    }
+    if found != header.state {
+        return Err(WriteError::Digest(found));
     }
     let rows = counts.iter().sum();
     codec::encode(&End { blocks: blocks.number, rows: counts, checksum: blocks.checksum }, &mut body);
@@ -121,6 +133,9 @@ struct Rows<'a> {
     body: &'a mut Vec<u8>,
     in_block: u32,
     all: u64,
+    /// The table's id, and its rows' share of the state's digest.
+    id: TableId,
+    digest: u128,
 }
 
 enum RowError {
@@ -146,6 +161,7 @@ impl Rows<'_> {
             self.push_block()?;
         }
         layout::push_row(self.body, key, value);
+        self.digest = self.digest.wrapping_add(digest::of_value(digest::of_key(self.id, key), value));
         self.in_block += 1;
         self.all += 1;
         let is_full = self.body.len() >= BLOCK_BYTES;
@@ -262,7 +278,8 @@ mod tests {
         // Key, the text's own length, and both lengths.
         let (most, beside) = (1000, 1 + 2 + 8);
         let write = |position| {
-            let header = FileHeader { log: shelf.log, position, state: 0, replies: 0, taken_us: 0 };
+            let state = engine.digest().state;
+            let header = FileHeader { log: shelf.log, position, state, replies: 0, taken_us: 0 };
             let (catalog, snapshot) =
                 (Catalog { format: 1, procedures: vec![], tables: vec![] }, engine.snapshot());
             write_in_blocks(

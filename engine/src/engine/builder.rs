@@ -527,7 +527,7 @@ impl Builder {
         let begun = Instant::now();
         let (pipeline, mut recovery, agreed) =
             checkpoint::start(shelf.as_ref(), || builder.caught_up(&*log, shelf.as_ref()))?;
-        let Self { progress, checkpoints, full_disk, .. } = builder;
+        let Self { progress, checkpoints, full_disk, membership, .. } = builder;
         let shared = Arc::clone(pipeline.shared());
         let own = append_catalog(&shared, &*log)?;
         // So that the state after opening does not depend on how soon the catalog is read.
@@ -547,7 +547,7 @@ impl Builder {
                 shelf,
                 checkpoints.clone(),
                 Arc::clone(&stop),
-                agreed,
+                membership.zip(agreed),
                 &recovery,
             );
             let made = made.map_err(|error| OpenError::Checkpoints { path, source: Arc::new(error) })?;

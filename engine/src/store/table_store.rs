@@ -35,7 +35,6 @@ use std::ptr::NonNull;
 use std::sync::Mutex;
 
 use crossbeam_utils::CachePadded;
-use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
 use local::{Local, Told};
 pub(crate) use ranges::{RangeAt, RowAt, RowIds};
@@ -49,6 +48,7 @@ use super::row::{Row, Stamp, Version};
 use super::slab::{RowId, Slab};
 use super::{Undo, Worker};
 use crate::codec::Codec;
+use crate::digest;
 use crate::footprint::Footprint;
 use crate::index::Maintain;
 use crate::table::{Conflicts, Granule, Key, Table, TableId, Value};
@@ -441,12 +441,12 @@ impl<K: Key, V: Value, C: Codec<K> + Codec<V>> TableStore<K, V, C> {
     /// What the digest of a row's value depends on besides the value: table and key.
     #[inline]
     fn digest_seed(&self, key: &K, scratch: &mut Vec<u8>) -> u64 {
-        C::with_bytes(key, scratch, |bytes| xxh3_64_with_seed(bytes, self.id.0))
+        C::with_bytes(key, scratch, |bytes| digest::of_key(self.id, bytes))
     }
 
     #[inline]
     fn digest_value(value: &V, seed: u64, scratch: &mut Vec<u8>) -> u128 {
-        C::with_bytes(value, scratch, |bytes| xxh3_128_with_seed(bytes, seed))
+        C::with_bytes(value, scratch, |bytes| digest::of_value(seed, bytes))
     }
 
     /// The hashes of the unit of conflict and of the granule that the row of the key belongs to.

@@ -17,10 +17,7 @@ impl Tx<'_> {
     ///
     /// The answer is that of the log's order. Yet transactions that [declare](crate::Footprint::add_bounded) their
     /// adds do not wait for each other while there is enough for all of the window, whatever their order; when there
-    /// is not, those that touch the same row do. Whoever needs no answer merges.
-    ///
-    /// # Panics
-    /// When the table has an index.
+    /// is not, those that touch the same row do; in a table with an index they always do. Whoever needs no answer merges.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -69,7 +66,10 @@ impl Tx<'_> {
     ) -> bool {
         self.keep_indexes();
         let store = self.store.table(table);
-        assert!(!store.is_indexed(), "table {:?} has an index, so its rows cannot be added to", table.name());
+        if store.is_indexed() {
+            let may_add = |row: Option<&V>| V::accepts(row) && may_add(V::value(row), delta, floor);
+            return self.merge_in_order(store, key, delta, may_add);
+        }
         match &mut self.way {
             Way::InPlace(tx) => {
                 let Some(pooled) = tx.is_unordered(store, &key, delta) else {

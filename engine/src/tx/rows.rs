@@ -219,8 +219,11 @@ impl Tx<'_> {
     /// [accepts](Merge::accepts) that. Transactions that merge one row do not wait for each other; one that also
     /// looks at it does.
     ///
+    /// In a table with an index they wait, as those that write a row: what a merge makes of it decides where it stands
+    /// there. [`Footprint::write_by`](crate::Footprint::write_by) declares that.
+    ///
     /// # Panics
-    /// As [`get`](Self::get), and when the table has an index.
+    /// As [`get`](Self::get).
     pub fn merge<K: Key, V: Merge, C: Codec<K> + Codec<V>>(
         &mut self,
         table: &Table<K, V, C>,
@@ -229,11 +232,9 @@ impl Tx<'_> {
     ) -> bool {
         self.keep_indexes();
         let store = self.store.table(table);
-        assert!(
-            !store.is_indexed(),
-            "table {:?} has an index, so its rows cannot be merged into",
-            table.name()
-        );
+        if store.is_indexed() {
+            return self.merge_in_order(store, key, delta, V::accepts);
+        }
         match &mut self.way {
             Way::InPlace(tx) => {
                 if let Some(pooled) = tx.merges_only(store, &key) {
@@ -267,6 +268,30 @@ impl Tx<'_> {
             // SAFETY: as in `get_mut`.
             Way::Speculative(tx) => unsafe { tx.merge(table, store, key, delta) },
         }
+    }
+
+    /// Merges into a row that has places in indexes, if `accepts` says so of what it holds: reads it and writes it.
+    pub(crate) fn merge_in_order<K: Key, V: Merge, C: Codec<K> + Codec<V>>(
+        &mut self,
+        store: &TableStore<K, V, C>,
+        key: K,
+        delta: V::Delta,
+        accepts: impl FnOnce(Option<&V>) -> bool,
+    ) -> bool {
+        let mut row = self.get_in(store, &key).cloned();
+        if !accepts(row.as_ref()) {
+            return false;
+        }
+        let position = match &self.way {
+            Way::InPlace(tx) => tx.position,
+            Way::Speculative(tx) => tx.merges_at(),
+        };
+        V::merge(&mut row, delta, position);
+        match row {
+            Some(value) => self.put_in(store, key, value),
+            None => _ = self.delete_in(store, &key),
+        }
+        true
     }
 
     /// Moves the row that was lent, if one was and it changed, in its indexes. Before it is lent again, before an index

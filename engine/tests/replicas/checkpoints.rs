@@ -349,6 +349,70 @@ fn checkpoint_of_a_state_that_the_members_voted_against_is_refused_by_name() {
     }
 }
 
+/// What others agree on tells nothing of who started behind it from a state that nobody compared.
+#[test]
+fn engine_is_not_confirmed_at_positions_before_the_checkpoint_that_it_started_from() {
+    let [directory, copy] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let log = in_files(&directory);
+    let engine = alone().open(Arc::clone(&log)).unwrap();
+    // They wait before that vote.
+    let [b, c] = ["b", "c"].map(|name| {
+        Replica::follow(move || member::<HELD_BEFORE_A_VOTE>(name, &THREE, 1), Arc::clone(&log)).unwrap()
+    });
+    submit(&engine, 900..5100);
+    engine.close().unwrap();
+    let started = keep_wrong::<FLIP_BEHIND_A_VOTE>(&directory, &copy, false).position.unwrap();
+    let voted = Position(WINDOW_GRID - 1);
+    assert!(started > voted && started.0 < 2 * WINDOW_GRID - 1);
+    let config = keep_in(&copy);
+    let engine = member::<NONE>("a", &THREE, 1).checkpoints(config()).open(Arc::clone(&log)).unwrap();
+    assert_eq!(engine.recovery().checkpoint, Some(started));
+    ONCE[usize::from(HELD_BEFORE_A_VOTE) + 1].store(true, Ordering::Release);
+    wait_for("both votes", || b.agreed(2).and_then(|agreed| agreed.position) >= Some(voted));
+    let tail = log.tail().unwrap().tail;
+    wait_for("what was read of them", || engine.position() >= tail.previous());
+    // A transaction has it look at all votes before.
+    engine.execute(&Add::<NONE> { n: 1 }).unwrap();
+    engine.execute(&Add::<NONE> { n: 2 }).unwrap();
+    assert_eq!(engine.agreed(2), None);
+    // Where all can be compared, it is told.
+    let _ = engine.pad();
+    wait_for("the stop", || engine.has_stopped());
+    assert!(matches!(engine.close(), Err(OpenError::Diverged(_))));
+    assert!(c.failed().is_none());
+}
+
+/// Who compares with nobody reads the votes of others, too.
+#[test]
+fn checkpoint_that_most_voted_against_is_passed_over_by_who_is_no_member_and_nothing_is_trimmed_to_it() {
+    let [directory, copy] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let engine = alone().open(in_files(&directory)).unwrap();
+    submit(&engine, 900..5100);
+    engine.close().unwrap();
+    let wrong = keep_wrong::<FLIP_OF_AGREED>(&directory, &copy, true);
+    let log = in_files(&directory);
+    let members = ["a", "b", "c"]
+        .map(|name| Replica::follow(move || member::<NONE>(name, &THREE, 1), Arc::clone(&log)).unwrap());
+    let padded = members[0].pad().unwrap();
+    assert_eq!(Some(padded), wrong.position);
+    assert!(members[0].wait_agreed(padded, 3, PATIENCE));
+    let right = members[0].agreed(3).unwrap();
+    assert_ne!(right.state, wrong.state);
+    let keep = || Config { keep: 1, ..keep_in(&copy)() };
+    let engine = alone().checkpoints(keep()).open(Arc::clone(&log)).unwrap();
+    let recovery = engine.recovery();
+    assert!(recovery.checkpoint.is_none() && recovery.rejected.len() == 1, "{recovery}");
+    assert!(recovery.rejected[0].reason.contains("the members agreed on"), "{recovery}");
+    // One that is kept besides, and is right, is what the log is trimmed to.
+    let taken = engine.checkpoint().unwrap().position;
+    assert!(taken > padded);
+    engine.close().unwrap();
+    let engine = alone().checkpoints(Config { keep: 2, ..keep() }).open(Arc::clone(&log)).unwrap();
+    assert_eq!(engine.recovery().checkpoint, Some(taken));
+    engine.checkpoint().unwrap();
+    assert_eq!(engine.checkpoints(), [taken]);
+}
+
 #[test]
 fn replica_that_has_nothing_to_be_rebuilt_from_stops_and_says_so() {
     let log = memory();

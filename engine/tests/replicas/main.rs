@@ -37,6 +37,7 @@ const CLOCK_OF_TWO: Fault = 6;
 const WRONG_FOOTPRINT: Fault = 9;
 /// Waits at two transactions until it is told to go on: at the first of [`HELD_AT`] and, by the next number, the second.
 const HELD: Fault = 13;
+const HELD_BEFORE_A_VOTE: Fault = 16;
 /// From here on: flips a bit of the row that it writes, the first time that it runs in this process.
 const FLIP: Fault = 20;
 const FLIP_OF_TWO: Fault = 21;
@@ -55,13 +56,15 @@ const FLIP_LATER: Fault = 32;
 const FLIP_WHILE_TRIMMED: Fault = 33;
 const FLIP_AFTER_TRIM: Fault = 34;
 const FLIP_BEFORE_CONVERSION: Fault = 35;
+const FLIP_BEHIND_A_VOTE: Fault = 36;
+const FLIP_OF_AGREED: Fault = 37;
 
 /// Of a build with other rows: replies something else, the first time that it runs.
 const REPLY_IN_WIDE: Fault = 15;
 
 const HELD_AT: [u64; 2] = [100, 4500];
 
-static ONCE: [AtomicBool; 36] = [const { AtomicBool::new(false) }; 36];
+static ONCE: [AtomicBool; 38] = [const { AtomicBool::new(false) }; 38];
 
 const AT: u64 = 5000;
 /// Writes the same row, in the same window.
@@ -96,10 +99,10 @@ impl<const FAULT: Fault> Procedure for Add<FAULT> {
             // The first time only: later, one by one, the other one has run already.
             wait_for("the later transaction", || ONCE[usize::from(FAULT)].load(Ordering::Acquire));
         }
-        if FAULT == HELD
+        if matches!(FAULT, HELD | HELD_BEFORE_A_VOTE)
             && let Some(which) = HELD_AT.iter().position(|at| *at == self.n)
         {
-            wait_for("leave to go on", || ONCE[usize::from(HELD) + which].load(Ordering::Acquire));
+            wait_for("leave to go on", || ONCE[usize::from(FAULT) + which].load(Ordering::Acquire));
         }
         let sum = tx.get(&ROWS, &key).copied().unwrap_or(0).wrapping_mul(3) + self.n;
         let (mut row, mut reply) = (sum, sum);

@@ -173,7 +173,7 @@ impl<'a> Speculative<'a> {
 
     /// The position that a merge is told. An interactive transaction has none yet: it is the first one behind all that it
     /// sees, and none that merges into the same row is told one between that and where it commits, or it conflicts.
-    fn merges_at(self) -> Position {
+    pub(crate) fn merges_at(&self) -> Position {
         self.position.unwrap_or_else(|| self.at.tail())
     }
 
