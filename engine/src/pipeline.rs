@@ -89,8 +89,10 @@ pub(crate) struct Driver {
 pub(crate) enum Until<'a> {
     /// Up to this tail, then stop.
     Tail(Position),
-    /// On and on, until told to stop.
+    /// On and on, until told to stop; then up to where the log ends, since somebody may wait for what is in it.
     Stopped(&'a AtomicBool),
+    /// On and on, until told to stop, however much is left.
+    Left(&'a AtomicBool),
 }
 
 /// Threads, window and mode: what a pipeline may choose for itself.
@@ -422,9 +424,12 @@ impl Pipeline {
                             tail: leader.next,
                         });
                     }
-                    Until::Stopped(stop) => {
-                        if stop.load(Ordering::Relaxed) && leader.last.is_some_and(|last| leader.next >= last)
-                        {
+                    Until::Stopped(stop) | Until::Left(stop) => {
+                        let is_over = match until {
+                            Until::Stopped(_) => leader.last.is_some_and(|last| leader.next >= last),
+                            _ => true,
+                        };
+                        if stop.load(Ordering::Relaxed) && is_over {
                             return Ok(());
                         }
                         let next = leader.next;

@@ -220,7 +220,7 @@ impl Replica {
         }
     }
 
-    /// Stops it.
+    /// Stops it, after the windows at hand, wherever in the log that is; a repair goes on to its end first.
     ///
     /// # Errors
     /// Why it had stopped before, if it had.
@@ -299,7 +299,7 @@ impl Inner {
         loop {
             let pipeline = Arc::clone(&self.state().pipeline);
             let first = pipeline.shared().snapshots.tail();
-            let outcome = pipeline.run(&*self.log, &Until::Stopped(&self.stop), None);
+            let outcome = pipeline.run(&*self.log, &Until::Left(&self.stop), None);
             in_vain = if pipeline.shared().snapshots.tail() > first { 0 } else { in_vain + 1 };
             return match outcome {
                 Ok(()) => None,

@@ -141,6 +141,11 @@ impl Pipeline {
             }
             end = end.min(*tail);
         }
+        if let Until::Left(stop) = until
+            && stop.load(Ordering::Relaxed)
+        {
+            return Ok(false);
+        }
         if let Until::Stopped(stop) = until {
             if leader.last.is_none() && stop.load(Ordering::Relaxed) {
                 leader.last = Some(log.tail()?.tail);

@@ -7,7 +7,7 @@ mod panics;
 mod trimmed;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use mixlog_engine::{
@@ -396,4 +396,47 @@ fn engine_that_answers_clients_stops_when_the_others_agree_on_another_state() {
         other => panic!("{other:?}"),
     }
     assert!(b.failed().is_none() && c.failed().is_none());
+}
+
+static TAKES_ITS_TIME: AtomicU64 = AtomicU64::new(0);
+
+#[derive(Serialize, Deserialize)]
+struct Slow;
+
+impl Procedure for Slow {
+    const NAME: &'static str = "slow";
+    type Output = ();
+    type Abort = Never;
+
+    fn run(&self, _: &mut Tx<'_>) -> Result<(), Never> {
+        if std::thread::current().name().is_some_and(|name| name.starts_with("mixlog-driver")) {
+            TAKES_ITS_TIME.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn replica_that_is_closed_leaves_what_it_has_not_executed() {
+    const ALL: u64 = 20_000;
+    let log = memory();
+    let mut batch = mixlog_log::Batch::new();
+    let engine = Engine::builder().procedure::<Slow>().threads(1).open(Arc::clone(&log)).unwrap();
+    engine.execute(&Slow).unwrap();
+    engine.close().unwrap();
+    // The same call again and again.
+    let last = log.tail().unwrap().tail.previous().unwrap();
+    let block = log.read(last).unwrap().unwrap();
+    let Some((_, mixlog_log::Entry::Data(call))) = block.iter().last() else { panic!("it is a call") };
+    (0..ALL).for_each(|_| batch.push(call));
+    log.append(&batch).unwrap().wait().unwrap();
+    let before = TAKES_ITS_TIME.load(Ordering::Relaxed);
+    let make = || {
+        let builder = Engine::builder().procedure::<Slow>().threads(2).window(64);
+        builder.member(Membership::new("b", THREE))
+    };
+    let replica = Replica::follow(make, Arc::clone(&log)).unwrap();
+    replica.close().unwrap();
+    assert!(TAKES_ITS_TIME.load(Ordering::Relaxed) - before < ALL);
 }
