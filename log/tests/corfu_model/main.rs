@@ -5,11 +5,11 @@
 //! * I2 what a unit of a chain has, all units before it have; so has the head what a unit that joins has;
 //! * I3 what was acknowledged is on all units of its chain, once;
 //! * I4 a unit that is sealed serves no earlier epoch;
-//! * I5 each projection keeps, of every chain, a unit that was sealed for it;
+//! * I5 each projection keeps, of every chain, a unit that was sealed for it and lost nothing;
 //! * I6 its tail lies after everything that was acknowledged;
 //! * I7 a token is used in its own epoch only;
-//! * I9 a unit that has lost data never says that nothing is written: that is the matter of disks, and so of
-//!   the simulation and the unit's table, not of this model;
+//! * I9 a unit that has lost data never says that nothing is written there, and takes nothing until it joins anew;
+//!   meanwhile I2 and I3 are about the units that have not;
 //! * an append lies after all that were acknowledged before it began, and so does a tail, and a read finds them: with
 //!   the above, every history is linearizable.
 //!
@@ -17,12 +17,13 @@
 //! to a number of inputs for each client. `MIXLOG_MODEL_INPUTS=N` lets each have N more.
 #![cfg(not(loom))]
 
+mod disks;
 mod world;
 
 use mixlog_log::corfu::{Change, Join, Rules, UnitNumber};
 use stateright::{Checker, Model, Property};
 
-use crate::world::{Action, Budget, Step, World};
+use crate::world::{Action, Budget, Mending, Step, World};
 
 /// Some clients in a small cluster.
 #[derive(Clone)]
@@ -59,20 +60,34 @@ impl Model for Scenario {
             Property::always("I2: chains are prefixes", |_, state: &World| state.chains_are_prefixes()),
             Property::always("I3: acknowledged is there", |_, state: &World| state.acknowledged_are_there()),
             Property::always("entries are there once", |_, state: &World| state.entries_are_there_once()),
+            Property::always(DENIED, |_, state: &World| state.nothing_is_denied()),
             Property::sometimes("all comes to an end", |_, state: &World| state.is_over()),
         ]
     }
 }
 
-const ALWAYS: [&str; 4] = [
+const DENIED: &str = "I9: what was lost is not unwritten";
+
+const ALWAYS: [&str; 5] = [
     "nothing forbidden was done",
     "I2: chains are prefixes",
     "I3: acknowledged is there",
     "entries are there once",
+    DENIED,
 ];
 
-const NONE: Budget =
-    Budget { late: 0, unit_deaths: 0, unit_returns: 0, client_deaths: 0, back: 0, restarts: 0 };
+const NONE: Budget = Budget {
+    late: 0,
+    unit_deaths: 0,
+    unit_returns: 0,
+    client_deaths: 0,
+    back: 0,
+    restarts: 0,
+    damages: 0,
+    unnoticed: 0,
+};
+
+const DAMAGE: Budget = Budget { damages: 1, ..NONE };
 
 const LATE: Budget = Budget { late: 1, ..NONE };
 
@@ -243,6 +258,77 @@ fn two_chains_with_a_crash(rules: Rules) -> Scenario {
     }
 }
 
+/// An entry is there; a unit loses what it remembered last, or all of it, and is removed, while one client appends and
+/// another one reads.
+fn damaged_unit(rules: Rules) -> Scenario {
+    Scenario {
+        chains: &[&[1, 2]],
+        before: vec![Step::Append("before")],
+        scripts: vec![
+            vec![Step::Append("a")],
+            vec![Step::ReadCommitted, Step::Read],
+            vec![Step::Repair(Mending::Remove)],
+        ],
+        budget: DAMAGE,
+        inputs: vec![11; 3],
+        rules,
+    }
+}
+
+/// The same, and another unit takes its place, while somebody fills.
+fn damaged_unit_is_replaced(rules: Rules) -> Scenario {
+    Scenario {
+        chains: &[&[1, 2]],
+        before: vec![Step::Append("before")],
+        scripts: vec![
+            vec![Step::Append("a")],
+            vec![Step::Fill, Step::Tail],
+            vec![Step::Repair(Mending::Replace(UnitNumber(3)))],
+        ],
+        budget: DAMAGE,
+        inputs: vec![11, 11, 14],
+        rules,
+    }
+}
+
+/// A janitor settles what one client was given and has not written, or does now, while a unit loses something and is
+/// removed.
+fn damaged_unit_is_settled(rules: Rules) -> Scenario {
+    Scenario {
+        chains: &[&[1, 2]],
+        before: vec![],
+        scripts: vec![vec![Step::Append("a")], vec![Step::Sweep], vec![Step::Repair(Mending::Remove)]],
+        budget: DAMAGE,
+        inputs: vec![9, 12, 11],
+        rules,
+    }
+}
+
+/// A client appends and another one fills while a new epoch begins, and one more when a unit has lost something:
+/// perhaps that it was sealed.
+fn damaged_unit_was_sealed(rules: Rules) -> Scenario {
+    Scenario {
+        chains: &[&[1, 2]],
+        before: vec![],
+        scripts: vec![vec![Step::Append("a")], vec![Step::Fill], vec![renew(), Step::Repair(Mending::Renew)]],
+        budget: DAMAGE,
+        inputs: vec![9, 7, 20],
+        rules,
+    }
+}
+
+/// A unit loses what it remembered last, and does not notice, while somebody reads and somebody fills.
+fn unit_cut_short(rules: Rules) -> Scenario {
+    Scenario {
+        chains: &[&[1, 2]],
+        before: vec![Step::Append("before")],
+        scripts: vec![vec![Step::Read], vec![Step::Fill]],
+        budget: Budget { unnoticed: 1, ..NONE },
+        inputs: vec![10; 2],
+        rules,
+    }
+}
+
 fn more_inputs() -> usize {
     let text = std::env::var("MIXLOG_MODEL_INPUTS");
     text.map_or(0, |text| text.parse().expect("MIXLOG_MODEL_INPUTS is a number"))
@@ -266,16 +352,18 @@ fn assert_sound(name: &str, scenario: impl Fn(Rules) -> Scenario) {
     assert!(checker.discovery("all comes to an end").is_some(), "{name}: no run comes to its end");
 }
 
-/// Finds a counter-example when one rule is broken.
-fn assert_found(name: &str, scenario: impl Fn(Rules) -> Scenario, rules: Rules) {
+/// Finds a counter-example when one rule is broken, and says of which properties.
+fn assert_found(name: &str, scenario: impl Fn(Rules) -> Scenario, rules: Rules) -> Vec<&'static str> {
     let checker = scenario(rules).checker().threads(2).spawn_bfs().join();
     let found: Vec<_> = ALWAYS.iter().filter_map(|name| Some((*name, checker.discovery(name)?))).collect();
     assert!(!found.is_empty(), "{name}: not found in {} states", checker.unique_state_count());
+    let properties = found.iter().map(|(property, _)| *property).collect();
     for (property, path) in found {
         let flaws = path.last_state().flaws.clone();
         let actions = path.into_actions();
         println!("{name}: {property}, {:?}: {actions:?}", flaws);
     }
+    properties
 }
 
 #[test]
@@ -336,6 +424,32 @@ fn head_that_comes_back_is_sound() {
 #[test]
 fn two_chains_with_a_crash_are_sound() {
     assert_sound("two chains and a crash", two_chains_with_a_crash);
+}
+
+#[test]
+fn damaged_unit_is_sound() {
+    assert_sound("a damaged unit", damaged_unit);
+}
+
+#[test]
+fn damaged_unit_that_is_replaced_is_sound() {
+    assert_sound("a damaged unit is replaced", damaged_unit_is_replaced);
+}
+
+#[test]
+fn damaged_unit_that_is_settled_is_sound() {
+    assert_sound("a damaged unit is settled", damaged_unit_is_settled);
+}
+
+#[test]
+fn damaged_unit_that_was_sealed_is_sound() {
+    assert_sound("a damaged unit was sealed", damaged_unit_was_sealed);
+}
+
+#[test]
+fn unit_that_does_not_notice_what_it_lost_is_found() {
+    let found = assert_found("a unit is cut short", unit_cut_short, Rules::SOUND);
+    assert!(found.contains(&DENIED), "{found:?}");
 }
 
 #[test]

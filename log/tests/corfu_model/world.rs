@@ -14,7 +14,11 @@ use mixlog_log::corfu::{
 };
 use mixlog_log::{Batch, LogId, Position};
 
+use crate::disks::Disks;
+
 const SEQUENCER: SequencerNumber = SequencerNumber(1);
+
+const DENIED: &str = "I9: a unit said that nothing is written where it had something";
 
 /// What a client does, one after the other.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -27,9 +31,23 @@ pub(crate) enum Step {
     Fill,
     /// Reads the first position.
     Read,
+    /// The same, of which it is known that it is committed, if something was acknowledged there.
+    ReadCommitted,
     /// Settles everything before the tail, as a janitor.
     Sweep,
     Reconfigure(Change),
+    /// Once a unit of the projection has lost something, changes it, as a monitor does.
+    Repair(Mending),
+}
+
+/// What is done about a unit that has lost something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Mending {
+    /// Nobody names it, but a new epoch begins.
+    Renew,
+    Remove,
+    /// This one joins in its place.
+    Replace(UnitNumber),
 }
 
 /// An operation under way.
@@ -75,6 +93,7 @@ pub(crate) struct Client {
 pub(crate) struct World {
     pub(crate) units: BTreeMap<UnitNumber, Unit>,
     dead: BTreeSet<UnitNumber>,
+    disks: Disks,
     sequencer: Sequencer,
     /// As it was when it was started last.
     earlier: Sequencer,
@@ -85,13 +104,14 @@ pub(crate) struct World {
     tokens: Vec<Token>,
     pub(crate) acknowledged: BTreeMap<EntryId, Position>,
     seen: BTreeMap<Position, Option<EntryId>>,
-    /// How many more requests come late, units die and come back, clients die, sequencers go back or start anew.
+    /// How much more may go wrong.
     pub(crate) budget: Budget,
     /// What was done that must never be.
     pub(crate) flaws: BTreeSet<&'static str>,
 }
 
-/// How much may go wrong.
+/// How often requests come late, units die and come back, clients die, sequencers go back or start anew, and units lose
+/// the end of what they remembered, and notice that or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Budget {
     pub(crate) late: u8,
@@ -100,6 +120,8 @@ pub(crate) struct Budget {
     pub(crate) client_deaths: u8,
     pub(crate) back: u8,
     pub(crate) restarts: u8,
+    pub(crate) damages: u8,
+    pub(crate) unnoticed: u8,
 }
 
 /// What can happen next.
@@ -119,6 +141,10 @@ pub(crate) enum Action {
     SequencerGoesBack,
     /// It knows nothing any more.
     SequencerRestarts,
+    /// It has so many of its records left, and knows that it lost some.
+    UnitIsDamaged(UnitNumber, usize),
+    /// The same, and it does not know, which must not be.
+    UnitIsCutShort(UnitNumber, usize),
 }
 
 impl World {
@@ -133,9 +159,16 @@ impl World {
     ) -> Self {
         let sequencer = Sequencer::new(Instance(1));
         let numbers = chains.iter().flat_map(|chain| chain.iter()).copied().map(UnitNumber);
+        let spares = scripts.iter().flatten().filter_map(|step| match step {
+            Step::Repair(Mending::Replace(spare)) => Some(*spare),
+            _ => None,
+        });
         let unit = |number| (number, Unit::new(number, Limits::NONE, rules));
+        let units: BTreeMap<_, _> = numbers.chain(spares).map(unit).collect();
+        let loses = budget.damages + budget.unnoticed > 0;
         let mut world = Self {
-            units: numbers.map(unit).collect(),
+            disks: if loses { Disks::of(units.keys().copied()) } else { Disks::default() },
+            units,
             dead: BTreeSet::new(),
             earlier: sequencer.clone(),
             sequencer,
@@ -208,6 +241,57 @@ impl World {
         if self.budget.back > 0 && self.sequencer != self.earlier {
             actions.push(Action::SequencerGoesBack);
         }
+        if self.budget.damages + self.budget.unnoticed > 0 {
+            for unit in self.units.keys().copied().filter(|unit| self.may_lose(*unit)) {
+                for kept in 0..self.disks.records(unit) {
+                    if self.budget.damages > 0 {
+                        actions.push(Action::UnitIsDamaged(unit, kept));
+                    }
+                    if self.budget.unnoticed > 0 {
+                        actions.push(Action::UnitIsCutShort(unit, kept));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether the log survives what a unit loses: each chain that has it keeps another one that lost nothing. While a
+    /// projection is being made, nobody knows whom it will leave to a chain.
+    fn may_lose(&self, unit: UnitNumber) -> bool {
+        let is_install =
+            |(_, request): &(Node, Request)| matches!(request, Request::Store(StoreRequest::Install(_)));
+        let is_driver = |client: &Client| matches!(client.job, Some(Job::Reconfigure(_)));
+        if self.late.iter().any(is_install) || self.clients.iter().any(is_driver) {
+            return false;
+        }
+        let latest = self.latest().expect("there is a projection");
+        let is_kept = |member: &Member| !self.disks.has_lost(*member) && !self.dead.contains(&member.unit);
+        let mut chains = latest.segments.iter().flat_map(|segment| &segment.chains);
+        latest.member(unit).is_some_and(|member| is_kept(&member))
+            && chains.all(|chain| chain.units.iter().any(|member| member.unit != unit && is_kept(member)))
+    }
+
+    /// A unit has the first `kept` of its records left.
+    fn lose(&mut self, number: UnitNumber, kept: usize, is_noticed: bool, rules: Rules) {
+        let unit = self.units.get_mut(&number).expect("a unit");
+        self.disks.lose(unit, kept, rules);
+        if is_noticed {
+            unit.set_damaged();
+        }
+        if self.budget.damages + self.budget.unnoticed == 0 {
+            self.disks.forget_records();
+        }
+        for index in 0..self.clients.len() {
+            if self.clients[index].job.is_none() {
+                self.go_on(index, rules);
+            }
+        }
+    }
+
+    /// A unit of the latest projection that has lost something.
+    fn broken(&self) -> Option<UnitNumber> {
+        let broken = self.latest()?.members().into_iter().find(|member| self.disks.has_lost(*member))?;
+        Some(broken.unit)
     }
 
     pub(crate) fn after(&self, action: Action, rules: Rules) -> Self {
@@ -261,6 +345,14 @@ impl World {
                 next.budget.restarts -= 1;
                 next.sequencer = Sequencer::new(Instance(2));
             }
+            Action::UnitIsDamaged(unit, kept) => {
+                next.budget.damages -= 1;
+                next.lose(unit, kept, true, rules);
+            }
+            Action::UnitIsCutShort(unit, kept) => {
+                next.budget.unnoticed -= 1;
+                next.lose(unit, kept, false, rules);
+            }
         }
         next
     }
@@ -294,8 +386,16 @@ impl World {
                 }
                 let unit = self.units.get_mut(&number)?;
                 let before = unit.clone();
-                let answer = unit.handle(request.clone(), &mut Vec::new());
+                let mut records = Vec::new();
+                let answer = unit.handle(request.clone(), &mut records);
                 let reply = answer.load(|_| None);
+                if before.member() == unit.member() && before.damaged() && !records.is_empty() {
+                    self.flaws.insert("a damaged unit took something");
+                }
+                self.disks.remember(&before, unit, records);
+                if self.disks.denies(&request, &reply) {
+                    self.flaws.insert(DENIED);
+                }
                 let accepted = matches!(reply, UnitReply::Done | UnitReply::Runs(_) | UnitReply::Gap(..));
                 let is_trim = matches!(request.verb, UnitVerb::Trim(_));
                 if before.state().is_some_and(|state| accepted && !is_trim && request.epoch < state.epoch) {
@@ -347,7 +447,8 @@ impl World {
             // Sealed before it was chosen, for this epoch.
             let survives = chain.units.iter().any(|member| {
                 let state = self.units[&member.unit].state();
-                stays.contains(member) && state.is_some_and(|state| state.epoch >= next.epoch)
+                let is_sealed = state.is_some_and(|state| state.epoch >= next.epoch);
+                stays.contains(member) && is_sealed && !self.disks.has_lost(*member)
             });
             if !survives {
                 self.flaws.insert("I5: a chain was left without a sealed survivor");
@@ -383,8 +484,12 @@ impl World {
         let is_first_there = self.acknowledged.values().any(|position| *position == Position(0));
         let blank = || Arc::new(Projection::blank(LogId(7), 1));
         let projection = self.latest().cloned().unwrap_or_else(blank);
+        let broken = self.broken();
         let client = &mut self.clients[index];
         let Some(step) = client.script.get(client.done) else { return };
+        if matches!(step, Step::Repair(_)) && broken.is_none() {
+            return;
+        }
         client.floor = end;
         client.is_first_there = is_first_there;
         client.job = Some(match step {
@@ -397,9 +502,22 @@ impl World {
             Step::Tail => Job::Tail(Tail::new(projection, TailMode::Linearizable)),
             Step::Fill => Job::Fill(Fill::new(projection, Position(0), Position(1), Aim::Know)),
             Step::Read => Job::Read(Read::new(projection, Position(0), Position(1), 1, Position(0))),
+            Step::ReadCommitted => {
+                let committed = Position(u64::from(is_first_there));
+                Job::Read(Read::new(projection, Position(0), Position(1), 1, committed))
+            }
             Step::Sweep => Job::Sweep(Sweep::new(projection, Position(0))),
             Step::Reconfigure(change) => {
                 Job::Reconfigure(Reconfigure::new(projection, change.clone(), rules))
+            }
+            Step::Repair(mending) => {
+                let broken = broken.expect("it was looked for");
+                let change = match mending {
+                    Mending::Renew => Change::default(),
+                    Mending::Remove => Change::remove(broken),
+                    Mending::Replace(spare) => Change::replace(broken, *spare),
+                };
+                Job::Reconfigure(Reconfigure::new(projection, change, rules))
             }
         });
         self.input(index, Input::Start, rules);
@@ -434,6 +552,8 @@ impl World {
             Outcome::Read(ReadOutcome::Unwritten) if self.clients[index].is_first_there => {
                 self.flaws.insert("a read missed what was acknowledged");
             }
+            // That may be, while a unit that lost something is in the chain that is read.
+            Outcome::Read(ReadOutcome::Corrupt(position)) if self.is_broken_at(position) => {}
             Outcome::Read(ReadOutcome::Trimmed(_) | ReadOutcome::Corrupt(_)) => {
                 self.flaws.insert("a read found something lost");
             }
@@ -451,17 +571,33 @@ impl World {
         }
     }
 
-    /// Every unit of a chain has what the later ones have, and the head what those have that join.
+    /// Whether a unit of the chain of a position has lost something.
+    fn is_broken_at(&self, position: Position) -> bool {
+        let place = self.latest().and_then(|latest| latest.place(position));
+        place.is_some_and(|place| place.chain.units.iter().any(|member| self.disks.has_lost(*member)))
+    }
+
+    /// Whether no unit that lost something said that nothing is written there.
+    pub(crate) fn nothing_is_denied(&self) -> bool {
+        !self.flaws.contains(DENIED)
+    }
+
+    /// Every unit of a chain has what the later ones have, and the head what those have that join, of those that lost
+    /// nothing.
     pub(crate) fn chains_are_prefixes(&self) -> bool {
         let Some(latest) = self.latest() else { return true };
         latest.segments.iter().flat_map(|segment| &segment.chains).all(|chain| {
-            let joining = chain.joining.iter().map(|joining| (chain.head(), *joining));
-            chain.units.windows(2).map(|pair| (pair[0], pair[1])).chain(joining).all(
-                |(earlier, later)| match (self.cells(earlier), self.cells(later)) {
+            let whole = |members: &[Member]| -> Vec<Member> {
+                members.iter().copied().filter(|member| !self.disks.has_lost(*member)).collect()
+            };
+            let (units, joining) = (whole(&chain.units), whole(&chain.joining));
+            let joining = joining.into_iter().filter_map(|joining| Some((*units.first()?, joining)));
+            units.windows(2).map(|pair| (pair[0], pair[1])).chain(joining).all(|(earlier, later)| {
+                match (self.cells(earlier), self.cells(later)) {
                     (Some(earlier), Some(later)) => later.is_subset(&earlier),
                     _ => true,
-                },
-            )
+                }
+            })
         })
     }
 
@@ -472,15 +608,18 @@ impl World {
         (unit.member() == Some(member)).then(|| cells.collect())
     }
 
-    /// Every acknowledged entry is on every unit of its chain.
+    /// Every acknowledged entry is on every unit of its chain that lost nothing, and there is one.
     pub(crate) fn acknowledged_are_there(&self) -> bool {
         let latest = self.latest().expect("there is a projection");
         self.acknowledged.iter().all(|(id, position)| {
             let place = latest.place(*position).expect("nothing is trimmed here");
-            place.chain.units.iter().all(|member| {
-                let unit = &self.units[&member.unit];
-                unit.written().any(|(first, _, found, _)| first == *position && found == Some(*id))
-            })
+            let mut whole =
+                place.chain.units.iter().filter(|member| !self.disks.has_lost(**member)).peekable();
+            whole.peek().is_some()
+                && whole.all(|member| {
+                    let unit = &self.units[&member.unit];
+                    unit.written().any(|(first, _, found, _)| first == *position && found == Some(*id))
+                })
         })
     }
 
