@@ -1,16 +1,16 @@
-//! One simulation: a storm, in which everything breaks; then calm, in which everything must come to an end,
-//! and the whole log is read. Or, of units that buffer, no power anywhere, after which what was flushed must be there.
+//! One simulation: a storm, in which everything breaks, and then what comes after it (`calm.rs`).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use mixlog_log::corfu::{
-    Aim, Append, AppendOutcome, Appends, Change, ClientId, Entries, EntryId, Fill, Flush, Input, Join,
-    Member, Node, Outbox, Pause, Projection, Read, ReadOutcome, Reconfigure, Reconfigured, Refusal, Rules,
-    SequencerNumber, Settle, Sweep, Tail, TailMode, Transfer, Transferred, Trim, UnitNumber, Window,
+    Aim, Append, AppendOutcome, Appends, Change, ClientId, Entries, EntryId, Fill, Flush, Input, Join, Node,
+    Outbox, Pause, Projection, Read, ReadOutcome, Reconfigure, Reconfigured, Refusal, Rules, SequencerNumber,
+    Settle, Sweep, Tail, TailMode, Transfer, Transferred, Trim, UnitNumber, Window,
 };
 use mixlog_log::{Batch, Durability, LogId, Position};
 
+use crate::calm::CALM;
 use crate::checks::{Before, Checks};
 use crate::client::{Appending, Client, Job, Outcome, Role, Stream};
 use crate::random::Random;
@@ -18,12 +18,6 @@ use crate::world::{Address, Counts, Event, Kind, Sender, Weather, World};
 
 /// How many events the storm lasts.
 const STORM: u64 = 1500;
-/// How many events the calm may take. It takes a few hundred.
-const CALM: u32 = 40_000;
-
-/// How late a message can be, and some more.
-const LATEST: u64 = 8000;
-
 const TEXTS: [&str; 2] = ["a", "b"];
 const LOG: LogId = LogId(7);
 
@@ -66,18 +60,18 @@ impl Setting {
     }
 }
 
-struct Simulation {
-    world: World,
-    clients: Vec<Client>,
-    checks: Checks,
-    back: bool,
+pub(crate) struct Simulation {
+    pub(crate) world: World,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) checks: Checks,
+    pub(crate) back: bool,
     tidy: bool,
     faults: u64,
     restless: bool,
     buffered: bool,
     identities: u64,
     streams: u64,
-    storm: bool,
+    pub(crate) storm: bool,
 }
 
 /// Runs the simulation of a seed under these rules, with units that flush what they are written, or buffer it.
@@ -113,11 +107,11 @@ pub(crate) fn run(seed: u64, rules: Rules, durability: Durability) -> Result<Cou
 }
 
 impl Simulation {
-    fn latest(&self) -> Arc<Projection> {
+    pub(crate) fn latest(&self) -> Arc<Projection> {
         Arc::clone(self.world.register.latest().expect("there is a projection"))
     }
 
-    fn add(&mut self, role: Role, projection: Arc<Projection>) -> usize {
+    pub(crate) fn add(&mut self, role: Role, projection: Arc<Projection>) -> usize {
         self.identities += 1;
         let client = Client::new(ClientId(self.identities), role, projection, self.checks.before());
         self.clients.push(client);
@@ -163,185 +157,8 @@ impl Simulation {
         Ok(())
     }
 
-    /// All machines go down at once. Each unit that had everything before has what was flushed.
-    fn black_out(&mut self) -> Result<(), String> {
-        self.world.counts.add(Kind::Blackout);
-        let latest = self.latest();
-        let whole: Vec<Member> =
-            latest.members().into_iter().filter(|member| self.world.is_whole(*member)).collect();
-        for number in self.world.hosts.keys().copied().collect::<Vec<_>>() {
-            self.world.cut_power(number);
-        }
-        let [flushed, others] = self.checks.by_flushes();
-        for (id, position) in flushed {
-            let units = &latest.place(position).expect("nobody trims it").chain.units;
-            let units: Vec<&Member> = units.iter().filter(|member| whole.contains(member)).collect();
-            if units.is_empty() {
-                return Err(format!("no unit of the chain of {position} was whole"));
-            }
-            for member in units {
-                let held = self.entry_held(*member, position);
-                if held != Some(id) {
-                    return Err(format!("{id:?} was flushed at {position}, and {member} has {held:?} there"));
-                }
-                self.world.counts.add(Kind::FlushedFound);
-            }
-        }
-        for (_, position) in others {
-            let units = &latest.place(position).expect("nobody trims it").chain.units;
-            if units.iter().all(|member| self.entry_held(*member, position).is_none()) {
-                self.world.counts.add(Kind::UnflushedGone);
-            }
-        }
-        Ok(())
-    }
-
-    /// Which entry a unit holds at a position.
-    fn entry_held(&self, member: Member, position: Position) -> Option<EntryId> {
-        let unit = self.world.hosts[&member.unit].unit.as_ref()?;
-        let (first, _, id, _) =
-            unit.written().find(|(first, end, ..)| *first <= position && position < *end)?;
-        let id = id.filter(|_| unit.member() == Some(member))?;
-        Some(EntryId { sequence: id.sequence + position.since(first), ..id })
-    }
-
-    /// Everything works again, and nothing new begins; what began must end, and be found.
-    fn calm(&mut self) -> Result<(), String> {
-        self.storm = false;
-        self.world.weather = Weather::CALM;
-        self.world.cut.clear();
-        for number in self.world.hosts.keys().copied().collect::<Vec<_>>() {
-            self.world.start_unit(number);
-        }
-        for number in self.world.sequencers.keys().copied().collect::<Vec<_>>() {
-            self.world.start_sequencer(number);
-        }
-        for client in &mut self.clients {
-            if client.role == Role::Driver {
-                client.job = None;
-                client.turn += 1;
-            }
-        }
-        // What drivers sent before they died still arrives, and may seal something.
-        let settled = self.world.now + LATEST;
-        self.world.after(LATEST, Event::Fault);
-        while self.world.now < settled {
-            self.next()?;
-        }
-        self.repair()?;
-        let mut left = CALM;
-        while self.clients.iter().any(|client| client.job.is_some()) {
-            left -= 1;
-            if left == 0 {
-                let stuck: Vec<_> = self.clients.iter().filter_map(|client| client.job.as_ref()).collect();
-                return Err(format!("these make no progress: {stuck:#?}"));
-            }
-            self.next()?;
-        }
-        for writer in 0..3 {
-            // One who goes by an old projection may be given a position that is trimmed by now.
-            self.clients[writer].projection = self.latest();
-            let job = self.append(writer);
-            match self.finish(writer, job)? {
-                Outcome::Append(AppendOutcome::Committed(_), _) => {}
-                Outcome::Append(AppendOutcome::NotCommitted(Refusal::Full(_)), _) => {}
-                // A sequencer that went back gives out positions that are trimmed by now.
-                Outcome::Append(AppendOutcome::Indeterminate(_), _) if self.back => {}
-                other => return Err(format!("when all is well, an append ends with {other:?}")),
-            }
-        }
-        self.read_all()
-    }
-
-    /// What a monitor does, until all units of the projection are whole and the sequencer works.
-    fn repair(&mut self) -> Result<(), String> {
-        let driver = self.add(Role::Driver, self.latest());
-        // Somebody may have been told of an epoch that nobody installed.
-        let mut first = true;
-        for _ in 0..12 {
-            let latest = self.latest();
-            let members = latest.members();
-            let broken = members.iter().find(|member| !self.world.is_whole(**member)).copied();
-            let sealed = members.iter().any(|member| {
-                let unit = self.world.hosts[&member.unit].unit.as_ref();
-                unit.and_then(|unit| unit.state()).is_some_and(|state| state.epoch != latest.epoch)
-            });
-            let (number, instance) = latest.sequencer.expect("the log is not sealed");
-            let sequencer = self.world.sequencers[&number].as_ref().expect("it was started");
-            let stale = sequencer.instance() != instance;
-            let copied = std::mem::take(&mut self.clients[driver].copied);
-            let change = if !copied.is_empty() {
-                Change::copied(copied)
-            } else if let Some(member) = broken {
-                Change::remove(member.unit)
-            } else if sealed || stale || first {
-                Change::default()
-            } else if !latest.joining().is_empty() {
-                self.finish(driver, Job::Transfer(Transfer::new(latest)))?;
-                continue;
-            } else {
-                return Ok(());
-            };
-            first = false;
-            self.finish(driver, Job::Reconfigure(Reconfigure::new(latest, change, self.world.rules)))?;
-        }
-        Err(format!("the cluster was not repaired: {}", self.latest()))
-    }
-
-    fn read_all(&mut self) -> Result<(), String> {
-        let reader = self.add(Role::Reader, self.latest());
-        let Outcome::Tail(found) =
-            self.finish(reader, Job::Tail(Tail::new(self.latest(), TailMode::Linearizable)))?
-        else {
-            unreachable!("a tail was asked for")
-        };
-        let sweep = Sweep::new(self.latest(), found.trimmed);
-        let Outcome::Sweep(swept) = self.finish(reader, Job::Sweep(sweep))? else {
-            unreachable!("a sweep was asked for")
-        };
-        if swept.corrupt || swept.upto < found.tail {
-            return Err(format!("of {found:?} only {swept:?} could be settled"));
-        }
-        // Of a trim that nobody finished, some units know, and others do not.
-        let units = self.world.hosts.values().filter_map(|host| host.unit.as_ref()?.state());
-        let head = units.fold(found.trimmed, |head, state| head.max(state.trimmed));
-        let mut at = found.trimmed;
-        while at < found.tail {
-            let read = Read::new(self.latest(), at, found.tail, 4, found.tail);
-            match self.finish(reader, Job::Read(read))? {
-                Outcome::Read(ReadOutcome::Runs(runs)) => at = runs.last().expect("runs").end(),
-                Outcome::Read(ReadOutcome::Trimmed(before)) if before > at => at = before,
-                // Nobody fills what the head of a chain has trimmed already.
-                Outcome::Read(ReadOutcome::Unwritten) if at < head => at = head,
-                other => return Err(format!("position {at} of {found:?} reads {other:?}")),
-            }
-        }
-        self.replicas_agree(head, found.tail)?;
-        self.checks.all_read(head, found.tail);
-        self.verdict()
-    }
-
-    /// All units of a chain hold the same.
-    fn replicas_agree(&self, head: Position, tail: Position) -> Result<(), String> {
-        let latest = self.latest();
-        let held = |member: &Member, position: Position| {
-            let unit = self.world.hosts[&member.unit].unit.as_ref().expect("it was started");
-            let mut written = unit.written();
-            let cell = written.find(|(first, end, ..)| *first <= position && position < *end);
-            cell.map(|(first, _, id, _)| id.map(|id| (first, id)))
-        };
-        for position in (head.0..tail.0).map(Position) {
-            let units = &latest.place(position).expect("not trimmed").chain.units;
-            let all: Vec<_> = units.iter().map(|member| held(member, position)).collect();
-            if all.iter().any(|one| one.is_none() || *one != all[0]) {
-                return Err(format!("position {position} is held as {all:?} by {units:?}"));
-            }
-        }
-        Ok(())
-    }
-
     /// Does one operation to its end.
-    fn finish(&mut self, client: usize, job: Job) -> Result<Outcome, String> {
+    pub(crate) fn finish(&mut self, client: usize, job: Job) -> Result<Outcome, String> {
         self.clients[client].projection = self.latest_or_own(client);
         let mut outcome = self.start(client, job);
         for _ in 0..CALM {
@@ -360,14 +177,14 @@ impl Simulation {
         self.world.register.latest().map_or_else(|| Arc::clone(&self.clients[client].projection), Arc::clone)
     }
 
-    fn verdict(&self) -> Result<(), String> {
+    pub(crate) fn verdict(&self) -> Result<(), String> {
         match self.checks.violation().or(self.world.violation.as_deref()) {
             Some(violation) => Err(violation.to_owned()),
             None => Ok(()),
         }
     }
 
-    fn next(&mut self) -> Result<(), String> {
+    pub(crate) fn next(&mut self) -> Result<(), String> {
         let event = self.world.next().ok_or("nothing happens any more")?;
         self.happen(event, None);
         self.verdict()
@@ -578,7 +395,7 @@ impl Simulation {
         (Appending { id, total }, Arc::new(Entries::new(batch, cuts)))
     }
 
-    fn append(&mut self, index: usize) -> Job {
+    pub(crate) fn append(&mut self, index: usize) -> Job {
         self.streams += 1;
         let (batch, entries) = self.batch(index);
         let projection = Arc::clone(&self.clients[index].projection);
@@ -707,9 +524,11 @@ impl Simulation {
     /// A chain survives while one of its units does. While a projection is being made, nobody knows whom it
     /// will leave to a chain: a unit that was sealed may be the only one.
     fn may_be_destroyed(&self, unit: UnitNumber) -> bool {
-        if self.reconfiguring() || self.world.installs() {
-            return false;
-        }
+        !self.reconfiguring() && !self.world.installs() && self.chains_keep_another(unit)
+    }
+
+    /// Whether each chain of the latest projection in which this unit stands or joins has another one that is whole.
+    pub(crate) fn chains_keep_another(&self, unit: UnitNumber) -> bool {
         let latest = self.latest();
         let chains = latest.segments.iter().flat_map(|segment| &segment.chains);
         chains

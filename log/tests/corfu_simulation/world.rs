@@ -69,6 +69,14 @@ pub(crate) enum Kind {
     FlushedFound,
     /// Then an entry was lost that was acknowledged, and not flushed.
     UnflushedGone,
+    /// A unit of a chain was gone for good when the calm began, and everything came to an end without it.
+    UnitGone,
+    /// So was one that was being copied to.
+    JoiningUnitGone,
+    /// So was one that might have joined.
+    SpareGone,
+    /// So was the sequencer that handed out the tokens.
+    SequencerInChargeGone,
 }
 
 impl Kind {
@@ -83,7 +91,7 @@ impl Kind {
     ];
 
     /// What happens to all.
-    pub(crate) const ALL: [Self; 36] = [
+    pub(crate) const ALL: [Self; 40] = [
         Self::RequestLost,
         Self::ReplyLost,
         Self::RequestDoubled,
@@ -120,6 +128,10 @@ impl Kind {
         Self::RunEarly,
         Self::BatchOvertaken,
         Self::SeveralUnderWay,
+        Self::UnitGone,
+        Self::JoiningUnitGone,
+        Self::SpareGone,
+        Self::SequencerInChargeGone,
     ];
 }
 
@@ -222,6 +234,17 @@ pub(crate) struct Host {
     quota: u64,
 }
 
+/// How a role is gone for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gone {
+    /// It is stopped, and not started again.
+    Stopped,
+    /// It is cut off: nobody hears it, and it hears nobody.
+    CutOff,
+    /// It hears everybody, and nobody hears it.
+    Mute,
+}
+
 /// Everything but the clients.
 #[derive(Debug)]
 pub(crate) struct World {
@@ -239,6 +262,7 @@ pub(crate) struct World {
     pub(crate) register: Register,
     pub(crate) weather: Weather,
     pub(crate) cut: BTreeSet<(Address, Address)>,
+    gone: BTreeMap<Node, Gone>,
     arrivals: BTreeMap<(Address, Address), u64>,
     pub(crate) counts: Counts,
     pub(crate) violation: Option<String>,
@@ -266,6 +290,7 @@ impl World {
             register: Register::default(),
             weather: Weather::CALM,
             cut: BTreeSet::new(),
+            gone: BTreeMap::new(),
             arrivals: BTreeMap::new(),
             counts: Counts::default(),
             violation: None,
@@ -319,6 +344,14 @@ impl World {
             if !self.cut.contains(&(to, from)) {
                 self.counts.add(Kind::CutOffOneWay);
             }
+            return;
+        }
+        let is_heard = match (from, to) {
+            (_, Address::Role(node)) => matches!(self.gone.get(&node), None | Some(Gone::Mute)),
+            (Address::Role(node), _) => !self.is_gone(node),
+            _ => true,
+        };
+        if !is_heard {
             return;
         }
         let Weather { lost, doubled, late } = self.weather;
@@ -488,8 +521,9 @@ impl World {
 
     pub(crate) fn start_unit(&mut self, number: UnitNumber) {
         let rules = self.rules;
+        let is_stopped = self.is_stopped(Node::Unit(number));
         let host = self.hosts.get_mut(&number).expect("a unit");
-        if host.unit.is_some() {
+        if host.unit.is_some() || is_stopped {
             return;
         }
         let mut unit = Unit::new(number, Limits { quota: host.quota, run_bytes: 1 << 20 }, rules);
@@ -572,6 +606,9 @@ impl World {
     }
 
     pub(crate) fn start_sequencer(&mut self, number: SequencerNumber) {
+        if self.is_stopped(Node::Sequencer(number)) {
+            return;
+        }
         let instance = Instance(self.random.next());
         let sequencer = self.sequencers.get_mut(&number).expect("a sequencer");
         sequencer.get_or_insert_with(|| Sequencer::new(instance));
@@ -597,6 +634,25 @@ impl World {
         }
     }
 
+    /// A unit or a sequencer is gone for good.
+    pub(crate) fn lose(&mut self, node: Node) {
+        let gone = *self.random.pick(&[Gone::Stopped, Gone::CutOff, Gone::Mute]);
+        self.gone.insert(node, gone);
+        match node {
+            Node::Unit(number) if gone == Gone::Stopped => self.stop_unit(number, 0),
+            Node::Sequencer(number) if gone == Gone::Stopped => drop(self.sequencers.insert(number, None)),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn is_gone(&self, node: Node) -> bool {
+        self.gone.contains_key(&node)
+    }
+
+    fn is_stopped(&self, node: Node) -> bool {
+        self.gone.get(&node) == Some(&Gone::Stopped)
+    }
+
     /// Whether a projection is on its way to the store.
     pub(crate) fn installs(&self) -> bool {
         self.queue.values().any(|event| {
@@ -604,8 +660,11 @@ impl World {
         })
     }
 
-    /// Whether a unit has everything that this member was told.
+    /// Whether a unit has everything that this member was told, and can be asked for it.
     pub(crate) fn is_whole(&self, member: Member) -> bool {
+        if self.is_gone(Node::Unit(member.unit)) {
+            return false;
+        }
         let host = &self.hosts[&member.unit];
         match &host.unit {
             Some(unit) => unit.member() == Some(member) && !unit.damaged(),
