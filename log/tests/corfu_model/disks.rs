@@ -72,6 +72,11 @@ impl Disks {
         self.lost.contains_key(&member)
     }
 
+    /// Who has.
+    pub(crate) fn losers(&self) -> impl Iterator<Item = &Member> {
+        self.lost.keys()
+    }
+
     /// Whether an answer says that nothing is written where the member had something, or that junk is where it had an
     /// entry.
     pub(crate) fn denies(&self, request: &UnitRequest, reply: &UnitReply) -> bool {

@@ -312,7 +312,7 @@ fn damaged_unit_was_sealed(rules: Rules) -> Scenario {
         before: vec![],
         scripts: vec![vec![Step::Append("a")], vec![Step::Fill], vec![renew(), Step::Repair(Mending::Renew)]],
         budget: DAMAGE,
-        inputs: vec![9, 7, 20],
+        inputs: vec![9, 7, 17],
         rules,
     }
 }

@@ -290,8 +290,9 @@ impl World {
 
     /// A unit of the latest projection that has lost something.
     fn broken(&self) -> Option<UnitNumber> {
-        let broken = self.latest()?.members().into_iter().find(|member| self.disks.has_lost(*member))?;
-        Some(broken.unit)
+        let latest = self.latest()?;
+        let broken = self.disks.losers().find(|member| latest.member(member.unit) == Some(**member));
+        broken.map(|member| member.unit)
     }
 
     pub(crate) fn after(&self, action: Action, rules: Rules) -> Self {
@@ -587,13 +588,11 @@ impl World {
     pub(crate) fn chains_are_prefixes(&self) -> bool {
         let Some(latest) = self.latest() else { return true };
         latest.segments.iter().flat_map(|segment| &segment.chains).all(|chain| {
-            let whole = |members: &[Member]| -> Vec<Member> {
-                members.iter().copied().filter(|member| !self.disks.has_lost(*member)).collect()
-            };
-            let (units, joining) = (whole(&chain.units), whole(&chain.joining));
-            let joining = joining.into_iter().filter_map(|joining| Some((*units.first()?, joining)));
-            units.windows(2).map(|pair| (pair[0], pair[1])).chain(joining).all(|(earlier, later)| {
-                match (self.cells(earlier), self.cells(later)) {
+            let units = || chain.units.iter().filter(|member| !self.disks.has_lost(**member));
+            let joining = chain.joining.iter().filter(|member| !self.disks.has_lost(**member));
+            let joining = joining.filter_map(|joining| Some((units().next()?, joining)));
+            units().zip(units().skip(1)).chain(joining).all(|(earlier, later)| {
+                match (self.cells(*earlier), self.cells(*later)) {
                     (Some(earlier), Some(later)) => later.is_subset(&earlier),
                     _ => true,
                 }
