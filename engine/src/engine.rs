@@ -337,7 +337,9 @@ impl Engine {
 
     /// Waits until at least so many members have the same digest at `position` or later, and tells whether they have;
     /// for acknowledgements that are to be agreed. Votes are cast at multiples of [`WINDOW_GRID`](crate::WINDOW_GRID):
-    /// on a log that grows slowly, [`pad`](Self::pad) it first. Gives up when `timeout` has passed or the engine stops, and at once
+    /// on a log that grows slowly, [`pad`](Self::pad) it first. Of a client's transaction that may have come before, wait for the
+    /// position that [`Ticket::wait_with_position`](crate::Ticket::wait_with_position) tells: where it stood the first time tells
+    /// nothing of the state that its answer was looked up in. Gives up when `timeout` has passed or the engine stops, and at once
     /// in a procedure or a waker of this engine, which waits for it.
     #[must_use]
     pub fn wait_agreed(&self, position: Position, members: usize, timeout: Duration) -> bool {

@@ -133,7 +133,8 @@ impl Builder {
     }
 
     /// Adds an index of a table, which has to be added, too, with the settings that the index describes it with. It needs
-    /// no place in the log: it may be added to a program while its log exists, and left out, unless transactions read it.
+    /// no place in the log: it may be added to a program while its log exists, and left out, unless interactive transactions
+    /// read ranges of it ([`Index::version`]).
     pub fn index<K: IndexKey, V: Value, I: IndexKey, C: Codec<K> + Codec<V>>(
         mut self,
         index: &Index<K, V, I, C>,
