@@ -27,11 +27,12 @@ pub enum AppendError {
         limit: usize,
     },
     /// There is no space, or no file can be made. Nothing of this batch was or will be appended; appends work again when
-    /// there is.
+    /// there is. The error names the log's directory.
     #[error("{}: {full}", what_is_full(.0), full = .0)]
     Full(Arc<io::Error>),
     /// The log failed for good (a flush failed, for example): the entries may or may not be there after the
-    /// log is opened again. Nothing is acknowledged from here on.
+    /// log is opened again. Nothing is acknowledged from here on. The error is of the kind that the operating system told, and
+    /// names the log's directory.
     #[error("the log has failed and must be opened again: {0}")]
     Failed(Arc<io::Error>),
     /// The cluster that keeps the log did not answer in time. Nothing was or will be appended; try again.

@@ -16,7 +16,7 @@ pub(crate) fn reserve_segments(shared: &Shared) {
 pub(crate) fn flush(shared: &Shared) {
     while shared.queue.wait_for_flush() {
         if let Err(error) = shared.flush() {
-            shared.queue.fail(error);
+            shared.fail(error);
         }
     }
 }
@@ -33,6 +33,6 @@ fn reserve(shared: &Shared) {
             shared.put_spare(Spare { file, bytes });
             shared.queue.grant(shared.spare_room);
         }
-        Err(error) => shared.queue.refuse(error),
+        Err(error) => shared.queue.refuse(shared.located(error)),
     }
 }

@@ -30,8 +30,8 @@ pub use config::{Config, Create};
 pub use copy::Copied;
 pub(crate) use manifest::NAME as MANIFEST;
 pub use report::{Damage, Report, Torn};
-pub(crate) use storage::read_file;
 pub use storage::{Access, FsStorage, Lock, LockMode, Storage, StorageFile, read_full, write_full};
+pub(crate) use storage::{located, read_file};
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -364,7 +364,7 @@ fn start(name: &str, shared: &Arc<Shared>, run: fn(&Shared)) -> JoinHandle<()> {
     let shared = Arc::clone(shared);
     let guarded = move || {
         if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| run(&shared))) {
-            shared.queue.fail(io::Error::other("a thread of the log panicked"));
+            shared.fail(io::Error::other("a thread of the log panicked"));
             panic::resume_unwind(panic);
         }
     };
@@ -431,6 +431,21 @@ impl Shared {
             settling: Mutex::default(),
             storage,
         }
+    }
+
+    /// An error that says where the log is.
+    fn located(&self, error: io::Error) -> io::Error {
+        located(self.storage.path().to_path_buf(), error)
+    }
+
+    /// The log has failed: see [`CommitQueue::fail`].
+    fn fail(&self, error: io::Error) -> Arc<io::Error> {
+        self.queue.fail(self.located(error))
+    }
+
+    /// Whoever was writing failed: see [`CommitQueue::abandon`].
+    fn abandon(&self, error: io::Error) {
+        self.queue.abandon(self.located(error));
     }
 
     fn head(&self) -> Position {
@@ -566,7 +581,7 @@ impl Shared {
         if let Some(error) = self.queue.failure() {
             return Err(TrimError::Failed(error));
         }
-        let fail = |error| TrimError::Failed(self.queue.fail(error));
+        let fail = |error| TrimError::Failed(self.fail(error));
         let before = before.min(self.queue.published());
         // A head that survives a power cut which its entries do not would lose the tail.
         if before > self.durable() {
@@ -589,7 +604,7 @@ impl Shared {
         }
         // The log thread needs the manifest to go on to the next segment; removing files takes long.
         drop(manifest);
-        self.segments.remove_trimmed().map_err(|error| TrimError::Io(Arc::new(error)))
+        self.segments.remove_trimmed().map_err(|error| TrimError::Io(Arc::new(self.located(error))))
     }
 }
 
@@ -654,7 +669,7 @@ impl SharedLog for FileLog {
             return Err(FlushError::Failed(error));
         }
         let published = shared.queue.published();
-        shared.flush().map_err(|error| FlushError::Failed(shared.queue.fail(error)))?;
+        shared.flush().map_err(|error| FlushError::Failed(shared.fail(error)))?;
         Ok(published)
     }
 

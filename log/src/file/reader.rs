@@ -9,6 +9,7 @@ use super::frames::{Frames, Step};
 use super::layout::{Flaw, FrameKind};
 use super::report::Damage;
 use super::segments::{Segment, Segments};
+use super::storage;
 
 /// How much is read at a time: frames that come along with the wanted one are part of the answer.
 const AHEAD: usize = 64 << 10;
@@ -25,13 +26,13 @@ pub(crate) fn read(
     let file = match segments.file(&segment) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(ReadError::Io(Arc::new(error))),
+        Err(error) => return Err(refused(segments, &segment, error)),
     };
     let (mut next, offset) = segment.point(position);
     let mut frames = Frames::new(&*file, segment.salt, segment.bytes, offset, AHEAD);
     let mut gathered = Gathered::default();
     loop {
-        let flaw = match frames.next(next).map_err(|error| ReadError::Io(Arc::new(error)))? {
+        let flaw = match frames.next(next).map_err(|error| refused(segments, &segment, error))? {
             Step::Frame(frame) => {
                 // What is not published is not there, even if it is written.
                 if frame.header.end() > tail {
@@ -67,6 +68,10 @@ pub(crate) fn read(
         }
     }
     Ok(gathered.into_block())
+}
+
+fn refused(segments: &Segments, segment: &Segment, error: io::Error) -> ReadError {
+    ReadError::Io(Arc::new(storage::located(segments.path().join(segment.file_name()), error)))
 }
 
 fn corrupt(segment: &Segment, position: Position, offset: u64, flaw: Flaw) -> ReadError {

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::iter;
+use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock};
 
 use crate::{LogId, Position};
@@ -93,6 +94,11 @@ impl Segments {
             files: Mutex::default(),
             trimmed: Mutex::default(),
         }
+    }
+
+    /// The directory that they are in.
+    pub(crate) fn path(&self) -> &Path {
+        self.storage.path()
     }
 
     /// Adds the next segment, which is written to through `file`.

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{FallocateFlags, FlockOperation};
+use thiserror::Error;
 
 /// A multiple of what disks read and write as a whole, in bytes.
 pub(crate) const BLOCK: usize = 4096;
@@ -175,6 +176,19 @@ pub trait StorageFile: Send + Sync + 'static {
 
 /// How many interruptions of one call are taken for bad luck.
 const MOST_INTERRUPTIONS: u32 = 1000;
+
+/// What the operating system said of something, for who has several disks.
+#[derive(Debug, Error)]
+#[error("{path}: {error}", path = .path.display())]
+struct Located {
+    path: PathBuf,
+    error: io::Error,
+}
+
+/// The same error, of the same kind, which names the file or directory.
+pub(crate) fn located(path: PathBuf, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), Located { path, error })
+}
 
 /// Reads at `offset` until `buffer` is full or the file ends, and tells how much.
 ///

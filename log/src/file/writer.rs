@@ -74,14 +74,14 @@ pub(crate) fn run(shared: &Shared) {
             Work::Seal => shared.writer().seal(shared),
             Work::Close => {
                 if let Err(error) = shared.writer().close(shared) {
-                    shared.queue.abandon(error);
+                    shared.abandon(error);
                 }
                 return;
             }
             Work::Stop => return,
         };
         if let Err(error) = done {
-            shared.queue.abandon(error);
+            shared.abandon(error);
             return;
         }
     }
@@ -92,11 +92,11 @@ pub(crate) fn write_group(shared: &Shared, group: Group) {
     let written = panic::catch_unwind(AssertUnwindSafe(|| shared.writer().write(shared, group)));
     match written {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => shared.queue.abandon(error),
+        Ok(Err(error)) => shared.abandon(error),
         Err(_) => {
             // Whoever waits for an outcome is not to blame: the log is, when it is dropped.
             shared.bug.store(true, Ordering::Release);
-            shared.queue.abandon(io::Error::other("the writer of the log panicked"));
+            shared.abandon(io::Error::other("the writer of the log panicked"));
         }
     }
 }

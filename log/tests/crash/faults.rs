@@ -2,7 +2,10 @@
 
 use std::io::ErrorKind;
 
-use mixlog_log::{AppendError, Durability, OpenError, Position, ReadError, SealError, SharedLog, TrimError};
+use mixlog_log::{
+    AppendError, Durability, FileLog, FlushError, OpenError, Position, ReadError, SealError, SharedLog,
+    TrimError,
+};
 
 use crate::script::{self, PATIENCE, Promise, Step};
 use mixlog_simdisk::{Call, Cut, Failure, Fault, Kind, Random, Sim};
@@ -280,6 +283,64 @@ fn read_that_fails_is_an_error_once() {
     sim.set_fault(Some(Fault { kind: Kind::Read, after: 0, count: 1, error: ErrorKind::Other.into() }));
     assert!(matches!(log.read(Position(0)), Err(ReadError::Io(_))));
     assert!(log.read(Position(0)).unwrap().is_some());
+}
+
+/// Whoever has several disks is told which one it is.
+#[test]
+fn error_of_the_disk_names_where_the_log_is_and_is_of_the_same_kind() {
+    let eio = std::io::Error::from_raw_os_error(5);
+    for durability in [Durability::Flushed, Durability::Buffered] {
+        let opened = || {
+            let sim = Sim::default();
+            let second_disk = sim.storage().directory("second-disk");
+            let log = FileLog::open_with_storage(second_disk, &script::config(durability)).unwrap();
+            (sim, log)
+        };
+        let fail = |sim: &Sim, kind| {
+            sim.set_fault(Some(Fault { kind, after: 0, count: u64::MAX, error: Failure::Errno(5) }));
+        };
+        let assert_named = |error: &dyn std::fmt::Display, what: &str, place: &str| {
+            assert_eq!(error.to_string(), format!("{what}: /sim/second-disk{place}: {eio}"));
+        };
+        let (sim, log) = opened();
+        for n in 0..150 {
+            script::submit(&log, 1, n, 1).unwrap().wait().unwrap();
+        }
+        sim.set_capacity(Some(sim.used()));
+        let mut next = 150;
+        let full = loop {
+            match script::submit(&log, 1, next, 1) {
+                Ok(ticket) => assert_eq!(ticket.wait().unwrap().start, Position(next)),
+                Err(error) => break error,
+            }
+            next += 1;
+        };
+        let AppendError::Full(source) = &full else { panic!("{full}") };
+        assert_eq!(source.kind(), ErrorKind::StorageFull);
+        assert!(full.to_string().starts_with("no space left for the log: /sim/second-disk: "), "{full}");
+        sim.set_capacity(None);
+        fail(&sim, Kind::Read);
+        let ReadError::Io(source) = log.read(Position(0)).unwrap_err() else { panic!("it was refused") };
+        assert_eq!(source.kind(), eio.kind());
+        assert_named(&ReadError::Io(source), "cannot read the log", "/segment-0000000000000000");
+        fail(&sim, Kind::Remove);
+        let error = log.trim(Position(150)).unwrap_err();
+        assert!(matches!(&error, TrimError::Io(source) if source.kind() == eio.kind()));
+        assert_named(&error, "cannot trim the log", "");
+        // One that has room for all that comes.
+        let (sim, log) = opened();
+        script::submit(&log, 1, 0, 1).unwrap().wait().unwrap();
+        fail(&sim, Kind::Sync);
+        drop(script::submit(&log, 1, 1, 1).unwrap().wait());
+        let error = log.flush().unwrap_err();
+        assert!(matches!(&error, FlushError::Failed(source) if source.kind() == eio.kind()));
+        let failed = "the log has failed and must be opened again";
+        assert_named(&error, failed, "");
+        assert_named(&script::submit(&log, 1, 2, 1).unwrap_err(), failed, "");
+        assert_named(&log.seal().unwrap_err(), failed, "");
+        assert_named(&log.trim(Position(151)).unwrap_err(), failed, "");
+        assert_named(&log.wait_past(Position(1000), Some(PATIENCE)).unwrap_err(), failed, "");
+    }
 }
 
 #[test]
