@@ -103,7 +103,7 @@ fn store_whose_directory_cannot_be_synced_tells_why_and_answers_when_it_is_start
     sim.set_fault(Some(Fault { kind: Kind::SyncDirectory, after: 0, count: 1, error: Failure::Errno(5) }));
     assert_eq!(name(&home), None);
     let os = std::io::Error::from_raw_os_error(5).to_string();
-    assert_eq!(store.failure(), Some(&*os));
+    assert_eq!(store.failure(), Some(&*format!("/sim/projections: {os}")));
     // The disk works again, and the store does not.
     assert_eq!(name(&home), None);
     drop(store);

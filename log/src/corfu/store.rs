@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use thiserror::Error;
 
 use crate::LogId;
-use crate::file::{Access, FsStorage, Storage, read_file, write_full};
+use crate::file::{Access, FsStorage, Storage, located, read_file, write_full};
 
 use super::message::{Epoch, StoreReply, StoreRequest};
 use super::projection::{Flaw, Projection};
@@ -184,8 +184,12 @@ impl ProjectionStore for MemoryStore {
 /// A file gets its name when it is complete and synced, by a link, which fails if the name is taken. So it is
 /// there wholly or not at all, and never replaced: of several processes that install an epoch, one succeeds. Nothing is
 /// said of a name that is not durable: whoever finds one syncs the directory first, since whoever made it may not have come
-/// to that. A sync of the directory that fails is final: it may have lost the name, and another one would succeed
-/// without it.
+/// to that; so does whoever opens the store. A sync of the directory that fails is final: it may have lost the name, and
+/// another one would succeed without it. Who opens the store afterwards finds what the file system has: one that could not
+/// write its own records lets nobody write any more until it is mounted again, and then it reads them from the disk.
+///
+/// While it is made its name begins with `creating-`. Whoever opens the store removes those that he finds, which killed processes
+/// may have left; who is still making one finds that it is gone before he gives it its name, and makes another one.
 pub struct FileStore {
     storage: Arc<dyn Storage>,
     /// The highest epoch whose name is known to be durable.
@@ -217,6 +221,11 @@ impl FileStore {
     /// Like [`open`](Self::open).
     pub fn open_with_storage(storage: Arc<dyn Storage>) -> Result<Self, StoreError> {
         storage.create_directory()?;
+        for leftover in storage.list()?.iter().filter(|name| name.starts_with(CREATING)) {
+            // If that fails it is garbage, and nothing else.
+            let _ = storage.remove(leftover);
+        }
+        storage.sync_directory()?;
         let (durable, syncing, failure) = (AtomicU64::new(0), Mutex::default(), OnceLock::new());
         Ok(Self { storage, durable, syncing, failure })
     }
@@ -253,6 +262,7 @@ impl FileStore {
         let _syncing = self.syncing.lock().expect(UNPOISONED);
         self.check()?;
         self.storage.sync_directory().map_err(|error| {
+            let error = located(self.path().to_path_buf(), error);
             let _ = self.failure.set(error.to_string());
             error.into()
         })
@@ -270,17 +280,20 @@ impl FileStore {
 
     /// Makes a file of that name, complete and synced; false if there is one already. The name itself is not synced.
     fn create(&self, name: &str, bytes: &[u8]) -> io::Result<bool> {
-        // Of the process, which may have the store open more than once.
-        static ATTEMPTS: AtomicU64 = AtomicU64::new(0);
-        let (creating, file) = loop {
-            let attempt = ATTEMPTS.fetch_add(1, Ordering::Relaxed);
-            let creating = format!("creating-{name}-{}-{attempt}", std::process::id());
-            match self.storage.open(&creating, Access::CreateNew) {
-                // Left by a process of that number that was killed, or made by one on another machine, as it were.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                file => break (creating, file?),
+        for _ in 0..MOST_ATTEMPTS {
+            match self.try_create(name, bytes) {
+                // Whoever opened the store meanwhile took it for a leftover.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                created => return created,
             }
-        };
+        }
+        self.try_create(name, bytes)
+    }
+
+    fn try_create(&self, name: &str, bytes: &[u8]) -> io::Result<bool> {
+        // Nobody else makes one of that name, also after this one was removed: what is given its name is this one, or none.
+        let creating = format!("{CREATING}{name}-{}", LogId::random());
+        let file = self.storage.open(&creating, Access::CreateNew)?;
         // If that fails, another attempt makes another file: what a failed sync lost is given up with this one.
         let complete = write_full(&*file, bytes, 0).and_then(|()| file.sync_data());
         let linked = complete.and_then(|()| match self.storage.link(&creating, name) {
@@ -351,6 +364,12 @@ impl fmt::Debug for FileStore {
             .finish_non_exhaustive()
     }
 }
+
+/// What the name of a file that is not complete begins with.
+const CREATING: &str = "creating-";
+
+/// How often a file is made again that somebody took for a leftover.
+const MOST_ATTEMPTS: u32 = 100;
 
 /// The file that names the log.
 const NAME: &str = "log";

@@ -2,6 +2,10 @@
 //! is so for ever, whoever asks.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use mixlog_log::LogId;
 use mixlog_log::Position;
@@ -9,6 +13,7 @@ use mixlog_log::corfu::{
     Chain, Epoch, FileStore, Instance, Member, Projection, ProjectionStore, Segment, SequencerNumber,
     StoreError, UnitNumber,
 };
+use mixlog_log::file::{Access, Lock, LockMode, Storage, StorageFile};
 use mixlog_simdisk::{Call, Cut, Disk, Failure, Fault, Kind, Note, Random, Sim};
 
 /// Where the store is, which a server of one puts beside its address book.
@@ -360,15 +365,145 @@ fn name_of_a_log_that_is_damaged_anywhere_is_not_taken_for_another_one() {
 }
 
 #[test]
-fn file_that_a_killed_process_left_half_made_is_in_nobodys_way() {
+fn file_that_a_killed_process_left_half_made_is_removed_when_the_store_is_opened() {
     let mut disk = Disk::default();
-    // As many as there may be attempts before, in whatever test.
-    for attempt in 0..2000 {
-        let name = format!("{DIRECTORY}/creating-log-{}-{attempt}", std::process::id());
-        disk.set_bytes(&name, b"half".to_vec());
+    let other = format!("{DIRECTORY}/lost+found");
+    disk.set_bytes(&other, b"somebody else's".to_vec());
+    for left in ["creating-log-7-0", "creating-projection-0000000000000001-7-1", "creating-founded-7-2"] {
+        disk.set_bytes(&format!("{DIRECTORY}/{left}"), b"half".to_vec());
     }
     let sim = Sim::boot(disk);
-    assert_eq!(open(&sim).unwrap().name(LogId(5)).unwrap(), LogId(5));
-    assert_eq!(sim.disk().names().len(), 2001, "they are left alone");
-    assert_eq!(open(&sim).unwrap().name(LogId(6)).unwrap(), LogId(5));
+    let store = open(&sim).unwrap();
+    assert_eq!(sim.disk().names(), std::slice::from_ref(&other));
+    assert_eq!(store.name(LogId(5)).unwrap(), LogId(5));
+    let kept = sim.disk().after(Cut::Nothing, &mut Random(1));
+    assert_eq!(kept.names(), [format!("{DIRECTORY}/log"), other], "durably");
+}
+
+/// A store's directory that somebody else opens whenever a file is about to get its name.
+struct OpenedMeanwhile {
+    storage: Arc<dyn Storage>,
+    /// How often that happens.
+    times: AtomicU64,
+}
+
+impl Storage for OpenedMeanwhile {
+    fn path(&self) -> &Path {
+        self.storage.path()
+    }
+
+    fn directory(&self, name: &str) -> Arc<dyn Storage> {
+        self.storage.directory(name)
+    }
+
+    fn exists(&self) -> io::Result<bool> {
+        self.storage.exists()
+    }
+
+    fn create_directory(&self) -> io::Result<()> {
+        self.storage.create_directory()
+    }
+
+    fn lock(&self, mode: LockMode) -> io::Result<Option<Lock>> {
+        self.storage.lock(mode)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.storage.list()
+    }
+
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
+        self.storage.open(name, access)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.storage.rename(from, to)
+    }
+
+    fn link(&self, from: &str, to: &str) -> io::Result<()> {
+        let left = self.times.load(Ordering::Relaxed);
+        if left > 0 {
+            self.times.store(left - 1, Ordering::Relaxed);
+            FileStore::open_with_storage(Arc::clone(&self.storage)).unwrap();
+        }
+        self.storage.link(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.storage.remove(name)
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        self.storage.sync_directory()
+    }
+}
+
+#[test]
+fn store_that_is_opened_while_a_file_is_made_there_is_in_nobodys_way() {
+    let sim = Sim::default();
+    let storage = sim.storage().directory(DIRECTORY);
+    let meanwhile = Arc::new(OpenedMeanwhile { storage, times: AtomicU64::new(0) });
+    let store = FileStore::open_with_storage(Arc::<OpenedMeanwhile>::clone(&meanwhile)).unwrap();
+    let mut told = Told::default();
+    for times in [1, 3] {
+        meanwhile.times.store(times, Ordering::Relaxed);
+        told.named(store.name(LogId(1)).unwrap());
+        let epoch = told.projections.len() as u64 + 1;
+        meanwhile.times.store(times, Ordering::Relaxed);
+        assert!(store.install(&projection(LogId(1), epoch, times)).unwrap());
+        assert_eq!(meanwhile.times.load(Ordering::Relaxed), 0);
+        told.installed(&projection(LogId(1), epoch, times));
+    }
+    told.latest(store.latest().unwrap().as_deref());
+    told.assert_kept(&sim.disk().after(Cut::Nothing, &mut Random(1)));
+    assert_eq!(sim.disk().names().len(), 4, "the name, that it was founded, and two epochs");
+}
+
+/// Its process ends of that, and the next one finds the name, which the disk may not have.
+#[test]
+fn name_whose_sync_failed_is_durable_before_the_next_process_tells_it() {
+    for begun in 0..4 {
+        let sim = Sim::default();
+        let store = open(&sim).unwrap();
+        if begun > 0 {
+            assert_eq!(store.name(LogId(1)).unwrap(), LogId(1));
+        }
+        for epoch in 1..begun {
+            assert!(store.install(&projection(LogId(1), epoch, epoch)).unwrap());
+        }
+        let made = projection(LogId(1), begun, 9);
+        sim.set_fault(Some(Fault {
+            kind: Kind::SyncDirectory,
+            after: 0,
+            count: 1,
+            error: Failure::Errno(5),
+        }));
+        assert!(if begun == 0 { store.name(LogId(1)).is_err() } else { store.install(&made).is_err() });
+        drop(store);
+        let has_it = |disk: &Disk| {
+            disk.names().iter().any(|name| match begun {
+                0 => name.ends_with("/log"),
+                _ => *name == file_of(made.epoch),
+            })
+        };
+        let cut = |sim: &Sim| sim.disk().after(Cut::Nothing, &mut Random(begun));
+        assert!(has_it(&sim.disk()) && !has_it(&cut(&sim)));
+        // What is seen at all is durable from here on, whatever is asked.
+        let store = open(&sim).unwrap();
+        assert!(has_it(&cut(&sim)));
+        let mut told = Told::default();
+        told.named(store.name(LogId(2)).unwrap());
+        assert_eq!(told.log, Some(LogId(1)));
+        told.latest(store.latest().unwrap().as_deref());
+        assert_eq!(told.projections.contains_key(&made.epoch), begun > 0);
+        told.assert_kept(&cut(&sim));
+        // Nor is the store opened while the disk may not have it.
+        sim.set_fault(Some(Fault {
+            kind: Kind::SyncDirectory,
+            after: 1,
+            count: 1,
+            error: Failure::Errno(5),
+        }));
+        assert!(matches!(open(&sim), Err(StoreError::Io(_))));
+    }
 }
