@@ -24,18 +24,18 @@
 mod file;
 mod inode;
 mod random;
+mod storage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use file::{Held, SimFile};
 use inode::{Inode, Pending, put};
 use mixlog_log::Position;
-use mixlog_log::file::{Access, Lock, LockMode, Storage, StorageFile};
+use mixlog_log::file::Storage;
 pub use random::Random;
 
 /// What a power cut keeps wholly or not at all.
@@ -176,6 +176,11 @@ fn above(name: &str) -> impl Iterator<Item = &str> {
 fn parent(name: &str) -> Option<&str> {
     let name = name.trim_end_matches('/');
     (!name.is_empty()).then(|| &name[..name.rfind('/').map_or(0, |slash| slash + 1)])
+}
+
+/// A file's name without its directory.
+fn base(name: &str) -> &str {
+    &name[name.rfind('/').map_or(0, |slash| slash + 1)..]
 }
 
 fn apply_entry(names: &mut BTreeMap<String, usize>, entry: &Entry) {
@@ -321,13 +326,15 @@ impl Disk {
         let is_found = |name: &str| above(name).all(|above| above.is_empty() || made.contains(above));
         names.retain(|name, _| is_found(name));
         directories.retain(|name| is_found(name));
-        let manifests = ["manifest", "manifest.creating"].map(|name| self.live.get(name).copied());
+        let is_manifest = |name: &str| matches!(base(name), "manifest" | "manifest.creating");
+        let manifests: BTreeSet<usize> =
+            self.live.iter().filter(|(name, _)| is_manifest(name)).map(|(_, file)| *file).collect();
         let named: BTreeSet<usize> = names.values().copied().collect();
         let inodes = self.inodes.iter().enumerate().map(|(file, inode)| {
             if !named.contains(&file) {
                 return Inode::default();
             }
-            let piece = if manifests.contains(&Some(file)) { MANIFEST_PIECE } else { SECTOR };
+            let piece = if manifests.contains(&file) { MANIFEST_PIECE } else { SECTOR };
             let mut image = inode.durable.clone();
             // A sector is as one of the writes to it left it: each comes on top of those before.
             let mut left = BTreeMap::new();
@@ -480,6 +487,10 @@ struct State {
     fault: Option<Fault>,
     /// Whether the last one that was set has struck.
     struck: bool,
+    /// Whether one that failed was a sync.
+    sync_failed: bool,
+    /// Calls that fail since then.
+    refuses: Vec<Kind>,
     /// How many bytes all files together may have.
     capacity: Option<u64>,
     /// Writes and reads are done in part now and then, or interrupted.
@@ -488,6 +499,8 @@ struct State {
     forgetful: Option<Random>,
     /// By directory: how many have it shared, and whether somebody has it alone.
     locks: BTreeMap<String, (usize, bool)>,
+    /// What the machine's boot is called.
+    boot: String,
 }
 
 /// The disk as a log sees it.
@@ -503,8 +516,10 @@ pub struct Sim {
 impl Default for Sim {
     /// A machine with an empty disk.
     fn default() -> Self {
-        let (state, panics) = (Arc::default(), Arc::default());
-        Self { state, panics, directory: String::new(), path: PathBuf::from("/sim") }
+        static BOOTS: AtomicU64 = AtomicU64::new(0);
+        let boot = format!("boot {}", BOOTS.fetch_add(1, Ordering::Relaxed));
+        let state = Arc::new(Mutex::new(State { boot, ..State::default() }));
+        Self { state, panics: Arc::default(), directory: String::new(), path: PathBuf::from("/sim") }
     }
 }
 
@@ -563,6 +578,16 @@ impl Sim {
         state.fault = fault;
     }
 
+    /// Names the boot of the machine: each [`Sim`] is another machine, or another boot of it, unless it is called the same.
+    pub fn set_boot(&self, name: &str) {
+        name.clone_into(&mut self.state().boot);
+    }
+
+    /// Makes calls of these kinds fail as soon as a sync has failed, as on a file system that is to be read only from then on.
+    pub fn set_refuses_after_failed_sync(&self, kinds: &[Kind]) {
+        self.state().refuses = kinds.to_vec();
+    }
+
     /// Makes the next writes panic, as a bug would.
     pub fn set_panics(&self) {
         self.panics.store(true, Ordering::SeqCst);
@@ -608,6 +633,9 @@ impl State {
 
     /// How many of so many bytes the call may do.
     fn check_length(&mut self, kind: Kind, bytes: usize) -> io::Result<usize> {
+        if self.sync_failed && self.refuses.contains(&kind) {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
         let Some(fault) = &mut self.fault else { return Ok(bytes) };
         if fault.kind != kind {
             return Ok(bytes);
@@ -622,6 +650,7 @@ impl State {
         fault.count -= 1;
         let error = fault.error;
         self.struck = true;
+        self.sync_failed |= matches!(kind, Kind::Sync | Kind::SyncDirectory);
         match error {
             Failure::Kind(kind) => Err(kind.into()),
             Failure::Errno(number) => Err(io::Error::from_raw_os_error(number)),
@@ -663,136 +692,6 @@ impl State {
             1 => Ok(bytes.div_ceil(3)),
             _ => Ok(bytes),
         }
-    }
-}
-
-impl Storage for Sim {
-    fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn directory(&self, name: &str) -> Arc<dyn Storage> {
-        let directory = format!("{}{name}/", self.directory);
-        Arc::new(Self { path: self.path.join(name), directory, ..self.clone() })
-    }
-
-    fn exists(&self) -> io::Result<bool> {
-        Ok(self.directory.is_empty() || self.state().disk.directories.contains(&self.directory))
-    }
-
-    fn free(&self) -> io::Result<Option<u64>> {
-        let state = self.state();
-        Ok(state.capacity.map(|capacity| capacity.saturating_sub(state.used())))
-    }
-
-    /// As that of the real file system.
-    fn create_directory(&self) -> io::Result<()> {
-        let mut state = self.state();
-        let path = std::iter::once(&*self.directory).chain(above(&self.directory));
-        let path: Vec<_> = path.filter(|directory| !directory.is_empty()).collect();
-        let found = path.iter().position(|directory| state.disk.directories.contains(*directory));
-        let begins = found.unwrap_or(path.len());
-        for (at, directory) in path.iter().enumerate().take(begins + 1).rev() {
-            if at < begins {
-                state.call(Call::CreateDirectory { directory: (*directory).to_owned() });
-            }
-            state.check(Kind::SyncDirectory)?;
-            let above = parent(directory).expect("it has a name").to_owned();
-            state.call(Call::SyncDirectory { directory: above });
-        }
-        Ok(())
-    }
-
-    fn lock(&self, mode: LockMode) -> io::Result<Option<Lock>> {
-        let mut state = self.state();
-        state.check(Kind::Lock)?;
-        let (shared, alone) = state.locks.entry(self.directory.clone()).or_default();
-        if *alone || mode == LockMode::Exclusive && *shared > 0 {
-            return Ok(None);
-        }
-        match mode {
-            LockMode::Shared => *shared += 1,
-            LockMode::Exclusive => *alone = true,
-        }
-        let (state, directory) = (Arc::downgrade(&self.state), self.directory.clone());
-        Ok(Some(Box::new(Held { state, directory, mode })))
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        let mut state = self.state();
-        state.check(Kind::List)?;
-        let below = |name: &str| Some(name.strip_prefix(&self.directory)?.to_owned());
-        let files = state.disk.live.keys().filter(|name| is_in(name, &self.directory));
-        let directories = state.disk.directories.iter().filter(|name| is_in(name, &self.directory));
-        let directories = directories.map(|name| name.trim_end_matches('/'));
-        Ok(files.map(String::as_str).chain(directories).filter_map(below).collect())
-    }
-
-    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
-        let mut state = self.state();
-        state.check(Kind::Open)?;
-        let name = self.full(name);
-        let file = match (state.disk.live.get(&name).copied(), access) {
-            (Some(_), Access::CreateNew) => return Err(io::ErrorKind::AlreadyExists.into()),
-            (None, Access::CreateNew) => {
-                let is_there = self.directory.is_empty() || state.disk.directories.contains(&self.directory);
-                if !is_there {
-                    return Err(io::ErrorKind::NotFound.into());
-                }
-                let file = state.disk.inodes.len();
-                state.call(Call::Create { name, file });
-                file
-            }
-            (Some(file), _) => file,
-            (None, _) => return Err(io::ErrorKind::NotFound.into()),
-        };
-        Ok(Arc::new(SimFile { sim: self.clone(), file, writable: access != Access::Read }))
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut state = self.state();
-        state.check(Kind::Rename)?;
-        let (from, to) = (self.full(from), self.full(to));
-        let replaces = state.disk.live.contains_key(&to);
-        let may_be = ["checkpoints/", "addresses/"].iter().any(|directory| to.starts_with(directory));
-        assert!(!replaces || may_be, "{to} must not be replaced");
-        if !state.disk.live.contains_key(&from) {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        state.call(Call::Rename { from, to });
-        Ok(())
-    }
-
-    fn link(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut state = self.state();
-        state.check(Kind::Link)?;
-        let (from, to) = (self.full(from), self.full(to));
-        if state.disk.live.contains_key(&to) {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
-        if !state.disk.live.contains_key(&from) {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        state.call(Call::Link { from, to });
-        Ok(())
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        let mut state = self.state();
-        state.check(Kind::Remove)?;
-        let name = self.full(name);
-        if !state.disk.live.contains_key(&name) {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        state.call(Call::Remove { name });
-        Ok(())
-    }
-
-    fn sync_directory(&self) -> io::Result<()> {
-        let mut state = self.state();
-        state.check(Kind::SyncDirectory)?;
-        state.call(Call::SyncDirectory { directory: self.directory.clone() });
-        Ok(())
     }
 }
 

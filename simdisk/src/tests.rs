@@ -1,5 +1,7 @@
 //! What the model says of syncs that fail.
 
+use mixlog_log::file::{Access, StorageFile};
+
 use super::*;
 
 /// What may be found after a power cut.
@@ -167,4 +169,31 @@ fn file_with_two_names_keeps_the_one_that_is_left() {
     sim.sync_directory().unwrap();
     let disk = sim.disk().after(Cut::Nothing, &mut Random(1));
     assert_eq!((disk.names(), disk.bytes("file")), (vec!["file".to_owned()], &b"first"[..]));
+}
+
+#[test]
+fn disk_refuses_what_it_was_told_to_from_the_first_sync_on_that_fails() {
+    let sim = Sim::default();
+    let storage = sim.storage();
+    let file = storage.open("file", Access::CreateNew).unwrap();
+    sim.set_refuses_after_failed_sync(&[Kind::Rename]);
+    let error = Failure::Errno(5);
+    sim.set_fault(Some(Fault { kind: Kind::Write, after: 0, count: 1, error }));
+    assert!(file.write_at(b"x", 0).is_err());
+    storage.rename("file", "renamed").unwrap();
+    sim.set_fault(Some(Fault { kind: Kind::SyncDirectory, after: 0, count: 1, error }));
+    assert!(storage.sync_directory().is_err());
+    let refused = storage.rename("renamed", "file").unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::ReadOnlyFilesystem);
+    file.write_at(b"x", 0).unwrap();
+    sim.set_refuses_after_failed_sync(&[]);
+    storage.rename("renamed", "file").unwrap();
+}
+
+#[test]
+fn machines_are_in_boots_of_their_own_unless_these_are_called_the_same() {
+    let (first, second) = (Sim::default(), Sim::boot(Disk::default()));
+    assert_ne!(first.storage().boot(), second.storage().boot());
+    second.set_boot(&first.storage().directory("any").boot());
+    assert_eq!(first.storage().boot(), second.storage().boot());
 }

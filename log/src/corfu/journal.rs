@@ -65,8 +65,8 @@ pub(crate) struct Journal {
 /// What was found in a journal.
 pub(crate) struct Opened {
     pub(crate) journal: Journal,
-    /// Whether records were lost. Then nothing can be added until it is [reset](Journal::reset).
-    pub(crate) damaged: bool,
+    /// What is damaged, if records were lost. Then nothing can be added until it is [reset](Journal::reset).
+    pub(crate) damage: Option<String>,
 }
 
 impl Journal {
@@ -87,13 +87,15 @@ impl Journal {
             group_bytes: 2 << 20,
             ..file::Config::default()
         };
-        let (log, damaged) = match FileLog::open_with_storage(Arc::clone(&storage), &config) {
-            Ok(log) => (Some(log), false),
-            Err(OpenError::Corrupt { .. }) => match FileLog::open_before_damage(Arc::clone(&storage)) {
-                Ok(log) => (Some(log), true),
-                Err(OpenError::Corrupt { .. }) => (None, true),
-                Err(error) => return Err(error),
-            },
+        let (log, damage) = match FileLog::open_with_storage(Arc::clone(&storage), &config) {
+            Ok(log) => (Some(log), None),
+            Err(OpenError::Corrupt { detail, .. }) => {
+                match FileLog::open_before_damage(Arc::clone(&storage)) {
+                    Ok(log) => (Some(log), Some(detail)),
+                    Err(OpenError::Corrupt { .. }) => (None, Some(detail)),
+                    Err(error) => return Err(error),
+                }
+            }
             Err(error) => return Err(error),
         };
         let lock = match log {
@@ -102,7 +104,7 @@ impl Journal {
         };
         let next = log.as_ref().map_or(0, |log| log.reach().tail.0);
         let journal = Self { storage, config, log: log.map(Arc::new), lock, loaded: Arc::default(), next };
-        Ok(Opened { journal, damaged })
+        Ok(Opened { journal, damage })
     }
 
     /// Calls `replay` for every record, in order. True if one of them cannot be read.

@@ -77,6 +77,7 @@ mod message;
 mod monitor;
 mod net;
 mod operation;
+mod owner;
 mod plan;
 mod progress;
 mod projection;
@@ -95,6 +96,7 @@ mod transfer;
 mod transport;
 mod trim;
 mod unit;
+mod watched;
 
 pub use administer::{TransferError, found, latest, name, reconfigure, transfer};
 pub use append::{Append, AppendOutcome, Appended, Entries, Refusal};

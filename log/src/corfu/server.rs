@@ -20,15 +20,17 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::commit_queue::{Room, Tries};
-use crate::file::{FsStorage, Storage};
+use crate::file::{self, FsStorage, Lock, LockMode, Storage};
 use crate::{Batch, Durability, LogId, OpenError, Position, Ticket};
 
 use super::boot::Boot;
 use super::journal::{self, Journal, Opened, Shelf};
 use super::message::{Reply, UnitNumber, UnitReply, UnitRequest, UnitVerb};
+use super::owner::Owner;
 use super::rules::Rules;
 use super::transport::ReplyTo;
 use super::unit::{Answer, Limits, Record, RecordNumber, Unit};
+use super::watched::Watched;
 
 const UNPOISONED: &str = "nothing panics while it holds the lock";
 
@@ -53,7 +55,7 @@ pub struct UnitFiles {
     /// Where. Created if it is missing.
     pub directory: PathBuf,
     /// When a write is acknowledged: `Buffered` or `Flushed`. A unit that buffers and whose machine went down
-    /// under it comes back as damaged, and has to join anew.
+    /// under it, or whose disk did not take what it had acknowledged, comes back as damaged, and has to join anew.
     pub durability: Durability,
     /// The length of a segment file, in bytes; 64 MiB is a good size. It is raised to twice `run_bytes` and
     /// a little more.
@@ -99,7 +101,9 @@ enum Inner {
         /// Set when the unit thread ended in good order, with a unit that had lost nothing.
         whole: Arc<AtomicBool>,
         failure: Failure,
-        boot: Boot,
+        boot: Arc<Boot>,
+        /// Held until the files say how the unit has ended.
+        _lock: Lock,
     },
 }
 
@@ -135,7 +139,8 @@ impl UnitServer {
     /// Cost: reads and verifies all its files.
     ///
     /// # Errors
-    /// [`OpenError`]; damaged entries are none: the unit opens, and answers that it lost them.
+    /// [`OpenError`]; damaged entries are none: the unit opens, and answers that it lost them. [`OpenError::Corrupt`] if so
+    /// much is lost that nobody can tell of which log it was: a log that it joins would empty it.
     pub fn open(number: UnitNumber, quota: u64, storage: &UnitStorage) -> Result<Self, OpenError> {
         match storage {
             UnitStorage::Memory => {
@@ -144,14 +149,14 @@ impl UnitServer {
                 Ok(Self { number, durability: Durability::Memory, log: None, inner })
             }
             UnitStorage::Files(files) => {
-                let journal = FsStorage::new(files.directory.join("journal"));
-                Self::open_with_storage(number, quota, files, Arc::new(journal))
+                let directory = FsStorage::new(&files.directory);
+                Self::open_with_storage(number, quota, files, Arc::new(directory))
             }
         }
     }
 
-    /// Like [`open`](Self::open), with its journal on a file system of the caller's making; `files.directory` has only
-    /// what tells whether a machine was booted since.
+    /// Like [`open`](Self::open), with its directory on a file system of the caller's making; `files.directory` is not
+    /// looked at.
     ///
     /// # Errors
     /// Like [`open`](Self::open).
@@ -159,43 +164,78 @@ impl UnitServer {
         number: UnitNumber,
         quota: u64,
         files: &UnitFiles,
-        journal: Arc<dyn Storage>,
+        directory: Arc<dyn Storage>,
     ) -> Result<Self, OpenError> {
         let run_bytes = u32::try_from(files.run_bytes).unwrap_or(u32::MAX);
         let mut unit = Unit::new(number, Limits { quota, run_bytes }, Rules::SOUND);
-        let io_error = |source| OpenError::Io { action: "open", path: files.directory.clone(), source };
-        let boot = Boot::at(&files.directory);
-        let kept = boot.kept_everything().map_err(io_error)?;
-        let Opened { journal, mut damaged } = Journal::open(&journal::Config {
-            storage: journal,
+        let path = directory.path().to_path_buf();
+        let io_error = |source| OpenError::Io { action: "open", path: path.clone(), source };
+        directory.create_directory().map_err(|source| OpenError::Io {
+            action: "create",
+            path: path.clone(),
+            source,
+        })?;
+        // What the files say is what the last one left that had the directory, and nobody else changes it.
+        let lock = file::lock(&*directory, LockMode::Exclusive)?;
+        let boot = Arc::new(Boot::at(Arc::clone(&directory)).map_err(io_error)?);
+        let mut kept = boot.kept_everything();
+        let Opened { journal, mut damage } = Journal::open(&journal::Config {
+            storage: Arc::new(Watched::new(directory.directory("journal"), Arc::clone(&boot))),
             durability: files.durability,
             segment_bytes: files.segment_bytes,
             run_bytes: files.run_bytes,
         })?;
-        damaged |= journal.replay(|record, number| unit.replay(record, Some(number))).map_err(|error| {
-            let source = std::io::Error::other(error.to_string());
-            OpenError::Io { action: "read", path: files.directory.clone(), source }
-        })?;
-        // Its entries stand elsewhere, and its seals are of another chain.
-        if let Some(other) = unit.state().and_then(|state| state.unit).filter(|other| *other != number) {
-            let directory = files.directory.display();
-            return Err(OpenError::Configuration(format!(
-                "{directory} is the directory of unit {other}, and not of unit {number}"
-            )));
+        let ends_early =
+            journal.replay(|record, number| unit.replay(record, Some(number))).map_err(|error| {
+                let source = std::io::Error::other(error.to_string());
+                OpenError::Io { action: "read", path: path.clone(), source }
+            })?;
+        if ends_early {
+            damage.get_or_insert_with(|| "a record in its journal cannot be read".to_owned());
         }
-        if damaged || !kept {
+        // A sync that failed just now, and was of no account to the journal.
+        kept &= boot.kept_everything();
+        let owner = Owner::read(&*directory).map_err(io_error)?;
+        let of_state = unit.state().map(|state| Owner { log: state.log, unit: state.unit.unwrap_or(number) });
+        let lost = damage.is_some() || !kept;
+        if let Some(owner) = of_state.or_else(|| owner.filter(|_| lost)) {
+            // Its entries stand elsewhere, and its seals are of another chain.
+            if owner.unit != number {
+                return Err(OpenError::Configuration(format!(
+                    "{} is the directory of unit {}, and not of unit {number}",
+                    path.display(),
+                    owner.unit
+                )));
+            }
+            if of_state.is_none() {
+                unit.set_lost(owner.log);
+            }
+        } else if let Some(detail) = damage {
+            return Err(OpenError::Corrupt {
+                position: Position::ZERO,
+                detail: format!(
+                    "{detail}; and nothing in {0} says of which log unit {number} was, so no log may have it begin anew. If \
+                     its cluster does without it, remove {0}",
+                    path.display()
+                ),
+            });
+        }
+        if lost {
             unit.set_damaged();
+        }
+        if let Some(of_state) = of_state.filter(|of_state| owner != Some(*of_state)) {
+            of_state.write(&*directory).map_err(io_error)?;
         }
         let log = unit.state().map(|state| state.log);
         let buffered = files.durability == Durability::Buffered;
-        // What may be lost stays so until the unit has joined anew.
-        if buffered && kept {
-            boot.begin().map_err(io_error)?;
+        // What may be lost stays so until the unit has joined anew. Else all is durable.
+        if kept {
+            begin(&boot, buffered).map_err(io_error)?;
         }
         let (requests, asked) = mpsc::channel();
         let (groups, done) = mpsc::channel();
         let (flushes, wanted) = mpsc::channel();
-        let failure = Failure::new(files.directory.clone());
+        let failure = Failure::new(path);
         let whole = Arc::new(AtomicBool::new(false));
         let worker = Worker {
             unit,
@@ -203,8 +243,9 @@ impl UnitServer {
             groups,
             failure: failure.clone(),
             whole: Arc::clone(&whole),
-            boot: boot.clone(),
+            boot: Arc::clone(&boot),
             buffered,
+            directory,
             cached: VecDeque::new(),
             cached_bytes: 0,
             cache_bytes: files.cache_bytes,
@@ -223,7 +264,7 @@ impl UnitServer {
             start("reply", Box::new(move || reply(&done, &flushes, &failed))),
             start("flush", Box::new(move || flush(&wanted, &has_failed))),
         ];
-        let inner = Inner::Files { requests: Some(requests), threads, whole, failure, boot };
+        let inner = Inner::Files { requests: Some(requests), threads, whole, failure, boot, _lock: lock };
         Ok(Self { number, durability: files.durability, log, inner })
     }
 
@@ -279,10 +320,7 @@ impl Drop for UnitServer {
                 let ended = thread.join();
                 assert!(ended.is_ok() || thread::panicking(), "a thread of the unit panicked");
             }
-            if whole.load(Ordering::Acquire) {
-                // If it stays, a unit that lost nothing is taken for one that did, after the next boot.
-                let _ = boot.end();
-            }
+            boot.ended(whole.load(Ordering::Acquire));
         }
     }
 }
@@ -326,8 +364,9 @@ struct Worker {
     groups: Sender<Group>,
     failure: Failure,
     whole: Arc<AtomicBool>,
-    boot: Boot,
+    boot: Arc<Boot>,
     buffered: bool,
+    directory: Arc<dyn Storage>,
     /// Runs whose bytes are in memory, oldest first.
     cached: VecDeque<(Position, usize)>,
     cached_bytes: usize,
@@ -387,7 +426,7 @@ impl Worker {
             if self.unit.member() != member_before {
                 self.cached.clear();
                 self.cached_bytes = 0;
-                if damaged_before && !self.reset_journal() {
+                if !self.own() || damaged_before && !self.reset_journal() {
                     return;
                 }
             }
@@ -407,7 +446,10 @@ impl Worker {
         let (passed, barrier) = mpsc::channel();
         let ended = self.groups.send(Group::Barrier(passed)).is_ok() && barrier.recv().is_ok();
         let failed = self.failure.is_set();
-        self.whole.store(ended && !failed && !self.unit.damaged(), Ordering::Release);
+        let whole = ended && !failed && !self.unit.damaged();
+        // The journal may have failed since, without anybody who waits for it.
+        let flushed = whole && self.journal.as_ref().expect("there is a journal").shelf().flush().is_ok();
+        self.whole.store(flushed, Ordering::Release);
     }
 
     /// What there is room for on the disk, once that is `wanted`, or there is no more; at once if nothing is wanted.
@@ -466,8 +508,13 @@ impl Worker {
         self.unit.oldest_record().map_or(self.state_at, |oldest| oldest.min(self.state_at))
     }
 
-    fn begin_anew(&self) -> std::io::Result<()> {
-        if self.buffered { self.boot.begin() } else { self.boot.end() }
+    /// Has the files say of which log they are, before there is a record of it.
+    fn own(&self) -> bool {
+        let Some(state) = self.unit.state() else { return true };
+        let owner = Owner { log: state.log, unit: self.unit.number() };
+        let owned = Owner::read(&*self.directory)
+            .and_then(|known| if known == Some(owner) { Ok(()) } else { owner.write(&*self.directory) });
+        owned.inspect_err(|error| self.failure.set(error)).is_ok()
     }
 
     /// Throws away a damaged journal, for a unit that begins anew.
@@ -479,8 +526,8 @@ impl Worker {
             return false;
         }
         let begun = journal.reset().map_err(|error| error.to_string());
-        match begun.and_then(|journal| self.begin_anew().map(|()| journal).map_err(|error| error.to_string()))
-        {
+        let begin = || begin(&self.boot, self.buffered).map_err(|error| error.to_string());
+        match begun.and_then(|journal| begin().map(|()| journal)) {
             Ok(journal) => {
                 self.journal = Some(journal);
                 true
@@ -491,6 +538,11 @@ impl Worker {
             }
         }
     }
+}
+
+/// What is in the journal is durable, or there is nothing: what comes is buffered, or not.
+fn begin(boot: &Boot, buffered: bool) -> std::io::Result<()> {
+    if buffered { boot.begin() } else { boot.end() }
 }
 
 /// The reply thread.

@@ -195,6 +195,20 @@ impl Unit {
         self.damaged = true;
     }
 
+    /// Everything was lost that tells who the unit was, but that it belongs to `log`: nobody asks it for what it had, and
+    /// that log alone may have it join anew.
+    pub(crate) const fn set_lost(&mut self, log: LogId) {
+        self.set_damaged();
+        self.state = Some(State {
+            log,
+            unit: Some(self.number),
+            joined: Epoch::NONE,
+            epoch: Epoch::NONE,
+            trimmed: Position::ZERO,
+            reach: Position::ZERO,
+        });
+    }
+
     /// Whether records were lost.
     #[must_use]
     pub const fn damaged(&self) -> bool {

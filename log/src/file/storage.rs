@@ -50,6 +50,12 @@ pub trait Storage: Send + Sync + 'static {
     /// Where the directory is, for messages.
     fn path(&self) -> &Path;
 
+    /// What this boot of the machine is called, and no other one: as long as it lasts, what was written can be read, though
+    /// it was not synced, unless a sync failed. Empty where nobody can tell.
+    fn boot(&self) -> String {
+        String::new()
+    }
+
     /// The directory `name` inside this one, which need not exist yet.
     fn directory(&self, name: &str) -> Arc<dyn Storage>;
 
@@ -283,6 +289,11 @@ impl FsStorage {
 impl Storage for FsStorage {
     fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What the kernel draws.
+    fn boot(&self) -> String {
+        fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default()
     }
 
     fn directory(&self, name: &str) -> Arc<dyn Storage> {

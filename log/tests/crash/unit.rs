@@ -8,6 +8,7 @@
 
 mod damage;
 mod faults;
+mod lost;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, mpsc};
@@ -210,13 +211,32 @@ fn doings(steps: &[Step]) -> Vec<(Doing, bool)> {
     all
 }
 
-fn files(directory: &tempfile::TempDir, durability: Durability) -> UnitFiles {
+fn files(durability: Durability) -> UnitFiles {
     UnitFiles {
         segment_bytes: 12 << 10,
         run_bytes: 1 << 10,
         cache_bytes: 2 << 10,
-        ..UnitFiles::new(directory.path(), durability)
+        ..UnitFiles::new("not looked at", durability)
     }
+}
+
+/// What the boot is called in which everything happens, power cuts included: a unit that knows that there was another one shows
+/// less of what is on the disk.
+const BOOT: &str = "this boot";
+
+fn machine(disk: Disk) -> Sim {
+    let sim = Sim::boot(disk);
+    sim.set_boot(BOOT);
+    sim
+}
+
+/// The same disk, of which the unit believes what it finds.
+fn believed(mut disk: Disk) -> Disk {
+    if disk.names().iter().any(|name| name == "boot.lost") {
+        disk.delete("boot.lost");
+        disk.set_bytes("boot", BOOT.as_bytes().to_vec());
+    }
+    disk
 }
 
 fn open(files: &UnitFiles, storage: Arc<dyn Storage>) -> UnitServer {
@@ -266,12 +286,12 @@ fn is_good(answer: &UnitReply) -> bool {
 }
 
 /// Does a script, and notes how many of its requests a power cut must leave.
-fn record(steps: &[Step], boot: &UnitFiles, fitful: Option<u64>) -> Sim {
-    let sim = Sim::default();
+fn record(steps: &[Step], config: &UnitFiles, fitful: Option<u64>) -> Sim {
+    let sim = machine(Disk::default());
     if let Some(seed) = fitful {
         sim.set_fitful(seed);
     }
-    let mut unit = open(boot, sim.storage());
+    let mut unit = open(config, sim.storage());
     let mut waiting = Vec::new();
     let mut asked = 0;
     let promised = |count| sim.note(Note::Acknowledged(Position(count)));
@@ -280,7 +300,7 @@ fn record(steps: &[Step], boot: &UnitFiles, fitful: Option<u64>) -> Sim {
             Doing::Ask(request) => {
                 asked += 1;
                 // What was answered, or what was there when a flush was asked for.
-                let promises = boot.durability == Durability::Flushed || request.verb == UnitVerb::Flush;
+                let promises = config.durability == Durability::Flushed || request.verb == UnitVerb::Flush;
                 waiting.push((promises.then_some(asked), send(&unit, request)));
             }
             Doing::Claim => promised(asked),
@@ -288,7 +308,7 @@ fn record(steps: &[Step], boot: &UnitFiles, fitful: Option<u64>) -> Sim {
                 // A unit that ends in good order leaves everything on the disk.
                 drop(unit);
                 promised(asked);
-                unit = open(boot, sim.storage());
+                unit = open(config, sim.storage());
             }
         }
         if waits {
@@ -367,7 +387,7 @@ struct Tally {
 
 struct Crashes<'a> {
     expected: &'a [View],
-    boot: &'a UnitFiles,
+    config: &'a UnitFiles,
     random: Random,
     tally: Tally,
     /// Whether requests that were not answered may have been refused, and later ones not: there was no space for them.
@@ -379,8 +399,9 @@ impl Crashes<'_> {
     /// it remembers.
     fn recover(&mut self, disk: &Disk, promised: usize, depth: u32) -> usize {
         self.tally.states.insert(disk.fingerprint());
-        let sim = Sim::boot(disk.clone());
-        let unit = open(self.boot, sim.storage());
+        let disk = &believed(disk.clone());
+        let sim = machine(disk.clone());
+        let unit = open(self.config, sim.storage());
         let found = view_of(&unit);
         let remembers = self.remembers(&found, promised);
         self.tally.forgotten += u64::from(remembers < promised);
@@ -389,7 +410,7 @@ impl Crashes<'_> {
             self.tally.sealed += u64::from(standing.epoch > Epoch(1));
             self.tally.trimmed += u64::from(standing.trimmed > Position::ZERO);
         }
-        if self.boot.durability == Durability::Buffered && self.random.one_in(2) {
+        if self.config.durability == Durability::Buffered && self.random.one_in(2) {
             self.says_what_it_may_have_lost(disk, &found);
         }
         if depth == 0 {
@@ -441,33 +462,17 @@ impl Crashes<'_> {
             .unwrap_or_else(|| panic!("no prefix of the requests: {promised} {found:?}"))
     }
 
-    /// The same machine starts the unit again, whose memory may hold bytes that the disk has not: what it shows now stays,
-    /// and no position gets another value.
-    fn start_again(&mut self, sim: &Sim, promised: usize) {
-        let unit = open(self.boot, sim.storage());
-        let found = view_of(&unit);
-        let remembers = self.remembers(&found, promised);
-        assert!(remembers >= promised, "{remembers} of {promised}");
-        if let Some(member) = found.0 {
-            let UnitReply::Standing(standing) = found.1[0] else { panic!("{:?}", found.1[0]) };
-            let flush = UnitRequest { epoch: standing.epoch, member, verb: UnitVerb::Flush };
-            assert_eq!(ask(&unit, flush), UnitReply::Done);
-            self.takes_no_other_value(&unit, member, &found);
-        }
-        let seen = sim.disk().after(Cut::Nothing, &mut self.random);
-        let again = self.recover(&seen, remembers, 0);
-        if !self.refuses || self.expected[remembers] == found {
-            assert_eq!(self.expected[again], found);
-        }
-    }
-
     /// The machine went down under a unit that buffers: what is on the disk is answered as ever, and the rest may be lost.
     fn says_what_it_may_have_lost(&mut self, disk: &Disk, whole: &View) {
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("boot"), "another boot\n").unwrap();
-        let unit = open(&files(&directory, Durability::Buffered), Sim::boot(disk.clone()).storage());
-        assert_eq!(member_of(&unit), whole.0);
-        let Some(member) = whole.0 else { return };
+        let mut disk = disk.clone();
+        disk.set_bytes("boot", b"another boot\n".to_vec());
+        let unit = open(&files(Durability::Buffered), machine(disk).storage());
+        let found = member_of(&unit);
+        let Some(member) = whole.0 else {
+            // It may have joined, and lost that.
+            return assert!(found.is_none_or(|found| found == lost::NOBODY), "{found:?}");
+        };
+        assert_eq!(found, Some(member));
         // Whatever the epoch: it may have lost a seal.
         let answers = ask_all(&unit, reads(Epoch(u64::MAX), member));
         for ((at, whole), found) in (0..).map(Position).zip(&whole.1[1..]).zip(answers) {
@@ -504,13 +509,12 @@ impl Crashes<'_> {
 }
 
 fn cut_script(steps: &[Step], durability: Durability, seed: u64, fitful: bool, tally: &mut Tally) {
-    let directory = tempfile::tempdir().unwrap();
-    let boot = files(&directory, durability);
-    let (sim, expected) = (record(steps, &boot, fitful.then_some(seed)), views(steps));
+    let config = files(durability);
+    let (sim, expected) = (record(steps, &config, fitful.then_some(seed)), views(steps));
     let tally_before = std::mem::take(tally);
     let mut crashes = Crashes {
         expected: &expected,
-        boot: &boot,
+        config: &config,
         random: Random(seed),
         tally: tally_before,
         refuses: false,
@@ -585,8 +589,7 @@ fn joined(unit: &UnitServer) -> impl Fn(UnitVerb) -> UnitRequest + use<> {
 #[test]
 fn directory_of_another_unit_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    let files = files(&directory, Durability::Flushed);
-    let storage = UnitStorage::Files(files);
+    let storage = UnitStorage::Files(UnitFiles::new(directory.path(), Durability::Flushed));
     let unit = UnitServer::open(UNIT, u64::MAX, &storage).unwrap();
     let joined = joined(&unit);
     assert_eq!(ask(&unit, joined(UnitVerb::Write(run(1, 0)))), UnitReply::Done);
@@ -608,10 +611,9 @@ fn unit_whose_journal_cannot_be_written_tells_why_and_goes_on_when_opened_again(
         (Durability::Flushed, Kind::Sync, 5),
         (Durability::Buffered, Kind::Write, 5),
     ] {
-        let directory = tempfile::tempdir().unwrap();
-        let boot = files(&directory, durability);
-        let sim = Sim::default();
-        let unit = open(&boot, sim.storage());
+        let config = files(durability);
+        let sim = machine(Disk::default());
+        let unit = open(&config, sim.storage());
         let request = joined(&unit);
         assert_eq!(ask(&unit, request(UnitVerb::Write(run(1, 0)))), UnitReply::Done);
         assert_eq!(unit.failure(), None);
@@ -621,12 +623,12 @@ fn unit_whose_journal_cannot_be_written_tells_why_and_goes_on_when_opened_again(
         assert_eq!(answer, Err(mpsc::RecvTimeoutError::Disconnected), "{kind:?}");
         let failure = unit.failure().expect("it has failed").to_owned();
         let os = std::io::Error::from_raw_os_error(error).to_string();
-        for part in [directory.path().to_str().unwrap(), &os] {
+        for part in ["the journal in /sim cannot be written: ", &os] {
             assert!(failure.contains(part), "{failure}");
         }
         drop(unit);
         sim.set_fault(None);
-        let unit = open(&boot, sim.storage());
+        let unit = open(&config, sim.storage());
         assert_eq!(unit.failure(), None);
         let read = UnitVerb::Read { from: Position(0), upto: Position(1), bytes: 1 };
         assert_eq!(ask(&unit, request(read)), UnitReply::Runs(vec![run(1, 0)]));
@@ -636,10 +638,9 @@ fn unit_whose_journal_cannot_be_written_tells_why_and_goes_on_when_opened_again(
 
 #[test]
 fn unit_that_was_opened_again_reads_small_entries_many_at_a_time() {
-    let directory = tempfile::tempdir().unwrap();
-    let boot = UnitFiles { segment_bytes: 1 << 20, ..files(&directory, Durability::Flushed) };
-    let sim = Sim::default();
-    let unit = open(&boot, sim.storage());
+    let config = UnitFiles { segment_bytes: 1 << 20, ..files(Durability::Flushed) };
+    let sim = machine(Disk::default());
+    let unit = open(&config, sim.storage());
     let request = joined(&unit);
     let mut runs = vec![run(1, 0)];
     while runs.len() < 300 {
@@ -649,7 +650,7 @@ fn unit_that_was_opened_again_reads_small_entries_many_at_a_time() {
         assert_eq!(ask(&unit, request(UnitVerb::Write(run.clone()))), UnitReply::Done);
     }
     drop(unit);
-    let unit = open(&boot, sim.storage());
+    let unit = open(&config, sim.storage());
     // Each of these is 64 KiB long, and the journal has three of them.
     sim.set_fault(Some(Fault { kind: Kind::Read, after: 8, count: u64::MAX, error: Failure::Errno(5) }));
     for run in &runs {
@@ -672,12 +673,11 @@ fn unit_whose_disk_is_full_refuses_entries_and_does_all_else_until_there_is_spac
     let cases =
         [Durability::Flushed, Durability::Buffered].map(|d| [(d, 1, 200), (d, 40, 200), (d, 3, 4000)]);
     for (durability, at_once, bytes) in cases.concat() {
-        let directory = tempfile::tempdir().unwrap();
         // The largest runs need more than a quarter of a segment.
         let run_bytes = if bytes > 1000 { 4 << 10 } else { 1 << 10 };
-        let boot = UnitFiles { run_bytes, ..files(&directory, durability) };
-        let sim = Sim::default();
-        let unit = open(&boot, sim.storage());
+        let config = UnitFiles { run_bytes, ..files(durability) };
+        let sim = machine(Disk::default());
+        let unit = open(&config, sim.storage());
         let request = joined(&unit);
         // Two segments or four, and a part of another one.
         sim.set_capacity(Some(64 << 10));
@@ -720,7 +720,7 @@ fn unit_whose_disk_is_full_refuses_entries_and_does_all_else_until_there_is_spac
         assert_eq!(ask(&unit, request(UnitVerb::Flush)), UnitReply::Done);
         assert_eq!(unit.failure(), None);
         drop(unit);
-        let unit = open(&boot, sim.storage());
+        let unit = open(&config, sim.storage());
         assert_eq!(ask(&unit, request(read(0, first.end().0))), UnitReply::Runs(vec![first]));
         assert_eq!(fill(&unit, &mut next), filled);
         // What is given up makes space for more, and so does a larger disk.

@@ -1,6 +1,9 @@
 //! Units whose journals were damaged: they say what they lost, and begin anew.
 
+use super::lost::{AGAIN, NOBODY, joins_anew_in_its_own_log};
 use super::*;
+
+const MANIFEST: &str = "journal/manifest";
 
 /// Two segments, each with entries and seals, closed.
 const DAMAGED: &[Step] =
@@ -13,8 +16,8 @@ enum Found {
     Whole,
     /// It says of some positions that it lost them, and takes nothing until it joins anew.
     Corrupt,
-    /// The record that says who it is, which is the first, was lost: it is nobody, and joins empty.
-    Nobody,
+    /// The record that says who it is, which is the first, was lost: all it knows is of which log it was, and it joins empty.
+    Lost,
     /// It does not open.
     Refused(String),
 }
@@ -23,24 +26,22 @@ enum Found {
 struct Damages {
     disk: Disk,
     whole: View,
-    boot: UnitFiles,
-    _directory: tempfile::TempDir,
+    config: UnitFiles,
 }
 
 impl Damages {
     fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let boot = files(&directory, Durability::Flushed);
-        let disk = record(DAMAGED, &boot, None).disk();
+        let config = files(Durability::Flushed);
+        let disk = record(DAMAGED, &config, None).disk();
         let whole = views(DAMAGED).pop().expect("there is one");
-        let damages = Self { disk, whole, boot, _directory: directory };
+        let damages = Self { disk, whole, config };
         assert_eq!(damages.found("nothing", &damages.disk, true), Found::Whole);
         damages
     }
 
     fn segments(&self) -> Vec<String> {
         let names: Vec<_> =
-            self.disk.names().into_iter().filter(|name| name.starts_with("segment-0")).collect();
+            self.disk.names().into_iter().filter(|name| name.starts_with("journal/segment-0")).collect();
         assert_eq!(names.len(), 2, "{names:?}");
         names
     }
@@ -60,16 +61,17 @@ impl Damages {
     /// Opens a unit on a damaged journal, and sees that it shows nothing that was not written, and nothing as unwritten that
     /// was; and, if it `joins`, that it begins anew.
     fn found(&self, what: &str, disk: &Disk, joins: bool) -> Found {
-        let sim = Sim::boot(disk.clone());
-        let unit = match UnitServer::open_with_storage(UNIT, u64::MAX, &self.boot, sim.storage()) {
+        let sim = machine(disk.clone());
+        let unit = match UnitServer::open_with_storage(UNIT, u64::MAX, &self.config, sim.storage()) {
             Ok(unit) => unit,
             Err(error) => {
                 assert_eq!(sim.trace().len(), 0, "{what}: what is refused is left as it is");
                 return Found::Refused(error.to_string());
             }
         };
-        let Some(member) = member_of(&unit) else { return Found::Nobody };
-        assert_eq!(Some(member), self.whole.0, "{what}");
+        let member = member_of(&unit).expect("it is somebody's");
+        let is_lost = member == NOBODY;
+        assert!(is_lost || Some(member) == self.whole.0, "{what}: {member:?}");
         let mut lost = 0;
         // Of the epoch that it is in if it lost nothing, and of any if it did.
         let answers = ask_all(&unit, reads(Epoch(3), member));
@@ -89,14 +91,9 @@ impl Damages {
             assert!(matches!(answer, UnitReply::Corrupt(_) | UnitReply::Behind(_)), "{what}: {answer:?}");
         }
         if joins {
-            let again = Member { unit: UNIT, joined: Epoch(9) };
-            let joined = ask(&unit, request(again, UnitVerb::Join(LOG)));
-            let is_empty =
-                matches!(joined, UnitReply::Standing(standing) if standing.reach == Position::ZERO);
-            assert!(is_empty, "{what}: {joined:?}");
-            assert_eq!(ask(&unit, request(again, UnitVerb::Write(run(3, 0)))), UnitReply::Done, "{what}");
+            joins_anew_in_its_own_log(&unit);
         }
-        Found::Corrupt
+        if is_lost { Found::Lost } else { Found::Corrupt }
     }
 }
 
@@ -117,7 +114,7 @@ fn entries_of(bytes: &[u8]) -> std::ops::Range<usize> {
 #[test]
 fn byte_flipped_anywhere_in_the_journal_of_a_unit_is_corrupt_and_never_unwritten() {
     let damages = Damages::new();
-    let (mut corrupt, mut nobody, mut harmless) = (0, 0, 0);
+    let (mut corrupt, mut all_lost, mut harmless) = (0, 0, 0);
     for name in damages.segments() {
         let bytes = damages.disk.bytes(&name);
         let entries = entries_of(bytes);
@@ -130,22 +127,22 @@ fn byte_flipped_anywhere_in_the_journal_of_a_unit_is_corrupt_and_never_unwritten
             match found {
                 Found::Whole => harmless += 1,
                 Found::Corrupt => corrupt += 1,
-                Found::Nobody => nobody += 1,
+                Found::Lost => all_lost += 1,
                 Found::Refused(error) => panic!("{what}: {error}"),
             }
         }
     }
-    println!("{corrupt} flips lost something, {nobody} all, {harmless} nothing");
-    assert!(corrupt > 5000 && nobody > 100 && harmless > 100, "{corrupt} {nobody} {harmless}");
+    println!("{corrupt} flips lost something, {all_lost} all, {harmless} nothing");
+    assert!(corrupt > 5000 && all_lost > 100 && harmless > 100, "{corrupt} {all_lost} {harmless}");
 }
 
 #[test]
 fn segment_of_a_units_journal_that_is_cut_or_missing_or_in_anothers_place_is_never_unwritten() {
     let damages = Damages::new();
-    let (mut corrupt, mut nobody) = (0, 0);
+    let (mut corrupt, mut all_lost) = (0, 0);
     let mut add = |what: &str, disk: &Disk| match damages.found(what, disk, false) {
         Found::Corrupt => corrupt += 1,
-        Found::Nobody => nobody += 1,
+        Found::Lost => all_lost += 1,
         other => panic!("{what}: {other:?}"),
     };
     let names = damages.segments();
@@ -171,20 +168,20 @@ fn segment_of_a_units_journal_that_is_cut_or_missing_or_in_anothers_place_is_nev
     for name in &names {
         add(&format!("another's {name}"), &damages.with(name, other.disk.bytes(name).to_vec()));
     }
-    println!("{corrupt} lost something, {nobody} all");
-    assert!(corrupt > 3000 && nobody > 100, "{corrupt} {nobody}");
+    println!("{corrupt} lost something, {all_lost} all");
+    assert!(corrupt > 3000 && all_lost > 100, "{corrupt} {all_lost}");
 }
 
 #[test]
 fn manifest_of_a_units_journal_that_is_damaged_is_told_or_harmless() {
     let damages = Damages::new();
-    let bytes = damages.disk.bytes("manifest").to_vec();
+    let bytes = damages.disk.bytes(MANIFEST).to_vec();
     let refused = |what: &str, disk: &Disk| match damages.found(what, disk, false) {
         Found::Refused(error) => error,
         other => panic!("{what}: {other:?}"),
     };
     for at in (0..bytes.len()).filter(|at| at % 4096 < 512 || at.is_multiple_of(64)) {
-        let disk = damages.flipped("manifest", at);
+        let disk = damages.flipped(MANIFEST, at);
         assert_eq!(damages.found(&format!("manifest byte {at}"), &disk, false), Found::Whole);
     }
     // The same byte of both copies.
@@ -192,18 +189,18 @@ fn manifest_of_a_units_journal_that_is_damaged_is_told_or_harmless() {
         let mut both = bytes.clone();
         both[at] ^= 1 << (at % 8);
         both[4096 + at] ^= 1 << (at % 8);
-        let (what, disk) = (format!("manifests' bytes {at}"), damages.with("manifest", both));
+        let (what, disk) = (format!("manifests' bytes {at}"), damages.with(MANIFEST, both));
         if at < 8 {
             let error = refused(&what, &disk);
             assert!(error.contains("its manifest is not one of a log"), "{what}: {error}");
         } else {
-            // Nothing is known of the journal, but that there was one.
-            assert_eq!(damages.found(&what, &disk, false), Found::Nobody);
+            // Nothing is known of the journal, but of which log it was.
+            assert_eq!(damages.found(&what, &disk, at % 64 == 8), Found::Lost);
         }
     }
     for length in (0..bytes.len()).filter(|length| length % 4096 <= 512 || length.is_multiple_of(64)) {
         let (what, disk) =
-            (format!("manifest of {length} bytes"), damages.with("manifest", bytes[..length].to_vec()));
+            (format!("manifest of {length} bytes"), damages.with(MANIFEST, bytes[..length].to_vec()));
         if length >= 512 {
             assert_eq!(damages.found(&what, &disk, false), Found::Whole);
         } else {
@@ -212,12 +209,12 @@ fn manifest_of_a_units_journal_that_is_damaged_is_told_or_harmless() {
         }
     }
     let mut missing = damages.disk.clone();
-    missing.delete("manifest");
+    missing.delete(MANIFEST);
     let error = refused("without manifest", &missing);
     assert!(error.contains("there is segment-") && error.contains(" but no manifest"), "{error}");
     // Another's: none of the segments belongs to it.
-    let foreign = damages.with("manifest", Damages::new().disk.bytes("manifest").to_vec());
-    assert!(matches!(damages.found("another's manifest", &foreign, false), Found::Nobody | Found::Corrupt));
+    let foreign = damages.with(MANIFEST, Damages::new().disk.bytes(MANIFEST).to_vec());
+    assert!(matches!(damages.found("another's manifest", &foreign, false), Found::Lost | Found::Corrupt));
 }
 
 /// It is there for whoever replaces it, whenever that happens.
@@ -227,27 +224,31 @@ fn unit_that_ends_while_it_throws_its_damaged_journal_away_opens_again() {
     let entries = entries_of(damages.disk.bytes(&damages.segments()[0]));
     let at = entries.start.midpoint(entries.end);
     let both = {
-        let mut bytes = damages.disk.bytes("manifest").to_vec();
+        let mut bytes = damages.disk.bytes(MANIFEST).to_vec();
         (bytes[40], bytes[4096 + 40]) = (!bytes[40], !bytes[4096 + 40]);
-        damages.with("manifest", bytes)
+        damages.with(MANIFEST, bytes)
     };
-    let again = Member { unit: UNIT, joined: Epoch(9) };
-    let join = UnitRequest { epoch: Epoch(9), member: again, verb: UnitVerb::Join(LOG) };
+    let join = |log| UnitRequest { epoch: Epoch(9), member: AGAIN, verb: UnitVerb::Join(log) };
     let mut random = Random(5);
     let (mut states, mut joined, mut earlier) = (0, 0, 0);
     for damaged in [damages.flipped(&damages.segments()[0], at), both] {
-        let sim = Sim::boot(damaged.clone());
-        let unit = open(&damages.boot, sim.storage());
-        assert!(matches!(ask(&unit, join.clone()), UnitReply::Standing(_)));
+        let sim = machine(damaged.clone());
+        let unit = open(&damages.config, sim.storage());
+        assert!(matches!(ask(&unit, join(LOG)), UnitReply::Standing(_)));
         drop(unit);
         let mut disk = damaged;
         for call in sim.trace().iter().map(Some).chain([None]) {
             for cut in [Cut::Everything, Cut::Nothing].into_iter().chain([Cut::Some; 8]) {
                 let left = disk.after(cut, &mut random);
-                let unit = open(&damages.boot, Sim::boot(left).storage());
+                let unit = open(&damages.config, machine(left).storage());
                 states += 1;
-                match member_of(&unit) {
-                    Some(member) if member == again => joined += 1,
+                let found = member_of(&unit);
+                if found.is_some() {
+                    let other = ask(&unit, join(LogId(LOG.0 + 1)));
+                    assert_eq!(other, UnitReply::Stranger(found), "it is not another log's to empty");
+                }
+                match found {
+                    Some(member) if member == AGAIN => joined += 1,
                     Some(member) => {
                         earlier += 1;
                         for (at, answer) in (0..).map(Position).zip(ask_all(&unit, reads(Epoch(9), member))) {
@@ -259,7 +260,7 @@ fn unit_that_ends_while_it_throws_its_damaged_journal_away_opens_again() {
                     }
                     None => {}
                 }
-                assert!(matches!(ask(&unit, join.clone()), UnitReply::Standing(_)));
+                assert!(matches!(ask(&unit, join(LOG)), UnitReply::Standing(_)));
             }
             if let Some(call) = call.filter(|call| !matches!(call, Call::Note(_))) {
                 disk.apply(call);
@@ -268,4 +269,60 @@ fn unit_that_ends_while_it_throws_its_damaged_journal_away_opens_again() {
     }
     println!("{states} states, in {joined} it had joined anew, in {earlier} it was the earlier member");
     assert!(joined > 0 && earlier > 0 && joined + earlier < states);
+}
+
+/// Journals that do not say of which log they were: no manifest can be read, or the first record, which says it, cannot.
+fn nameless(damages: &Damages) -> [Disk; 2] {
+    let mut manifest = damages.disk.bytes(MANIFEST).to_vec();
+    (manifest[40], manifest[4096 + 40]) = (!manifest[40], !manifest[4096 + 40]);
+    let first = &damages.segments()[0];
+    [
+        damages.with(MANIFEST, manifest),
+        damages.flipped(first, entries_of(damages.disk.bytes(first)).start + 70),
+    ]
+}
+
+#[test]
+fn unit_of_which_nothing_says_whose_it_was_is_refused_and_left_to_a_person() {
+    let damages = Damages::new();
+    for disk in nameless(&damages) {
+        assert_eq!(damages.found("it is known beside the journal", &disk, true), Found::Lost);
+        let (mut missing, mut damaged) = (disk.clone(), disk);
+        missing.delete("owner");
+        let mut text = damaged.bytes("owner").to_vec();
+        text[7] ^= 1;
+        damaged.set_bytes("owner", text);
+        for disk in [missing, damaged] {
+            let Found::Refused(error) = damages.found("it is known nowhere", &disk, true) else {
+                panic!("any log may empty it")
+            };
+            let advice = "nothing in /sim says of which log unit 1 was, so no log may have it begin anew. If its cluster does \
+                          without it, remove /sim";
+            assert!(error.ends_with(advice), "{error}");
+        }
+    }
+}
+
+#[test]
+fn unit_says_of_which_log_it_is_beside_its_journal_though_it_joined_before_units_did_so() {
+    let damages = Damages::new();
+    let mut before = damages.disk.clone();
+    before.delete("owner");
+    let sim = machine(before);
+    assert_eq!(view_of(&open(&damages.config, sim.storage())), damages.whole);
+    assert_eq!(sim.disk().bytes("owner"), damages.disk.bytes("owner"));
+    let kept = sim.disk().after(Cut::Nothing, &mut Random(1));
+    assert_eq!(kept.bytes("owner"), damages.disk.bytes("owner"));
+}
+
+#[test]
+fn directory_of_another_unit_is_refused_though_its_journal_is_damaged() {
+    let damages = Damages::new();
+    for disk in nameless(&damages) {
+        let sim = machine(disk);
+        let opened = UnitServer::open_with_storage(UnitNumber(7), u64::MAX, &damages.config, sim.storage());
+        let error = opened.expect_err("it is refused").to_string();
+        assert_eq!(error, "/sim is the directory of unit 1, and not of unit 7");
+        assert_eq!(sim.trace().len(), 0);
+    }
 }
