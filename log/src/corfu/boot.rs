@@ -11,6 +11,9 @@
 //! a file cannot be renamed it is emptied, which says the same. Where not even that can be done it is tried again when
 //! the unit ends, and whoever asks why the unit failed is told; a disk that changes nothing lets nobody open a journal
 //! either, but should it change its mind after the unit has ended, nothing tells that something may be lost.
+//!
+//! What the kernel fails to write while no process has the file open it tells to the first sync after that, which is that of
+//! whoever opens the journal; unless it has forgotten the file, and the failure with it. That is not seen here.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};

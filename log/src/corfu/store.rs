@@ -188,8 +188,9 @@ impl ProjectionStore for MemoryStore {
 /// another one would succeed without it. Who opens the store afterwards finds what the file system has: one that could not
 /// write its own records lets nobody write any more until it is mounted again, and then it reads them from the disk.
 ///
-/// While it is made its name begins with `creating-`. Whoever opens the store removes those that he finds, which killed processes
-/// may have left; who is still making one finds that it is gone before he gives it its name, and makes another one.
+/// While it is made its name begins with `creating-`. Whoever opens the store removes those that he finds, which killed
+/// processes may have left; who is still making one finds that it is gone before he gives it its name, and makes another
+/// one.
 pub struct FileStore {
     storage: Arc<dyn Storage>,
     /// The highest epoch whose name is known to be durable.

@@ -308,8 +308,22 @@ fn damage_at(directory: &Path, entry: &[u8]) {
     fs::write(&segments[0], bytes).unwrap();
 }
 
+/// Flips a bit in both copies of the manifest of a unit's journal: nothing of it can be read then.
+fn damage_manifest(directory: &Path) {
+    let manifest = directory.join("journal").join("manifest");
+    let mut bytes = fs::read(&manifest).unwrap();
+    (bytes[40], bytes[4096 + 40]) = (!bytes[40], !bytes[4096 + 40]);
+    fs::write(manifest, bytes).unwrap();
+}
+
 #[test]
 fn damaged_unit_is_left_behind_and_can_be_replaced_by_itself() {
+    for damage in [damage, damage_manifest] {
+        replaced_by_itself_after(damage);
+    }
+}
+
+fn replaced_by_itself_after(damage: fn(&Path)) {
     let directory = tempfile::tempdir().unwrap();
     let cluster = LocalCluster::open(files(directory.path(), 1)).unwrap();
     let log = connect(&cluster);
@@ -338,6 +352,28 @@ fn damaged_unit_is_left_behind_and_can_be_replaced_by_itself() {
     // And it is whole again on its disk.
     let cluster = LocalCluster::open(files(directory.path(), 1)).unwrap();
     assert_eq!(entries(&connect(&cluster)).len(), 41);
+}
+
+#[test]
+fn unit_of_which_nothing_says_whose_it_was_is_left_to_a_person() {
+    let directory = tempfile::tempdir().unwrap();
+    let cluster = LocalCluster::open(files(directory.path(), 1)).unwrap();
+    append(&connect(&cluster), "entry").unwrap();
+    let lost = cluster.unit_directory(unit(1));
+    assert!(cluster.stop_unit(unit(1)));
+    damage_manifest(&lost);
+    fs::remove_file(lost.join("owner")).unwrap();
+    let error = cluster.start_unit(unit(1)).unwrap_err();
+    assert!(error.to_string().ends_with(&format!("remove {}", lost.display())), "{error}");
+    fs::remove_dir_all(&lost).unwrap();
+    cluster.start_unit(unit(1)).unwrap();
+    // The epoch that leaves it behind, and then one that takes it in again.
+    change(&cluster, Change::remove(unit(1)));
+    let join = Join { beside: unit(2), unit: unit(1) };
+    change(&cluster, Change { joins: vec![join], ..Change::default() });
+    cluster.transfer(cluster.projection().unwrap()).unwrap();
+    assert_eq!(cluster.projection().unwrap().members().len(), 2);
+    assert_eq!(entries(&connect(&cluster)).len(), 1);
 }
 
 #[test]
