@@ -70,7 +70,8 @@ impl StorageFile for SimFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.sim.state();
-        if let Err(error) = state.check(Kind::Sync) {
+        let checked = if state.may_strike(self.file) { state.check(Kind::Sync) } else { Ok(()) };
+        if let Err(error) = checked {
             state.call(Call::SyncFailed { file: self.file });
             return Err(error);
         }

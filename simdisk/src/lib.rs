@@ -487,6 +487,8 @@ struct State {
     fault: Option<Fault>,
     /// Whether the last one that was set has struck.
     struck: bool,
+    /// The only file whose syncs fail.
+    strikes: Option<String>,
     /// Whether one that failed was a sync.
     sync_failed: bool,
     /// Calls that fail since then.
@@ -583,6 +585,11 @@ impl Sim {
         name.clone_into(&mut self.state().boot);
     }
 
+    /// Lets syncs of files fail only if they are called so, or of all.
+    pub fn set_strikes(&self, name: Option<&str>) {
+        self.state().strikes = name.map(str::to_owned);
+    }
+
     /// Makes calls of these kinds fail as soon as a sync has failed, as on a file system that is to be read only from then on.
     pub fn set_refuses_after_failed_sync(&self, kinds: &[Kind]) {
         self.state().refuses = kinds.to_vec();
@@ -656,6 +663,10 @@ impl State {
             Failure::Errno(number) => Err(io::Error::from_raw_os_error(number)),
             Failure::Short => Ok(bytes.min(1)),
         }
+    }
+
+    fn may_strike(&self, file: usize) -> bool {
+        self.strikes.as_ref().is_none_or(|name| self.disk.live.get(name) == Some(&file))
     }
 
     fn used(&self) -> u64 {

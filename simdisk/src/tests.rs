@@ -186,6 +186,13 @@ fn disk_refuses_what_it_was_told_to_from_the_first_sync_on_that_fails() {
     let refused = storage.rename("renamed", "file").unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::ReadOnlyFilesystem);
     file.write_at(b"x", 0).unwrap();
+    sim.set_fault(Some(Fault { kind: Kind::Sync, after: 0, count: u64::MAX, error }));
+    sim.set_strikes(Some("other"));
+    file.sync_data().unwrap();
+    sim.set_strikes(Some("renamed"));
+    assert!(file.sync_data().is_err());
+    sim.set_strikes(None);
+    assert!(file.sync_data().is_err());
     sim.set_refuses_after_failed_sync(&[]);
     storage.rename("renamed", "file").unwrap();
 }

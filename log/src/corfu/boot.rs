@@ -16,7 +16,7 @@
 //! whoever opens the journal; unless it has forgotten the file, and the failure with it. That is not seen here.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use crate::file::{Access, Storage, read_file, write_full};
 
@@ -43,6 +43,8 @@ enum Mark {
 pub(crate) struct Boot {
     directory: Arc<dyn Storage>,
     mark: Mutex<Mark>,
+    /// Why the files do not say that something may be lost, if they ever did not.
+    refusal: OnceLock<String>,
 }
 
 impl Boot {
@@ -53,7 +55,7 @@ impl Boot {
             (None, Some(boot)) if !boot.is_empty() && boot == directory.boot().into_bytes() => Mark::Kept,
             _ => Mark::Lost,
         };
-        Ok(Self { directory, mark: Mutex::new(mark) })
+        Ok(Self { directory, mark: Mutex::new(mark), refusal: OnceLock::new() })
     }
 
     fn mark(&self) -> MutexGuard<'_, Mark> {
@@ -97,23 +99,30 @@ impl Boot {
         Ok(())
     }
 
-    /// What was buffered and is not known to be on the disk may be lost from here on.
-    ///
-    /// # Errors
-    /// That could not be written down. It is tried again when this is called again.
-    pub(crate) fn lose(&self) -> io::Result<()> {
+    /// What was buffered and is not known to be on the disk may be lost from here on. Where the files cannot say so, it is
+    /// tried again when this is called again.
+    pub(crate) fn lose(&self) {
         let mut mark = self.mark();
         if matches!(*mark, Mark::Flushed | Mark::Lost) {
-            return Ok(());
+            return;
         }
-        *mark = Mark::Untold;
-        self.directory
-            .rename(NAME, LOST)
-            .or_else(|_| self.directory.open(NAME, Access::Write)?.truncate(0))?;
-        *mark = Mark::Lost;
-        // Whether that succeeds is of no account: see above.
-        let _ = self.directory.sync_directory();
-        Ok(())
+        let emptied = |_| self.directory.open(NAME, Access::Write)?.truncate(0);
+        match self.directory.rename(NAME, LOST).or_else(emptied) {
+            Ok(()) => {
+                *mark = Mark::Lost;
+                // Whether that succeeds is of no account: see above.
+                let _ = self.directory.sync_directory();
+            }
+            Err(error) => {
+                *mark = Mark::Untold;
+                let _ = self.refusal.set(error.to_string());
+            }
+        }
+    }
+
+    /// Why the files do not say that something may be lost; `None` if they do, or nothing is.
+    pub(crate) fn untold(&self) -> Option<&str> {
+        if *self.mark() == Mark::Untold { self.refusal.get().map(String::as_str) } else { None }
     }
 
     /// The unit has ended; `flushed`: in good order, with everything on the disk.
@@ -122,7 +131,7 @@ impl Boot {
             // If it stays, a unit that lost nothing is taken for one that did, after the next boot.
             let _ = self.end();
         } else if *self.mark() == Mark::Untold {
-            let _ = self.lose();
+            self.lose();
         }
     }
 }
@@ -166,7 +175,7 @@ mod tests {
         boot.end().unwrap();
         assert!(kept());
         boot.begin().unwrap();
-        boot.lose().unwrap();
+        boot.lose();
         assert!(!kept() && !boot.kept_everything(), "a sync failed");
         boot.ended(true);
         assert!(!kept(), "whatever was flushed since");

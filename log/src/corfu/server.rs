@@ -102,6 +102,8 @@ enum Inner {
         whole: Arc<AtomicBool>,
         failure: Failure,
         boot: Arc<Boot>,
+        /// The failure, where the files cannot say what may be lost.
+        warning: OnceLock<String>,
         /// Held until the files say how the unit has ended.
         _lock: Lock,
     },
@@ -264,7 +266,8 @@ impl UnitServer {
             start("reply", Box::new(move || reply(&done, &flushes, &failed))),
             start("flush", Box::new(move || flush(&wanted, &has_failed))),
         ];
-        let inner = Inner::Files { requests: Some(requests), threads, whole, failure, boot, _lock: lock };
+        let (requests, warning) = (Some(requests), OnceLock::new());
+        let inner = Inner::Files { requests, threads, whole, failure, boot, warning, _lock: lock };
         Ok(Self { number, durability: files.durability, log, inner })
     }
 
@@ -291,7 +294,16 @@ impl UnitServer {
     pub fn failure(&self) -> Option<&str> {
         match &self.inner {
             Inner::Memory(_) => None,
-            Inner::Files { failure, .. } => failure.reason.get().map(String::as_str),
+            Inner::Files { failure, boot, warning, .. } => {
+                let reason = failure.reason.get()?;
+                let Some(refusal) = boot.untold() else { return Some(reason) };
+                Some(warning.get_or_init(|| {
+                    format!(
+                        "{reason}; nor can it be written down that something may be lost: {refusal}. Boot the machine before \
+                         the unit is started again, or remove its directory"
+                    )
+                }))
+            }
         }
     }
 

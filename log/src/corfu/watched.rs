@@ -1,42 +1,44 @@
 //! A journal's directory that sees its syncs fail: what was written before may be lost then, and the unit's files say so
 //! before anybody hears of it, and before the directory can be opened again.
+//!
+//! A file that is new holds nothing that was acknowledged until it gets the name that it is found by: a segment that is
+//! reserved on a disk that is full, for example, may fail to be synced again and again.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crate::file::{Access, Lock, LockMode, Storage, StorageFile};
 
 use super::boot::Boot;
 
+const UNPOISONED: &str = "nothing panics while it holds the lock";
+
 /// The directory.
 pub(crate) struct Watched {
     storage: Arc<dyn Storage>,
     boot: Arc<Boot>,
+    /// Files that were made, and not renamed since.
+    made: Mutex<BTreeMap<String, Arc<AtomicBool>>>,
 }
 
 struct WatchedFile {
     file: Arc<dyn StorageFile>,
     boot: Arc<Boot>,
+    /// Whether it may hold what was acknowledged.
+    counts: Arc<AtomicBool>,
 }
 
 impl Watched {
     pub(crate) fn new(storage: Arc<dyn Storage>, boot: Arc<Boot>) -> Self {
-        Self { storage, boot }
+        Self { storage, boot, made: Mutex::default() }
     }
 }
 
 fn watch(boot: &Boot, synced: io::Result<()>) -> io::Result<()> {
-    synced.map_err(|error| match boot.lose() {
-        Ok(()) => error,
-        Err(other) => io::Error::new(
-            error.kind(),
-            format!(
-                "{error}; nor can it be written down that something may be lost: {other}. Boot the machine before the \
-                 unit is started again, or remove its directory"
-            ),
-        ),
-    })
+    synced.inspect_err(|_| boot.lose())
 }
 
 impl Storage for Watched {
@@ -74,10 +76,18 @@ impl Storage for Watched {
 
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
         let file = self.storage.open(name, access)?;
-        Ok(Arc::new(WatchedFile { file, boot: Arc::clone(&self.boot) }))
+        let counts = Arc::new(AtomicBool::new(access != Access::CreateNew));
+        if access == Access::CreateNew {
+            self.made.lock().expect(UNPOISONED).insert(name.to_owned(), Arc::clone(&counts));
+        }
+        Ok(Arc::new(WatchedFile { file, boot: Arc::clone(&self.boot), counts }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        // Before anything can be written to it under that name.
+        if let Some(counts) = self.made.lock().expect(UNPOISONED).remove(from) {
+            counts.store(true, Ordering::Release);
+        }
         self.storage.rename(from, to)
     }
 
@@ -112,7 +122,8 @@ impl StorageFile for WatchedFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        watch(&self.boot, self.file.sync_data())
+        let synced = self.file.sync_data();
+        if self.counts.load(Ordering::Acquire) { watch(&self.boot, synced) } else { synced }
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {

@@ -133,8 +133,13 @@ fn unit_whose_disk_does_not_even_take_that_something_is_lost_says_so_and_tries_a
         sim.set_refuses_after_failed_sync(refused);
         let (unit, runs) = buffering(&sim);
         assert!(send(&unit, joined_before(UnitVerb::Flush)).recv_timeout(PATIENCE).is_err());
-        let failure = unit.failure().expect("it failed").to_owned();
-        assert_eq!(failure.contains("nor can it be written down"), seed % 2 == 0, "{failure}");
+        let warns = || unit.failure().expect("it failed").contains("nor can it be written down");
+        // Something else may have failed for the same reason, and a little sooner.
+        let begun = Instant::now();
+        while seed % 2 == 0 && !warns() {
+            assert!(begun.elapsed() < PATIENCE, "{:?}", unit.failure());
+        }
+        assert_eq!(warns(), seed % 2 == 0);
         sim.set_fault(None);
         sim.set_refuses_after_failed_sync(&[]);
         drop(unit);
@@ -190,4 +195,43 @@ fn unit_has_its_directory_alone_and_not_only_its_journal() {
     assert!(matches!(&error, OpenError::Locked { path } if path.as_os_str() == "/sim"), "{error}");
     drop(unit);
     open_one().unwrap();
+}
+
+/// Nothing that was acknowledged stands in it.
+#[test]
+fn unit_that_buffers_and_cannot_make_another_segment_has_lost_nothing() {
+    let sim = machine(Disk::default());
+    let unit = open(&files(Durability::Buffered), sim.storage());
+    let request = joined(&unit);
+    sim.set_strikes(Some("journal/segment.spare"));
+    sim.set_fault(Some(Fault { kind: Kind::Sync, after: 0, count: u64::MAX, error: Failure::Errno(28) }));
+    let mut runs = vec![run(1, 0)];
+    loop {
+        let last = runs.last().expect("there is one");
+        match ask(&unit, request(UnitVerb::Write(last.clone()))) {
+            UnitReply::Done => runs.push(run(1, last.end().0)),
+            answer => break assert_eq!(answer, UnitReply::Full),
+        }
+    }
+    assert!(sim.fault_struck());
+    runs.pop();
+    let killed = machine(sim.disk().after(Cut::Everything, &mut Random(1)));
+    let unit = open(&files(Durability::Buffered), killed.storage());
+    let read = |run: &Run| request(UnitVerb::Read { from: run.first(), upto: run.end(), bytes: 1 });
+    for run in &runs {
+        assert_eq!(ask(&unit, read(run)), UnitReply::Runs(vec![run.clone()]));
+    }
+    assert!(matches!(ask(&unit, request(UnitVerb::Seal)), UnitReply::Standing(_)));
+    // But a segment that has its name may hold some of it.
+    let sim = machine(Disk::default());
+    let unit = open(&files(Durability::Buffered), sim.storage());
+    let request = joined(&unit);
+    sim.set_strikes(Some("journal/segment-0000000000000000"));
+    sim.set_fault(Some(Fault { kind: Kind::Sync, after: 0, count: u64::MAX, error: Failure::Errno(28) }));
+    // In the background it may have failed by then.
+    let _ = send(&unit, request(UnitVerb::Write(run(1, 0)))).recv_timeout(PATIENCE);
+    assert!(send(&unit, request(UnitVerb::Flush)).recv_timeout(PATIENCE).is_err());
+    let killed = machine(sim.disk().after(Cut::Everything, &mut Random(1)));
+    let unit = open(&files(Durability::Buffered), killed.storage());
+    assert!(matches!(ask(&unit, request(UnitVerb::Seal)), UnitReply::Corrupt(_)));
 }
