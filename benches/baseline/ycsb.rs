@@ -14,9 +14,16 @@ pub(crate) struct Ordered<R> {
 }
 
 impl<R: Record> Ordered<R> {
-    /// The records at first.
+    /// The records at first. Made of all at once: each node is full, and lies beside the next one.
     pub(crate) fn populate(population: Population) -> Self {
         Self { records: Ycsb::populate(population).records.into_iter().collect() }
+    }
+
+    /// The same, inserted in the order of the log, as an engine does it.
+    pub(crate) fn load(population: Population) -> Self {
+        let mut filled = BTreeMap::new();
+        records::<R>(population).for_each(|(key, record)| _ = filled.insert(key, record));
+        Self { records: filled }
     }
 
     /// Runs one transaction of scans and inserts.
@@ -53,13 +60,7 @@ pub(crate) struct Ycsb<R> {
 impl<R: Record> Ycsb<R> {
     /// The records at first.
     pub(crate) fn populate(population: Population) -> Self {
-        let record = R::zeroed(population.value_size as usize).expect("a kind of record that has this size");
-        let records = (0..population.records).map(key_of).map(|key| {
-            let mut record = record.clone();
-            write_record(record.bytes_mut(), key);
-            (key, record)
-        });
-        Self { records: records.collect() }
+        Self { records: records::<R>(population).collect() }
     }
 
     /// Runs one transaction. All records of these workloads exist if they are to be read, and do not if they are to be
@@ -93,4 +94,14 @@ impl<R: Record> Ycsb<R> {
         }
         Ok(sum)
     }
+}
+
+/// The records of a population, in the order in which they are loaded.
+fn records<R: Record>(population: Population) -> impl Iterator<Item = (u64, R)> {
+    let record = R::zeroed(population.value_size as usize).expect("a kind of record that has this size");
+    (0..population.records).map(key_of).map(move |key| {
+        let mut record = record.clone();
+        write_record(record.bytes_mut(), key);
+        (key, record)
+    })
 }
