@@ -84,6 +84,8 @@ struct InPlace<'a> {
     /// Declared adds, and the unordered ones that were noted: the key's hash and the amount.
     bounded: List<&'a [Bounded]>,
     added: List<Vec<(u64, i64)>>,
+    /// How many of these were there when the newest one was made at once, in a replay.
+    adds_made: Cell<usize>,
     /// The granule that was last allowed to be merged on.
     merged: Cell<u64>,
     /// The first table that was touched without being declared.
@@ -122,6 +124,7 @@ impl<'a> Tx<'a> {
             next_located: Cell::new(0),
             bounded: List::new(details.bounded),
             added: List::new(Vec::new()),
+            adds_made: Cell::new(0),
             merged: Cell::new(0),
             violation: Cell::new(None),
             merges: List::new(Vec::new()),

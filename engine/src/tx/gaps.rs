@@ -15,7 +15,7 @@ use super::{ByTable, Guard, InPlace};
 use crate::codec::Codec;
 use crate::gaps::{Run, Spaces};
 use crate::store::{RowIds, Store, TableStore, Worker};
-use crate::table::{Conflicts, Key, Value};
+use crate::table::{Key, Value};
 
 /// What a walk may leave out.
 pub(super) struct Known<'a, K> {
@@ -47,8 +47,7 @@ impl<K: Key> Known<'_, K> {
         let end =
             |gaps: &'_ Option<RefMut<'_, Spaces<K>>>| gaps.as_ref()?.end(self.space, key, from_back).cloned();
         if let Some(end) = end(&self.all).or_else(|| end(&self.own)) {
-            let (from, to) = if from_back { (&end, key) } else { (key, &end) };
-            tx.meet_granules(store, from, to);
+            tx.meet_granules(store, rows.rest_to(&end, from_back));
             rows.skip_to(&end, from_back, |id| {
                 // SAFETY: rows in the index exist until the window ends.
                 let key = unsafe { store.row(id).key() };
@@ -75,18 +74,19 @@ impl InPlace<'_> {
         }
     }
 
-    /// Tells a guard that notes of the granules between keys that the transaction leaves out.
+    /// Tells a guard that notes of the leaves that a walk leaves out: those of keys that it would have taken otherwise, and
+    /// not of all keys that are known to have no row, which may lie far beyond its range.
     fn meet_granules<K: Key, V: Value, C: Codec<K> + Codec<V>>(
         &self,
         store: &TableStore<K, V, C>,
-        from: &K,
-        to: &K,
+        left_out: Option<(Bound<&K>, Bound<&K>)>,
     ) {
-        // It notes the first violation only. A granule of a grouped table is met before any row of it.
-        let is_watched = matches!(self.guard, Guard::Note(_)) && self.violation.get().is_none();
-        if is_watched && !matches!(store.conflicts, Conflicts::Grouped { .. }) {
-            let range = (Bound::Included(from), Bound::Included(to));
-            store.granules_of_range(&range, |_, granule, _| {
+        // It notes the first violation only.
+        if matches!(self.guard, Guard::Note(_))
+            && self.violation.get().is_none()
+            && let Some(left_out) = left_out
+        {
+            store.granules_of_range(&left_out, |_, granule, _| {
                 let is_declared = self.declared(store.number(), granule, Mode::Read).is_some();
                 if !is_declared {
                     self.violated(store);

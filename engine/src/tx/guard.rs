@@ -63,7 +63,7 @@ pub(super) struct Found {
     pub(super) granule: u64,
 }
 
-/// The keys of a table's rows that noted merges are into.
+/// The keys of a table's rows that noted merges are into, or merges that were made at once and beside others would be noted.
 struct MergedKeys<K> {
     keys: BTreeSet<K>,
     /// How many noted merges, of all tables, were looked at.
@@ -89,6 +89,9 @@ impl InPlace<'_> {
         if self.has_merged(number, key_hash) {
             // It should have declared a write: its own merge is not made yet.
             self.violated(store);
+        }
+        if mode == Mode::Merge && matches!(self.guard, Guard::Note(_)) {
+            self.note_made_at_once(store, key, key_hash);
         }
         let (unit, hint) = match store.conflicts {
             Conflicts::Rows => (key_hash, self.declared(number, key_hash, mode)),
@@ -166,12 +169,55 @@ impl InPlace<'_> {
         declares(Mode::Merge) && !declares(Mode::Write)
     }
 
-    /// Whether a merge of its own into a row of the range is still to be made.
+    /// Notes a merge, or an add, that is made at once, since nobody else runs: beside others it would be made at the end,
+    /// and who looks at the row in a range before that is stopped.
+    #[cold]
+    fn note_made_at_once<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        store: &TableStore<K, V, C>,
+        key: &K,
+        key_hash: u64,
+    ) {
+        if self.violation.get().is_some() || !self.merges_alone(key_hash) {
+            return;
+        }
+        let adds = self.added.items().len();
+        let is_add = self.adds_made.replace(adds) != adds;
+        if self.is_bounded(key_hash) && !is_add {
+            // Those who declared by how much they change the row count on no other change.
+            self.violated(store);
+        }
+        if matches!(store.conflicts, Conflicts::Ranges) {
+            self.merged_keys.of::<MergedKeys<K>>(store.number()).keys.insert(key.clone());
+        }
+    }
+
+    /// Whether beside others a merge of its own into a row of the range would still be to be made.
+    #[cold]
+    fn made_at_once_into<K: Key, V: Value, C: Codec<K> + Codec<V>>(
+        &self,
+        store: &TableStore<K, V, C>,
+        range: &impl RangeBounds<K>,
+    ) -> bool {
+        let Some(merged) = self.merged_keys.get::<MergedKeys<K>>(store.number()) else { return false };
+        let keys = merged.keys.range((range.start_bound(), Bound::Unbounded));
+        // Where the row did not take the merge, nothing would be noted.
+        let is_made = |key: &K| {
+            let id = store.find(key, store.key_hash(key));
+            id.is_some_and(|id| store.row(id).latch.stamp() == self.me)
+        };
+        self.violation.get().is_none() && keys.take_while(|key| range.contains(key)).any(is_made)
+    }
+
+    /// Whether a merge of its own into a row of the range is still to be made, or would be beside others.
     pub(super) fn merged_into<K: Key, V: Value, C: Codec<K> + Codec<V>>(
         &self,
         store: &TableStore<K, V, C>,
         range: &impl RangeBounds<K>,
     ) -> bool {
+        if matches!(self.guard, Guard::Note(_)) {
+            return self.made_at_once_into(store, range);
+        }
         let (merges, table) = (self.merges.items(), store.number());
         if merges.len() <= FEW {
             return keys_in(merges, table).any(|key| range.contains(key));

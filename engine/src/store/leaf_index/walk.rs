@@ -181,6 +181,17 @@ impl<'a, K: Key> Walk<'a, K> {
         self.rest.as_ref().is_some_and(|rest| rest.contains(key))
     }
 
+    /// What is not taken yet of the keys up to `key`, seen from one end; may be empty.
+    pub(crate) fn rest_to<'k>(&'k self, key: &'k K, from_back: bool) -> Option<(Bound<&'k K>, Bound<&'k K>)> {
+        let (from, to) = self.rest.as_ref()?;
+        let (from, to) = (from.as_ref(), to.as_ref());
+        Some(match from_back {
+            true if (from, Bound::Unbounded).contains(key) => (Bound::Included(key), to),
+            false if (Bound::Unbounded, to).contains(key) => (from, Bound::Included(key)),
+            _ => (from, to),
+        })
+    }
+
     /// Goes on at `key` from one end: no row before it, as `is_before` tells of those that were taken, is wanted, and
     /// leaves were shown before.
     pub(crate) fn skip_to(&mut self, key: &K, from_back: bool, is_before: impl Fn(RowId) -> bool) {

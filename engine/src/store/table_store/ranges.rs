@@ -289,6 +289,15 @@ impl<K: Key> RowIds<'_, K> {
         }
     }
 
+    /// What is not taken yet of the keys up to `key`, seen from one end, where its granules are leaves; may be empty.
+    pub(crate) fn rest_to<'k>(&'k self, key: &'k K, from_back: bool) -> Option<(Bound<&'k K>, Bound<&'k K>)> {
+        match self {
+            // Its only granule is told before any row.
+            Self::Granule { .. } => None,
+            Self::Leaves { walk, .. } => walk.rest_to(key, from_back),
+        }
+    }
+
     /// Goes on at `key` from one end: no row before it, as `is_before` tells of those that were taken, is wanted, and
     /// granules were told before.
     pub(crate) fn skip_to(&mut self, key: &K, from_back: bool, is_before: impl Fn(RowId) -> bool) {
