@@ -13,13 +13,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use corosensei::stack::{DefaultStack, Stack, StackPointer};
 use corosensei::{CoroutineResult, ScopedCoroutine, Yielder};
 
 use crate::clients::Once;
-use crate::execute::panic_message;
+use crate::panics::caught;
 use crate::pipeline::Shared;
 use crate::prepare::Past;
 use crate::procedure::Calls;
@@ -225,11 +224,11 @@ pub(crate) fn speculate(
         tx.keep_indexes();
         status
     };
-    let status = match catch_unwind(AssertUnwindSafe(run)) {
+    let status = match caught(run) {
         Ok(status) => status,
         Err(payload) => {
             replies.truncate(start);
-            replies.extend_from_slice(panic_message(&*payload).as_bytes());
+            replies.extend_from_slice(payload.message().as_bytes());
             Status::Panicked
         }
     };

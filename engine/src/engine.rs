@@ -4,7 +4,6 @@ mod builder;
 mod describe;
 mod replay;
 
-use std::any::Any;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::path::Path;
@@ -29,6 +28,7 @@ use crate::entry::{self, Origin};
 use crate::error::{ExecuteError, OpenError, SnapshotError, SubmitError};
 use crate::explanation::Explanation;
 use crate::full_disk::FullDisk;
+use crate::panics::Payload;
 use crate::pipeline::{Mode, Pipeline, Shared};
 use crate::procedure::{Procedure, ProcedureId};
 use crate::snapshot::Snapshot;
@@ -527,9 +527,7 @@ impl Engine {
         if at_work::is_for(self.shared.origin) {
             return Ok(());
         }
-        let panicked = |payload: Box<dyn Any + Send>| {
-            OpenError::Panicked(crate::execute::panic_message(&*payload).to_owned())
-        };
+        let panicked = |payload| Payload::new(payload).error();
         // Held while they end: whoever comes second waits for that.
         let mut threads = self.threads.lock().expect("threads that panic do so where they are joined");
         let kept = threads.keeps.take().map_or(Ok(()), |thread| thread.join().map_err(panicked));

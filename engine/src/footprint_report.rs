@@ -4,7 +4,6 @@
 //! looked at and changed there is held against its footprint by the rules of the guard ([`Tx`]).
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use mixlog_log::Position;
 use mixlog_mixer::Mode;
@@ -12,8 +11,8 @@ use mixlog_mixer::Mode;
 use crate::ahead::speculate;
 use crate::codec;
 use crate::engine::{Engine, Replay, now_us};
-use crate::execute::panic_message;
 use crate::footprint::{self, Declarations, Footprint};
+use crate::panics::caught;
 use crate::procedure::{Procedure, Registered};
 use crate::reply::Status;
 use crate::snapshot::Snapshot;
@@ -231,9 +230,9 @@ impl Snapshot {
             Some((self.stamp(), Beside::Anybody)),
         )
         .with_names();
-        let done = catch_unwind(AssertUnwindSafe(|| calls.footprint(call, &mut footprint)));
+        let done = caught(|| calls.footprint(call, &mut footprint));
         let declared = match done {
-            Err(payload) => Declared::Panicked(panic_message(&*payload).to_owned()),
+            Err(payload) => Declared::Panicked(payload.message().to_owned()),
             Ok(()) if footprint.is_unknown() => Declared::Anything,
             Ok(()) if footprint.is_to_be_found() => Declared::ToBeFound,
             Ok(()) => Declared::Accesses,

@@ -37,6 +37,7 @@ mod learned;
 mod memory_limit;
 mod merge;
 mod observe;
+mod panics;
 mod pipeline;
 mod prefix;
 mod prepare;

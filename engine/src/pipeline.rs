@@ -34,7 +34,6 @@ mod pace;
 mod shared;
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::thread::{self, JoinHandle};
@@ -54,12 +53,12 @@ use crate::ahead::Stacks;
 use crate::at_work;
 use crate::digest::Digest;
 use crate::error::OpenError;
-use crate::execute::panic_message;
 use crate::execute::parallel::{self, FirstViolation};
 use crate::execute::paranoid::{Found, Paranoid};
 use crate::explain::Explainer;
 use crate::handover::{BROKEN, Barrier, Call, Gate};
 use crate::observe;
+use crate::panics::caught;
 use crate::prepare::{self, Past};
 use crate::reply::Replies;
 use crate::stats::Stages;
@@ -246,8 +245,7 @@ impl Pipeline {
     ) -> Result<(), OpenError> {
         let end = WindowEnd { window: number, first: Stamp::of(position), oldest_snapshot: None };
         let caught = |work: &mut dyn FnMut() -> Result<(), OpenError>| {
-            let outcome = catch_unwind(AssertUnwindSafe(work));
-            outcome.unwrap_or_else(|payload| Err(OpenError::Panicked(panic_message(&*payload).to_owned())))
+            caught(work).unwrap_or_else(|payload| Err(payload.error()))
         };
         let outcomes = self.pool.broadcast(|context| {
             let mut driver = self.driver(context.index());
@@ -340,7 +338,7 @@ impl Pipeline {
         let gate = Gate::new();
         let outcomes = self.pool.broadcast(|context| {
             let number = context.index();
-            let outcome = catch_unwind(AssertUnwindSafe(|| {
+            let outcome = caught(|| {
                 if number == 0 {
                     return self.lead(log, until, &gate, progress);
                 }
@@ -350,11 +348,11 @@ impl Pipeline {
                     let _ = self.take_part(number);
                 }
                 Ok(())
-            }));
+            });
             let outcome = outcome.unwrap_or_else(|payload| {
                 // Whoever waits for this driver must not wait for ever.
                 self.barrier.break_up();
-                Err(OpenError::Panicked(panic_message(&*payload).to_owned()))
+                Err(payload.error())
             });
             if number == 0 {
                 gate.open(Call::Stop);
@@ -436,12 +434,12 @@ impl Pipeline {
                         leader.pace.pause(self.shared.snapshots.tail());
                         leader.free = true;
                         drop(guard);
-                        let waited = catch_unwind(AssertUnwindSafe(|| wait_for_entries(log, next)));
+                        let waited = caught(|| wait_for_entries(log, next));
                         guard = self.leader();
                         // Also when the log panicked: nobody leads an engine that has failed.
                         guard.free = false;
                         guard.pace.go_on(self.shared.snapshots.tail());
-                        waited.unwrap_or_else(|payload| resume_unwind(payload))?;
+                        waited.unwrap_or_else(|payload| payload.resume())?;
                     }
                 },
                 (_, _, Some(why)) => self.execute_by_itself(leader, slot, why),

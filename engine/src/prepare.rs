@@ -6,7 +6,6 @@
 //! the slots, the next reads them. The rows themselves are asked for when their transaction is about to run:
 //! asked for here, they would be gone from the nearer caches by then.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLockReadGuard};
 
@@ -17,12 +16,12 @@ use crate::ahead::{self, Pause, Stacks};
 use crate::clients::{ANSWERS, Once};
 use crate::entry::{self, Call, Content};
 use crate::error::OpenError;
-use crate::execute::panic_message;
 use crate::footprint::{Declarations, Footprint, NOWHERE, Of};
 use crate::infer::{Leaves, Reach, Rules, Seen};
 use crate::interactive::Intention;
 use crate::learned::Extent;
 use crate::observe;
+use crate::panics::caught;
 use crate::pipeline::Shared;
 use crate::procedure::Calls;
 use crate::reply::Status;
@@ -139,16 +138,16 @@ fn decode(
             let mut footprint =
                 Footprint::new(&shared.store, &mut chunk.declarations, position, time_us, beside);
             // A footprint that panics says nothing; its procedure then runs alone, and speaks for itself.
-            let done = catch_unwind(AssertUnwindSafe(|| {
+            let done = caught(|| {
                 if registered.declares {
                     calls.footprint(call, &mut footprint);
                 } else {
                     footprint.reconnoitre();
                 }
-            }));
+            });
             let mut unknown = done.is_err() || footprint.is_unknown();
             if let Err(panic) = done {
-                shared.note_footprint_panic(index, position, &*panic);
+                shared.note_footprint_panic(index, position, &panic);
             }
             let once = client.map(|(client, sequence)| {
                 let once = Once::new(client, sequence, procedure, arguments);
@@ -244,12 +243,12 @@ fn inferring<R>(
     position: Position,
     infer: impl FnOnce() -> R,
 ) -> Option<R> {
-    let inferred = catch_unwind(AssertUnwindSafe(infer));
+    let inferred = caught(infer);
     inferred
         .map_err(|panic| {
             shared.inference.forget(procedure, window.number);
             let name = shared.procedures.get(procedure).name;
-            observe::inference_panicked(name, position, panic_message(&*panic));
+            observe::inference_panicked(name, position, panic.message());
         })
         .ok()
 }
@@ -286,9 +285,8 @@ fn declare_found(shared: &Shared, window: &Window, chunk: &mut Chunk) {
             let time_us = transaction.time_us;
             let mut footprint = Footprint::new(&shared.store, declarations, position, time_us, None);
             let overlays = &lanes[usize::from(speculation.lane)].overlays;
-            let declaring =
-                AssertUnwindSafe(|| declare(&shared.store, overlays, speculation, lessons, &mut footprint));
-            let Ok(wrote) = catch_unwind(declaring) else {
+            let declaring = || declare(&shared.store, overlays, speculation, lessons, &mut footprint);
+            let Ok(wrote) = caught(declaring) else {
                 // A granule function, for one. Then the procedure runs alone, and panics itself.
                 (transaction.unknown, transaction.writes_known) = (true, false);
                 transaction.accesses_end = declarations.accesses.len() as u32;

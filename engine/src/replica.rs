@@ -16,7 +16,6 @@
 //! How digests are compared is told in [`agreement`](crate::agreement). A replica that was stopped is rebuilt by making a
 //! new one: from a checkpoint beside the log, or on another's shelf ([`Config::storage`](crate::checkpoint::Config)).
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -29,9 +28,9 @@ use crate::checkpoint::{self, Recovery, Source};
 use crate::digest::Digest;
 use crate::engine::Builder;
 use crate::error::{OpenError, SubmitError};
-use crate::execute::panic_message;
 use crate::explanation::Explanation;
 use crate::observe;
+use crate::panics::caught;
 use crate::pipeline::{self, Pipeline, Shared, Until};
 use crate::snapshot::Snapshot;
 use crate::stats::Stats;
@@ -282,9 +281,7 @@ impl Inner {
     /// Follows the log until it is told to stop, or cannot go on. What it is made by is its user's, and may panic where it is
     /// made anew.
     fn run(&self) {
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.follow()));
-        let failed =
-            outcome.unwrap_or_else(|payload| Some(OpenError::Panicked(panic_message(&*payload).to_owned())));
+        let failed = caught(|| self.follow()).unwrap_or_else(|payload| Some(payload.error()));
         let reason = failed.as_ref().map_or_else(|| "it was closed".to_owned(), ToString::to_string);
         let pipeline = Arc::clone(&self.state().pipeline);
         pipeline.shared().stop(&reason);

@@ -8,16 +8,15 @@ pub(crate) mod paranoid;
 mod release;
 pub(crate) mod sequential;
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use mixlog_log::Position;
 
+pub(crate) use crate::panics::panic_message;
 pub(crate) use release::Release;
 
 use crate::clients::Once;
 use crate::explain::Tally;
 use crate::footprint::{Details, NOWHERE, Of};
+use crate::panics::caught;
 use crate::pipeline::{Driver, Shared};
 use crate::procedure::Calls;
 use crate::reply::Status;
@@ -77,7 +76,7 @@ unsafe fn run(shared: &Shared, driver: &mut Driver, turn: &Turn<'_>) -> Option<V
         replies.reconnoitred += 1;
         // SAFETY: the caller's promise; the footprint was made of what the speculation touched.
         let adopting = || unsafe { adopt(&shared.store, worker, turn, speculation) };
-        let adopted = catch_unwind(AssertUnwindSafe(adopting)).unwrap_or_else(|_| {
+        let adopted = caught(adopting).unwrap_or_else(|_| {
             // A row's clone, for one. Run one by one, the transaction panics like any other. Which table it was the replay
             // tells, if it is a violation at all.
             Err(chunk.accesses_of(index).first().map_or("", |access| shared.store.any(access.table).name()))
@@ -195,7 +194,7 @@ impl Attempt<'_> {
             tx = tx.again();
         }
         // A procedure that panics leaves no trace: its changes are put back, and it can share nothing else.
-        let ended = catch_unwind(AssertUnwindSafe(|| {
+        let ended = caught(|| {
             if once.is_some_and(|once| once.repeats(&tx, reply)) {
                 return Status::Repeated;
             }
@@ -207,7 +206,7 @@ impl Attempt<'_> {
                 tx.keep_indexes();
             }
             status
-        }));
+        });
         let commits = matches!(ended, Ok(Status::Committed));
         let effects = if commits && run != Run::Only { tx.effects() } else { Vec::new() };
         let mut outside = tx.finish(commits && run != Run::First);
@@ -217,7 +216,7 @@ impl Attempt<'_> {
             Ok(status) => Some(status),
             Err(payload) => {
                 reply.truncate(start);
-                reply.extend_from_slice(panic_message(&*payload).as_bytes());
+                reply.extend_from_slice(payload.message().as_bytes());
                 Some(Status::Panicked)
             }
         };
@@ -326,13 +325,4 @@ fn fetch_ahead(store: &Store, chunk: &Chunk, index: usize) {
             store.any(located.table).prefetch_row(located.row);
         }
     }
-}
-
-/// The text of a panic.
-pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> &str {
-    payload
-        .downcast_ref::<&'static str>()
-        .copied()
-        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("a panic without a message")
 }

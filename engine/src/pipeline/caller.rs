@@ -5,14 +5,12 @@
 //! leader waits for the log, the part is free, and the first to find it so takes it: always whole windows, alone, while
 //! all other drivers wait at the gate, or hand over the last of their outcomes.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use mixlog_log::{Position, SharedLog};
 
 use super::leader::Leader;
 use super::{Pipeline, Until};
 use crate::at_work::AtWork;
-use crate::execute::panic_message;
+use crate::panics::caught;
 
 impl Pipeline {
     /// Executes the log up to `tail`, if nobody else leads, and if that is so little that it goes one by one. For a
@@ -28,9 +26,9 @@ impl Pipeline {
         }
         let Ok(mut leader) = self.leader.try_lock() else { return };
         let _at_work = AtWork::start(self.shared.origin);
-        let executed = catch_unwind(AssertUnwindSafe(|| self.execute_up_to(&mut leader, log, tail)));
+        let executed = caught(|| self.execute_up_to(&mut leader, log, tail));
         if let Err(payload) = executed {
-            leader.panicked = Some(panic_message(&*payload).to_owned());
+            leader.panicked = Some(payload.message().to_owned());
         }
     }
 

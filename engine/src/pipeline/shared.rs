@@ -1,6 +1,5 @@
 //! What all drivers, submitters and snapshots share: the state, what is known of the log, and what was published of both.
 
-use std::any::Any;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -15,7 +14,6 @@ use crate::digest::Digest;
 use crate::doubtful::Doubtful;
 use crate::entry::{self, Catalog};
 use crate::error::OpenError;
-use crate::execute::panic_message;
 use crate::explain::Explainer;
 use crate::explanation::Explanation;
 use crate::in_flight::InFlight;
@@ -23,6 +21,7 @@ use crate::infer::Inference;
 use crate::learned::Learned;
 use crate::memory_limit::MemoryLimit;
 use crate::observe;
+use crate::panics::Payload;
 use crate::procedure::Procedures;
 use crate::snapshot::{Registry, Snapshot};
 use crate::stats::{Memory, Stats};
@@ -222,7 +221,7 @@ impl Shared {
     }
 
     /// A footprint panicked: counts it, and tells of the first one of each procedure.
-    pub(crate) fn note_footprint_panic(&self, procedure: u16, position: Position, panic: &(dyn Any + Send)) {
+    pub(crate) fn note_footprint_panic(&self, procedure: u16, position: Position, panic: &Payload) {
         let name = self.procedures.get(procedure).name;
         let mut stats = self.stats.lock().expect("no panic in a short section");
         stats.footprint_panics += 1;
@@ -235,7 +234,7 @@ impl Shared {
         counts[index].1 += 1;
         let is_first = counts[index].1 == 1;
         drop(stats);
-        observe::footprint_panicked(name, position, is_first.then(|| panic_message(panic)));
+        observe::footprint_panicked(name, position, is_first.then(|| panic.message()));
     }
 
     pub(super) fn publish_digest(&self, last: Option<Position>, state: u128, replies: u128) {

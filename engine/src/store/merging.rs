@@ -2,7 +2,6 @@
 #![allow(unsafe_code)]
 
 use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use mixlog_log::Position;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
@@ -11,6 +10,7 @@ use super::{Stamp, Store, TableStore, Worker};
 use crate::bounded::Counter;
 use crate::codec::Codec;
 use crate::merge::Merge;
+use crate::panics::{Payload, caught};
 use crate::store::row::Version;
 use crate::table::{Key, Table};
 
@@ -43,7 +43,7 @@ pub(crate) trait AnyMerging: Send + Sync {
     fn boxed(&self) -> Box<dyn AnyMerging>;
     fn into_any(self: Box<Self>) -> Box<dyn Any>;
     /// Makes it in a copy, to see whether the operator panics.
-    fn try_out(&self, store: &Store, position: Position) -> Result<(), Box<dyn Any + Send>>;
+    fn try_out(&self, store: &Store, position: Position) -> Result<(), Payload>;
     /// Its table's number, and a hash of row and delta.
     fn effect(&self, scratch: &mut Vec<u8>) -> (u16, u128);
     /// Makes it. A panic of the operator leaves the row as it may be: the window is to be undone.
@@ -58,7 +58,7 @@ pub(crate) trait AnyMerging: Send + Sync {
         window: Stamp,
         me: Stamp,
         position: Position,
-    ) -> Result<(), Box<dyn Any + Send>>;
+    ) -> Result<(), Payload>;
 }
 
 /// Whether a row takes merges; `beside`: others may be merging into it now.
@@ -110,16 +110,16 @@ impl<K: Key, V: Merge, C: Codec<K> + Codec<V>> AnyMerging for Merging<K, V, C> {
         self
     }
 
-    fn try_out(&self, store: &Store, position: Position) -> Result<(), Box<dyn Any + Send>> {
+    fn try_out(&self, store: &Store, position: Position) -> Result<(), Payload> {
         let table = store.table(&self.table);
-        catch_unwind(AssertUnwindSafe(|| {
+        caught(|| {
             let mut copy = table.find(&self.key, self.key_hash).and_then(|id| {
                 let _latched = table.row(id).latch.lock();
                 // SAFETY: as in `is_accepted`.
                 unsafe { table.row(id).value() }.clone()
             });
             V::merge(&mut copy, self.delta.clone(), position);
-        }))
+        })
     }
 
     fn effect(&self, scratch: &mut Vec<u8>) -> (u16, u128) {
@@ -135,13 +135,13 @@ impl<K: Key, V: Merge, C: Codec<K> + Codec<V>> AnyMerging for Merging<K, V, C> {
         window: Stamp,
         me: Stamp,
         position: Position,
-    ) -> Result<(), Box<dyn Any + Send>> {
+    ) -> Result<(), Payload> {
         let table = store.table(&self.table);
         // SAFETY: the caller's promise.
-        catch_unwind(AssertUnwindSafe(|| unsafe {
+        caught(|| unsafe {
             let merge = |row: &mut Option<V>| V::merge(row, self.delta.clone(), position);
             table.merge(worker, &self.key, self.key_hash, window, me, merge);
-        }))
+        })
     }
 }
 

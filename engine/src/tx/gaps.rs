@@ -7,13 +7,13 @@
 use std::any::Any;
 use std::cell::RefMut;
 use std::ops::Bound;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use mixlog_mixer::Mode;
 
 use super::{ByTable, Guard, InPlace};
 use crate::codec::Codec;
 use crate::gaps::{Run, Spaces};
+use crate::panics::caught;
 use crate::store::{RowIds, Store, TableStore, Worker};
 use crate::table::{Key, Value};
 
@@ -131,11 +131,11 @@ pub(super) fn leave(store: &Store, worker: &mut Worker, found: ByTable) {
 #[cold]
 fn leave_all(store: &Store, worker: &mut Worker, found: ByTable) {
     // Keys are compared and copied, by code of theirs.
-    let left = catch_unwind(AssertUnwindSafe(|| {
+    let left = caught(|| {
         for (table, found) in found.into_all() {
             store.any(table).leave_gaps(&worker.gaps, found);
         }
-    }));
+    });
     if left.is_err() {
         worker.gaps.clear();
     }
