@@ -30,6 +30,10 @@ use crate::window::{Chunk, Prepared, Speculation, Window};
 /// How many transactions a driver runs ahead at a time, unless it was told.
 pub(crate) const LANES: usize = 8;
 
+/// What touches more rows and granules than this runs alone, if the engine has to find out: its footprint would be long to
+/// search, and its rows long to copy.
+pub(crate) const MOST_TOUCHED: u32 = 4096;
+
 /// Where a transaction that runs ahead gives way to others.
 #[derive(Clone, Copy)]
 pub(crate) struct Pause<'a>(Option<&'a Yielder<(), ()>>);
@@ -67,12 +71,21 @@ impl std::fmt::Debug for Pause<'_> {
 pub(crate) struct Lane {
     pub(crate) overlays: Overlays,
     pub(crate) replies: Vec<u8>,
+    /// How long the replies were between two clears.
+    most: usize,
 }
 
 impl Lane {
     pub(crate) fn clear(&mut self) {
         self.overlays.clear();
+        self.most = self.most.max(self.replies.len());
         self.replies.clear();
+    }
+
+    /// Gives back the memory that was not needed since this was called last. After [`clear`](Self::clear).
+    pub(crate) fn shrink(&mut self) {
+        self.overlays.shrink();
+        self.replies.shrink_to(std::mem::take(&mut self.most));
     }
 }
 
@@ -159,7 +172,13 @@ pub(crate) fn run(shared: &Shared, window: &Window, chunk: &mut Chunk, past: Pas
             let once = once.map(|once| &onces[once as usize]);
             let (procedure, call) = call.expect("it is a call");
             let calls = calls[usize::from(procedure)].as_deref().expect("the call was decoded");
-            let Lane { overlays, replies } = &mut *lane;
+            let Lane { overlays, replies, .. } = &mut *lane;
+            if shared.learned.is_too_large(procedure, window.number) {
+                // As others of its chunk turned out.
+                let nothing = Speculation::too_large(index, number as u8, 0..0);
+                done.borrow_mut().push(nothing);
+                continue;
+            }
             let beside = Beside::Window { written: past.written, pause, absent: Some(absent) };
             let position = window.first().plus(u64::from(first + index));
             let found = {
@@ -167,7 +186,12 @@ pub(crate) fn run(shared: &Shared, window: &Window, chunk: &mut Chunk, past: Pas
                 speculate(calls, call, once, &mut tx, replies)
             };
             let touched = overlays.at_hand();
-            done.borrow_mut().push(Speculation { index, lane: number as u8, touched, ..found });
+            done.borrow_mut().push(if overlays.is_stopped() {
+                shared.learned.learn_too_large(procedure, window.number);
+                Speculation::too_large(index, number as u8, touched)
+            } else {
+                Speculation { index, lane: number as u8, touched, ..found }
+            });
         }
     };
     if count == 1 {
@@ -233,5 +257,6 @@ pub(crate) fn speculate(
         }
     };
     let reply = start..replies.len();
-    Speculation { index: 0, lane: 0, touched: 0..0, status, reply, still: false, reusable: false }
+    let (still, reusable, is_too_large) = (false, false, false);
+    Speculation { index: 0, lane: 0, touched: 0..0, status, reply, still, reusable, is_too_large }
 }

@@ -310,7 +310,7 @@ pub struct Transaction<'e> {
 impl<'e> Transaction<'e> {
     pub(crate) fn new(engine: &'e Engine, once: Option<(ClientId, u64)>) -> Self {
         let mut overlays = Overlays::default();
-        overlays.start(engine.store().tables().len());
+        overlays.start(engine.store().tables().len(), None);
         Self { engine, snapshot: engine.snapshot(), overlays, lent: None, once, one_thread: PhantomData }
     }
 

@@ -9,6 +9,9 @@
 //! What writes anything has to run alone, and nobody can look at rows in place beside its window. So it is also learned
 //! which procedures were seen to write: from others, writes are a violation, however little is known of what they read.
 //!
+//! What touches more than so many rows has a footprint that is long to search, and copies of its rows that are large: it is
+//! stopped when it is run ahead, and runs alone. That is a lesson, too, so that it need not be tried each time.
+//!
 //! Lessons decide who waits for whom, never a result.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,6 +19,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 /// For how many windows a lesson is remembered the first time, and how often that is doubled.
 const WINDOWS: u64 = 4;
 const DOUBLED: u64 = 12;
+/// The same where the lesson is that a procedure touches too much to be run ahead: to try it again costs no replay, and what
+/// it declares meanwhile is much more, if it touches less by then.
+const DOUBLED_TOO_LARGE: u64 = 6;
 
 /// How much of a table a procedure declares besides what it was seen to touch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,7 +70,7 @@ impl Lesson {
     }
 }
 
-/// Lessons by procedure and table.
+/// Lessons by procedure and table; those of procedures that touch too much stand behind those of the last table.
 pub(crate) struct Learned {
     tables: usize,
     lessons: Box<[AtomicU64]>,
@@ -78,11 +84,11 @@ impl Learned {
     pub(crate) fn new(procedures: usize, tables: usize) -> Self {
         let words = |count: usize| (0..count).map(|_| AtomicU64::new(0)).collect();
         let writes = (0..procedures).map(|_| AtomicBool::new(false)).collect();
-        Self { tables, lessons: words(procedures * tables), until: words(procedures), writes }
+        Self { tables, lessons: words(procedures * (tables + 1)), until: words(procedures), writes }
     }
 
     fn lesson(&self, procedure: u16, table: u16) -> &AtomicU64 {
-        &self.lessons[usize::from(procedure) * self.tables + usize::from(table)]
+        &self.lessons[usize::from(procedure) * (self.tables + 1) + usize::from(table)]
     }
 
     /// Whether there are lessons for a procedure in a window.
@@ -98,7 +104,7 @@ impl Learned {
 
     /// The greatest extent that a procedure declares in any table.
     pub(crate) fn greatest(&self, procedure: u16, window: u64) -> Extent {
-        let extents = (0..self.tables).map(|table| self.extent(procedure, table as u16, window));
+        let extents = (0..=self.tables).map(|table| self.extent(procedure, table as u16, window));
         extents.max().unwrap_or(Extent::Rows)
     }
 
@@ -118,6 +124,21 @@ impl Learned {
 
     /// A procedure left its footprint in a window, in a table with granules or without. The leader calls it.
     pub(crate) fn learn(&self, procedure: u16, table: u16, has_granules: bool, window: u64) {
+        self.learn_in(procedure, table, has_granules, window, DOUBLED);
+    }
+
+    /// A procedure was run ahead for a window, and touched too much. Any driver calls it: of two at once one is enough.
+    pub(crate) fn learn_too_large(&self, procedure: u16, window: u64) {
+        self.learn_in(procedure, self.tables as u16, false, window, DOUBLED_TOO_LARGE);
+    }
+
+    /// Whether a procedure is not to be run ahead for a window, since it touched too much.
+    pub(crate) fn is_too_large(&self, procedure: u16, window: u64) -> bool {
+        self.has_any(procedure, window)
+            && self.extent(procedure, self.tables as u16, window) == Extent::Anything
+    }
+
+    fn learn_in(&self, procedure: u16, table: u16, has_granules: bool, window: u64, doubled: u64) {
         let lesson = self.lesson(procedure, table);
         let before = Lesson(lesson.load(Ordering::Relaxed));
         // The next window was prepared by then, and knows nothing of it.
@@ -128,7 +149,7 @@ impl Learned {
             Extent::Rows if has_granules => Extent::Granules,
             Extent::Rows | Extent::Granules | Extent::Anything => Extent::Anything,
         };
-        let new = Lesson::new(window, (before.learned() + 1).min(DOUBLED + 1), extent);
+        let new = Lesson::new(window, (before.learned() + 1).min(doubled + 1), extent);
         lesson.store(new.0, Ordering::Relaxed);
         self.until[usize::from(procedure)].fetch_max(new.until(), Ordering::Relaxed);
     }
@@ -162,5 +183,23 @@ mod tests {
         }
         assert_eq!(learned.extent(0, 0, 204 + (WINDOWS << DOUBLED) - 1), Extent::Anything);
         assert_eq!(learned.extent(0, 0, 204 + (WINDOWS << DOUBLED)), Extent::Rows);
+    }
+
+    #[test]
+    fn what_touches_too_much_is_tried_again_later_each_time_and_not_much_later() {
+        let learned = Learned::new(2, 3);
+        let mut window = 10;
+        for doubled in (0..DOUBLED_TOO_LARGE).chain([DOUBLED_TOO_LARGE; 3]) {
+            assert!(!learned.is_too_large(0, window));
+            (0..3).for_each(|_| learned.learn_too_large(0, window));
+            let until = window + (WINDOWS << doubled);
+            for remembered in [window, window + 1, until - 1] {
+                assert!(learned.is_too_large(0, remembered) && !learned.is_too_large(1, remembered));
+                assert_eq!(learned.greatest(0, remembered), Extent::Anything);
+                assert!((0..3).all(|table| learned.extent(0, table, remembered) == Extent::Rows));
+            }
+            window = until;
+        }
+        assert_eq!(learned.greatest(1, 11), Extent::Rows);
     }
 }

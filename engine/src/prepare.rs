@@ -28,9 +28,6 @@ use crate::reply::Status;
 use crate::store::{Beside, Overlays, Stamp, Store, Touched, Written};
 use crate::window::{CHUNK, Chunk, Prepared, Speculation, Window};
 
-/// What touches more rows than this runs alone, if the engine has to find out: its footprint would be long to search.
-const MOST_TOUCHED: usize = 4096;
-
 /// The state before the window at hand, and what that one may write.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Past<'a> {
@@ -282,9 +279,20 @@ fn declare_found(shared: &Shared, window: &Window, chunk: &mut Chunk) {
             let has_lessons = shared.learned.has_any(procedure, window.number);
             let lessons =
                 has_lessons.then_some(|table| shared.learned.extent(procedure, table, window.number));
+            let overlays = &lanes[usize::from(speculation.lane)].overlays;
+            if speculation.is_too_large {
+                let mut touched = overlays.touched(speculation.touched.clone()).iter();
+                if touched.any(Touched::is_written) {
+                    shared.learned.note_writes(procedure);
+                }
+                transaction.unknown = true;
+                transaction.writes_known &= !shared.learned.writes(procedure);
+                transaction.accesses_end = declarations.accesses.len() as u32;
+                transaction.located_end = declarations.located.len() as u32;
+                continue;
+            }
             let time_us = transaction.time_us;
             let mut footprint = Footprint::new(&shared.store, declarations, position, time_us, None);
-            let overlays = &lanes[usize::from(speculation.lane)].overlays;
             let declaring = || declare(&shared.store, overlays, speculation, lessons, &mut footprint);
             let Ok(wrote) = caught(declaring) else {
                 // A granule function, for one. Then the procedure runs alone, and panics itself.
@@ -322,7 +330,6 @@ fn declare_found(shared: &Shared, window: &Window, chunk: &mut Chunk) {
                     shared.inference.show(procedure, &shared.store, window.number, &seen);
                 });
             }
-            transaction.unknown |= speculation.touched.len() > MOST_TOUCHED;
             transaction.speculation = Some(number);
         }
         transaction.accesses_end = declarations.accesses.len() as u32;
@@ -345,7 +352,7 @@ fn declare(
         match touched {
             Touched::Row(row) => {
                 still &= row.is_still();
-                wrote |= !matches!(row.mode(), None | Some(Mode::Read));
+                wrote |= touched.is_written();
                 let table = store.any(row.table);
                 match &lessons {
                     None if table.conflicts_by_row() => footprint.row(row),

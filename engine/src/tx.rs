@@ -24,6 +24,7 @@ use guard::CURSORS;
 pub(crate) use guard::{Allowed, Guard};
 use keyed::{Keyed, List};
 
+use crate::ahead::MOST_TOUCHED;
 use crate::bounded::Bounded;
 use crate::footprint::{Access, Details, Located};
 use crate::store::{AnyMerging, Beside, Overlays, Speculative, Stamp, Store, Worker};
@@ -150,7 +151,8 @@ impl<'a> Tx<'a> {
         time_us: u64,
         beside: Beside<'a>,
     ) -> Self {
-        overlays.start(store.tables().len());
+        let most = matches!(beside, Beside::Window { .. }).then_some(MOST_TOUCHED);
+        overlays.start(store.tables().len(), most);
         let position = Some(position);
         let way = Way::Speculative(Speculative { overlays, at, position, beside });
         Self { store, way, position, time_us, drawn: Cell::new(0), lent: None }

@@ -64,7 +64,21 @@ pub(crate) struct Speculation {
     pub(crate) still: bool,
     /// Whether the result can be used as it stands if nothing that was read has changed.
     pub(crate) reusable: bool,
+    /// Whether it was stopped, or not even begun, since it touches too much: all that is known is some of what it touches.
+    pub(crate) is_too_large: bool,
 }
+
+impl Speculation {
+    /// One that was stopped when it had touched this.
+    pub(crate) const fn too_large(index: u32, lane: u8, touched: Range<u32>) -> Self {
+        let (status, reply) = (Status::Panicked, 0..0);
+        Self { index, lane, touched, status, reply, still: false, reusable: false, is_too_large: true }
+    }
+}
+
+/// After how many uses a chunk gives back the memory that none of them needed: what transactions run ahead in it needed once
+/// does not stay, and what they need as a rule is not asked for again each time.
+const USES: u32 = 16;
 
 /// Up to [`CHUNK`] transactions of a window: what one driver decoded.
 #[derive(Default)]
@@ -84,6 +98,8 @@ pub(crate) struct Chunk {
     pub(crate) to_find: Vec<u32>,
     pub(crate) speculations: Vec<Speculation>,
     pub(crate) lanes: Vec<Lane>,
+    /// How often it was used since it gave back memory.
+    uses: u32,
 }
 
 impl Chunk {
@@ -99,6 +115,20 @@ impl Chunk {
         if !self.speculations.is_empty() {
             self.speculations.clear();
             self.lanes.iter_mut().for_each(Lane::clear);
+        }
+        if !self.lanes.is_empty() {
+            self.uses += 1;
+            if self.uses == USES {
+                self.uses = 0;
+                self.lanes.iter_mut().for_each(Lane::shrink);
+            }
+        }
+    }
+
+    /// A window does without it: it keeps nothing of what ran ahead in it.
+    fn rest(&mut self) {
+        if !self.lanes.is_empty() {
+            self.clear();
         }
     }
 
@@ -206,10 +236,17 @@ impl Window {
         while self.chunks.len() < chunks as usize {
             self.chunks.push(RwLock::default());
         }
+        self.rest(chunks as usize);
         *self.bad_entry.get_mut().expect("no panic with a bad entry") = None;
         *self.disturbed.get_mut() = false;
         *self.next_chunk.get_mut() = 0;
         *self.chunks_left.get_mut() = chunks;
+    }
+
+    /// Another window is loaded, and this one is not needed any more but for so many chunks.
+    pub(crate) fn rest(&mut self, chunks: usize) {
+        let rest = self.chunks.iter_mut().skip(chunks);
+        rest.for_each(|chunk| chunk.get_mut().expect("no panic with a chunk").rest());
     }
 
     pub(crate) const fn first(&self) -> Position {

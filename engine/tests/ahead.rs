@@ -4,7 +4,9 @@
 mod replay;
 
 use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use mixlog_engine::{Builder, Digest, Engine, Footprint, Mode, Never, Procedure, Table, Tx};
 use mixlog_log::{MemoryLog, SharedLog};
@@ -425,5 +427,69 @@ fn a_row_that_panics_when_it_is_copied_panics_its_transaction_and_nothing_else()
         assert_eq!(digest, expected, "{threads} threads, window {window}");
         assert_eq!(stats.panics, one_by_one.panics, "{threads} threads, window {window}");
         assert!(stats.adopted > 100, "{threads} threads, window {window}: {stats:?}");
+    }
+}
+
+/// How often a [`Sweep`] was run.
+static SWEEPS: AtomicU64 = AtomicU64::new(0);
+
+/// Changes more rows than are looked for, and may catch whatever it is stopped by.
+#[derive(Debug, Serialize, Deserialize)]
+struct Sweep {
+    from: u64,
+    catches: bool,
+}
+
+impl Procedure for Sweep {
+    const NAME: &'static str = "sweep";
+    type Output = u64;
+    type Abort = Never;
+
+    fn run(&self, tx: &mut Tx<'_>) -> Result<u64, Never> {
+        SWEEPS.fetch_add(1, Ordering::Relaxed);
+        let mut sum = 0;
+        for key in self.from..self.from + 6000 {
+            let mut change = || {
+                let row = tx.get_or_put(&ROWS, key, || key);
+                *row += 1;
+                sum ^= *row;
+            };
+            if !self.catches {
+                change();
+            } else if catch_unwind(AssertUnwindSafe(change)).is_err() {
+                sum += 1;
+            }
+        }
+        Ok(sum)
+    }
+}
+
+#[test]
+fn what_touches_too_much_is_stopped_and_not_tried_again_soon() {
+    const COUNT: u64 = 100;
+    for catches in [false, true] {
+        let builder = || builder().procedure::<Sweep>().infer(false);
+        let log: Arc<dyn SharedLog> = Arc::new(MemoryLog::new());
+        let engine = builder().threads(1).mode(Mode::Sequential).open(Arc::clone(&log)).unwrap();
+        for i in 0..COUNT {
+            (0..30).for_each(|j| drop(engine.submit(&Sum(i * 31 + j)).unwrap()));
+            drop(engine.submit(&Sweep { from: i * 10, catches }).unwrap());
+        }
+        engine.close().unwrap();
+        let (expected, _) = replay(&log, builder().threads(1).mode(Mode::Sequential));
+        for (threads, window, lanes) in [(1, 64, 8), (2, 64, 8), (2, 64, 1), (2, 7, 8)] {
+            let before = SWEEPS.load(Ordering::Relaxed);
+            let parallel = builder().threads(threads).window(window).mode(Mode::Parallel).lanes(lanes);
+            let (digest, stats) = replay(&log, parallel);
+            assert_eq!(digest, expected, "{threads} threads, window {window}, {lanes} lanes");
+            assert!(stats.adopted > 0, "{threads} threads, window {window}, {lanes} lanes: {stats:?}");
+            assert_eq!(stats.replays, 0, "{threads} threads, window {window}, {lanes} lanes: {stats:?}");
+            // Each runs once, and few were run ahead.
+            let ahead = SWEEPS.load(Ordering::Relaxed) - before - COUNT;
+            assert!(
+                (1..COUNT / 3).contains(&ahead),
+                "{ahead}: {threads} threads, window {window}, {lanes} lanes"
+            );
+        }
     }
 }

@@ -175,6 +175,10 @@ impl Pipeline {
             return Ok(false);
         }
         leader.windows += 1;
+        if leader.ready.is_none() && self.shared.speculates.load(Ordering::Relaxed) {
+            // What ran ahead for the window before is executed.
+            self.windows[1 - slot].write().expect("no panic with a window").rest(0);
+        }
         let mut window = self.windows[slot].write().expect("no panic with a window");
         window.load(leader.windows, first, loaded, &mut leader.blocks);
         leader.next = loaded;

@@ -138,6 +138,12 @@ impl<T, const BYTES: usize> Arena<T, BYTES> {
             self.chunks.pop_back().into_iter().for_each(Self::free);
         }
     }
+
+    /// Frees all chunks that neither what is in use needs nor `count` items in all.
+    pub(crate) fn shrink_to(&mut self, count: usize) {
+        let enough = self.items.end.max(self.items.start + count).div_ceil(Self::CHUNK);
+        self.chunks.drain(self.chunks.len().min(enough)..).for_each(Self::free);
+    }
 }
 
 impl<T, const BYTES: usize> Drop for Arena<T, BYTES> {
@@ -191,6 +197,35 @@ mod tests {
         assert!((100_000 * 8..101_000 * 8 + (64 << 10)).contains(&arena.bytes()), "{}", arena.bytes());
         (0..200).for_each(|_| arena.shrink(0));
         assert_eq!(arena.bytes(), 4 * (64 << 10));
+    }
+
+    #[test]
+    fn shrink_to_keeps_what_is_in_use_and_what_is_asked_for() {
+        let mut arena = Arena::<_>::new();
+        let chunk = 64 << 10;
+        for i in 0..1_000_000u64 {
+            arena.push(i);
+        }
+        let all = arena.bytes();
+        arena.shrink_to(10);
+        assert_eq!(arena.bytes(), all);
+        arena.drop_newest(900_000);
+        arena.shrink_to(200_000);
+        assert_eq!(arena.bytes(), (200_000usize * 8).div_ceil(chunk) * chunk);
+        arena.shrink_to(0);
+        assert_eq!(arena.bytes(), (100_000usize * 8).div_ceil(chunk) * chunk);
+        // SAFETY: it is an item.
+        assert!((0..100_000).all(|i| unsafe { *arena.at(i).as_ref() } == i as u64));
+        arena.drop_oldest(50_000);
+        arena.shrink_to(0);
+        // SAFETY: it is an item.
+        assert!((0..50_000).all(|i| unsafe { *arena.at(i).as_ref() } == i as u64 + 50_000));
+        arena.clear();
+        arena.shrink_to(1);
+        assert_eq!(arena.bytes(), chunk);
+        arena.shrink_to(0);
+        assert_eq!(arena.bytes(), 0);
+        arena.push(7);
     }
 
     #[test]

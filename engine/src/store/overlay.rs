@@ -18,14 +18,16 @@ mod through;
 use std::any::TypeId;
 use std::cell::{Cell, OnceCell, RefCell, UnsafeCell};
 use std::ops::Range;
+use std::panic::resume_unwind;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
+use mixlog_mixer::Mode;
 
 pub(crate) use did::{Did, TouchedRow};
 pub(crate) use speculative::{Beside, Speculative};
 pub(crate) use table::Scan;
-use table::{AnyOverlay, Looked, Overlay};
+use table::{AnyOverlay, Looked, Most, Overlay};
 pub(crate) use through::Through;
 
 use super::merging::AnyMerging;
@@ -55,6 +57,13 @@ pub(crate) enum Touched {
     },
 }
 
+impl Touched {
+    /// Whether it is a row that must be declared as more than read.
+    pub(crate) const fn is_written(&self) -> bool {
+        matches!(self, Self::Row(row) if !matches!(row.mode(), None | Some(Mode::Read)))
+    }
+}
+
 /// What one speculation after another touched, in all tables.
 #[derive(Default)]
 pub(crate) struct Overlays {
@@ -67,6 +76,13 @@ pub(crate) struct Overlays {
     speculation: Cell<u32>,
     /// Where the speculation at hand starts in `touched`.
     start: Cell<u32>,
+    /// Where in `touched` it is stopped, and whether it was.
+    end: Cell<u32>,
+    stopped: Cell<bool>,
+    /// How much was touched between two clears, how many merges were noted, and how many granules one speculation read.
+    most: Most,
+    most_merges: Most,
+    most_granules: Most,
 }
 
 // SAFETY: cells are changed by the one driver that speculates, while it holds the overlays mutably or alone. Later,
@@ -79,20 +95,53 @@ unsafe impl Send for Overlays {}
 impl Overlays {
     pub(crate) fn clear(&mut self) {
         self.tables.iter_mut().filter_map(OnceCell::get_mut).for_each(|typed| typed.overlay.clear());
+        self.most.note(self.touched.get_mut().len());
+        self.most_merges.note(self.merges.get_mut().len());
         self.touched.get_mut().clear();
         self.merges.get_mut().clear();
-        self.granules.get_mut().clear();
+        self.end_granules();
         self.speculation.set(0);
     }
 
-    /// Starts a speculation in an engine with so many tables. Exclusive, though nothing but cells changes.
-    pub(crate) fn start(&mut self, tables: usize) {
+    fn end_granules(&mut self) {
+        self.most_granules.note(self.granules.get_mut().len());
+        self.granules.get_mut().clear();
+    }
+
+    /// Gives back the room that was not needed since this was called last. After [`clear`](Self::clear).
+    pub(crate) fn shrink(&mut self) {
+        self.tables.iter_mut().filter_map(OnceCell::get_mut).for_each(|typed| typed.overlay.shrink());
+        self.touched.get_mut().shrink_to(self.most.take());
+        self.merges.get_mut().shrink_to(self.most_merges.take());
+        let granules = self.most_granules.take();
+        self.granules.get_mut().shrink_to(granules, |_| unreachable!("it was cleared"));
+    }
+
+    /// Starts a speculation in an engine with so many tables, which is stopped when it touches more than so much; see
+    /// [`is_stopped`](Self::is_stopped). Exclusive, though nothing but cells changes.
+    pub(crate) fn start(&mut self, tables: usize, most: Option<u32>) {
         if self.tables.len() < tables {
             self.tables.resize_with(tables, OnceCell::new);
         }
         self.speculation.set(self.speculation.get() + 1);
-        self.start.set(self.touched.get_mut().len() as u32);
-        self.granules.get_mut().clear();
+        let start = self.touched.get_mut().len() as u32;
+        self.start.set(start);
+        self.end.set(most.map_or(u32::MAX, |most| start.saturating_add(most)));
+        self.stopped.set(false);
+        self.end_granules();
+    }
+
+    /// Whether the speculation at hand was stopped, by unwinding, since it touched too much. Whatever it did then, it did
+    /// not do what the transaction does.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.get()
+    }
+
+    #[cold]
+    fn stop(&self) -> ! {
+        self.stopped.set(true);
+        // Not a panic: no hook runs and nothing is printed.
+        resume_unwind(Box::new(()))
     }
 
     /// What the speculation at hand touched: a range for [`touched`](Self::touched).
@@ -171,6 +220,9 @@ impl Overlays {
     fn touch(&self, touched: Touched) -> u32 {
         // SAFETY: as in `at`.
         let all = unsafe { &mut *self.touched.get() };
+        if all.len() >= self.end.get() as usize {
+            self.stop();
+        }
         all.push(touched);
         all.len() as u32 - 1
     }

@@ -11,6 +11,22 @@ use crate::gaps::Spaces;
 use crate::store::arena::Arena;
 use crate::table::{Key, Value};
 
+/// How much was needed at most, since room was given back.
+#[derive(Default)]
+pub(super) struct Most(Cell<usize>);
+
+impl Most {
+    /// So much was needed.
+    pub(super) fn note(&self, needed: usize) {
+        self.0.set(self.0.get().max(needed));
+    }
+
+    /// How much to keep room for.
+    pub(super) fn take(&self) -> usize {
+        self.0.take()
+    }
+}
+
 /// What the transaction sees of a row.
 pub(super) enum Held<V> {
     /// What lies in the row: nobody writes it while the speculation runs.
@@ -98,6 +114,10 @@ pub(crate) struct Overlay<K, V> {
     own: RefCell<BTreeSet<K>>,
     /// Where it found no rows.
     pub(super) gaps: RefCell<Spaces<K>>,
+    /// How many rows there were between two clears, and how many rows and changes of one speculation.
+    most: Most,
+    most_of_one: Most,
+    most_changes: Most,
 }
 
 impl<K: Key, V: Value> Overlay<K, V> {
@@ -112,6 +132,9 @@ impl<K: Key, V: Value> Overlay<K, V> {
             changed: RefCell::default(),
             own: RefCell::default(),
             gaps: RefCell::default(),
+            most: Most::default(),
+            most_of_one: Most::default(),
+            most_changes: Most::default(),
         }
     }
 
@@ -120,9 +143,17 @@ impl<K: Key, V: Value> Overlay<K, V> {
         self.speculation.set(speculation);
         // SAFETY: only a length is read, by the one thread that speculates.
         self.start.set(unsafe { &*self.looked.get() }.len() as u32);
-        self.hashes.borrow_mut().clear();
+        self.end();
+    }
+
+    /// What is known of the speculation at hand is of no use any more.
+    fn end(&self) {
+        let (mut hashes, mut changed) = (self.hashes.borrow_mut(), self.changed.borrow_mut());
+        self.most_of_one.note(hashes.len());
+        self.most_changes.note(changed.len());
+        hashes.clear();
+        changed.clear();
         self.by_key.borrow_mut().clear();
-        self.changed.borrow_mut().clear();
         self.own.borrow_mut().clear();
         self.gaps.borrow_mut().clear();
     }
@@ -189,16 +220,29 @@ impl<K: Key, V: Value> Overlay<K, V> {
 /// An [`Overlay`] without its types.
 pub(super) trait AnyOverlay: Send {
     fn clear(&mut self);
+    /// Gives back what was not needed since this was called last. After [`clear`](Self::clear).
+    fn shrink(&mut self);
     /// Where the overlay is.
     fn place(&self) -> *const ();
 }
 
 impl<K: Key, V: Value> AnyOverlay for Overlay<K, V> {
     fn clear(&mut self) {
+        self.most.note(self.looked.get_mut().len());
         self.looked.get_mut().clear();
         // Numbers start anew, whatever speculation comes next.
         self.speculation.set(0);
         self.scans.get_mut().clear();
+    }
+
+    fn shrink(&mut self) {
+        self.end();
+        self.looked.get_mut().shrink_to(self.most.take());
+        let rows = self.most_of_one.take();
+        self.hashes.get_mut().shrink_to(rows);
+        self.by_key.get_mut().shrink_to(rows, |_| unreachable!("it was cleared"));
+        self.changed.get_mut().shrink_to(self.most_changes.take());
+        self.scans.get_mut().shrink_to(0);
     }
 
     fn place(&self) -> *const () {
