@@ -145,6 +145,9 @@ impl Engine {
     /// run on any thread that calls this, but for those of rayon pools, which leave it to the engine's own; so does everybody in
     /// [`Mode::Parallel`] and with a [`Builder::member`].
     ///
+    /// There, a procedure that shares its work in rayon shares it with rayon's global pool, and waits for that: not all
+    /// threads of the global pool may wait here or in [`Ticket::wait`] then; see [`Procedure`].
+    ///
     /// Not for procedures, nor for wakers of tickets: what executes them would wait for itself, and is told so
     /// ([`SubmitError::WaitsForItself`]), as with [`Ticket::wait`]. Threads that these start, or wait for in other ways,
     /// are not told.

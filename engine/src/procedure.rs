@@ -20,6 +20,13 @@ use crate::tx::Tx;
 /// more than once (a window that diverged is replayed), each time from the same state, and its effects count
 /// once.
 ///
+/// It must not block, and runs on the engine's threads or on one that calls [`Engine::execute`](crate::Engine::execute). One
+/// that shares its work in rayon (`par_iter`, `join`) does not get it shared on the engine's threads, which have work of
+/// their own. On a thread that calls, it is shared with rayon's global pool, and waits for that: if all threads of the
+/// global pool wait for the engine meanwhile, as where a `par_iter` outside of the engine executes transactions or waits
+/// for tickets, neither goes on, ever. Where both may happen, the one outside is given a pool of its own, or the engine
+/// [`Mode::Parallel`](crate::Mode::Parallel), in which no procedure runs on threads that call.
+///
 /// Arguments, outputs and aborts are written in postcard's format: [`Value`](crate::Value) tells which attributes of serde
 /// do not go with that.
 ///

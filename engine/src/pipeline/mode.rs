@@ -21,7 +21,9 @@ pub enum Mode {
     /// One by one in log order. Footprints serve to fetch rows ahead, and nothing else.
     Sequential,
     /// Parallel where that wins: windows with little work, and stretches in which nearly everything conflicts, go one
-    /// by one, and so do all as long as that is faster, which is measured now and then.
+    /// by one, and so do all as long as that is faster, which is measured now and then. What goes one by one may run on a
+    /// thread that waits for it in [`Engine::execute`](crate::Engine::execute), and share its work in rayon with the global
+    /// pool: see [`Procedure`](crate::Procedure).
     #[default]
     Auto,
 }
