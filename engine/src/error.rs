@@ -48,7 +48,7 @@ pub enum OpenError {
          {written}, to start from it, or go on with that program"
     )]
     RowVersion {
-        /// The name of the table.
+        /// The name of the table, or of an index of it that the transaction read.
         table: String,
         /// Where the transaction stands in the log.
         position: Position,

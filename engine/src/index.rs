@@ -42,7 +42,7 @@ pub struct Index<K, V, I, C = Serde> {
     table: Table<K, V, C>,
     by: By<K, V, I>,
     group: Option<(&'static str, Granule<I>)>,
-    version: u32,
+    version: u16,
 }
 
 /// What an index orders a row by.
@@ -110,7 +110,7 @@ impl<K, V, I, C> Index<K, V, I, C> {
     /// same rows needs another version, or another name. A log with transactions that read a range in another version is
     /// refused.
     #[must_use]
-    pub const fn version(self, version: u32) -> Self {
+    pub const fn version(self, version: u16) -> Self {
         Self { version, ..self }
     }
 
@@ -128,8 +128,7 @@ impl<K, V, I, C> Index<K, V, I, C> {
 
     /// The table that holds it. Keys of rows are part of it, so its version tells of that of the rows, too.
     pub(crate) const fn places(&self) -> Table<Place<I, K>, ()> {
-        const ODD: u32 = 0x9e37_79b9;
-        let version = self.table.row_version().wrapping_add(self.version.wrapping_mul(ODD));
+        let version = self.table.row_version() ^ ((self.version as u32) << ROW_VERSION_BITS);
         Table::new(self.name).ordered().derived().version(version)
     }
 
@@ -147,6 +146,9 @@ impl<K, V, I, C> Index<K, V, I, C> {
         }
     }
 }
+
+/// The version of an index's places is that of its rows, with its own from this bit on.
+pub(crate) const ROW_VERSION_BITS: u32 = 16;
 
 /// Where a row stands in an index: first by what the index orders by, then by the row's key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

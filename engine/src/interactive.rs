@@ -34,6 +34,7 @@ use crate::codec::Codec;
 use crate::engine::Engine;
 use crate::error::{ExecuteError, OpenError, SubmitError};
 use crate::footprint::Footprint;
+use crate::index::ROW_VERSION_BITS;
 use crate::index::{Index, IndexKey, places};
 use crate::merge::Merge;
 use crate::procedure::{Procedure, ProcedureId};
@@ -151,10 +152,10 @@ impl Intention {
                 ));
             };
             let registered = table.row_version();
-            if written != registered && table.is_derived() {
+            let [then, now] = [written, registered].map(|version| version >> ROW_VERSION_BITS);
+            if then != now && table.is_derived() {
                 return bad(format!(
-                    "an interactive transaction read a range of index {:?}, then of another version, or of rows of \
-                     another one: see Index::version and Table::version",
+                    "an interactive transaction read a range of index {:?} version {then}, and version {now} is registered",
                     table.name()
                 ));
             }

@@ -196,7 +196,7 @@ fn index_of_another_version_than_a_transaction_read_is_refused() {
     // The same rows at other places: without a version nobody could tell.
     let error = open(1, |_, sum| Some(-sum.0)).unwrap_err();
     assert!(
-        matches!(&error, OpenError::Entry { detail, .. } if detail.contains("of another version")),
+        matches!(&error, OpenError::Entry { detail, .. } if detail.contains("by_total\" version 0, and version 1 is registered")),
         "{error}"
     );
     let engine = open(0, |_, sum| Some(sum.0)).unwrap();
