@@ -23,7 +23,7 @@ use crate::pipeline::Shared;
 use crate::prepare::Past;
 use crate::procedure::Calls;
 use crate::reply::Status;
-use crate::store::{Beside, Overlays};
+use crate::store::{Beside, Overlays, Touched};
 use crate::tx::{ByTable, Tx};
 use crate::window::{Chunk, Prepared, Speculation, Window};
 
@@ -186,12 +186,20 @@ pub(crate) fn run(shared: &Shared, window: &Window, chunk: &mut Chunk, past: Pas
                 speculate(calls, call, once, &mut tx, replies)
             };
             let touched = overlays.at_hand();
-            done.borrow_mut().push(if overlays.is_stopped() {
-                shared.learned.learn_too_large(procedure, window.number);
-                Speculation::too_large(index, number as u8, touched)
+            let mut done = done.borrow_mut();
+            if overlays.is_stopped() {
+                // First: who is told that it is too large does not find out otherwise that it writes.
+                if overlays.touched(touched.clone()).iter().any(Touched::is_written) {
+                    shared.learned.note_writes(procedure);
+                }
+                done.push(Speculation::too_large(index, number as u8, touched));
+                let (stopped, all) = too_large(&done, transactions, procedure);
+                if stopped > 1 && 2 * stopped >= all {
+                    shared.learned.learn_too_large(procedure, window.number);
+                }
             } else {
-                Speculation { index, lane: number as u8, touched, ..found }
-            });
+                done.push(Speculation { index, lane: number as u8, touched, ..found });
+            }
         }
     };
     if count == 1 {
@@ -200,6 +208,24 @@ pub(crate) fn run(shared: &Shared, window: &Window, chunk: &mut Chunk, past: Pas
         interleave(0, &mut lanes[..count], stacks, &body, &mut || false);
     }
     speculations.sort_unstable_by_key(|speculation| speculation.index);
+    for stopped in speculations.iter().filter(|speculation| speculation.is_too_large) {
+        let (procedure, _) = transactions[stopped.index as usize].call.expect("it is a call");
+        let (stopped, all) = too_large(speculations, transactions, procedure);
+        // One that is large among many that are not is no reason to run those alone.
+        if 2 * stopped >= all {
+            shared.learned.learn_too_large(procedure, window.number);
+        }
+    }
+}
+
+/// How many calls of a procedure were stopped, of those that have run ahead.
+fn too_large(speculations: &[Speculation], transactions: &[Prepared], procedure: u16) -> (usize, usize) {
+    let is_of = |speculation: &&Speculation| {
+        transactions[speculation.index as usize].call.is_some_and(|(of, _)| of == procedure)
+    };
+    let own = speculations.iter().filter(is_of);
+    let stopped = own.clone().filter(|speculation| speculation.is_too_large);
+    (stopped.count(), own.count())
 }
 
 /// Starts a coroutine for the first lane, then for the others, and then resumes all in turn until none goes on. `others`

@@ -49,7 +49,7 @@ pub(crate) fn caught<R>(run: impl FnOnce() -> R) -> Result<R, Payload> {
 }
 
 /// The text of a panic.
-pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> &str {
+fn panic_message(payload: &(dyn Any + Send)) -> &str {
     payload
         .downcast_ref::<&'static str>()
         .copied()

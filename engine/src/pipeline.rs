@@ -375,6 +375,8 @@ impl Pipeline {
     ) -> Result<(), OpenError> {
         let mut guard = self.leader();
         guard.pace.go_on(self.shared.snapshots.tail());
+        // A state that comes from elsewhere is compared, too, where others voted on it.
+        self.compare(&mut guard, log)?;
         loop {
             let leader = &mut *guard;
             if let Some(message) = leader.panicked.take() {

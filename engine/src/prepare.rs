@@ -281,10 +281,6 @@ fn declare_found(shared: &Shared, window: &Window, chunk: &mut Chunk) {
                 has_lessons.then_some(|table| shared.learned.extent(procedure, table, window.number));
             let overlays = &lanes[usize::from(speculation.lane)].overlays;
             if speculation.is_too_large {
-                let mut touched = overlays.touched(speculation.touched.clone()).iter();
-                if touched.any(Touched::is_written) {
-                    shared.learned.note_writes(procedure);
-                }
                 transaction.unknown = true;
                 transaction.writes_known &= !shared.learned.writes(procedure);
                 transaction.accesses_end = declarations.accesses.len() as u32;

@@ -100,10 +100,17 @@ pub(crate) struct Chunk {
     pub(crate) lanes: Vec<Lane>,
     /// How often it was used since it gave back memory.
     uses: u32,
+    /// How often windows did without it since one used it.
+    rests: u32,
 }
 
 impl Chunk {
     pub(crate) fn clear(&mut self) {
+        self.rests = 0;
+        self.empty();
+    }
+
+    fn empty(&mut self) {
         self.transactions.clear();
         self.to_find.clear();
         self.onces.clear();
@@ -127,8 +134,10 @@ impl Chunk {
 
     /// A window does without it: it keeps nothing of what ran ahead in it.
     fn rest(&mut self) {
-        if !self.lanes.is_empty() {
-            self.clear();
+        // Then it has given back everything.
+        if !self.lanes.is_empty() && self.rests < 2 * USES {
+            self.rests += 1;
+            self.empty();
         }
     }
 

@@ -124,7 +124,7 @@ fn one(options: &ReplicaOptions, membership: &Membership) -> Result<(), Failure>
     drop(with_procedures(&names)?);
     let (engine, keep, own) = (options.engine, options.keep, membership.clone());
     let make = move || keep.apply(engine.apply(again(&names))).member(own.clone());
-    let replica = Replica::follow(make, log).map_err(cannot_go_on)?;
+    let replica = Replica::follow(make, Arc::clone(&log)).map_err(cannot_go_on)?;
     let count = membership.members.len();
     say(format_args!("{} of {} follows the log", membership.name, membership.members.join(", ")));
     say_start(&replica.recovery());
@@ -135,6 +135,10 @@ fn one(options: &ReplicaOptions, membership: &Membership) -> Result<(), Failure>
         let agreed = replica.agreed(count).and_then(|agreed| agreed.position);
         if until.is_some_and(|until| agreed >= Some(until)) {
             said.say(&replica, count, true)?;
+            // Others may have come later, and wait for its vote on what they padded the log with.
+            if let Some(last) = log.tail()?.tail.previous() {
+                let _ = replica.wait(last, LONG);
+            }
             break;
         }
         said.say(&replica, count, false)?;

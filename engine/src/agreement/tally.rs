@@ -53,7 +53,8 @@ impl Tally {
 }
 
 /// The digest that the members agreed on at `position`, as far as the log tells: for a state that comes from elsewhere,
-/// and is written in these formats. Whoever was not told the members goes by what most of those voted for who voted on it.
+/// and is written in these formats. Whoever was not told the members goes by what two or more voted for, if they are most of
+/// those who voted on it.
 ///
 /// Cost: a pass over the log behind the position, up to the vote that decides, if members are known; none where no votes
 /// can be.
@@ -96,5 +97,5 @@ pub(crate) fn agreed_on(
         return Ok(None);
     }
     let (most, count) = tally.most();
-    Ok((2 * count > tally.votes.len()).then(|| most.digest()))
+    Ok((count > 1 && 2 * count > tally.votes.len()).then(|| most.digest()))
 }

@@ -49,7 +49,7 @@ pub enum BackupError {
     /// Something is there already, and is left as it is.
     #[error("there is something at {0} already")]
     Exists(PathBuf),
-    /// It would be a part of what it is a backup of, and be lost with it.
+    /// It would lie in the directory that it is a copy of ([`backup`]), and be lost with it.
     #[error("{0} is in the directory of the log itself: a backup belongs elsewhere")]
     Inside(PathBuf),
     /// Another backup to the same place is under way.

@@ -12,7 +12,6 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
@@ -31,8 +30,8 @@ use crate::agreement::{AgreedState, Membership};
 use crate::digest::Digest;
 use crate::engine::now_us;
 use crate::entry::Catalog;
-use crate::execute::panic_message;
 use crate::observe;
+use crate::panics::caught;
 use crate::pipeline::Shared;
 use crate::snapshot::Snapshot;
 
@@ -99,7 +98,7 @@ struct Kept {
     good: Vec<Position>,
     /// Found to be damaged or wrong, or to lie before the log's head.
     bad: Vec<Position>,
-    /// Those of the good ones of which every byte is known to be right, since this engine was opened.
+    /// Those of the good ones that this engine wrote, or that it read and found right.
     sound: BTreeSet<Position>,
     /// The newest one's length, and its rows, where they were counted.
     bytes: u64,
@@ -277,13 +276,13 @@ impl Keeper {
     fn take_one(&self) -> Result<Checkpoint, CheckpointError> {
         let begun = Instant::now();
         let mut kept = self.kept();
-        let taken = catch_unwind(AssertUnwindSafe(|| self.take_with(&mut kept, begun)));
+        let taken = caught(|| self.take_with(&mut kept, begun));
         taken.unwrap_or_else(|payload| {
             // As after any failure but that of a full disk; before anybody else writes one.
             if kept.lock.is_some() {
                 let _ = self.shelf.remove(WRITING);
             }
-            Err(CheckpointError::Panicked(panic_message(&*payload).to_owned()))
+            Err(CheckpointError::Panicked(payload.message().to_owned()))
         })
     }
 
@@ -433,9 +432,15 @@ impl Keeper {
         let name = file_name(position);
         let whole =
             self.shelf.open(position).and_then(|opened| opened.verify(|verify| verify()).map(|_| opened));
+        let head = self.log.tail().map_err(TrimError::from)?.head;
         let right = match whole {
-            Ok(opened) => agreed_after(&*self.log, self.membership.as_ref(), &opened)
-                .map_err(|error| self.error("compare with the log", &name)(io::Error::other(error)))?,
+            Ok(_) if position.next() < head => Err(format!("the log begins at {head} by now")),
+            Ok(opened) => match agreed_after(&*self.log, self.membership.as_ref(), &opened) {
+                // Somebody else has kept a later one meanwhile.
+                Err(error) if error.is_trimmed() => Err(error.to_string()),
+                right => right
+                    .map_err(|error| self.error("compare with the log", &name)(io::Error::other(error)))?,
+            },
             Err(bad) => Err(bad.to_string()),
         };
         let Err(reason) = right else {
@@ -454,6 +459,10 @@ impl Keeper {
     fn give_up_oldest(&self, kept: &mut Kept) -> Result<bool, CheckpointError> {
         let (oldest, next) = loop {
             let &[oldest, next, ..] = &kept.good[..] else { return Ok(false) };
+            if kept.good.len() == 2 {
+                // It will be all that there is: also one that was written by this engine is read once more.
+                kept.sound.remove(&next);
+            }
             if self.is_sound(kept, next)? {
                 break (oldest, next);
             }
@@ -552,6 +561,7 @@ impl Keeper {
             removed = true;
         }
         let oldest = kept.good[0];
+        kept.sound.retain(|sound| *sound >= oldest);
         if kept.good.len() == self.config.keep.max(1) {
             // Evidence is kept until there are as many good ones as there should be.
             for bad in kept.bad.extract_if(.., |bad| *bad < oldest).collect::<Vec<_>>() {

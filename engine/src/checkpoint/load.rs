@@ -2,7 +2,6 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -21,6 +20,7 @@ use crate::entry::{self, Catalog};
 use crate::error::OpenError;
 use crate::footprint::Details;
 use crate::observe;
+use crate::panics::caught;
 use crate::pipeline::{Driver, Pipeline};
 use crate::store::{AnyTable, RowId, Stamp};
 use crate::tx::{Guard, Tx};
@@ -384,7 +384,7 @@ impl<'a> Loading<'a> {
                 }
                 Ok::<(), OpenError>(())
             };
-            if !matches!(catch_unwind(AssertUnwindSafe(convert)), Ok(Ok(()))) {
+            if !matches!(caught(convert), Ok(Ok(()))) {
                 has_failed.store(true, Ordering::Relaxed);
             }
         });

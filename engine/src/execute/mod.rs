@@ -10,7 +10,6 @@ pub(crate) mod sequential;
 
 use mixlog_log::Position;
 
-pub(crate) use crate::panics::panic_message;
 pub(crate) use release::Release;
 
 use crate::clients::Once;

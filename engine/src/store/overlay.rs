@@ -19,6 +19,7 @@ use std::any::TypeId;
 use std::cell::{Cell, OnceCell, RefCell, UnsafeCell};
 use std::ops::Range;
 use std::panic::resume_unwind;
+use std::thread::panicking;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
@@ -220,7 +221,8 @@ impl Overlays {
     fn touch(&self, touched: Touched) -> u32 {
         // SAFETY: as in `at`.
         let all = unsafe { &mut *self.touched.get() };
-        if all.len() >= self.end.get() as usize {
+        // What is dropped while it unwinds may go on touching rows: whoever unwinds twice aborts.
+        if all.len() >= self.end.get() as usize && !(self.stopped.get() && panicking()) {
             self.stop();
         }
         all.push(touched);
