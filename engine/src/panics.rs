@@ -8,6 +8,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use crate::error::OpenError;
 
+/// How often a payload may panic with another one when it is dropped, before that one is left where it is.
+const MOST_DROPS: u32 = 8;
+
 /// What code panicked with. Dropped, it does not panic.
 pub(crate) struct Payload(Option<Box<dyn Any + Send>>);
 
@@ -34,11 +37,15 @@ impl Payload {
 
 impl Drop for Payload {
     fn drop(&mut self) {
-        let payload = self.0.take();
-        if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-            // Nor is it tried for ever.
-            std::mem::forget(again);
+        for _ in 0..MOST_DROPS {
+            let payload = self.0.take();
+            match catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+                Ok(()) => return,
+                Err(again) => self.0 = Some(again),
+            }
         }
+        // Nor is it tried for ever.
+        std::mem::forget(self.0.take());
     }
 }
 
