@@ -1,10 +1,8 @@
 //! Tickets: how the outcome of a transaction travels from the worker that ran it to whoever submitted it.
 
-use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -18,6 +16,7 @@ use thiserror::Error;
 use crate::at_work;
 use crate::clients::Repeat;
 use crate::codec::{self, DecodeError};
+use crate::panics::{Payload, caught};
 use crate::procedure::Procedure;
 use crate::reply::Status;
 use crate::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering};
@@ -344,25 +343,21 @@ impl Waiting {
     /// With what the first waker panicked, after all were woken.
     pub(crate) fn wake(mut self) {
         if let Some(payload) = self.wake_all() {
-            resume_unwind(payload);
+            payload.resume();
         }
     }
 
     /// Tells with what the first waker panicked.
-    fn wake_all(&mut self) -> Option<Box<dyn Any + Send>> {
+    fn wake_all(&mut self) -> Option<Payload> {
         let mut panicked = None;
         for (cell, waker) in self.0.drain(..) {
             if let Some(cell) = cell {
                 cell.filled.notify_all();
             }
             if let Some(waker) = waker
-                && let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake()))
+                && let Err(payload) = caught(|| waker.wake())
             {
-                match panicked {
-                    None => panicked = Some(payload),
-                    // It may panic when it is dropped.
-                    Some(_) => std::mem::forget(payload),
-                }
+                panicked.get_or_insert(payload);
             }
         }
         panicked
@@ -372,7 +367,7 @@ impl Waiting {
 impl Drop for Waiting {
     /// Whoever is not woken sleeps for ever, whatever else goes wrong.
     fn drop(&mut self) {
-        std::mem::forget(self.wake_all());
+        self.wake_all();
     }
 }
 
@@ -413,10 +408,7 @@ impl<P: Procedure> Ticket<P> {
     /// # Panics
     /// If the outcome was taken already, by a poll that was ready.
     pub fn wait(self) -> Result<Outcome<P>, TicketError> {
-        if self.waits_for_itself() {
-            return Err(TicketError::WaitsForItself);
-        }
-        restore(self.cell.wait()?, self.sequence)
+        self.wait_with_position().map(|(_, outcome)| outcome)
     }
 
     /// Like [`wait_told`](Self::wait_told), soon after the transaction became durable: looks for a while before it sleeps.
@@ -438,6 +430,9 @@ impl<P: Procedure> Ticket<P> {
     /// [wait](crate::Engine::wait_agreed) for others who come to the same, this is the position.
     ///
     /// # Errors
+    /// As [`wait`](Self::wait).
+    ///
+    /// # Panics
     /// As [`wait`](Self::wait).
     pub fn wait_with_position(self) -> Result<(Position, Outcome<P>), TicketError> {
         if self.waits_for_itself() {

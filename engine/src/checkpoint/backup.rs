@@ -16,7 +16,7 @@ use mixlog_log::file::{self, Access, FsStorage, Storage, read_full, write_full};
 use mixlog_log::{self as log, Durability, FileLog, Position, SharedLog, Tail};
 use thiserror::Error;
 
-use super::layout::{FileHeader, file_name, too_large};
+use super::layout::{FileHeader, changed, file_name, too_large};
 use super::read::Bad;
 use super::shelf::{BESIDE, Shelf, WRITING};
 use super::write::{self, WriteError};
@@ -96,10 +96,7 @@ pub enum BackupError {
         bytes: usize,
     },
     /// The rows do not make the state that transactions made: see [`CheckpointError::Changed`](super::CheckpointError).
-    #[error(
-        "the rows of the state after position {position} have the digest {found:032x}, and not {expected:032x}: \
-             something other than a transaction changed them"
-    )]
+    #[error("{}", changed(*position, *found, *expected))]
     Changed {
         /// The last position of the state.
         position: Position,

@@ -429,29 +429,44 @@ impl Keeper {
         if kept.sound.contains(&position) {
             return Ok(true);
         }
-        let name = file_name(position);
-        let whole =
-            self.shelf.open(position).and_then(|opened| opened.verify(|verify| verify()).map(|_| opened));
+        match self.read_through(position)? {
+            Ok(rows) => {
+                kept.sound.insert(position);
+                if kept.good.last() == Some(&position) {
+                    kept.rows = Some(rows);
+                }
+                Ok(true)
+            }
+            Err(reason) => {
+                observe::rejected(&file_name(position), &reason);
+                kept.good.retain(|good| *good != position);
+                kept.bad.push(position);
+                self.show(kept);
+                Ok(false)
+            }
+        }
+    }
+
+    /// Reads a checkpoint, and what the log says of it; tells how many rows it has. The inner error is why it is of no use.
+    fn read_through(&self, position: Position) -> Result<Result<u64, String>, CheckpointError> {
         let head = self.log.tail().map_err(TrimError::from)?.head;
-        let right = match whole {
-            Ok(_) if position.next() < head => Err(format!("the log begins at {head} by now")),
-            Ok(opened) => match agreed_after(&*self.log, self.membership.as_ref(), &opened) {
-                // Somebody else has kept a later one meanwhile.
-                Err(error) if error.is_trimmed() => Err(error.to_string()),
-                right => right
-                    .map_err(|error| self.error("compare with the log", &name)(io::Error::other(error)))?,
-            },
-            Err(bad) => Err(bad.to_string()),
+        if position.next() < head {
+            return Ok(Err(format!("the log begins at {head} by now")));
+        }
+        let whole = || {
+            let opened = self.shelf.open(position)?;
+            Ok::<_, Bad>((opened.verify(|verify| verify())?, opened))
         };
-        let Err(reason) = right else {
-            kept.sound.insert(position);
-            return Ok(true);
+        let (rows, opened) = match whole() {
+            Ok(whole) => whole,
+            Err(bad) => return Ok(Err(bad.to_string())),
         };
-        observe::rejected(&name, &reason);
-        kept.good.retain(|good| *good != position);
-        kept.bad.push(position);
-        self.show(kept);
-        Ok(false)
+        match agreed_after(&*self.log, self.membership.as_ref(), &opened) {
+            Ok(right) => Ok(right.map(|_| rows)),
+            // Somebody else has kept a later one meanwhile.
+            Err(error) if error.is_trimmed() => Ok(Err(error.to_string())),
+            Err(error) => Err(self.error("compare with the log", &opened.name)(io::Error::other(error))),
+        }
     }
 
     /// Gives up the oldest of several checkpoints, whose space is the next one's, and the log that only it needs; tells

@@ -49,6 +49,14 @@ pub(super) fn too_large(table: &str, bytes: usize) -> String {
     )
 }
 
+/// Says that the rows of a state have another digest than transactions made.
+pub(super) fn changed(position: Position, found: u128, expected: u128) -> String {
+    format!(
+        "the rows of the state after position {position} have the digest {found:032x}, and not {expected:032x}: something \
+         other than a transaction changed them"
+    )
+}
+
 const MAGIC: &[u8; 8] = b"MIXLOGCP";
 const BLOCK_MAGIC: &[u8; 4] = b"MXCB";
 

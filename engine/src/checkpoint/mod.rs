@@ -37,7 +37,7 @@ use mixlog_log::{FlushError, Position, SharedLog, TrimError};
 use thiserror::Error;
 
 use crate::codec::DecodeError;
-use layout::too_large;
+use layout::{changed, too_large};
 use read::Bad;
 use shelf::BESIDE;
 
@@ -217,10 +217,7 @@ pub enum CheckpointError {
     /// The rows do not make the state that transactions made: something else changed them since, as a row type that can be
     /// changed through a shared reference, or memory that is broken. There is no checkpoint, and the log is not trimmed:
     /// who starts anew from the last one comes to the right state.
-    #[error(
-        "the rows of the state after position {position} have the digest {found:032x}, and not {expected:032x}: \
-             something other than a transaction changed them"
-    )]
+    #[error("{}", changed(*position, *found, *expected))]
     Changed {
         /// The last position of the state.
         position: Position,
