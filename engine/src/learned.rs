@@ -10,7 +10,8 @@
 //! which procedures were seen to write: from others, writes are a violation, however little is known of what they read.
 //!
 //! What touches more than so many rows has a footprint that is long to search, and copies of its rows that are large: it is
-//! stopped when it is run ahead, and runs alone. That is a lesson, too, so that it need not be tried each time.
+//! stopped when it is run ahead, and runs alone. Where that is what most calls of a procedure come to, it is a lesson, too, so
+//! that it need not be tried each time.
 //!
 //! Lessons decide who waits for whom, never a result.
 
